@@ -1,0 +1,102 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON := $(BIN)/python
+STAMP  := $(VENV)/.installed
+# A package index of this machine must not change what is installed: the lock's hashes decide.
+PIP    := $(PYTHON) -m pip --disable-pip-version-check --quiet
+SOURCES := $(shell for room in sdk services tests examples bench tools; do \
+  [ -z "$$(find $$room -name '*.py' -print -quit 2>/dev/null)" ] || echo $$room; done)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## make .venv with the locked, hash-checked dependencies
+	@:
+
+$(STAMP): pyproject.toml requirements.lock
+	@test -x $(PYTHON) || { \
+	  for candidate in python3.11 python3.12 python3.13 python3.14 python3; do \
+	    $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	    echo "making $(VENV) with $$($$candidate --version)"; \
+	    exec $$candidate -m venv $(VENV); \
+	  done; \
+	  echo "Holdfast needs Python 3.11 or newer with its venv module, and found none." >&2; exit 1; }
+	@echo "installing the locked dependencies into $(VENV)"
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: lock
+lock: setup ## resolve the dependencies anew into requirements.lock
+	@env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL $(BIN)/pip-compile --quiet --generate-hashes \
+	  --all-extras --allow-unsafe --no-strip-extras --no-header --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock $(LOCK_ARGS) pyproject.toml
+
+# Writes what protoc generates now into the folder $(1).
+define generate
+protos=$$(find protos -name '*.proto' 2>/dev/null | LC_ALL=C sort); \
+mkdir -p $(1)/holdfast/v1; \
+printf '"""%s"""\n' "Holdfast's contract, version 1: messages and stubs written by protoc from protos/holdfast/v1." \
+  > $(1)/holdfast/v1/__init__.py; \
+if [ -n "$$protos" ]; then \
+  PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) -m grpc_tools.protoc -I protos \
+    --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet,only_async:$(1) \
+    --descriptor_set_out=$(1)/holdfast.binpb --include_imports --include_source_info $$protos; \
+fi
+endef
+
+.PHONY: gen
+gen: $(STAMP) ## generate the Python stubs in gen/ from protos/
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(call generate,"$$fresh"); \
+	diff -rq -x __pycache__ "$$fresh" gen >/dev/null || { rm -rf gen; cp -r "$$fresh" gen; chmod 755 gen; echo "gen/ is written anew"; }
+
+.PHONY: gen-check
+gen-check: $(STAMP)
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(call generate,"$$fresh"); \
+	diff -rq -x __pycache__ "$$fresh" gen || { echo "gen/ is stale: run 'make gen' and commit it" >&2; exit 1; }
+
+.PHONY: lint
+lint: $(STAMP) gen-check ## ruff, import directions, buf, generated code fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	@if [ -n "$$(find protos -name '*.proto' 2>/dev/null)" ]; then set -x; $(BIN)/buf lint; $(BIN)/buf format -d --exit-code; fi
+
+.PHONY: types
+types: $(STAMP) ## mypy --strict over everything we write
+	$(BIN)/mypy $(SOURCES)
+
+.PHONY: check
+check: lint types ## lint and types: what CI runs before the tests
+
+.PHONY: test
+test: $(STAMP) ## the whole test suite, against real PostgreSQL and real processes
+	$(BIN)/pytest -n 2
+
+.PHONY: demo
+demo: $(STAMP) ## the main job end to end on this machine, ends by itself
+	@$(PYTHON) -m examples.demo
+
+.PHONY: dev
+dev: $(STAMP) ## all services with an embedded PostgreSQL, until Ctrl-C
+	@$(BIN)/holdfast dev
+
+.PHONY: bench
+bench: $(STAMP) ## measure the work beside its peers (CASE=name for one)
+	@$(PYTHON) -m bench $(if $(CASE),--case $(CASE))
+
+.PHONY: tools
+tools: ## grpcurl into .tools/bin, where Go is at hand
+	@if [ -x .tools/bin/grpcurl ]; then :; \
+	elif ! command -v go >/dev/null; then echo "no grpcurl: it is built with Go, and Go is not installed (optional)"; \
+	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 2>.tools.log; then \
+	  rm -f .tools.log; echo "grpcurl is in .tools/bin"; \
+	else echo "no grpcurl: 'go install' failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi

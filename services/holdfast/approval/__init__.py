@@ -1,0 +1,1 @@
+"""Approval: no run waits forever, no decision is lost or forged."""

@@ -1,0 +1,1 @@
+"""Checkpoint: what was acknowledged survives; what was fenced never lands."""

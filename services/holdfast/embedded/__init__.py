@@ -1,0 +1,1 @@
+"""A real PostgreSQL that starts with its parent process and never outlives it."""

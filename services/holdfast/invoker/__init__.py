@@ -1,0 +1,1 @@
+"""The invoker: nothing starts unbounded, twice, or unfairly."""

@@ -1,0 +1,1 @@
+"""The runner: runs agent code, and holds no secrets of the platform."""
