@@ -262,8 +262,8 @@ class EscalationStep(_message.Message):
 
     @_builtins.property
     def required(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quorum]:
-        """Who must approve from then on, in place of those before; empty leaves them. Votes already given
-        count where their voter is listed.
+        """Who must approve from then on, in place of those before; empty leaves them. Votes already
+        given count where their voter is listed.
         """
 
     def __init__(
@@ -309,14 +309,14 @@ class ApprovalPolicy(_message.Message):
     """The destination of the administrators, told when the time runs out; empty tells nobody."""
     @_builtins.property
     def required(self) -> _containers.RepeatedCompositeFieldContainer[Global___Quorum]:
-        """Who must approve: each of these quorums. At least one. A single denial by anyone listed in any of
-        them denies.
+        """Who must approve: each of these quorums. At least one. A single denial by anyone listed in any
+        of them denies.
         """
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long people have; required, at most 31 days. Measured by the ledger's clock; it fires once,
-        also if every process was down when it fell.
+        """How long people have; required, at most 31 days. Measured by the ledger's clock; it fires
+        once, also if every process was down when it fell.
         """
 
     @_builtins.property

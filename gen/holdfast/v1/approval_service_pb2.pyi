@@ -203,10 +203,10 @@ class DecideApprovalRequest(_message.Message):
     verdict: _approval_pb2.ApprovalVerdict.ValueType
     """Approve or deny."""
     reason: _builtins.str
-    """Why, at most 4,096 bytes; required to deny."""
+    """Why, for the record; at most 1,000 bytes."""
     payload_revision: _builtins.int
-    """The revision of the payload the decider saw; 0 is the newest. If someone has edited it since, the
-    decision is refused as APPROVAL_DECIDED, naming who edited.
+    """The revision of the payload the decider saw; 0 is the newest. If someone has edited it since,
+    the decision is refused as APPROVAL_DECIDED, naming who edited.
     """
     @_builtins.property
     def edited_payload(self) -> _struct_pb2.Value:
@@ -328,7 +328,7 @@ class ListApprovalsRequest(_message.Message):
     are the tenant's chain and can be verified.
     """
     page_size: _builtins.int
-    """At most this many, up to 1,000; 0 is 50."""
+    """At most this many, up to 500; 0 is 50."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first."""
     @_builtins.property

@@ -73,7 +73,7 @@ class ApprovalServiceServicer:
     """
 
     def RequestApproval(self, request, context):
-        """Open a gate; called by the runner that holds the run.
+        """Opens a gate; called by the runner that holds the run.
 
         Repeatable: a gate is known by its run and step. A second request, also one of a later epoch,
         answers with the approval as first recorded, decided or not, and starts no new timeout.
@@ -86,11 +86,11 @@ class ApprovalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DecideApproval(self, request, context):
-        """Approve or deny as the user of the credential.
+        """Approves or denies as the user of the credential.
 
-        Repeatable: the same decision by the same user answers as before. A different one, or one after
-        the end, is refused and told who decided what. A decision that comes before the run has parked
-        counts.
+        Repeatable: the same decision by the same user answers as before. A different one, or one
+        after the end, is refused and told who decided what. A decision that comes before the run has
+        parked counts.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
         TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -100,7 +100,7 @@ class ApprovalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetApproval(self, request, context):
-        """Read one approval.
+        """Reads one approval.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -110,7 +110,7 @@ class ApprovalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListApprovals(self, request, context):
-        """List approvals, page by page.
+        """Lists approvals, page by page.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
         NOT_YET_AVAILABLE.
@@ -120,10 +120,11 @@ class ApprovalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchApprovals(self, request, context):
-        """Follow approvals: an inbox without polling.
+        """Follows approvals: an inbox without polling.
 
-        Without a cursor, every pending approval that matches comes first, then each change. The stream
-        ends only when the client leaves or the server drains; open it again with the last cursor.
+        Without a cursor, every pending approval that matches comes first, then each change. The
+        stream ends only when the client leaves or the server drains; open it again with the last
+        cursor.
 
         Errors include: INVALID_FIELD, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.

@@ -21,7 +21,7 @@ class ApprovalServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RequestApproval: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.RequestApprovalRequest, _approval_service_pb2.RequestApprovalResponse]
-    """Open a gate; called by the runner that holds the run.
+    """Opens a gate; called by the runner that holds the run.
 
     Repeatable: a gate is known by its run and step. A second request, also one of a later epoch,
     answers with the approval as first recorded, decided or not, and starts no new timeout.
@@ -30,32 +30,33 @@ class ApprovalServiceStub:
     UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.DecideApprovalRequest, _approval_service_pb2.DecideApprovalResponse]
-    """Approve or deny as the user of the credential.
+    """Approves or denies as the user of the credential.
 
-    Repeatable: the same decision by the same user answers as before. A different one, or one after
-    the end, is refused and told who decided what. A decision that comes before the run has parked
-    counts.
+    Repeatable: the same decision by the same user answers as before. A different one, or one
+    after the end, is refused and told who decided what. A decision that comes before the run has
+    parked counts.
 
     Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
     TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     GetApproval: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.GetApprovalRequest, _approval_service_pb2.GetApprovalResponse]
-    """Read one approval.
+    """Reads one approval.
 
     Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.ListApprovalsRequest, _approval_service_pb2.ListApprovalsResponse]
-    """List approvals, page by page.
+    """Lists approvals, page by page.
 
     Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
     NOT_YET_AVAILABLE.
     """
     WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_service_pb2.WatchApprovalsRequest, _approval_service_pb2.WatchApprovalsResponse]
-    """Follow approvals: an inbox without polling.
+    """Follows approvals: an inbox without polling.
 
-    Without a cursor, every pending approval that matches comes first, then each change. The stream
-    ends only when the client leaves or the server drains; open it again with the last cursor.
+    Without a cursor, every pending approval that matches comes first, then each change. The
+    stream ends only when the client leaves or the server drains; open it again with the last
+    cursor.
 
     Errors include: INVALID_FIELD, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
@@ -74,7 +75,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_service_pb2.RequestApprovalRequest,
         context: _aio.ServicerContext[_approval_service_pb2.RequestApprovalRequest, _abc.Awaitable[_approval_service_pb2.RequestApprovalResponse]],
     ) -> _abc.Awaitable[_approval_service_pb2.RequestApprovalResponse]:
-        """Open a gate; called by the runner that holds the run.
+        """Opens a gate; called by the runner that holds the run.
 
         Repeatable: a gate is known by its run and step. A second request, also one of a later epoch,
         answers with the approval as first recorded, decided or not, and starts no new timeout.
@@ -89,11 +90,11 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_service_pb2.DecideApprovalRequest,
         context: _aio.ServicerContext[_approval_service_pb2.DecideApprovalRequest, _abc.Awaitable[_approval_service_pb2.DecideApprovalResponse]],
     ) -> _abc.Awaitable[_approval_service_pb2.DecideApprovalResponse]:
-        """Approve or deny as the user of the credential.
+        """Approves or denies as the user of the credential.
 
-        Repeatable: the same decision by the same user answers as before. A different one, or one after
-        the end, is refused and told who decided what. A decision that comes before the run has parked
-        counts.
+        Repeatable: the same decision by the same user answers as before. A different one, or one
+        after the end, is refused and told who decided what. A decision that comes before the run has
+        parked counts.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
         TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -105,7 +106,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_service_pb2.GetApprovalRequest,
         context: _aio.ServicerContext[_approval_service_pb2.GetApprovalRequest, _abc.Awaitable[_approval_service_pb2.GetApprovalResponse]],
     ) -> _abc.Awaitable[_approval_service_pb2.GetApprovalResponse]:
-        """Read one approval.
+        """Reads one approval.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -117,7 +118,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_service_pb2.ListApprovalsRequest,
         context: _aio.ServicerContext[_approval_service_pb2.ListApprovalsRequest, _abc.Awaitable[_approval_service_pb2.ListApprovalsResponse]],
     ) -> _abc.Awaitable[_approval_service_pb2.ListApprovalsResponse]:
-        """List approvals, page by page.
+        """Lists approvals, page by page.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
         NOT_YET_AVAILABLE.
@@ -129,10 +130,11 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_service_pb2.WatchApprovalsRequest,
         context: _aio.ServicerContext[_approval_service_pb2.WatchApprovalsRequest, _abc.AsyncIterator[_approval_service_pb2.WatchApprovalsResponse]],
     ) -> _abc.AsyncIterator[_approval_service_pb2.WatchApprovalsResponse]:
-        """Follow approvals: an inbox without polling.
+        """Follows approvals: an inbox without polling.
 
-        Without a cursor, every pending approval that matches comes first, then each change. The stream
-        ends only when the client leaves or the server drains; open it again with the last cursor.
+        Without a cursor, every pending approval that matches comes first, then each change. The
+        stream ends only when the client leaves or the server drains; open it again with the last
+        cursor.
 
         Errors include: INVALID_FIELD, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.

@@ -103,7 +103,7 @@ class _BatchItemStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Batch
     BATCH_ITEM_STATUS_REJECTED: _BatchItemStatus.ValueType  # 5
     """Its output is not applied."""
     BATCH_ITEM_STATUS_SKIPPED: _BatchItemStatus.ValueType  # 6
-    """Failed for good, timed out or crashed; left out, with the reason."""
+    """Failed for good, timed out, crashed or out of budget; left out, with the reason."""
     BATCH_ITEM_STATUS_APPLYING: _BatchItemStatus.ValueType  # 7
     """Its effect or follow-up run is on its way."""
     BATCH_ITEM_STATUS_APPLIED: _BatchItemStatus.ValueType  # 8
@@ -135,7 +135,7 @@ BATCH_ITEM_STATUS_ACCEPTED: BatchItemStatus.ValueType  # 4
 BATCH_ITEM_STATUS_REJECTED: BatchItemStatus.ValueType  # 5
 """Its output is not applied."""
 BATCH_ITEM_STATUS_SKIPPED: BatchItemStatus.ValueType  # 6
-"""Failed for good, timed out or crashed; left out, with the reason."""
+"""Failed for good, timed out, crashed or out of budget; left out, with the reason."""
 BATCH_ITEM_STATUS_APPLYING: BatchItemStatus.ValueType  # 7
 """Its effect or follow-up run is on its way."""
 BATCH_ITEM_STATUS_APPLIED: BatchItemStatus.ValueType  # 8
@@ -223,7 +223,9 @@ class FailureTolerance(_message.Message):
     max_items: _builtins.int
     """Skipped items; 0: no limit by count."""
     max_share: _builtins.float
-    """Skipped items as a share of those ended, from 0 to 1, once 100 have ended; 0: no limit by share."""
+    """Skipped items as a share of those ended, from 0 to 1, once 100 have ended; 0: no limit by
+    share.
+    """
     def __init__(
         self,
         *,
@@ -285,8 +287,8 @@ class ApplyEffect(_message.Message):
     destination: _builtins.str
     """The destination that is given each output."""
     undo_destination: _builtins.str
-    """The destination that undoes one, given the item with its `current` value; empty: applied effects
-    cannot be undone, and a rollback says so per item.
+    """The destination that undoes one, given the item with its `current` value; empty: applied
+    effects cannot be undone, and a rollback says so per item.
     """
     def __init__(
         self,
@@ -386,7 +388,9 @@ class BatchSpec(_message.Message):
     skip_staging: _builtins.bool
     """True lets items take their effects as they run; the default stages outputs for review."""
     max_parallelism: _builtins.int
-    """Items in flight at one time, up to 10,000; 0 takes the default. The tenant's caps hold besides."""
+    """Items in flight at one time, up to 10,000; 0 takes the default. The tenant's caps hold
+    besides.
+    """
     in_order: _builtins.bool
     """True runs items in order of their index, one after the other."""
     label_field: _builtins.str
@@ -539,7 +543,9 @@ class ItemReview(_message.Message):
     reason: _builtins.str
     """Why; required to reject."""
     reviewer: _builtins.str
-    """Who judged: a user, or the run of a reviewing agent; empty if the policy did. Set by the server."""
+    """Who judged: a user, or the run of a reviewing agent; empty if the policy did. Set by the
+    server.
+    """
     @_builtins.property
     def edited_output(self) -> _struct_pb2.Value:
         """The output as the reviewer wants it, only with ACCEPT; unset leaves it."""

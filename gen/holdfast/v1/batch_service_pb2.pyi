@@ -32,7 +32,9 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     EXPORT_FORMAT_JSONL: _ExportFormat.ValueType  # 1
     """One JSON object per line, a `BatchItem` each."""
     EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 2
-    """A header and one row per item: key, status, label, confidence, review, then the output's fields."""
+    """A header and one row per item: key, status, label, confidence, review, then the output's
+    fields.
+    """
 
 class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
     """What an export looks like."""
@@ -42,7 +44,9 @@ EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
 EXPORT_FORMAT_JSONL: ExportFormat.ValueType  # 1
 """One JSON object per line, a `BatchItem` each."""
 EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 2
-"""A header and one row per item: key, status, label, confidence, review, then the output's fields."""
+"""A header and one row per item: key, status, label, confidence, review, then the output's
+fields.
+"""
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
 @_typing.final
@@ -178,8 +182,8 @@ class BatchChunk(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
-    """The index of the first of them in the batch, from 0. Beyond what is stored it leaves a gap and is
-    refused as STREAM_PROTOCOL.
+    """The index of the first of them in the batch, from 0. Beyond what is stored it leaves a gap and
+    is refused as STREAM_PROTOCOL.
     """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_batch_pb2.BatchInput]:
@@ -217,8 +221,8 @@ class CreateBatchRequest(_message.Message):
     """
     @_builtins.property
     def spec(self) -> _batch_pb2.BatchSpec:
-        """What the batch is to do. With an idempotency key already used for the same spec it attaches to
-        that batch.
+        """What the batch is to do. With an idempotency key already used for the same spec it attaches
+        to that batch.
         """
 
     @_builtins.property
@@ -407,7 +411,7 @@ class ListBatchesRequest(_message.Message):
     intent: _builtins.str
     """Over this intent."""
     page_size: _builtins.int
-    """At most this many, up to 1,000; 0 is 50."""
+    """At most this many, up to 500; 0 is 50."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first."""
     @_builtins.property
@@ -476,7 +480,7 @@ class ListBatchItemsRequest(_message.Message):
     batch_id: _builtins.str
     """The batch."""
     page_size: _builtins.int
-    """At most this many, up to 1,000; 0 is 50."""
+    """At most this many, up to 500; 0 is 50."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first."""
     @_builtins.property

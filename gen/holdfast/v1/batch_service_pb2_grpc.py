@@ -28,8 +28,8 @@ if _version_not_supported:
 class BatchServiceStub:
     """Many items, reviewed before they touch anything, applied at most once.
 
-    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with the
-    batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
+    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with
+    the batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel):
@@ -123,16 +123,16 @@ class BatchServiceStub:
 class BatchServiceServicer:
     """Many items, reviewed before they touch anything, applied at most once.
 
-    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with the
-    batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
+    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with
+    the batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
     """
 
     def CreateBatch(self, request_iterator, context):
-        """Send a batch: first what it is to do, then its items in chunks.
+        """Sends a batch: first what it is to do, then its items in chunks.
 
-        Chunks are stored as they come. After a break, GetBatch says in `uploaded_items` where to go on:
-        open the stream again with `resume_batch_id` and send from that offset. Repeatable: items below
-        the offset already stored are ignored, so nothing is stored twice.
+        Chunks are stored as they come. After a break, GetBatch says in `uploaded_items` where to go
+        on: open the stream again with `resume_batch_id` and send from that offset. Repeatable: items
+        below the offset already stored are ignored, so nothing is stored twice.
 
         Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
         IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,
@@ -143,7 +143,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartBatch(self, request, context):
-        """Start a batch whose items are all here.
+        """Starts a batch whose items are all here.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -153,7 +153,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBatch(self, request, context):
-        """Read one batch and how far it is.
+        """Reads one batch and how far it is.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -163,7 +163,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListBatches(self, request, context):
-        """List batches, the newest first, page by page.
+        """Lists batches, the newest first, page by page.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
         NOT_YET_AVAILABLE.
@@ -173,7 +173,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListBatchItems(self, request, context):
-        """List items of a batch in order of their index, page by page.
+        """Lists items of a batch in order of their index, page by page.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -183,7 +183,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchBatch(self, request, context):
-        """Follow a batch: how far it is now, then again whenever that has changed, until it ends.
+        """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
 
         Each message is whole, so a client that comes back needs no cursor.
 
@@ -195,7 +195,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SampleBatch(self, request, context):
-        """Draw staged items to look at, spread over strata.
+        """Draws staged items to look at, spread over strata.
 
         Repeatable: the same request over the same staged items draws the same sample.
 
@@ -207,7 +207,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReviewItems(self, request, context):
-        """Accept, reject or edit staged outputs.
+        """Accepts, rejects or edits staged outputs.
 
         Repeatable: the last word on an item holds until it is being applied. All reviews of one call
         are stored, or none.
@@ -220,10 +220,10 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ApplyBatch(self, request, context):
-        """Turn accepted outputs into effects or follow-up runs, each exactly once as an intent.
+        """Turns accepted outputs into effects or follow-up runs, each exactly once as an intent.
 
-        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on with
-        what was not applied, under the target of the first.
+        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
+        with what was not applied, under the target of the first.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, DESTINATION_NOT_FOUND, UNKNOWN_INTENT,
         TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -233,10 +233,10 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackBatch(self, request, context):
-        """Undo what was applied, the newest first.
+        """Undoes what was applied, the newest first.
 
-        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on with
-        what was not undone.
+        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
+        with what was not undone.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -246,7 +246,8 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseBatch(self, request, context):
-        """Start no further items; those in flight end. Holds for running, applying and rolling back alike.
+        """Starts no further items; those in flight end. Holds for running, applying and rolling back
+        alike.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -256,7 +257,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeBatch(self, request, context):
-        """Go on where a paused batch stopped.
+        """Goes on where a paused batch stopped.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -266,7 +267,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelBatch(self, request, context):
-        """End a batch: pending items are not run, those in flight are cancelled. What was staged stays
+        """Ends a batch: pending items are not run, those in flight are cancelled. What was staged stays
         readable; what was applied stays applied.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
@@ -277,7 +278,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryBatchItems(self, request, context):
-        """Run skipped items again, or apply again those that could not be applied.
+        """Runs skipped items again, or applies again those that could not be applied.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -287,7 +288,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateBatch(self, request, context):
-        """Change a batch while it runs.
+        """Changes a batch while it runs.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -297,7 +298,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportBatch(self, request, context):
-        """Stream the items of a batch as a file.
+        """Streams the items of a batch as a file.
 
         After a break, ask again with the last `last_index` as `after_index` and append.
 
@@ -402,8 +403,8 @@ def add_BatchServiceServicer_to_server(servicer, server):
 class BatchService:
     """Many items, reviewed before they touch anything, applied at most once.
 
-    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with the
-    batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
+    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with
+    the batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
     """
 
     @staticmethod

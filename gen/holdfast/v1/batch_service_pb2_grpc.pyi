@@ -15,48 +15,48 @@ GRPC_VERSION: str
 class BatchServiceStub:
     """Many items, reviewed before they touch anything, applied at most once.
 
-    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with the
-    batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
+    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with
+    the batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateBatch: _aio.StreamUnaryMultiCallable[_batch_service_pb2.CreateBatchRequest, _batch_service_pb2.CreateBatchResponse]
-    """Send a batch: first what it is to do, then its items in chunks.
+    """Sends a batch: first what it is to do, then its items in chunks.
 
-    Chunks are stored as they come. After a break, GetBatch says in `uploaded_items` where to go on:
-    open the stream again with `resume_batch_id` and send from that offset. Repeatable: items below
-    the offset already stored are ignored, so nothing is stored twice.
+    Chunks are stored as they come. After a break, GetBatch says in `uploaded_items` where to go
+    on: open the stream again with `resume_batch_id` and send from that offset. Repeatable: items
+    below the offset already stored are ignored, so nothing is stored twice.
 
     Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
     IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,
     UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     StartBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.StartBatchRequest, _batch_service_pb2.StartBatchResponse]
-    """Start a batch whose items are all here.
+    """Starts a batch whose items are all here.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     GetBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.GetBatchRequest, _batch_service_pb2.GetBatchResponse]
-    """Read one batch and how far it is.
+    """Reads one batch and how far it is.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]
-    """List batches, the newest first, page by page.
+    """Lists batches, the newest first, page by page.
 
     Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
     NOT_YET_AVAILABLE.
     """
     ListBatchItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchItemsRequest, _batch_service_pb2.ListBatchItemsResponse]
-    """List items of a batch in order of their index, page by page.
+    """Lists items of a batch in order of their index, page by page.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     WatchBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]
-    """Follow a batch: how far it is now, then again whenever that has changed, until it ends.
+    """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
 
     Each message is whole, so a client that comes back needs no cursor.
 
@@ -64,7 +64,7 @@ class BatchServiceStub:
     LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
     """
     SampleBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.SampleBatchRequest, _batch_service_pb2.SampleBatchResponse]
-    """Draw staged items to look at, spread over strata.
+    """Draws staged items to look at, spread over strata.
 
     Repeatable: the same request over the same staged items draws the same sample.
 
@@ -72,7 +72,7 @@ class BatchServiceStub:
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ReviewItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ReviewItemsRequest, _batch_service_pb2.ReviewItemsResponse]
-    """Accept, reject or edit staged outputs.
+    """Accepts, rejects or edits staged outputs.
 
     Repeatable: the last word on an item holds until it is being applied. All reviews of one call
     are stored, or none.
@@ -81,56 +81,57 @@ class BatchServiceStub:
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ApplyBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ApplyBatchRequest, _batch_service_pb2.ApplyBatchResponse]
-    """Turn accepted outputs into effects or follow-up runs, each exactly once as an intent.
+    """Turns accepted outputs into effects or follow-up runs, each exactly once as an intent.
 
-    Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on with
-    what was not applied, under the target of the first.
+    Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
+    with what was not applied, under the target of the first.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, DESTINATION_NOT_FOUND, UNKNOWN_INTENT,
     TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     RollbackBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.RollbackBatchRequest, _batch_service_pb2.RollbackBatchResponse]
-    """Undo what was applied, the newest first.
+    """Undoes what was applied, the newest first.
 
-    Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on with
-    what was not undone.
+    Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
+    with what was not undone.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     PauseBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.PauseBatchRequest, _batch_service_pb2.PauseBatchResponse]
-    """Start no further items; those in flight end. Holds for running, applying and rolling back alike.
+    """Starts no further items; those in flight end. Holds for running, applying and rolling back
+    alike.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ResumeBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ResumeBatchRequest, _batch_service_pb2.ResumeBatchResponse]
-    """Go on where a paused batch stopped.
+    """Goes on where a paused batch stopped.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]
-    """End a batch: pending items are not run, those in flight are cancelled. What was staged stays
+    """Ends a batch: pending items are not run, those in flight are cancelled. What was staged stays
     readable; what was applied stays applied.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     RetryBatchItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.RetryBatchItemsRequest, _batch_service_pb2.RetryBatchItemsResponse]
-    """Run skipped items again, or apply again those that could not be applied.
+    """Runs skipped items again, or applies again those that could not be applied.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     UpdateBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.UpdateBatchRequest, _batch_service_pb2.UpdateBatchResponse]
-    """Change a batch while it runs.
+    """Changes a batch while it runs.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ExportBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.ExportBatchRequest, _batch_service_pb2.ExportBatchResponse]
-    """Stream the items of a batch as a file.
+    """Streams the items of a batch as a file.
 
     After a break, ask again with the last `last_index` as `after_index` and append.
 
@@ -141,8 +142,8 @@ class BatchServiceStub:
 class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Many items, reviewed before they touch anything, applied at most once.
 
-    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with the
-    batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
+    A verb that asks for what already is (pausing a paused batch) changes nothing and answers with
+    the batch. One that makes no sense where the batch stands is refused with FAILED_PRECONDITION.
     """
 
     @_abc_1.abstractmethod
@@ -151,11 +152,11 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_batch_service_pb2.CreateBatchRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_batch_service_pb2.CreateBatchRequest], _abc.Awaitable[_batch_service_pb2.CreateBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.CreateBatchResponse]:
-        """Send a batch: first what it is to do, then its items in chunks.
+        """Sends a batch: first what it is to do, then its items in chunks.
 
-        Chunks are stored as they come. After a break, GetBatch says in `uploaded_items` where to go on:
-        open the stream again with `resume_batch_id` and send from that offset. Repeatable: items below
-        the offset already stored are ignored, so nothing is stored twice.
+        Chunks are stored as they come. After a break, GetBatch says in `uploaded_items` where to go
+        on: open the stream again with `resume_batch_id` and send from that offset. Repeatable: items
+        below the offset already stored are ignored, so nothing is stored twice.
 
         Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
         IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,
@@ -168,7 +169,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.StartBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.StartBatchRequest, _abc.Awaitable[_batch_service_pb2.StartBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.StartBatchResponse]:
-        """Start a batch whose items are all here.
+        """Starts a batch whose items are all here.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -180,7 +181,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.GetBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.GetBatchRequest, _abc.Awaitable[_batch_service_pb2.GetBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.GetBatchResponse]:
-        """Read one batch and how far it is.
+        """Reads one batch and how far it is.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -192,7 +193,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.ListBatchesRequest,
         context: _aio.ServicerContext[_batch_service_pb2.ListBatchesRequest, _abc.Awaitable[_batch_service_pb2.ListBatchesResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.ListBatchesResponse]:
-        """List batches, the newest first, page by page.
+        """Lists batches, the newest first, page by page.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
         NOT_YET_AVAILABLE.
@@ -204,7 +205,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.ListBatchItemsRequest,
         context: _aio.ServicerContext[_batch_service_pb2.ListBatchItemsRequest, _abc.Awaitable[_batch_service_pb2.ListBatchItemsResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.ListBatchItemsResponse]:
-        """List items of a batch in order of their index, page by page.
+        """Lists items of a batch in order of their index, page by page.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -216,7 +217,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.WatchBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.WatchBatchRequest, _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]],
     ) -> _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]:
-        """Follow a batch: how far it is now, then again whenever that has changed, until it ends.
+        """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
 
         Each message is whole, so a client that comes back needs no cursor.
 
@@ -230,7 +231,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.SampleBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.SampleBatchRequest, _abc.Awaitable[_batch_service_pb2.SampleBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.SampleBatchResponse]:
-        """Draw staged items to look at, spread over strata.
+        """Draws staged items to look at, spread over strata.
 
         Repeatable: the same request over the same staged items draws the same sample.
 
@@ -244,7 +245,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.ReviewItemsRequest,
         context: _aio.ServicerContext[_batch_service_pb2.ReviewItemsRequest, _abc.Awaitable[_batch_service_pb2.ReviewItemsResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.ReviewItemsResponse]:
-        """Accept, reject or edit staged outputs.
+        """Accepts, rejects or edits staged outputs.
 
         Repeatable: the last word on an item holds until it is being applied. All reviews of one call
         are stored, or none.
@@ -259,10 +260,10 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.ApplyBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.ApplyBatchRequest, _abc.Awaitable[_batch_service_pb2.ApplyBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.ApplyBatchResponse]:
-        """Turn accepted outputs into effects or follow-up runs, each exactly once as an intent.
+        """Turns accepted outputs into effects or follow-up runs, each exactly once as an intent.
 
-        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on with
-        what was not applied, under the target of the first.
+        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
+        with what was not applied, under the target of the first.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, DESTINATION_NOT_FOUND, UNKNOWN_INTENT,
         TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -274,10 +275,10 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.RollbackBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.RollbackBatchRequest, _abc.Awaitable[_batch_service_pb2.RollbackBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.RollbackBatchResponse]:
-        """Undo what was applied, the newest first.
+        """Undoes what was applied, the newest first.
 
-        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on with
-        what was not undone.
+        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
+        with what was not undone.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -289,7 +290,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.PauseBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.PauseBatchRequest, _abc.Awaitable[_batch_service_pb2.PauseBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.PauseBatchResponse]:
-        """Start no further items; those in flight end. Holds for running, applying and rolling back alike.
+        """Starts no further items; those in flight end. Holds for running, applying and rolling back
+        alike.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -301,7 +303,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.ResumeBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.ResumeBatchRequest, _abc.Awaitable[_batch_service_pb2.ResumeBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.ResumeBatchResponse]:
-        """Go on where a paused batch stopped.
+        """Goes on where a paused batch stopped.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -313,7 +315,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.CancelBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.CancelBatchRequest, _abc.Awaitable[_batch_service_pb2.CancelBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.CancelBatchResponse]:
-        """End a batch: pending items are not run, those in flight are cancelled. What was staged stays
+        """Ends a batch: pending items are not run, those in flight are cancelled. What was staged stays
         readable; what was applied stays applied.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
@@ -326,7 +328,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.RetryBatchItemsRequest,
         context: _aio.ServicerContext[_batch_service_pb2.RetryBatchItemsRequest, _abc.Awaitable[_batch_service_pb2.RetryBatchItemsResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.RetryBatchItemsResponse]:
-        """Run skipped items again, or apply again those that could not be applied.
+        """Runs skipped items again, or applies again those that could not be applied.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -338,7 +340,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.UpdateBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.UpdateBatchRequest, _abc.Awaitable[_batch_service_pb2.UpdateBatchResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.UpdateBatchResponse]:
-        """Change a batch while it runs.
+        """Changes a batch while it runs.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -350,7 +352,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.ExportBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.ExportBatchRequest, _abc.AsyncIterator[_batch_service_pb2.ExportBatchResponse]],
     ) -> _abc.AsyncIterator[_batch_service_pb2.ExportBatchResponse]:
-        """Stream the items of a batch as a file.
+        """Streams the items of a batch as a file.
 
         After a break, ask again with the last `last_index` as `after_index` and append.
 

@@ -314,22 +314,28 @@ class ConverseAttach(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    AFTER_EPOCH_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run; or leave it empty and name it by key."""
     idempotency_key: _builtins.str
     """The idempotency key of the run, if its id is not known."""
     after_sequence: _builtins.int
     """Send the events after this one; 0 for all."""
+    after_epoch: _builtins.int
+    """The `epoch` of that event. With it, events that died with their runner since are rewound; left
+    at 0 the cursor is taken as committed.
+    """
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        after_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "idempotency_key", b"idempotency_key", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_epoch", b"after_epoch", "after_sequence", b"after_sequence", "idempotency_key", b"idempotency_key", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -519,19 +525,25 @@ class WatchRunRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    AFTER_EPOCH_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     after_sequence: _builtins.int
     """Send the events after this one; 0 for all."""
+    after_epoch: _builtins.int
+    """The `epoch` of that event. With it, events that died with their runner since are rewound; left
+    at 0 the cursor is taken as committed.
+    """
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        after_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_epoch", b"after_epoch", "after_sequence", b"after_sequence", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -135,7 +135,8 @@ class CronTiming(_message.Message):
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     expression: _builtins.str
     """Five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday), with lists,
-    ranges, steps and English names of three letters. If both days are restricted, either suffices.
+    ranges, steps and English names of three letters. If both days are restricted, either
+    suffices.
     """
     time_zone: _builtins.str
     """A name of the IANA time zone database; empty is UTC."""
@@ -217,8 +218,8 @@ class ScheduleTiming(_message.Message):
 
     @_builtins.property
     def jitter(self) -> _duration_pb2.Duration:
-        """Each time is delayed by up to this much, by a share that is fixed per schedule and time; shorter
-        than the distance between times.
+        """Each time is delayed by up to this much, by a share that is fixed per schedule and time;
+        shorter than the distance between times.
         """
 
     def __init__(
@@ -243,8 +244,8 @@ Global___ScheduleTiming: _TypeAlias = ScheduleTiming  # noqa: Y015
 
 @_typing.final
 class ScheduleAction(_message.Message):
-    """What a schedule starts. The idempotency key of each start is made of the schedule and the time, so
-    no time starts twice, however many processes serve schedules.
+    """What a schedule starts. The idempotency key of each start is made of the schedule and the time,
+    so no time starts twice, however many processes serve schedules.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -387,8 +388,9 @@ class Schedule(_message.Message):
 
     @_builtins.property
     def catch_up_window(self) -> _duration_pb2.Duration:
-        """Times missed by at most this much, while no process was there, are made up for, in order; others
-        are left out. Unset is 1 minute, at most 31 days. Times missed in a pause are always left out.
+        """Times missed by at most this much, while no process was there, are made up for, in order;
+        others are left out. Unset is 1 minute, at most 31 days. Times missed in a pause are always
+        left out.
         """
 
     @_builtins.property

@@ -198,7 +198,7 @@ class ListSchedulesRequest(_message.Message):
     paused: _builtins.bool
     """Only those that are paused, or that are not; unset: both."""
     page_size: _builtins.int
-    """At most this many, up to 1,000; 0 is 50."""
+    """At most this many, up to 500; 0 is 50."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first."""
     @_builtins.property

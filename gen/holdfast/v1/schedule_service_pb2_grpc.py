@@ -92,10 +92,10 @@ class ScheduleServiceServicer:
     """
 
     def CreateSchedule(self, request, context):
-        """Create a schedule.
+        """Creates a schedule.
 
-        Repeatable: creating the same again answers with what is there. A name that stands for a different
-        schedule is refused with ALREADY_EXISTS.
+        Repeatable: creating the same again answers with what is there. A name that stands for a
+        different schedule is refused with ALREADY_EXISTS.
 
         Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
         UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -105,7 +105,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSchedule(self, request, context):
-        """Replace a schedule whole. Whether it is paused, and what it has started, stay as they are.
+        """Replaces a schedule whole. Whether it is paused, and what it has started, stay as they are.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
         TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -115,7 +115,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSchedule(self, request, context):
-        """Read one schedule with its next time and what came of the latest.
+        """Reads one schedule with its next time and what came of the latest.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -125,7 +125,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSchedules(self, request, context):
-        """List schedules by name, page by page.
+        """Lists schedules by name, page by page.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
         NOT_YET_AVAILABLE.
@@ -135,7 +135,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSchedule(self, request, context):
-        """Delete a schedule. What it has started goes on.
+        """Deletes a schedule. What it has started goes on.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -145,7 +145,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseSchedule(self, request, context):
-        """Keep a schedule from firing. Pausing a paused one changes nothing.
+        """Keeps a schedule from firing. Pausing a paused one changes nothing.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -155,7 +155,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeSchedule(self, request, context):
-        """Let a paused schedule fire again, from its next time on. Times within the pause are left out;
+        """Lets a paused schedule fire again, from its next time on. Times within the pause are left out;
         BackfillSchedule makes up for them.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
@@ -166,7 +166,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TriggerSchedule(self, request, context):
-        """Fire now, also if paused; the next time stays where it is.
+        """Fires now, also if paused; the next time stays where it is.
 
         Repeatable with the same idempotency key: it fires once.
 
@@ -178,7 +178,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BackfillSchedule(self, request, context):
-        """Fire for the times of a range in the past that started nothing.
+        """Fires for the times of a range in the past that started nothing.
 
         Repeatable: a time that has started something is not fired again. Answers when the times are
         accepted; they fire one after the other.
@@ -191,7 +191,7 @@ class ScheduleServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PreviewSchedule(self, request, context):
-        """Show the next times of a schedule, or of a rule before it is one. Changes nothing.
+        """Shows the next times of a schedule, or of a rule before it is one. Changes nothing.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.

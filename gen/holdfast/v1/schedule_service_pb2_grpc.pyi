@@ -17,53 +17,53 @@ class ScheduleServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.CreateScheduleRequest, _schedule_service_pb2.CreateScheduleResponse]
-    """Create a schedule.
+    """Creates a schedule.
 
-    Repeatable: creating the same again answers with what is there. A name that stands for a different
-    schedule is refused with ALREADY_EXISTS.
+    Repeatable: creating the same again answers with what is there. A name that stands for a
+    different schedule is refused with ALREADY_EXISTS.
 
     Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
     UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.UpdateScheduleRequest, _schedule_service_pb2.UpdateScheduleResponse]
-    """Replace a schedule whole. Whether it is paused, and what it has started, stay as they are.
+    """Replaces a schedule whole. Whether it is paused, and what it has started, stay as they are.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
     TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_service_pb2.GetScheduleResponse]
-    """Read one schedule with its next time and what came of the latest.
+    """Reads one schedule with its next time and what came of the latest.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ListSchedules: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ListSchedulesRequest, _schedule_service_pb2.ListSchedulesResponse]
-    """List schedules by name, page by page.
+    """Lists schedules by name, page by page.
 
     Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
     NOT_YET_AVAILABLE.
     """
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]
-    """Delete a schedule. What it has started goes on.
+    """Deletes a schedule. What it has started goes on.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     PauseSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PauseScheduleRequest, _schedule_service_pb2.PauseScheduleResponse]
-    """Keep a schedule from firing. Pausing a paused one changes nothing.
+    """Keeps a schedule from firing. Pausing a paused one changes nothing.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ResumeSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ResumeScheduleRequest, _schedule_service_pb2.ResumeScheduleResponse]
-    """Let a paused schedule fire again, from its next time on. Times within the pause are left out;
+    """Lets a paused schedule fire again, from its next time on. Times within the pause are left out;
     BackfillSchedule makes up for them.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     TriggerSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.TriggerScheduleRequest, _schedule_service_pb2.TriggerScheduleResponse]
-    """Fire now, also if paused; the next time stays where it is.
+    """Fires now, also if paused; the next time stays where it is.
 
     Repeatable with the same idempotency key: it fires once.
 
@@ -71,7 +71,7 @@ class ScheduleServiceStub:
     PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     BackfillSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.BackfillScheduleRequest, _schedule_service_pb2.BackfillScheduleResponse]
-    """Fire for the times of a range in the past that started nothing.
+    """Fires for the times of a range in the past that started nothing.
 
     Repeatable: a time that has started something is not fired again. Answers when the times are
     accepted; they fire one after the other.
@@ -80,7 +80,7 @@ class ScheduleServiceStub:
     PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     PreviewSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PreviewScheduleRequest, _schedule_service_pb2.PreviewScheduleResponse]
-    """Show the next times of a schedule, or of a rule before it is one. Changes nothing.
+    """Shows the next times of a schedule, or of a rule before it is one. Changes nothing.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -95,10 +95,10 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.CreateScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.CreateScheduleRequest, _abc.Awaitable[_schedule_service_pb2.CreateScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.CreateScheduleResponse]:
-        """Create a schedule.
+        """Creates a schedule.
 
-        Repeatable: creating the same again answers with what is there. A name that stands for a different
-        schedule is refused with ALREADY_EXISTS.
+        Repeatable: creating the same again answers with what is there. A name that stands for a
+        different schedule is refused with ALREADY_EXISTS.
 
         Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
         UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -110,7 +110,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.UpdateScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.UpdateScheduleRequest, _abc.Awaitable[_schedule_service_pb2.UpdateScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.UpdateScheduleResponse]:
-        """Replace a schedule whole. Whether it is paused, and what it has started, stay as they are.
+        """Replaces a schedule whole. Whether it is paused, and what it has started, stay as they are.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
         TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -122,7 +122,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.GetScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.GetScheduleRequest, _abc.Awaitable[_schedule_service_pb2.GetScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.GetScheduleResponse]:
-        """Read one schedule with its next time and what came of the latest.
+        """Reads one schedule with its next time and what came of the latest.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -134,7 +134,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.ListSchedulesRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.ListSchedulesRequest, _abc.Awaitable[_schedule_service_pb2.ListSchedulesResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.ListSchedulesResponse]:
-        """List schedules by name, page by page.
+        """Lists schedules by name, page by page.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
         NOT_YET_AVAILABLE.
@@ -146,7 +146,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.DeleteScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.DeleteScheduleRequest, _abc.Awaitable[_schedule_service_pb2.DeleteScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.DeleteScheduleResponse]:
-        """Delete a schedule. What it has started goes on.
+        """Deletes a schedule. What it has started goes on.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -158,7 +158,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.PauseScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.PauseScheduleRequest, _abc.Awaitable[_schedule_service_pb2.PauseScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.PauseScheduleResponse]:
-        """Keep a schedule from firing. Pausing a paused one changes nothing.
+        """Keeps a schedule from firing. Pausing a paused one changes nothing.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -170,7 +170,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.ResumeScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.ResumeScheduleRequest, _abc.Awaitable[_schedule_service_pb2.ResumeScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.ResumeScheduleResponse]:
-        """Let a paused schedule fire again, from its next time on. Times within the pause are left out;
+        """Lets a paused schedule fire again, from its next time on. Times within the pause are left out;
         BackfillSchedule makes up for them.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
@@ -183,7 +183,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.TriggerScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.TriggerScheduleRequest, _abc.Awaitable[_schedule_service_pb2.TriggerScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.TriggerScheduleResponse]:
-        """Fire now, also if paused; the next time stays where it is.
+        """Fires now, also if paused; the next time stays where it is.
 
         Repeatable with the same idempotency key: it fires once.
 
@@ -197,7 +197,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.BackfillScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.BackfillScheduleRequest, _abc.Awaitable[_schedule_service_pb2.BackfillScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.BackfillScheduleResponse]:
-        """Fire for the times of a range in the past that started nothing.
+        """Fires for the times of a range in the past that started nothing.
 
         Repeatable: a time that has started something is not fired again. Answers when the times are
         accepted; they fire one after the other.
@@ -212,7 +212,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedule_service_pb2.PreviewScheduleRequest,
         context: _aio.ServicerContext[_schedule_service_pb2.PreviewScheduleRequest, _abc.Awaitable[_schedule_service_pb2.PreviewScheduleResponse]],
     ) -> _abc.Awaitable[_schedule_service_pb2.PreviewScheduleResponse]:
-        """Show the next times of a schedule, or of a rule before it is one. Changes nothing.
+        """Shows the next times of a schedule, or of a rule before it is one. Changes nothing.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.

@@ -123,7 +123,7 @@ class ListTenantsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     INCLUDE_STATISTICS_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many, up to 1,000; 0 is 50."""
+    """At most this many, up to 500; 0 is 50."""
     page_token: _builtins.str
     """The `next_page_token` of the page before; empty for the first."""
     include_statistics: _builtins.bool

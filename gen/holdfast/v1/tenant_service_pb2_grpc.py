@@ -66,7 +66,7 @@ class TenantServiceServicer:
     """
 
     def PutTenant(self, request, context):
-        """Create a tenant, or replace its limits whole.
+        """Creates a tenant, or replace its limits whole.
 
         Repeatable: the last one holds.
 
@@ -78,7 +78,7 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTenant(self, request, context):
-        """Read a tenant with its limits, defaults filled in.
+        """Reads a tenant with its limits, defaults filled in.
 
         Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -88,7 +88,7 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTenants(self, request, context):
-        """List tenants by name, page by page.
+        """Lists tenants by name, page by page.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
         NOT_YET_AVAILABLE.
@@ -98,7 +98,7 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTenantStatistics(self, request, context):
-        """Read a tenant's queue: depth, oldest age, runs in flight, throttling.
+        """Reads a tenant's queue: depth, oldest age, runs in flight, throttling.
 
         It costs the same however much is queued; figures may be a second old.
 

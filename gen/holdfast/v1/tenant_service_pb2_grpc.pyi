@@ -20,7 +20,7 @@ class TenantServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.PutTenantRequest, _tenant_service_pb2.PutTenantResponse]
-    """Create a tenant, or replace its limits whole.
+    """Creates a tenant, or replace its limits whole.
 
     Repeatable: the last one holds.
 
@@ -28,19 +28,19 @@ class TenantServiceStub:
     NOT_YET_AVAILABLE.
     """
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]
-    """Read a tenant with its limits, defaults filled in.
+    """Reads a tenant with its limits, defaults filled in.
 
     Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]
-    """List tenants by name, page by page.
+    """Lists tenants by name, page by page.
 
     Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
     NOT_YET_AVAILABLE.
     """
     GetTenantStatistics: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantStatisticsRequest, _tenant_service_pb2.GetTenantStatisticsResponse]
-    """Read a tenant's queue: depth, oldest age, runs in flight, throttling.
+    """Reads a tenant's queue: depth, oldest age, runs in flight, throttling.
 
     It costs the same however much is queued; figures may be a second old.
 
@@ -60,7 +60,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.PutTenantRequest,
         context: _aio.ServicerContext[_tenant_service_pb2.PutTenantRequest, _abc.Awaitable[_tenant_service_pb2.PutTenantResponse]],
     ) -> _abc.Awaitable[_tenant_service_pb2.PutTenantResponse]:
-        """Create a tenant, or replace its limits whole.
+        """Creates a tenant, or replace its limits whole.
 
         Repeatable: the last one holds.
 
@@ -74,7 +74,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.GetTenantRequest,
         context: _aio.ServicerContext[_tenant_service_pb2.GetTenantRequest, _abc.Awaitable[_tenant_service_pb2.GetTenantResponse]],
     ) -> _abc.Awaitable[_tenant_service_pb2.GetTenantResponse]:
-        """Read a tenant with its limits, defaults filled in.
+        """Reads a tenant with its limits, defaults filled in.
 
         Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
@@ -86,7 +86,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.ListTenantsRequest,
         context: _aio.ServicerContext[_tenant_service_pb2.ListTenantsRequest, _abc.Awaitable[_tenant_service_pb2.ListTenantsResponse]],
     ) -> _abc.Awaitable[_tenant_service_pb2.ListTenantsResponse]:
-        """List tenants by name, page by page.
+        """Lists tenants by name, page by page.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
         NOT_YET_AVAILABLE.
@@ -98,7 +98,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.GetTenantStatisticsRequest,
         context: _aio.ServicerContext[_tenant_service_pb2.GetTenantStatisticsRequest, _abc.Awaitable[_tenant_service_pb2.GetTenantStatisticsResponse]],
     ) -> _abc.Awaitable[_tenant_service_pb2.GetTenantStatisticsResponse]:
-        """Read a tenant's queue: depth, oldest age, runs in flight, throttling.
+        """Reads a tenant's queue: depth, oldest age, runs in flight, throttling.
 
         It costs the same however much is queued; figures may be a second old.
 

@@ -70,6 +70,7 @@ class RunEvent(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     STARTED_FIELD_NUMBER: _builtins.int
     STEP_STARTED_FIELD_NUMBER: _builtins.int
@@ -97,6 +98,10 @@ class RunEvent(_message.Message):
     """The attempt of the run that produced it; 0 for events of the platform."""
     step: _builtins.str
     """The key of the step in which it happened; empty outside of steps."""
+    epoch: _builtins.int
+    """The epoch of the lease under which it was produced; of the last lease for events of the
+    platform. Never falls from one event to the next.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened, by the clock of the process that produced it."""
@@ -185,6 +190,7 @@ class RunEvent(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         attempt: _builtins.int = ...,
         step: _builtins.str = ...,
+        epoch: _builtins.int = ...,
         accepted: Global___RunAccepted | None = ...,
         started: Global___RunStarted | None = ...,
         step_started: Global___StepStarted | None = ...,
@@ -207,7 +213,7 @@ class RunEvent(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "said", b"said", "started", b"started", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "attempt", b"attempt", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "run_id", b"run_id", "said", b"said", "sequence", b"sequence", "started", b"started", "step", b"step", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "attempt", b"attempt", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "epoch", b"epoch", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "run_id", b"run_id", "said", b"said", "sequence", b"sequence", "started", b"started", "step", b"step", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "step_started", "step_finished", "step_failed", "said", "token", "tool_called", "tool_returned", "effect_staged", "budget_reported", "degraded", "parked", "requeued", "handed_off", "input_received", "approval_requested", "cancel_requested", "ended"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
