@@ -1,0 +1,1 @@
+"""DBOS as a contender: run in an environment of its own, never in ours."""

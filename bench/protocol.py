@@ -1,0 +1,59 @@
+"""One question as command line arguments, the answer as JSON lines: the same for us and for every peer.
+
+Standard library only: peers import this module from environments of their own.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+WORKLOADS = ("w1", "w2")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be measured, and how much of it."""
+
+    measure: str  # throughput, latency, recovery, claim-depth
+    workload: str
+    runs: int
+    concurrency: int
+    variant: str
+    repeatable: bool
+
+
+def read_question(arguments: list[str] | None = None) -> Question:
+    """Read the question from the command line; exits with status 2 if it is none."""
+    parser = argparse.ArgumentParser(description="Answer one question of the benchmark with JSON lines.")
+    parser.add_argument("--workload", choices=WORKLOADS, default="w1", help="w1: three steps; w2: one step")
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--concurrency", type=int, default=64, help="runs in flight at once")
+    parser.add_argument("--variant", default="", help="a contender's own way of doing the same work")
+    parser.add_argument("--repeatable", action="store_true", help="steps may be executed again after a crash")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--latency", action="store_true", help="single runs, one after another")
+    what.add_argument("--recovery", action="store_true", help="kill the runner in the middle of a run")
+    what.add_argument("--claim-depth", action="store_true", help="claim cost at 1e6 queued against 1e3")
+    given = parser.parse_args(arguments)
+    asked = [name for name in ("latency", "recovery", "claim_depth") if getattr(given, name)]
+    return Question(
+        measure=(asked[0] if asked else "throughput").replace("_", "-"),
+        workload=given.workload,
+        runs=given.runs,
+        concurrency=given.concurrency,
+        variant=given.variant,
+        repeatable=given.repeatable,
+    )
+
+
+def answer(**facts: Any) -> None:
+    """Print one line of the answer."""
+    print(json.dumps(facts), flush=True)
+
+
+def decline(reason: str) -> NoReturn:
+    """Say in one sentence why this question has no answer here, and end well."""
+    answer(unsupported=reason)
+    sys.exit(0)
