@@ -1,0 +1,257 @@
+"""A bounded pool of connections to the ledger, whose failures come out as `LedgerUnavailable`.
+
+The hot verbs use asyncpg connections with prepared statements; composed cold queries use SQLAlchemy Core
+over the same driver. Nothing outlives a borrowed connection: session settings are fixed when it is opened, so
+a verb that needs another one says `SET LOCAL`.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from holdfast.kit.db_faults import REPEATABLE, as_fault, is_connection_error, sqlstate
+from holdfast.kit.errors import Fault, LedgerUnavailable
+from holdfast.kit.listener import Listener
+
+__all__ = ["Connection", "Database", "as_fault", "is_connection_error"]
+
+T = TypeVar("T")
+Connection = Any  # asyncpg publishes no types; what is borrowed is an `asyncpg.Connection`
+
+
+class Database:
+    """One process's way to one PostgreSQL database. Made by `connect`, ended by `close`."""
+
+    def __init__(
+        self, url: str, pool: Any, connect: Callable[[], Awaitable[Any]], acquire_timeout: float
+    ) -> None:
+        self.url = url
+        self._pool = pool
+        self._connect = connect
+        self._acquire_timeout = acquire_timeout
+        self._engine: AsyncEngine | None = None
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        application_name: str,
+        role_name: str | None = None,
+        pool_size: int = 10,
+        statement_timeout: float = 15.0,
+        lock_timeout: float = 5.0,
+        idle_in_transaction_timeout: float = 10.0,
+        acquire_timeout: float = 5.0,
+    ) -> Self:
+        """Open a pool; timeouts are seconds. Raises `LedgerUnavailable` if no connection can be made.
+
+        `url` is `postgresql://…` (a unix socket by `?host=/directory`). With `role_name` every connection
+        acts under that role, to which the URL's user must belong.
+        """
+        settings = {
+            "application_name": application_name,
+            "statement_timeout": _milliseconds(statement_timeout),
+            "lock_timeout": _milliseconds(lock_timeout),
+            "idle_in_transaction_session_timeout": _milliseconds(idle_in_transaction_timeout),
+            "timezone": "UTC",
+        }
+        if role_name is not None:
+            settings["role"] = role_name
+        options: dict[str, Any] = {
+            "dsn": url.replace("postgresql+asyncpg://", "postgresql://", 1),
+            "server_settings": settings,
+            "timeout": acquire_timeout,
+            "statement_cache_size": 500,
+            "max_cached_statement_lifetime": 0,  # a hot statement stays prepared
+            "max_cacheable_statement_size": 64 * 1024,
+        }
+
+        async def connection() -> Any:
+            return await asyncpg.connect(**options)
+
+        pool = asyncpg.create_pool(
+            **options,
+            min_size=1,
+            max_size=pool_size,
+            max_queries=1_000_000,
+            reset=_leave_clean,
+        )
+        try:
+            await pool
+        except Exception as error:
+            pool.terminate()
+            if isinstance(error, TimeoutError) or as_fault(error) is not None:
+                raise LedgerUnavailable("The ledger cannot be reached.", retry_after=1.0) from error
+            raise
+        return cls(url, pool, connection, acquire_timeout)
+
+    async def close(self, *, grace: float = 5.0) -> None:
+        """Give back all connections; those still in use after `grace` seconds are cut. Repeatable."""
+        if self._engine is not None:
+            await self._engine.dispose()
+        try:
+            async with asyncio.timeout(grace):
+                await self._pool.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._pool.terminate()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Borrow a connection; each statement on it is its own transaction.
+
+        Waits at most `acquire_timeout` for a free one. What means that the database failed is raised as
+        `LedgerUnavailable`, and the connection is thrown away. If it failed during a write, the outcome is
+        unknown.
+        """
+        try:
+            connection = await self._pool.acquire(timeout=self._acquire_timeout)
+        except TimeoutError as error:
+            raise LedgerUnavailable(
+                "The ledger has no free connection; repeat the call.", retry_after=1.0
+            ) from error
+        except Exception as error:
+            raise _translated(error) from error
+        try:
+            yield connection
+        except Exception as error:
+            if _is_broken(error, connection):
+                connection.terminate()
+            if isinstance(error, Fault):
+                raise
+            if isinstance(error, TimeoutError | OSError) and not connection.is_closed():
+                raise  # not the database's
+            fault = _translated(error)
+            if fault is error:
+                raise
+            raise fault from error
+        finally:
+            await self._give_back(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Borrow a connection inside a READ COMMITTED transaction, which any exception rolls back.
+
+        A cancellation that arrives during COMMIT waits for its outcome; the work may be committed although
+        the caller sees `CancelledError`.
+        """
+        async with self.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                yield connection
+            except BaseException:
+                if not connection.is_closed():
+                    await _to_its_end(_rolled_back(transaction, connection))
+                raise
+            await _to_its_end(transaction.commit())
+
+    async def retrying(self, work: Callable[[], Awaitable[T]], *, attempts: int = 5) -> T:
+        """Run `work` (whole transactions) again on a serialization failure or a deadlock.
+
+        Pauses with full jitter, from 10 ms, doubling. After the last attempt raises `LedgerUnavailable`.
+        """
+        for attempt in range(1, attempts):
+            try:
+                return await work()
+            except (asyncpg.PostgresError, DBAPIError, LedgerUnavailable) as error:
+                if sqlstate(error) not in REPEATABLE:
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads load, keeps no secret
+        return await work()
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The SQLAlchemy engine for composed cold queries, with a small pool of its own."""
+        if self._engine is None:
+            self._engine = create_async_engine(
+                "postgresql+asyncpg://",
+                async_creator=self._connect,
+                pool_size=2,
+                max_overflow=2,
+                pool_timeout=self._acquire_timeout,
+                pool_pre_ping=True,
+                isolation_level="AUTOCOMMIT",
+            )
+        return self._engine
+
+    @asynccontextmanager
+    async def query(self) -> AsyncIterator[AsyncConnection]:
+        """Borrow an SQLAlchemy connection (autocommit) for a query; failures as with `connection`."""
+        try:
+            async with self.engine.connect() as connection:
+                yield connection
+        except (DBAPIError, PoolTimeoutError, OSError) as error:
+            fault = _translated(error)
+            if fault is error:
+                raise
+            raise fault from error
+
+    def listen(self, channel: str, callback: Callable[[str], None]) -> Listener:
+        """Call `callback` with the payload of each NOTIFY on `channel`, until the listener is closed.
+
+        It has a connection of its own and makes a new one when that breaks. Whenever it starts to listen it
+        calls with an empty payload: notifications may have been missed, and whoever needs them looks once.
+        """
+        return Listener(self._connect, channel, callback)
+
+    async def _give_back(self, connection: Any) -> None:
+        try:
+            await self._pool.release(connection, timeout=self._acquire_timeout)
+        except Exception:  # noqa: BLE001 - the pool has thrown the connection away; the caller's outcome stands
+            connection_lost = True
+        else:
+            connection_lost = False
+        if connection_lost and not connection.is_closed():
+            connection.terminate()
+
+
+async def _leave_clean(_: Any) -> None:
+    """Skip the round trip of RESET ALL: asyncpg has rolled back what was open, nothing else is set."""
+
+
+async def _rolled_back(transaction: Any, connection: Any) -> None:
+    try:
+        await transaction.rollback()
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        connection.terminate()  # the exception that led here is the one to raise
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work` to its end even if this task is cancelled meanwhile; the cancellation follows."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: the cancellation is what the caller gets
+        raise
+
+
+def _is_broken(error: Exception, connection: Any) -> bool:
+    if connection.is_closed() or isinstance(error, LedgerUnavailable):
+        return False
+    return not isinstance(error, OSError) and is_connection_error(error)
+
+
+def _translated(error: Exception) -> Exception:
+    return as_fault(error) or error
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))

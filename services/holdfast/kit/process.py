@@ -1,0 +1,113 @@
+"""A service process starts, says that it is ready, drains on SIGTERM, and its exit code says how it ended.
+
+Exit codes: 0 stopped as asked, 1 failed, 2 refused its settings or its address, 130/143 killed by a second
+signal.
+"""
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from holdfast.kit.settings import SettingsError, print_config
+from holdfast.kit.telemetry import logs
+
+_log: Final = logs.logger("process")
+
+FAILED: Final = 1
+REFUSED: Final = 2
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Refused(Exception):  # noqa: N818 - not an error of the program
+    """The process cannot start as it was asked to; the text is one sentence for the operator."""
+
+
+class Stop(asyncio.Event):
+    """Set when the process is asked to end. Also says which signal asked, for the log."""
+
+    cause = ""
+
+    def ask(self, cause: str) -> None:
+        """Ask the process to end; repeatable, the first cause counts."""
+        if not self.is_set():
+            self.cause = cause
+            self.set()
+
+
+def run_service(
+    main: Callable[[Stop], Awaitable[None]],
+    *,
+    settings: object | Callable[[], object] | None = None,
+    arguments: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> int:
+    """Run `main` until it returns, and return the exit code for `sys.exit`.
+
+    SIGTERM and SIGINT set the `Stop` that `main` gets; a second one ends the process at once. With
+    `--print-config` among the arguments, `settings` (or what it returns) is printed and nothing is started.
+    `HOLDFAST_DIE_WITH_PARENT=1` makes the kernel kill this process when its parent dies (Linux).
+    """
+    asked = sys.argv[1:] if arguments is None else arguments
+    variables = os.environ if environ is None else environ
+    try:
+        if "--print-config" in asked:
+            sys.stdout.write(print_config(settings() if callable(settings) else settings) + "\n")
+            return 0
+        if variables.get("HOLDFAST_DIE_WITH_PARENT") == "1":
+            die_with_parent()
+        return asyncio.run(_run(main))
+    except (SettingsError, Refused) as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        return REFUSED
+
+
+def announce(service: str, address: str, **more: object) -> None:
+    """Print the readiness line on standard output: a program that started this process waits for it."""
+    sys.stdout.write(json.dumps({"ready": True, "service": service, "address": address, **more}) + "\n")
+    sys.stdout.flush()
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGKILL when the parent dies; elsewhere than on Linux, do nothing.
+
+    If the parent died before this call, the process ends here.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _run(main: Callable[[Stop], Awaitable[None]]) -> int:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+
+    def asked(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # a person insists: no drain, no clean-up
+        _log.info("stopping", signal=number.name)
+        stop.ask(number.name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked, number)
+    try:
+        await main(stop)
+    except (SettingsError, Refused):
+        raise
+    except Exception as error:  # noqa: BLE001 - the last frame: what came up to here ends the process
+        _log.error("service failed", error=error)
+        return FAILED
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    _log.info("stopped", cause=stop.cause or "its work ended")
+    return 0
