@@ -1,0 +1,1 @@
+"""Stand-ins for the world outside Holdfast: real protocols on loopback, invented content."""
