@@ -7,8 +7,9 @@ a verb that needs another one says `SET LOCAL`.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import asyncpg
@@ -45,6 +46,7 @@ class Database:
         *,
         application_name: str,
         role_name: str | None = None,
+        server_settings: Mapping[str, str] = MappingProxyType({}),
         pool_size: int = 10,
         statement_timeout: float = 15.0,
         lock_timeout: float = 5.0,
@@ -54,9 +56,11 @@ class Database:
         """Open a pool; timeouts are seconds. Raises `LedgerUnavailable` if no connection can be made.
 
         `url` is `postgresql://…` (a unix socket by `?host=/directory`). With `role_name` every connection
-        acts under that role, to which the URL's user must belong.
+        acts under that role, to which the URL's user must belong. `server_settings` hold for every
+        connection, beside ours.
         """
         settings = {
+            **server_settings,
             "application_name": application_name,
             "statement_timeout": _milliseconds(statement_timeout),
             "lock_timeout": _milliseconds(lock_timeout),
