@@ -1,0 +1,55 @@
+"""Fixtures every folder of tests may use."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from holdfast.embedded import EmbeddedPostgres
+from tests.support.database import cloned_database, migrate_template, new_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """One PostgreSQL for all tests of this worker; nobody watches it, so a test must not kill it."""
+    # A loop of its own, in the main thread: the fixture outlives the loops of the tests.
+    with asyncio.Runner() as runner:
+        server = new_server()
+        runner.run(server.start())
+        try:
+            yield server
+        finally:
+            runner.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: EmbeddedPostgres) -> EmbeddedPostgres:
+    """The same, with the migrated template."""
+    with asyncio.Runner() as runner:
+        runner.run(migrate_template(postgres))
+    return postgres
+
+
+@pytest.fixture
+async def database_url(migrated_postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A fresh migrated database of one's own."""
+    async with cloned_database(migrated_postgres) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A fresh database without any schema."""
+    async with cloned_database(postgres, template=None) as url:
+        yield url
+
+
+@pytest.fixture
+async def mortal_postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """A PostgreSQL for one test that kills it: watched, started again, with a migrated `holdfast` database."""
+    from holdfast.ledger import migrate
+
+    async with new_server() as server:
+        await server.create_database("holdfast")
+        await migrate(server.url())
+        yield server
