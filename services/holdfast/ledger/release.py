@@ -1,0 +1,226 @@
+"""What every way out of a lease or a queue shares: counters, rows of the queue, and the lane's next run.
+
+All of it runs inside the caller's transaction, after `lock_tenants`: the tenant's row is the mutex of its
+queue, so nothing of ready, blocked, lane, lease and tenant_pool of that tenant moves meanwhile. Nothing here
+touches `run_state` beyond reading it; the caller moves the run's status, before or after.
+
+Order of calls: lock_tenants, the caller's own statements, release_leases or unqueue, enqueue, pass_lanes.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+__all__ = [
+    "Place",
+    "enqueue",
+    "lock_tenants",
+    "lock_tenants_of",
+    "pass_lanes",
+    "release_leases",
+    "unqueue",
+]
+
+Connection = Any  # an `asyncpg.Connection` inside a transaction; asyncpg publishes no types
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A run and what says where it waits: columns of `run_state`."""
+
+    run_id: UUID
+    tenant: str
+    pool: str
+    rank: int
+    seq: int
+    ordering_key: str
+
+
+_LOCK: Final = """
+SELECT tenant FROM tenant WHERE tenant = ANY($1::text[]) ORDER BY tenant FOR NO KEY UPDATE
+"""
+
+_LOCK_OF: Final = """
+SELECT tenant FROM tenant
+WHERE tenant = ANY(ARRAY(SELECT DISTINCT s.tenant FROM unnest($1::uuid[]) AS u (run_id)
+                         JOIN run_state s ON s.run_id = u.run_id))
+ORDER BY tenant FOR NO KEY UPDATE
+"""
+
+# The leases' rows, the runs' timers, and the count of what each tenant has in flight.
+_RELEASE: Final = """
+WITH gone AS (
+    DELETE FROM lease USING unnest($1::uuid[]) AS u (run_id) WHERE lease.run_id = u.run_id
+    RETURNING lease.tenant
+), timers AS (
+    DELETE FROM timer USING unnest($2::uuid[], $3::smallint[]) AS u (run_id, kind)
+    WHERE timer.run_id = u.run_id AND timer.kind = u.kind
+), freed AS (
+    SELECT tenant, count(*) AS n FROM gone GROUP BY tenant
+)
+UPDATE tenant SET in_flight = in_flight - freed.n FROM freed WHERE tenant.tenant = freed.tenant
+RETURNING tenant.tenant, (in_flight + freed.n >= max_in_flight AND in_flight < max_in_flight) AS uncapped
+"""
+
+_UNCAP: Final = "UPDATE tenant_pool SET capped = false WHERE tenant = ANY($1::text[]) AND capped"
+
+_UNQUEUE: Final = """
+WITH run AS MATERIALIZED (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::text[])
+        AS u (run_id, tenant, pool, rank, seq, ordering_key)
+), unready AS (
+    DELETE FROM ready USING run
+    WHERE (ready.pool, ready.tenant, ready.rank, ready.seq) = (run.pool, run.tenant, run.rank, run.seq)
+    RETURNING ready.pool, ready.tenant
+), unblocked AS (
+    DELETE FROM blocked USING run
+    WHERE (blocked.tenant, blocked.ordering_key, blocked.seq) = (run.tenant, run.ordering_key, run.seq)
+), timers AS (
+    DELETE FROM timer USING run WHERE timer.run_id = run.run_id
+), pools AS (
+    UPDATE tenant_pool p SET ready = p.ready - d.n
+    FROM (SELECT pool, tenant, count(*) AS n FROM unready GROUP BY pool, tenant) d
+    WHERE p.pool = d.pool AND p.tenant = d.tenant
+)
+UPDATE tenant SET queued = queued - d.n
+FROM (SELECT tenant, count(*) AS n FROM run GROUP BY tenant) d WHERE tenant.tenant = d.tenant
+"""
+
+# A delayed run gets its timer instead of its place among the ready.
+_ENQUEUE: Final = """
+WITH run AS MATERIALIZED (
+    SELECT *
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::float8[])
+        AS u (run_id, tenant, pool, rank, seq, delay)
+), delayed AS (
+    INSERT INTO timer (run_id, kind, due_time)
+    SELECT run_id, 2, clock_timestamp() + make_interval(secs => delay) FROM run WHERE delay > 0
+    ON CONFLICT (run_id, kind) DO UPDATE SET due_time = excluded.due_time
+), placed AS (
+    INSERT INTO ready (pool, tenant, rank, seq, run_id)
+    SELECT pool, tenant, rank, seq, run_id FROM run WHERE delay <= 0
+), counted AS (
+    UPDATE tenant SET queued = queued + d.n
+    FROM (SELECT tenant, count(*) AS n FROM run GROUP BY tenant) d WHERE tenant.tenant = d.tenant
+    RETURNING tenant.tenant, in_flight >= max_in_flight AS capped
+)
+INSERT INTO tenant_pool AS p (pool, tenant, ready, capped)
+SELECT run.pool, run.tenant, count(*), bool_or(counted.capped)
+FROM run JOIN counted ON counted.tenant = run.tenant WHERE run.delay <= 0 GROUP BY run.pool, run.tenant
+ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready, capped = excluded.capped
+RETURNING pool
+"""
+
+# Of each lane whose holder leaves, the oldest run behind it becomes the holder. It is ready now, unless it
+# has a delay of its own, whose timer makes it ready.
+_PASS_ON: Final = """
+WITH leaving AS MATERIALIZED (
+    SELECT l.tenant, l.ordering_key
+    FROM unnest($1::text[], $2::text[], $3::uuid[]) AS u (tenant, ordering_key, run_id)
+    JOIN lane l ON l.tenant = u.tenant AND l.ordering_key = u.ordering_key AND l.holder = u.run_id
+), next AS MATERIALIZED (
+    SELECT v.tenant, v.ordering_key, b.seq, b.run_id
+    FROM leaving v CROSS JOIN LATERAL (
+        SELECT seq, run_id FROM blocked WHERE tenant = v.tenant AND ordering_key = v.ordering_key
+        ORDER BY seq LIMIT 1
+    ) b
+), handed AS (
+    UPDATE lane SET holder = next.run_id FROM next
+    WHERE lane.tenant = next.tenant AND lane.ordering_key = next.ordering_key
+), closed AS (
+    DELETE FROM lane USING leaving v
+    WHERE lane.tenant = v.tenant AND lane.ordering_key = v.ordering_key
+      AND NOT EXISTS (SELECT FROM next n WHERE n.tenant = v.tenant AND n.ordering_key = v.ordering_key)
+), unblocked AS (
+    DELETE FROM blocked USING next
+    WHERE (blocked.tenant, blocked.ordering_key, blocked.seq) = (next.tenant, next.ordering_key, next.seq)
+), promoted AS (
+    INSERT INTO ready (pool, tenant, rank, seq, run_id)
+    SELECT s.pool, s.tenant, s.rank, s.seq, s.run_id FROM next JOIN run_state s ON s.run_id = next.run_id
+    WHERE NOT EXISTS (SELECT FROM timer t WHERE t.run_id = next.run_id AND t.kind = 2)
+    RETURNING pool, tenant
+)
+INSERT INTO tenant_pool AS p (pool, tenant, ready, capped)
+SELECT promoted.pool, promoted.tenant, count(*), bool_or(t.in_flight >= t.max_in_flight)
+FROM promoted JOIN tenant t ON t.tenant = promoted.tenant GROUP BY promoted.pool, promoted.tenant
+ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready, capped = excluded.capped
+RETURNING pool
+"""
+
+
+async def lock_tenants(connection: Connection, tenants: Collection[str]) -> None:
+    """Lock the tenants' queues until the end of the transaction, in order; the first thing a verb does.
+
+    Waits. What is read in a later statement is current; what was read in an earlier one is not.
+    """
+    await connection.fetch(_LOCK, list(tenants))
+
+
+async def lock_tenants_of(connection: Connection, run_ids: Collection[UUID]) -> None:
+    """Lock the queues of the runs' tenants, as `lock_tenants`; unknown runs lock nothing."""
+    await connection.fetch(_LOCK_OF, list(run_ids))
+
+
+async def release_leases(
+    connection: Connection, run_ids: Sequence[UUID], *, ended: Collection[UUID] | None = None
+) -> None:
+    """Delete the runs' leases, give back the tenants' slots, and drop the timers of those that ended.
+
+    `ended` names those of them whose deadline no longer matters; left out, all. A run without a lease is
+    passed over, its timers dropped all the same.
+    """
+    final = list(run_ids if ended is None else ended)
+    ids, kinds = [*final, *final], [1] * len(final) + [2] * len(final)
+    rows = await connection.fetch(_RELEASE, list(run_ids), ids, kinds)
+    uncapped = [row["tenant"] for row in rows if row["uncapped"]]
+    if uncapped:
+        await connection.execute(_UNCAP, uncapped)
+
+
+async def unqueue(connection: Connection, places: Sequence[Place]) -> None:
+    """Take runs that are QUEUED out of the queue, wherever they wait, with their timers.
+
+    Every run counts once against its tenant's queue: call it only for runs whose status was QUEUED under the
+    tenant's lock. Their lanes are passed on by `pass_lanes`.
+    """
+    await connection.execute(_UNQUEUE, *_columns(places), [p.ordering_key for p in places])
+
+
+async def enqueue(
+    connection: Connection, places: Sequence[Place], *, delays: Sequence[float] | None = None
+) -> list[str]:
+    """Put runs that hold their lane (or have none) into the queue; return the pools that got work.
+
+    A delay in seconds above 0 lets a run wait first. A run that comes back keeps its `seq`, so it goes to the
+    front of its pool.
+    """
+    if not places:
+        return []
+    rows = await connection.fetch(_ENQUEUE, *_columns(places), list(delays or [0.0] * len(places)))
+    return sorted({row["pool"] for row in rows})
+
+
+async def pass_lanes(connection: Connection, leaving: Iterable[tuple[str, str, UUID]]) -> list[str]:
+    """Hand the lanes of ended runs, given as (tenant, ordering key, run), to the next; return woken pools.
+
+    Runs without an ordering key, and runs that do not hold their lane, are passed over: any may be given.
+    Call it after `release_leases` and `unqueue`, for it reads what they counted.
+    """
+    lanes = [run for run in leaving if run[1]]
+    if not lanes:
+        return []
+    tenants, keys, runs = zip(*lanes, strict=True)
+    rows = await connection.fetch(_PASS_ON, list(tenants), list(keys), list(runs))
+    return sorted(Counter(row["pool"] for row in rows))
+
+
+def _columns(places: Sequence[Place]) -> list[list[object]]:
+    return [
+        [p.run_id for p in places],
+        [p.tenant for p in places],
+        [p.pool for p in places],
+        [p.rank for p in places],
+        [p.seq for p in places],
+    ]

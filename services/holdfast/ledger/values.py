@@ -1,0 +1,206 @@
+"""What goes into verbs and comes out of them: plain values, no protobuf, no rows.
+
+What the ledger does not look into (envelopes, results) is `bytes`. Times are aware datetimes of the
+database's clock; durations are seconds.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from holdfast.kit.errors import Fault
+from holdfast.ledger.domain.budget import Dimension, Limits, Usage
+from holdfast.ledger.domain.status import RunStatus
+
+__all__ = [
+    "Admitted",
+    "Dimension",
+    "Failure",
+    "Invocation",
+    "LeaseRef",
+    "Leased",
+    "Limits",
+    "Outcome",
+    "Refused",
+    "RunStatus",
+    "RunView",
+    "ServedIntent",
+    "TranscriptRow",
+    "Usage",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something failed, as `holdfast.v1.Failure`."""
+
+    reason: str
+    message: str = ""
+    step: str = ""
+    attempts: int = 0
+
+    def to_json(self) -> str:
+        """Return what a jsonb column holds of it."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str | None) -> "Failure | None":
+        """Return what a jsonb column holds, None if nothing."""
+        return None if text is None else Failure(**json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended; `result` is JSON."""
+
+    status: RunStatus
+    result: bytes | None = None
+    failure: Failure | None = None
+    exhausted: Dimension = Dimension.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """An envelope that passed the door's checks. Limits at 0 take the tenant's defaults."""
+
+    run_id: UUID
+    tenant: str
+    intent: str
+    idempotency_key: str
+    fingerprint: bytes
+    envelope: bytes
+    user: str = ""
+    shape: int = 1
+    correlation_id: str = ""
+    session_id: str = ""
+    ordering_key: str = ""
+    priority: int = 0
+    labels: dict[str, str] = field(default_factory=dict)
+    agent_version: str = ""
+    limits: Limits = field(default_factory=Limits)
+    not_before: datetime | None = None
+    max_attempts: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRef:
+    """A lease, named: what a fence compares."""
+
+    run_id: UUID
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A run that a runner session holds from now on; `remaining_s` until its deadline."""
+
+    run_id: UUID
+    session_id: UUID
+    epoch: int
+    attempt: int
+    max_attempts: int
+    tenant: str
+    intent: str
+    envelope: bytes
+    limits: Limits
+    create_time: datetime
+    remaining_s: float
+    last_commit: int
+    last_sequence: int
+    usage: Usage
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The run an invocation stands for; `created` is False if an earlier call made it.
+
+    `lease` is set if the run was placed straight on a runner; then `status` is RUNNING.
+    """
+
+    run_id: UUID
+    created: bool
+    status: RunStatus
+    pool: str
+    seq: int
+    create_time: datetime
+    limits: Limits
+    lease: Leased | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An invocation that was not admitted, alone of its group."""
+
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class ServedIntent:
+    """An intent a runner serves, at a version of the code, and the versions whose runs it can go on with."""
+
+    intent: str
+    agent_version: str
+    compatible_versions: tuple[str, ...] = ()
+    max_concurrent: int = 0
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The pools its runs wait in."""
+        return (
+            self.intent,
+            pool_of(self.intent, self.agent_version),
+            *(pool_of(self.intent, version) for version in self.compatible_versions),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as it stands. `result` and `envelope` are None where a list leaves them out."""
+
+    run_id: UUID
+    seq: int
+    tenant: str
+    user: str
+    intent: str
+    shape: int
+    idempotency_key: str
+    correlation_id: str
+    session_id: str
+    ordering_key: str
+    priority: int
+    labels: dict[str, str]
+    agent_version: str
+    status: RunStatus
+    attempt: int
+    max_attempts: int
+    epoch: int
+    limits: Limits
+    usage: Usage
+    last_sequence: int
+    cancel_requested: bool
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+    deadline_time: datetime
+    now: datetime
+    last_failure: Failure | None
+    outcome: Outcome | None
+    envelope: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptRow:
+    """A piece of a run's transcript: a batch of the runner's events, or one note of the platform."""
+
+    first_sequence: int
+    last_sequence: int
+    events: bytes | None
+    note: dict[str, object] | None
+    create_time: datetime
+
+
+def pool_of(intent: str, agent_version: str) -> str:
+    """Name the pool in which a run waits: what a runner must serve to take it."""
+    return f"{intent}@{agent_version}" if agent_version else intent
