@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -72,12 +71,8 @@ class Contender:
         if not self.postgres:
             yield {}
             return
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            async with EmbeddedPostgres(Path(folder) / "data", ephemeral=True) as server:
-                # What is measured may be another driver's client: it takes the plain scheme.
-                yield {
-                    "BENCH_DATABASE_URL": server.url("postgres").replace("postgresql+asyncpg", "postgresql")
-                }
+        async with EmbeddedPostgres(ephemeral=True) as server:
+            yield {"BENCH_DATABASE_URL": server.url("postgres")}
 
 
 def _end_group(group: int) -> None:
