@@ -62,6 +62,11 @@ class Logger:
         """Say whether a line of `level` would be written, to spare computing its fields."""
         return level >= _sink.level
 
+    def write(self, level: int, event: str, **fields: object) -> None:
+        """Write a line of a `level` that only the caller knows."""
+        if level >= _sink.level:
+            _sink.emit(level, self.name, event, fields)
+
     def debug(self, event: str, **fields: object) -> None:
         """Note what only a developer looks for."""
         if _sink.level <= DEBUG:

@@ -1,0 +1,34 @@
+"""The layers of every server of ours, in the one order that is right: outermost first."""
+
+from collections.abc import Collection, Sequence
+
+import grpc
+
+from holdfast.kit.rpc.deadline import DeadlineLayer
+from holdfast.kit.rpc.faults import FaultLayer, Translate
+from holdfast.kit.rpc.request_log import RequestLogLayer
+from holdfast.kit.rpc.tenant import TenantLayer
+from holdfast.kit.rpc.tracing import server_layers
+
+
+def server_interceptors(
+    *,
+    translate: Translate | None = None,
+    hot: Collection[str] = (),
+    more: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> list[grpc.aio.ServerInterceptor]:
+    """Return errors → tracing → request log → tenant → deadline → `more`.
+
+    `translate` makes faults of exceptions the kit does not know (a service with a ledger passes
+    `kit.db.as_fault`); `hot` names the methods whose success is logged at debug only.
+
+    The outermost keeps what the others make of a method, so each in `more` is asked once per method too.
+    """
+    return [
+        FaultLayer(translate),
+        *server_layers(),
+        RequestLogLayer(hot),
+        TenantLayer(),
+        DeadlineLayer(),
+        *more,
+    ]

@@ -1,0 +1,68 @@
+"""Each RPC leaves one log line when it ends: method, code, milliseconds, peer, tenant; never a payload."""
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Any, Final
+
+import grpc
+
+from holdfast.kit.errors import Fault, Status
+from holdfast.kit.rpc.layer import EXEMPT, Behaviour, Context, Layer
+from holdfast.kit.telemetry import logs
+
+_log: Final = logs.logger("rpc")
+_OURS: Final = frozenset({Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS, Status.UNAVAILABLE})
+
+
+class RequestLogLayer(Layer):
+    """Logs a call's end: at info, at debug if it is one of the `hot` methods and went well.
+
+    `hot` holds full method names (`/holdfast.v1.InvokerService/Invoke`). Health and reflection are not
+    logged.
+    """
+
+    def __init__(self, hot: Collection[str] = ()) -> None:
+        super().__init__()
+        self._hot = frozenset(hot)
+
+    def around(self, method: str, inner: Behaviour) -> Behaviour:
+        """Await `inner` and log how it ended."""
+        if method.startswith(EXEMPT):
+            return inner
+        well = logs.DEBUG if method in self._hot else logs.INFO
+
+        async def logged(request: Any, context: Context) -> Any:
+            started = time.perf_counter()
+            code = Status.UNKNOWN.value
+            try:
+                response = await inner(request, context)
+                code = _code(context)
+            except Fault as fault:
+                code = fault.status.value
+                raise
+            except asyncio.CancelledError:
+                code = _cut_short(context)
+                raise
+            except grpc.aio.BaseError:
+                code = _code(context)
+                raise
+            finally:
+                good = code in ("OK", "CANCELLED")
+                level = well if good else logs.WARNING if code in _OURS else logs.INFO
+                if _log.enabled(level):
+                    milliseconds = round((time.perf_counter() - started) * 1000, 3)
+                    _log.write(level, "call", method=method, code=code, ms=milliseconds, peer=context.peer())
+            return response
+
+        return logged
+
+
+def _code(context: Context) -> str:
+    code: Any = context.code()  # None until someone set it
+    return code.name if isinstance(code, grpc.StatusCode) else "OK"
+
+
+def _cut_short(context: Context) -> str:
+    left: float | None = context.time_remaining()
+    return "DEADLINE_EXCEEDED" if left is not None and left <= 0 else "CANCELLED"

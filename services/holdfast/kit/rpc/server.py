@@ -1,0 +1,157 @@
+"""A server of ours listens where it was told or not at all, and says how it is until it has drained."""
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from holdfast.kit.process import Refused, Stop, announce
+from holdfast.kit.rpc.faults import Translate
+from holdfast.kit.rpc.interceptors import server_interceptors
+from holdfast.kit.rpc.limits import MESSAGE_OPTIONS
+from holdfast.kit.rpc.reflection import add_reflection
+from holdfast.kit.telemetry.logs import logger
+
+_log: Final = logger("server")
+_HEALTH: Final = "grpc.health.v1.Health"
+
+_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    *MESSAGE_OPTIONS,
+    ("grpc.so_reuseport", 0),  # else a second server shares the port, silently
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A service of a server: its generated `add_…_to_server`, its servicer, its full name."""
+
+    add: Callable[[Any, Any], None]
+    servicer: object
+    name: str
+
+
+class Server:
+    """Serves some registrations at one address, with health and reflection.
+
+    made ──start──▶ serving ──stop──▶ NOT_SERVING, draining ──(done | grace over)──▶ stopped
+    """
+
+    def __init__(
+        self,
+        registrations: Sequence[Registration],
+        address: str,
+        *,
+        translate: Translate | None = None,
+        hot: Collection[str] = (),
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        allow_insecure_bind: bool = False,
+        max_connection_age: float | None = None,
+        max_connection_age_grace: float = 30.0,
+    ) -> None:
+        """Make a server for `address` (`host:port`, port 0 for any free one, or `unix:/path`).
+
+        `translate`, `hot` and `interceptors` (innermost) are those of `server_interceptors`. With
+        `max_connection_age` (seconds) clients connect anew from time to time, and find new replicas. Without
+        identity an address others can reach is refused unless `allow_insecure_bind`.
+        """
+        self.address = address
+        self.health = health.aio.HealthServicer()
+        self._registrations = registrations
+        self._allow_insecure_bind = allow_insecure_bind
+        options = [*_OPTIONS]
+        if max_connection_age is not None:
+            options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
+            options.append(("grpc.max_connection_age_grace_ms", round(max_connection_age_grace * 1000)))
+        self._server = grpc.aio.server(
+            interceptors=server_interceptors(translate=translate, hot=hot, more=interceptors), options=options
+        )
+
+    async def start(self) -> int:
+        """Bind and serve; return the port (0 for a unix socket). Raises `Refused` in one sentence."""
+        for registration in self._registrations:
+            registration.add(registration.servicer, self._server)
+            await self.health.set(registration.name, health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        add_reflection(self._server, [*(one.name for one in self._registrations), _HEALTH])
+        address = _bindable(self.address, allow_insecure=self._allow_insecure_bind)
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise Refused(
+                f"Cannot listen on {self.address}: the address is in use or not this machine's."
+            ) from error
+        await self._server.start()
+        if address.startswith("unix:"):
+            return 0
+        self.address = f"{address.rpartition(':')[0]}:{port}"
+        return port
+
+    async def set_serving(self, serving: bool, name: str = "") -> None:  # noqa: FBT001 - it is what is set
+        """Say in health whether a service (by default the whole server) can do its work now."""
+        status = health_pb2.HealthCheckResponse
+        await self.health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    async def stop(self, grace: float) -> None:
+        """Turn NOT_SERVING, take no more calls, cut those still open after `grace` seconds. Repeatable."""
+        await self.health.enter_graceful_shutdown()
+        await self._server.stop(grace)
+
+
+async def serve(
+    registrations: Sequence[Registration],
+    address: str,
+    stop: Stop,
+    *,
+    service: str,
+    grace: float = 10.0,
+    drain: Callable[[], Awaitable[None]] | None = None,
+    **options: Any,
+) -> None:
+    """Serve until `stop`, announcing readiness on standard output; the whole life of a service's server.
+
+    `drain` runs between NOT_SERVING and the end of the open calls: stop leasing, hand leases back. `options`
+    are those of `Server`.
+    """
+    server = Server(registrations, address, **options)
+    await server.start()
+    try:
+        _log.info("serving", address=server.address)
+        announce(service, server.address)
+        await stop.wait()
+        await server.health.enter_graceful_shutdown()
+        if drain is not None:
+            await drain()
+    finally:
+        await server.stop(grace)
+
+
+def _bindable(address: str, *, allow_insecure: bool) -> str:
+    """Return the address as gRPC takes it, or refuse it."""
+    if address.startswith("unix:"):
+        return address
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+        raise Refused(f"Cannot listen on {address!r}: an address is host:port, with a port from 0 to 65535.")
+    if host == "localhost":
+        return f"127.0.0.1:{port}"  # one address, not two that may differ in who holds the port
+    if not allow_insecure and not _is_loopback(host):
+        raise Refused(
+            f"Will not listen on {address}: without identity anyone who reaches it could act for any tenant, "
+            "so only loopback addresses are served unless insecure binding is allowed."
+        )
+    return address
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
