@@ -9,7 +9,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import grpc
 from grpc.aio import ServerInterceptor, ServicerContext
@@ -18,7 +18,7 @@ from holdfast.kit.errors import NotYetAvailable
 
 Context = ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 MAKE: Final[dict[tuple[bool, bool], Callable[..., Handler]]] = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -47,9 +47,9 @@ class Layer(ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> "Handler | None":
         """Return the wrapped handler of the method."""
         method = handler_call_details.method
         kept = self._kept.get(method)

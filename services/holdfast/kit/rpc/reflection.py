@@ -41,7 +41,8 @@ def _describe_v1() -> None:
         described.package = V1.rpartition(".")[0]
         for message in described.message_type:
             for field in message.field:
-                field.type_name = _renamed(field.type_name)
+                if field.type_name:
+                    field.type_name = _renamed(field.type_name)
         for method in described.service[0].method:
             method.input_type = _renamed(method.input_type)
             method.output_type = _renamed(method.output_type)
