@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def say(sentence: str) -> None:
 async def main() -> int:
     """Measure the cases asked for; the file is written anew after each, so that an interruption loses one."""
     arguments = read_arguments()
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     about = machine()
     present, absent = contenders(arguments)
     session = Session(present, say)

@@ -15,8 +15,8 @@ _TICK = os.sysconf("SC_CLK_TCK")
 _PARENT, _USER, _CHILDREN_SYSTEM = 1, 11, 14
 
 
-def tree_cpu_seconds(root: int) -> float:
-    """Sum the CPU time of a process, its living descendants and those they have reaped."""
+def tree_cpu_ticks(root: int) -> dict[int, int]:
+    """Return the CPU time of a process and each living descendant, what they have reaped included."""
     children: dict[int, list[int]] = {}
     ticks: dict[int, int] = {}
     for entry in _PROC.iterdir() if _PROC.is_dir() else ():
@@ -29,12 +29,18 @@ def tree_cpu_seconds(root: int) -> float:
         pid = int(entry.name)
         children.setdefault(int(fields[_PARENT]), []).append(pid)
         ticks[pid] = sum(int(field) for field in fields[_USER : _CHILDREN_SYSTEM + 1])
-    total, waiting = 0, [root]
+    tree, waiting = {}, [root]
     while waiting:
         pid = waiting.pop()
-        total += ticks.get(pid, 0)
+        if pid in ticks:
+            tree[pid] = ticks[pid]
         waiting += children.get(pid, [])
-    return total / _TICK
+    return tree
+
+
+def tree_cpu_seconds(root: int) -> float:
+    """Sum the CPU time of a process, its living descendants and those they have reaped."""
+    return sum(tree_cpu_ticks(root).values()) / _TICK
 
 
 class Meter:

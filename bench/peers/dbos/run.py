@@ -138,7 +138,7 @@ def main() -> None:
         decline("DBOS has no pipelined commits: its ordinary latency is the one to compare with.")
     if question.measure == "recovery":
         decline(
-            "DBOS moves a dead process's runs only with its hosted Conductor or when that process restarts."
+            "DBOS resumes a dead process's runs only through its Conductor, or when that process restarts."
         )
     if question.measure == "claim-depth":
         decline("This case measures our ledger alone.")

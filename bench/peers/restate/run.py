@@ -8,6 +8,7 @@ import asyncio
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,12 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
-from bench.measure import Meter
+from bench.measure import Meter, tree_cpu_ticks
 from bench.peers.restate.ingress import Lane, call_many, register
 from bench.protocol import Question, answer, decline, read_question
 
@@ -83,13 +84,14 @@ def start_service(folder: Path, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "granian", "--interface", "asgi", "--http", "2", "--no-ws"]
     command += ["--host", "127.0.0.1", "--port", str(port), "bench.peers.restate.service:app"]
     with (folder / "service.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def kill_service(service: subprocess.Popen[bytes]) -> None:
-    """Kill a service process with its worker."""
-    if service.poll() is None:
-        os.killpg(service.pid, 9)
+    """Kill a service process with its worker, which would outlive it."""
+    for pid in tree_cpu_ticks(service.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     service.wait()
 
 
@@ -152,7 +154,7 @@ def interrupt(up: Stack, journal: Path) -> float:
             time.sleep(0.01)
         holder = int(journal.read_text().split()[0])
         killed = time.monotonic()
-        kill_service(next(s for s in up.services if os.getpgid(holder) == s.pid))
+        kill_service(next(s for s in up.services if holder in tree_cpu_ticks(s.pid)))
         call.result()
     return float(journal.read_text().splitlines()[1].split()[1]) - killed
 
