@@ -115,7 +115,7 @@ RETURNING pool
 
 # Of each lane whose holder leaves, the oldest run behind it becomes the holder. It is ready now, unless it
 # has a delay of its own, whose timer makes it ready.
-_PASS_ON: Final = """
+_HAND_OVER: Final = """
 WITH leaving AS MATERIALIZED (
     SELECT l.tenant, l.ordering_key
     FROM unnest($1::text[], $2::text[], $3::uuid[]) AS u (tenant, ordering_key, run_id)
@@ -212,7 +212,7 @@ async def pass_lanes(connection: Connection, leaving: Iterable[tuple[str, str, U
     if not lanes:
         return []
     tenants, keys, runs = zip(*lanes, strict=True)
-    rows = await connection.fetch(_PASS_ON, list(tenants), list(keys), list(runs))
+    rows = await connection.fetch(_HAND_OVER, list(tenants), list(keys), list(runs))
     return sorted(Counter(row["pool"] for row in rows))
 
 

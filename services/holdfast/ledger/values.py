@@ -5,8 +5,10 @@ database's clock; durations are seconds.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from holdfast.kit.errors import Fault
@@ -28,6 +30,8 @@ __all__ = [
     "ServedIntent",
     "TranscriptRow",
     "Usage",
+    "limits_of",
+    "pool_of",
 ]
 
 
@@ -199,6 +203,13 @@ class TranscriptRow:
     events: bytes | None
     note: dict[str, object] | None
     create_time: datetime
+
+
+def limits_of(row: Mapping[str, Any]) -> Limits:
+    """Return the five limits among a row's columns."""
+    return Limits(
+        row["deadline_ms"], row["max_steps"], row["max_tools"], row["max_tokens"], row["max_context"]
+    )
 
 
 def pool_of(intent: str, agent_version: str) -> str:

@@ -1,0 +1,160 @@
+"""Admission: what was acknowledged is never lost, and a key never makes two runs.
+
+Of a group of invocations each is admitted, found again, or refused by itself. Everything about a tenant's
+queue is read under the lock of its row, so the decision (`domain.admission`) is made in Python on facts that
+cannot move, and written in one statement.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import asyncpg
+
+from holdfast.kit.db import Connection, Database
+from holdfast.ledger import admission_sql as sql
+from holdfast.ledger.admission_group import Answer, Entry, Facts, Group, Placements, Server, TenantDoor
+from holdfast.ledger.domain.admission import Door, Room
+from holdfast.ledger.values import Invocation, limits_of
+
+__all__ = ["Answer", "Placements", "Server", "admit", "admit_within"]
+
+
+async def admit(
+    db: Database, invocations: Sequence[Invocation], placements: Placements | None = None
+) -> list[Answer]:
+    """Admit a group in one transaction and answer each, in order.
+
+    Repeatable: what a lost answer had admitted is found again by its key, `created` False. A crash admits all
+    or none. Locks the tenants' queues. Never raises for one invocation: its answer is `Refused` with the
+    fault (IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN, QUEUE_FULL).
+    """
+    chosen = placements or Placements()
+
+    async def once() -> list[Answer]:
+        async with db.transaction() as connection:
+            return await admit_within(connection, invocations, chosen)
+
+    try:
+        return await db.retrying(once)
+    except asyncpg.UniqueViolationError:
+        # Two tenants chose one run id at the same moment; whoever looks now sees the other's.
+        return await db.retrying(once)
+
+
+async def admit_within(
+    connection: Connection, invocations: Sequence[Invocation], placements: Placements
+) -> list[Answer]:
+    """Admit a group as part of the caller's transaction, which must not have locked anything yet."""
+    group = Group(invocations, placements)
+    doors = await _lock(connection, {i.tenant for i in invocations})
+    firsts = group.firsts()
+    facts = await _look(connection, firsts, placements)
+    group.decide(firsts, facts, doors)
+    if group.entries:
+        await _write(connection, group, facts, doors)
+    if group.found:
+        rows = await connection.fetch(sql.FOUND, list(set(group.found.values())))
+        group.answer_found({row["run_id"]: row for row in rows})
+    return group.answers()
+
+
+async def _lock(connection: Connection, tenants: set[str]) -> dict[str, TenantDoor]:
+    rows = await connection.fetch(sql.LOCK_TENANTS, list(tenants))
+    if len(rows) < len(tenants):
+        # Seen for the first time. The insert may wait for, and lock, names out of order beside those
+        # locked above; a deadlock of two first sights is repeated by the caller.
+        await connection.execute(sql.ADD_TENANTS, list(tenants - {row["tenant"] for row in rows}))
+        rows = await connection.fetch(sql.LOCK_TENANTS, list(tenants))
+    return {row["tenant"]: TenantDoor(Door(_room(row)), limits_of(row)) for row in rows}
+
+
+def _room(row: Mapping[str, Any]) -> Room:
+    return Room(row["in_flight"], row["max_in_flight"], row["queued"], row["max_queued"])
+
+
+async def _look(connection: Connection, firsts: Sequence[Invocation], placements: Placements) -> Facts:
+    facts = Facts()
+    rows = await connection.fetch(
+        sql.LOOK,
+        [i.tenant for i in firsts],
+        [i.idempotency_key for i in firsts],
+        [i.run_id for i in firsts],
+        [i.ordering_key for i in firsts],
+        list(placements.credit),
+        list(placements.servers),
+    )
+    for row in rows:
+        match row["kind"]:
+            case sql.KNOWN:
+                facts.known[row["place"] - 1] = (row["id"], row["fingerprint"])
+            case sql.TAKEN:
+                facts.taken.add(row["place"] - 1)
+            case sql.HELD:
+                facts.held.add(row["place"] - 1)
+            case sql.BUSY:
+                facts.busy.add(row["pool"])
+            case sql.ALIVE:
+                facts.alive.add(row["id"])
+            case _:
+                facts.seqs.append(row["seq"])
+                facts.now = row["now"]
+    facts.seqs.sort()
+    return facts
+
+
+async def _write(connection: Connection, group: Group, facts: Facts, doors: Mapping[str, TenantDoor]) -> None:
+    columns = map(list, zip(*map(_values, group.entries), strict=True))
+    await connection.execute(sql.INSERT, facts.now, facts.now.date(), *columns)
+    moved = {name: d.door for name, d in doors.items()}
+    pools = list(group.readied)
+    await connection.execute(
+        sql.COUNT,
+        list(moved),
+        [door.in_flight for door in moved.values()],
+        [door.queued for door in moved.values()],
+        [pool for pool, _ in pools],
+        [tenant for _, tenant in pools],
+        [group.readied[key] for key in pools],
+        [moved[tenant].capped for _, tenant in pools],
+    )
+    newly = _newly_capped(moved.items())
+    if newly:
+        await connection.execute(sql.CAP, newly)
+
+
+def _newly_capped(doors: Iterable[tuple[str, Door]]) -> list[str]:
+    return [name for name, door in doors if door.capped and door.room.in_flight < door.room.max_in_flight]
+
+
+def _values(entry: Entry) -> tuple[object, ...]:
+    """Return a new run's values, in the order of `sql.INSERT`."""
+    i, limits = entry.invocation, entry.limits
+    return (
+        i.run_id,
+        entry.seq,
+        i.tenant,
+        i.intent,
+        i.shape,
+        i.user,
+        i.idempotency_key,
+        i.correlation_id,
+        i.session_id,
+        i.ordering_key,
+        i.priority,
+        json.dumps(i.labels, ensure_ascii=False) if i.labels else None,
+        i.envelope,
+        i.fingerprint,
+        entry.pool,
+        int(entry.where),
+        i.max_attempts,
+        entry.not_before,
+        entry.deadline,
+        limits.deadline_ms,
+        limits.max_steps,
+        limits.max_tools,
+        limits.max_tokens,
+        limits.max_context,
+        entry.agent_version,
+        entry.runner_session,
+    )
