@@ -1,0 +1,61 @@
+"""Runs the Checkpoint service: `python -m holdfast.checkpoint`."""
+
+import asyncio
+import os
+import sys
+
+from holdfast.ledger.notice import Notices
+
+from holdfast.checkpoint.group import Line
+from holdfast.checkpoint.servicer import CheckpointServicer
+from holdfast.checkpoint.settings import CheckpointSettings
+from holdfast.checkpoint.store import Storing
+from holdfast.kit.db import Database, as_fault
+from holdfast.kit.process import Stop, run_service
+from holdfast.kit.rpc.server import Registration, serve
+from holdfast.kit.settings import load
+from holdfast.kit.telemetry.logs import configure
+from holdfast.ledger import SESSION_SETTINGS
+from holdfast.v1.checkpoint_service_pb2_grpc import add_CheckpointServiceServicer_to_server
+
+NAME = "holdfast.v1.CheckpointService"
+
+
+async def main(stop: Stop) -> None:
+    """Put the parts together and serve until told to stop."""
+    settings = load(CheckpointSettings, os.environ)
+    configure("checkpoint")
+    async with (
+        await Database.connect(
+            settings.database_url,
+            application_name="holdfast-checkpoint",
+            server_settings=SESSION_SETTINGS,
+            pool_size=settings.database_pool,
+        ) as db,
+        Notices(db) as notices,
+    ):
+        store = Storing(db, notices)
+        progress, moves = Line(store), Line(store)
+        servicer = CheckpointServicer(
+            db, progress=progress, moves=moves, acknowledgement_timeout=settings.acknowledgement_timeout
+        )
+        lines = [asyncio.create_task(line.run()) for line in (progress, moves)]
+        try:
+            await serve(
+                [Registration(add_CheckpointServiceServicer_to_server, servicer, NAME)],
+                settings.listen,
+                stop,
+                service="checkpoint",
+                grace=settings.drain_grace,
+                drain=servicer.drain,
+                translate=as_fault,
+                hot=[f"/{NAME}/Commit"],
+            )
+        finally:
+            progress.close()
+            moves.close()
+            await asyncio.gather(*lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_service(main, settings=lambda: load(CheckpointSettings, os.environ)))

@@ -1,0 +1,94 @@
+"""What arrives while a group of commits is being stored is the next group; a lone commit goes at once.
+
+One line for the whole process, not one per stream: what matters is how many commits share a COMMIT. Plain
+progress and moves have a line each, so that the quick ones never wait for the thorough ones.
+"""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+from holdfast.kit import crash_point
+from holdfast.kit.errors import Fault, Internal
+from holdfast.kit.telemetry.logs import logger
+from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused
+
+_log: Final = logger("group")
+
+MAX_COMMITS: Final = 256
+MAX_BYTES: Final = 4 * 1024 * 1024
+
+Store = Callable[[Sequence[CommitItem]], Awaitable[list[CommitResult]]]
+
+
+class Sender(Protocol):
+    """Whoever brought a commit and waits for its answer."""
+
+    def answer(self, item: CommitItem, size: int, result: CommitResult) -> None:
+        """Take the answer; must neither raise nor wait."""
+
+
+class Line:
+    """Commits of one kind, stored group by group.
+
+    waiting ──put──▶ storing a group ──(more have arrived)──▶ storing the next ──(closed, empty)──▶ ended
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: deque[tuple[CommitItem, int, Sender]] = deque()
+        self._arrived = asyncio.Event()
+        self._closed = False
+
+    def put(self, item: CommitItem, size: int, sender: Sender) -> None:
+        """Queue a commit; its sender is answered exactly once, unless this process dies."""
+        self._waiting.append((item, size, sender))
+        self._arrived.set()
+
+    def close(self) -> None:
+        """Let `run` end once everything that was put is answered; repeatable."""
+        self._closed = True
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Store groups until closed and empty."""
+        while True:
+            if self._waiting:
+                await self._round(self._take())
+            elif self._closed:
+                return
+            else:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def _take(self) -> list[tuple[CommitItem, int, Sender]]:
+        """Take what waits, in order, up to a group's limits; at least one."""
+        waiting = self._waiting
+        group = [waiting.popleft()]
+        size = group[0][1]
+        while waiting and len(group) < MAX_COMMITS and size + waiting[0][1] <= MAX_BYTES:
+            group.append(waiting.popleft())
+            size += group[-1][1]
+        return group
+
+    async def _round(self, group: list[tuple[CommitItem, int, Sender]]) -> None:
+        items = [item for item, _, _ in group]
+        crash_point.reach("checkpoint.before_commit")
+        try:
+            results = await self._store(items)
+        except Fault as fault:  # the ledger is away: what was stored is recognised when it is sent again
+            _log.warning("group not stored", commits=len(items), reason=fault.reason)
+            results = [Refused(fault, retryable=True)] * len(items)
+        except Exception as error:  # noqa: BLE001 - one group's failure is not the end of the line
+            results = [Refused(_unexpected(error, len(items)), retryable=True)] * len(items)
+        crash_point.reach("checkpoint.after_commit")
+        for (item, size, sender), result in zip(group, results, strict=True):
+            sender.answer(item, size, result)
+
+
+def _unexpected(error: Exception, commits: int) -> Internal:
+    error_id = secrets.token_hex(8)
+    _log.error("group failed", error=error, commits=commits, error_id=error_id)
+    return Internal(f"Unexpected error {error_id}.", facts={"error_id": error_id})

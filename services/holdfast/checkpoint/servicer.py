@@ -1,0 +1,167 @@
+"""CheckpointService: commits in, answers out; recorded steps for replays and for people."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from holdfast.checkpoint.group import Line
+from holdfast.checkpoint.message import item_of, uuid_of
+from holdfast.checkpoint.stream import CommitStream
+from holdfast.checkpoint.view import checkpoint_of
+from holdfast.kit import crash_point
+from holdfast.kit.db import Database
+from holdfast.kit.errors import Fault, InvalidField, NotYetAvailable, ShuttingDown, Violation
+from holdfast.kit.rpc.tenant import current_tenant
+from holdfast.kit.telemetry.logs import logger
+from holdfast.ledger import history
+from holdfast.v1 import checkpoint_service_pb2 as pb
+from holdfast.v1.checkpoint_pb2 import Commit, StepRecord
+from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceServicer as Contract
+
+_log: Final = logger("checkpoint")
+
+MAX_COMMITS: Final = 256
+DEFAULT_PAGE: Final = 100
+MAX_PAGE: Final = 1000
+
+
+class CheckpointServicer(Contract):
+    """Serves `holdfast.v1.CheckpointService` on the ledger, through two lines that store groups."""
+
+    def __init__(self, db: Database, *, progress: Line, moves: Line, acknowledgement_timeout: float) -> None:
+        self._db = db
+        self._progress = progress
+        self._moves = moves
+        self._acknowledgement_timeout = acknowledgement_timeout
+        self._draining = asyncio.Event()
+        self._streams: set[CommitStream] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def Commit(  # noqa: N802 - the contract's names
+        self, request_iterator: AsyncIterator[pb.CommitRequest], context: Any
+    ) -> AsyncIterator[pb.CommitResponse]:
+        """Store commits as they arrive and answer each."""
+        del context
+        if self._draining.is_set():
+            raise ShuttingDown("This process is draining; open a stream to another.")
+        stream = CommitStream()
+        handler = asyncio.current_task()
+        reader = asyncio.create_task(self._read(request_iterator, stream, handler))
+        self._streams.add(stream)
+        self._quiet.clear()
+        try:
+            while answers := await stream.next_answers():
+                yield pb.CommitResponse(answers=answers)
+                crash_point.reach("checkpoint.after_ack")
+                stream.sent(len(answers))
+        finally:
+            reader.cancel()
+            self._streams.discard(stream)
+            if not self._streams:
+                self._quiet.set()
+        if reader.done() and not reader.cancelled():
+            reader.result()  # a message that could not be read ends the stream with its reason
+        if self._draining.is_set():
+            raise ShuttingDown("This process is draining; open a stream to another.")
+
+    async def drain(self) -> None:
+        """Take no more commits, answer those that were taken, and end the streams."""
+        self._draining.set()
+        for stream in self._streams:
+            stream.end()
+        await self._quiet.wait()
+
+    async def LoadRun(  # noqa: N802
+        self, request: pb.LoadRunRequest, context: Any
+    ) -> AsyncIterator[pb.LoadRunResponse]:
+        """Send the recorded steps of a leased run, in pages."""
+        del context
+        wrong: list[Violation] = []
+        run_id = uuid_of(request.run_id, "run_id", wrong)
+        if request.epoch < 1:
+            wrong.append(Violation("epoch", "must be at least 1"))
+        if wrong:
+            raise InvalidField("The request is malformed.", violations=wrong)
+        emitted = await history.emitted(self._db, run_id, request.epoch)
+        async for page in history.load_steps(self._db, run_id, request.epoch):
+            steps = [StepRecord.FromString(step.record) for step in page.steps]
+            yield pb.LoadRunResponse(steps=steps, emitted=None if page.more else emitted)
+
+    async def ListCheckpoints(  # noqa: N802
+        self, request: pb.ListCheckpointsRequest, context: Any
+    ) -> pb.ListCheckpointsResponse:
+        """List what a run of the caller's tenant has recorded."""
+        del context
+        wrong: list[Violation] = []
+        run_id = uuid_of(request.run_id, "run_id", wrong)
+        if not 0 <= request.page_size <= MAX_PAGE:
+            wrong.append(Violation("page_size", f"must be 0 to {MAX_PAGE}"))
+        after = _position(request.page_token, wrong)
+        if wrong:
+            raise InvalidField("The request is malformed.", violations=wrong)
+        page = await history.list_steps(
+            self._db,
+            current_tenant(),
+            run_id,
+            after_position=after,
+            limit=request.page_size or DEFAULT_PAGE,
+        )
+        return pb.ListCheckpointsResponse(
+            checkpoints=[checkpoint_of(request.run_id, step) for step in page.steps],
+            next_page_token=str(page.steps[-1].position) if page.more else "",
+        )
+
+    async def ForkRun(  # noqa: N802
+        self, request: pb.ForkRunRequest, context: Any
+    ) -> pb.ForkRunResponse:
+        """Answer that forks come later."""
+        del request, context
+        raise NotYetAvailable("Runs cannot be forked yet.")
+
+    async def _read(
+        self, requests: AsyncIterator[pb.CommitRequest], stream: CommitStream, handler: Any
+    ) -> None:
+        """Take commits until the runner has no more, the process drains, or the answers are left unread."""
+        try:
+            async for request in requests:
+                if self._draining.is_set():
+                    return  # not taken: the runner sends it to another
+                self._take(request, stream)
+                if not await stream.room(self._acknowledgement_timeout):
+                    _log.warning("stream cut", cause="its answers are not read")
+                    handler.cancel()
+        finally:
+            stream.end()
+
+    def _take(self, request: pb.CommitRequest, stream: CommitStream) -> None:
+        commits = request.commits
+        too_many = len(commits) > MAX_COMMITS
+        for commit in commits:
+            try:
+                if too_many:
+                    raise _too_many()
+                item = item_of(commit)
+            except Fault as fault:
+                _refuse(commit, stream, fault)
+                continue
+            size = item.size
+            stream.opened(size)
+            (self._progress if item.is_plain else self._moves).put(item, size, stream)
+
+
+def _refuse(commit: Commit, stream: CommitStream, fault: Fault) -> None:
+    stream.opened(0)
+    stream.refuse(commit, fault)
+
+
+def _too_many() -> InvalidField:
+    wrong = Violation("commits", f"must be at most {MAX_COMMITS}")
+    return InvalidField("The message has too many commits.", violations=[wrong])
+
+
+def _position(token: str, wrong: list[Violation]) -> int:
+    if token and not (token.isascii() and token.isdigit() and len(token) < 10):  # noqa: PLR2004 - an int32
+        wrong.append(Violation("page_token", "must be a `next_page_token`"))
+        return 0
+    return int(token or 0)

@@ -1,0 +1,62 @@
+"""Recorded steps as people see them."""
+
+import json
+from typing import Any
+
+from google.protobuf.struct_pb2 import Value
+
+from holdfast.ledger.history import StoredStep
+from holdfast.v1.checkpoint_pb2 import Checkpoint, StepRecord
+
+
+def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
+    """Show a stored step; input and output that are not JSON are shown as text."""
+    record = StepRecord.FromString(step.record)
+    shown = Checkpoint(
+        run_id=run_id,
+        position=step.position,
+        key=record.key,
+        kind=record.kind,
+        attempts=record.attempts,
+        run_attempt=step.attempt,
+    )
+    if record.input:
+        shown.input.CopyFrom(_value(record.input))
+    if record.output:
+        shown.output.CopyFrom(_value(record.output))
+    if record.HasField("failure"):
+        shown.failure.CopyFrom(record.failure)
+    if record.HasField("usage"):
+        shown.usage.CopyFrom(record.usage)
+    if record.HasField("duration"):
+        shown.duration.CopyFrom(record.duration)
+    shown.create_time.FromDatetime(step.create_time)
+    return shown
+
+
+def _value(raw: bytes) -> Value:
+    value = Value()
+    try:
+        _fill(value, json.loads(raw))
+    except (ValueError, RecursionError):
+        value.string_value = raw.decode(errors="replace")
+    return value
+
+
+def _fill(value: Value, held: Any) -> None:
+    if isinstance(held, dict):
+        value.struct_value.SetInParent()
+        for key, field in held.items():
+            _fill(value.struct_value.fields[key], field)
+    elif isinstance(held, list):
+        value.list_value.SetInParent()
+        for item in held:
+            _fill(value.list_value.values.add(), item)
+    elif isinstance(held, bool):
+        value.bool_value = held
+    elif isinstance(held, int | float):
+        value.number_value = held
+    elif isinstance(held, str):
+        value.string_value = held
+    else:
+        value.null_value = 0  # type: ignore[assignment]

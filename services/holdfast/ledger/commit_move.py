@@ -1,0 +1,112 @@
+"""Commits that end or requeue their run, or release effects: one transaction for the group.
+
+Lock order: tenants (the mutex of their queues: pools, lanes and leases with them), run_state, outbox lanes.
+What is decided by reading is read in a statement after its lock.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
+
+from holdfast.kit.db import Database
+from holdfast.ledger import commit_sql, outbox
+from holdfast.ledger.commit_column import columns
+from holdfast.ledger.commit_fate import Fate, decide
+from holdfast.ledger.commit_refusal import answered
+from holdfast.ledger.commit_value import CommitItem, CommitResult, Requeue, Stored
+from holdfast.ledger.domain.status import ENDED, RunStatus
+from holdfast.ledger.release import Place, enqueue, lock_tenants_of, pass_lanes, release_leases
+
+_MOVE = commit_sql.move()
+
+
+async def store(
+    db: Database, items: Sequence[CommitItem], on_ready: Callable[[str], None]
+) -> list[CommitResult]:
+    """Store commits that move their runs or release effects, in order of run id, and answer each.
+
+    After COMMIT `on_ready` hears of the pools that got work. Repeatable. Faults of staged effects refuse the
+    group as a whole.
+    """
+
+    async def once() -> tuple[list[CommitResult], list[str]]:
+        async with db.transaction() as connection:
+            return await _store(connection, items)
+
+    results, pools = await db.retrying(once)
+    for pool in pools:
+        on_ready(pool)
+    return results
+
+
+async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[CommitResult], list[str]]:
+    moving = [item.run_id for item in items if item.move is not None]
+    if moving:
+        await lock_tenants_of(connection, moving)
+    fates = await decide(connection, items)
+    rows = await connection.fetch(_MOVE, *columns(items), *_targets(fates), *_outcomes(fates))
+    pools = await _release(connection, items, [row for row in rows if row["status"] != RunStatus.RUNNING])
+    effects = [effect for row in rows for effect in _staged(items[row["index"]], row["tenant"])]
+    if effects:
+        await outbox.stage(connection, effects)
+    landed = {row["index"]: Stored(RunStatus(row["status"]), row["cancel_requested"]) for row in rows}
+    return await answered(connection, items, landed), pools
+
+
+def _targets(fates: Sequence[Fate]) -> list[list[Any]]:
+    return [
+        list(range(len(fates))),
+        [int(fate.status) for fate in fates],
+        [fate.uncounted for fate in fates],
+        [fate.last_failure for fate in fates],
+        [fate.note for fate in fates],
+    ]
+
+
+def _outcomes(fates: Sequence[Fate]) -> list[list[Any]]:
+    ended = [(index, fate.outcome) for index, fate in zip(count(), fates, strict=False) if fate.outcome]
+    return [
+        [index for index, _ in ended],
+        [outcome.result for _, outcome in ended],
+        [outcome.failure.to_json() if outcome.failure else None for _, outcome in ended],
+        [int(outcome.exhausted) for _, outcome in ended],
+    ]
+
+
+async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[Any]) -> list[str]:
+    """Take what the moved runs held, and give it to those that wait for it."""
+    if not left:
+        return []
+    ended = [row for row in left if RunStatus(row["status"]) in ENDED]
+    back = [row for row in left if row["status"] == RunStatus.QUEUED]
+    ids = [row["run_id"] for row in left]
+    await release_leases(connection, ids, ended=[row["run_id"] for row in ended])
+    moves = [items[row["index"]].move for row in back]
+    delays = [move.delay if isinstance(move, Requeue) else 0.0 for move in moves]
+    woken = await enqueue(connection, [_place(row) for row in back], delays=delays)
+    woken += await pass_lanes(
+        connection, [(row["tenant"], row["ordering_key"], row["run_id"]) for row in ended]
+    )
+    return woken
+
+
+def _place(row: Any) -> Place:
+    return Place(row["run_id"], row["tenant"], row["pool"], row["rank"], row["seq"], row["ordering_key"])
+
+
+def _staged(item: CommitItem, tenant: str) -> list[outbox.StagedEffect]:
+    step = item.records[-1].key if item.records else ""
+    return [
+        outbox.StagedEffect(
+            effect_id=effect.effect_id,
+            tenant=tenant,
+            run_id=item.run_id,
+            step=step,
+            destination=effect.destination,
+            idempotency_key=effect.idempotency_key,
+            ordering_key=effect.ordering_key,
+            body=effect.body,
+            not_before=effect.not_before,
+        )
+        for effect in item.effects
+    ]

@@ -1,0 +1,101 @@
+"""What a commit carries into the ledger and what comes back, free of protobuf."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from holdfast.kit.errors import Fault
+from holdfast.ledger.domain.commit import Charge
+from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.values import Failure, Outcome
+
+NOTHING_CHARGED = Charge()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A recorded step: its key, and the serialized StepRecord that the ledger does not look into."""
+
+    key: str
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Consecutive events of a run: the sequences of the first and the last, and the serialized EventBatch.
+
+    `emitted` is the JSON object of the events committed per scope, where it changed.
+    """
+
+    first_sequence: int
+    last_sequence: int
+    events: bytes
+    emitted: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A side effect released with a commit; its tenant is the run's."""
+
+    effect_id: uuid.UUID
+    destination: str
+    idempotency_key: str
+    body: bytes
+    ordering_key: str = ""
+    not_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """The attempt failed, or was given back `blameless`; leased again after `delay` seconds or later."""
+
+    failure: Failure | None = None
+    delay: float = 0.0
+    blameless: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CommitItem:
+    """Everything one commit of one run makes durable, at once or not at all; an `Outcome` ends the run."""
+
+    run_id: uuid.UUID
+    epoch: int
+    number: int
+    records: Sequence[Record] = ()
+    charge: Charge = NOTHING_CHARGED
+    happened: Happened | None = None
+    effects: Sequence[Effect] = ()
+    move: Outcome | Requeue | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Say whether it is progress alone: no effect, and the run stays with its runner."""
+        return self.move is None and not self.effects
+
+    @property
+    def size(self) -> int:
+        """Return about how many bytes it brings to the ledger."""
+        happened = len(self.happened.events) if self.happened else 0
+        result = len(self.move.result or b"") if isinstance(self.move, Outcome) else 0
+        records = sum(len(record.record) for record in self.records)
+        return 256 + records + happened + result + sum(len(effect.body) for effect in self.effects)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The commit is durable, now or since it was sent before. `status` is where the run stands."""
+
+    status: RunStatus
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The commit did not land. If `retryable`, the same commit may land when it is sent again."""
+
+    fault: Fault
+    retryable: bool = False
+
+
+CommitResult = Stored | Refused

@@ -1,0 +1,116 @@
+"""A run's history is read in pages of bounded bytes: for its replay by whoever holds it, and for people."""
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from holdfast.kit.db import Database
+from holdfast.kit.errors import Fenced, RunNotFound
+from holdfast.ledger.domain.status import LEASED, RunStatus
+
+PAGE_ROWS: Final = 500
+PAGE_BYTES: Final = 1024 * 1024
+"""A page ends before it grows over this, but has at least one record."""
+
+_HELD: Final = "SELECT day, status, epoch, last_position FROM run_state WHERE run_id = $1"
+
+_OWNED: Final = "SELECT day FROM run_state WHERE run_id = $1 AND tenant = $2"
+
+# octet_length knows a stored value's size without fetching it.
+_PAGE: Final = """
+SELECT position, attempt, key, record, create_time
+FROM (
+    SELECT *, sum(octet_length(record)) OVER (ORDER BY position) AS bytes,
+           row_number() OVER (ORDER BY position) AS ordinal
+    FROM (SELECT * FROM checkpoint WHERE run_id = $1 AND day = $2 AND position > $3
+          ORDER BY position LIMIT $4) next
+) sized
+WHERE ordinal = 1 OR bytes <= $5
+ORDER BY position"""
+
+_EMITTED: Final = """
+SELECT e.key, max(e.value::integer) AS events
+FROM transcript t, jsonb_each_text(t.emitted) e
+WHERE t.run_id = $1 AND t.day = $2 AND t.emitted IS NOT NULL
+GROUP BY e.key"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStep:
+    """A recorded step; `record` is the serialized StepRecord, `attempt` the run's that recorded it."""
+
+    position: int
+    attempt: int
+    key: str
+    record: bytes
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StepPage:
+    """A page of a run's recorded steps, the oldest first."""
+
+    steps: list[StoredStep]
+    more: bool
+
+
+async def load_steps(db: Database, run_id: uuid.UUID, epoch: int) -> AsyncIterator[StepPage]:
+    """Yield the recorded steps of a leased run, for the holder of its lease; at least one page.
+
+    Borrows a connection per page, none while the reader takes its time. Raises `RunNotFound`, and `Fenced` if
+    the lease has ended, also between pages.
+    """
+    position = 0
+    while True:
+        async with db.connection() as connection:
+            day, last = await _held(connection, run_id, epoch)
+            steps = await _page(connection, run_id, day, position, PAGE_ROWS)
+        position = steps[-1].position if steps else last
+        yield StepPage(steps, more=position < last)
+        if position >= last:
+            return
+
+
+async def emitted(db: Database, run_id: uuid.UUID, epoch: int) -> dict[str, int]:
+    """Return per scope how many of its own events are committed; errors as `load_steps`."""
+    async with db.connection() as connection:
+        day, _ = await _held(connection, run_id, epoch)
+        rows = await connection.fetch(_EMITTED, run_id, day)
+    return {row["key"]: row["events"] for row in rows}
+
+
+async def list_steps(
+    db: Database, tenant: str, run_id: uuid.UUID, *, after_position: int, limit: int
+) -> StepPage:
+    """Return the recorded steps after a position, at most `limit` or fewer if they are large.
+
+    Raises `RunNotFound` also for a run of another tenant.
+    """
+    async with db.connection() as connection:
+        day = await connection.fetchval(_OWNED, run_id, tenant)
+        if day is None:
+            raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
+        found = await _page(connection, run_id, day, after_position, limit + 1)
+        # One more than asked for says that there is more; fewer may still be a page full of bytes.
+        steps = found[:limit]
+        more = len(found) > limit or bool(
+            steps and await _page(connection, run_id, day, steps[-1].position, 1)
+        )
+    return StepPage(steps, more)
+
+
+async def _held(connection: Any, run_id: uuid.UUID, epoch: int) -> tuple[Any, int]:
+    row = await connection.fetchrow(_HELD, run_id)
+    facts = {"run_id": str(run_id)}
+    if row is None:
+        raise RunNotFound("There is no such run.", facts=facts)
+    if row["epoch"] != epoch or RunStatus(row["status"]) not in LEASED:
+        raise Fenced(f"The lease of epoch {epoch} has ended.", facts=facts)
+    return row["day"], row["last_position"]
+
+
+async def _page(connection: Any, run_id: uuid.UUID, day: Any, after: int, limit: int) -> list[StoredStep]:
+    rows = await connection.fetch(_PAGE, run_id, day, after, limit, PAGE_BYTES)
+    return [StoredStep(*row.values()) for row in rows]
