@@ -1,0 +1,152 @@
+"""Claiming: runners take work tenant by tenant, at a cost that does not depend on how much waits.
+
+    whose turn (index, no lock) ─▶ lock those tenants ─▶ look again ─▶ share (`domain.ring`) ─▶ take
+
+Locks tenants (first without waiting: others may be taking from them), then the sessions, then rows of the
+queue that the tenants' locks protect.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from holdfast.kit.db import Connection, Database
+from holdfast.ledger import claim_sql as sql
+from holdfast.ledger.domain.budget import Usage
+from holdfast.ledger.domain.ring import Turn, share
+from holdfast.ledger.values import Leased, ServedIntent, limits_of, pool_of
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A runner session that can take `slots` runs of the intents it serves."""
+
+    session_id: UUID
+    intents: tuple[ServedIntent, ...]
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """What a run of a pool becomes when these runners take it: their version, and its pool from then on."""
+
+    agent_version: str
+    next_pool: str
+
+
+async def claim(db: Database, demands: Sequence[Demand]) -> list[Leased]:
+    """Lease runs to the sessions, at most their slots each; sessions that have ended get none.
+
+    A crash before the answer leaves leases that their sessions do not know of: they are found when the
+    session opens again or by `session.held`, or freed by the sweep. An empty answer means that nothing could
+    be taken now. Sessions that serve alike are served together, in one transaction (two if others claim too).
+    """
+    alike: dict[tuple[ServedIntent, ...], list[Demand]] = {}
+    for demand in demands:
+        if demand.slots > 0:
+            alike.setdefault(demand.intents, []).append(demand)
+    leased: list[Leased] = []
+    for intents, wanting in alike.items():
+        leased += await _claim_alike(db, intents, wanting)
+    return leased
+
+
+async def _claim_alike(
+    db: Database, intents: tuple[ServedIntent, ...], demands: Sequence[Demand]
+) -> list[Leased]:
+    serving = {
+        pool: _Serving(served.agent_version, pool_of(served.intent, served.agent_version))
+        for served in intents
+        for pool in served.pools
+    }
+    left = {demand.session_id: demand.slots for demand in demands}
+
+    async def once(statement: str) -> tuple[list[Leased], bool]:
+        async with db.transaction() as connection:
+            return await _take(connection, statement, serving, left)
+
+    leased, passed_over = await db.retrying(lambda: once(sql.LOCK_FREE))
+    if passed_over and len(leased) < sum(left.values()):
+        left = {session: n - sum(run.session_id == session for run in leased) for session, n in left.items()}
+        more, _ = await db.retrying(lambda: once(sql.LOCK_WAITING))
+        leased += more
+    return leased
+
+
+async def _take(
+    connection: Connection, lock: str, serving: Mapping[str, _Serving], left: Mapping[UUID, int]
+) -> tuple[list[Leased], bool]:
+    """Take what the sessions have room for, of the tenants that can be locked; say if any was passed over."""
+    pools = list(serving)
+    candidates = await connection.fetch(lock, pools, sum(left.values()))
+    tenants = [row["tenant"] for row in candidates if row["locked"]]
+    passed_over = len(tenants) < len(candidates)
+    if not tenants:
+        return [], passed_over
+    alive = {row["session_id"] for row in await connection.fetch(sql.ALIVE, list(left))}
+    seats = _seats({session: n for session, n in left.items() if session in alive})
+    rows = await connection.fetch(sql.TURNS, tenants, pools)
+    room = {row["tenant"]: row["room"] for row in rows}
+    turns = [Turn(r["pool"], r["tenant"], r["turn"], r["ready"], r["weight"]) for r in rows]
+    shares = share(len(seats), turns, room)
+    taken = await _take_shares(connection, shares, serving, seats) if shares else []
+    full = _at_cap(room, taken)
+    if full:
+        await connection.execute(sql.CAP, full)
+    return taken, passed_over
+
+
+async def _take_shares(
+    connection: Connection,
+    shares: Mapping[Turn, int],
+    serving: Mapping[str, _Serving],
+    seats: Sequence[UUID],
+) -> list[Leased]:
+    rows = await connection.fetch(
+        sql.TAKE,
+        [turn.pool for turn in shares],
+        [turn.tenant for turn in shares],
+        list(shares.values()),
+        [serving[turn.pool].next_pool for turn in shares],
+        [serving[turn.pool].agent_version for turn in shares],
+        seats,
+    )
+    return [leased(row) for row in rows]
+
+
+def _seats(left: Mapping[UUID, int]) -> list[UUID]:
+    """Deal the sessions out in rounds, so that a few runs spread over many runners."""
+    seats: list[UUID] = []
+    remaining = dict(left)
+    while remaining:
+        seats += remaining
+        remaining = {session: n - 1 for session, n in remaining.items() if n > 1}
+    return seats
+
+
+def _at_cap(room: Mapping[str, int], taken: Sequence[Leased]) -> list[str]:
+    took = Counter(run.tenant for run in taken)
+    return [tenant for tenant, n in room.items() if took[tenant] >= n]
+
+
+def leased(row: Mapping[str, Any]) -> Leased:
+    """Read a row of a lease with its run."""
+    return Leased(
+        run_id=row["run_id"],
+        session_id=row["session_id"],
+        epoch=row["epoch"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        tenant=row["tenant"],
+        intent=row["intent"],
+        envelope=row["envelope"],
+        limits=limits_of(row),
+        create_time=row["create_time"],
+        remaining_s=row["remaining_s"],
+        last_commit=row["last_commit"],
+        last_sequence=row["last_sequence"],
+        usage=Usage(row["steps"], row["tools"], row["tokens"], row["context"]),
+        cancel_requested=row["cancel_requested"],
+    )

@@ -1,0 +1,94 @@
+"""The statements of a claim: find whose turn it is, lock them, look again, take."""
+
+from typing import Final
+
+_RING: Final = """
+WITH ring AS MATERIALIZED (
+    SELECT r.tenant, r.turn
+    FROM unnest($1::text[]) AS p (pool) CROSS JOIN LATERAL (
+        SELECT t.tenant, t.turn FROM tenant_pool t
+        WHERE t.pool = p.pool AND t.ready > 0 AND NOT t.capped ORDER BY t.turn LIMIT $2
+    ) r
+    ORDER BY r.turn LIMIT $2
+), candidate AS MATERIALIZED (
+    SELECT DISTINCT tenant FROM ring
+)
+"""
+
+# MATERIALIZED above: a LIMIT that is executed again around SKIP LOCKED would lock more than it says.
+LOCK_FREE: Final = f"""{_RING}
+SELECT c.tenant, t.tenant IS NOT NULL AS locked
+FROM candidate c LEFT JOIN LATERAL (
+    SELECT tenant FROM tenant WHERE tenant.tenant = c.tenant FOR NO KEY UPDATE SKIP LOCKED
+) t ON true
+"""  # noqa: S608 - a constant of ours
+
+LOCK_WAITING: Final = f"""{_RING}
+SELECT tenant, true AS locked FROM tenant
+WHERE tenant = ANY(ARRAY(SELECT tenant FROM candidate)) ORDER BY tenant FOR NO KEY UPDATE
+"""  # noqa: S608 - a constant of ours
+
+# The sessions are locked so that a sweep that buries one cannot miss a lease given to it meanwhile.
+ALIVE: Final = """
+SELECT session_id FROM runner_session
+WHERE session_id = ANY($1::uuid[]) AND expire_time > clock_timestamp() FOR KEY SHARE
+"""
+
+TURNS: Final = """
+SELECT p.pool, p.tenant, p.turn, p.ready, t.weight, t.max_in_flight - t.in_flight AS room
+FROM unnest($1::text[]) AS c (tenant)
+JOIN tenant t ON t.tenant = c.tenant
+CROSS JOIN unnest($2::text[]) AS s (pool)
+JOIN tenant_pool p ON p.pool = s.pool AND p.tenant = t.tenant
+WHERE p.ready > 0
+"""
+
+# $1.. one row per (pool, tenant) and how many of its runs; $6 a seat (a session) for each run.
+# A share that finds fewer rows than `ready` promised sets the count right.
+TAKE: Final = """
+WITH share AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[]) WITH ORDINALITY
+        AS u (pool, tenant, wanted, next_pool, agent_version, place)
+), picked AS MATERIALIZED (
+    SELECT s.place, s.next_pool, s.agent_version, r.*,
+           row_number() OVER (ORDER BY s.place, r.rank, r.seq) AS seat
+    FROM share s CROSS JOIN LATERAL (
+        SELECT pool, tenant, rank, seq, run_id FROM ready
+        WHERE ready.pool = s.pool AND ready.tenant = s.tenant ORDER BY rank, seq LIMIT s.wanted
+    ) r
+), taken AS (
+    DELETE FROM ready USING picked p
+    WHERE (ready.pool, ready.tenant, ready.rank, ready.seq) = (p.pool, p.tenant, p.rank, p.seq)
+), started AS (
+    UPDATE run_state s
+    SET status = 2, epoch = s.epoch + 1, attempt = s.attempt + 1, pool = p.next_pool,
+        agent_version = p.agent_version, start_time = coalesce(s.start_time, clock_timestamp())
+    FROM picked p
+    JOIN unnest($6::uuid[]) WITH ORDINALITY AS u (session_id, seat) ON u.seat = p.seat
+    JOIN run r ON r.run_id = p.run_id
+    WHERE s.run_id = p.run_id
+    RETURNING p.seat, u.session_id, r.intent, r.envelope, s.run_id, s.tenant, s.epoch, s.attempt,
+              s.max_attempts, s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context,
+              s.create_time, s.deadline_time, s.last_commit, s.last_sequence, s.steps, s.tools, s.tokens,
+              s.context, s.cancel_requested
+), leases AS (
+    INSERT INTO lease (run_id, session_id, epoch, tenant)
+    SELECT run_id, session_id, epoch, tenant FROM started
+), pools AS (
+    UPDATE tenant_pool t
+    SET ready = CASE WHEN d.n < d.wanted THEN 0 ELSE t.ready - d.n END, turn = nextval('turn_seq')
+    FROM (
+        SELECT s.pool, s.tenant, s.wanted, count(p.run_id) AS n
+        FROM share s LEFT JOIN picked p ON p.place = s.place GROUP BY s.place, s.pool, s.tenant, s.wanted
+        ORDER BY s.place
+    ) d
+    WHERE t.pool = d.pool AND t.tenant = d.tenant
+), counted AS (
+    UPDATE tenant t SET in_flight = t.in_flight + d.n, queued = t.queued - d.n
+    FROM (SELECT tenant, count(*) AS n FROM picked GROUP BY tenant) d WHERE t.tenant = d.tenant
+)
+SELECT *, extract(epoch FROM deadline_time - clock_timestamp())::float8 AS remaining_s
+FROM started ORDER BY seat
+"""
+
+CAP: Final = "UPDATE tenant_pool SET capped = true WHERE tenant = ANY($1::text[]) AND NOT capped"
