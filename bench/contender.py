@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,12 +40,16 @@ class Contender:
 
         Raises Unavailable if it declines, fails, or needs longer than ten minutes.
         """
+        with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+            return await self._ask(question, {"BENCH_SCRATCH": scratch})
+
+    async def _ask(self, question: tuple[str, ...], scratch: Mapping[str, str]) -> Answer:
         async with self._database() as database:
             process = await asyncio.create_subprocess_exec(
                 *self.command,
                 *question,
                 cwd=_ROOT,
-                env={**os.environ, **self.environment, **database},
+                env={**os.environ, **self.environment, **scratch, **database},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,

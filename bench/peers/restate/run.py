@@ -98,7 +98,7 @@ def kill_service(service: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def stack(binary: Path, services: int = 1) -> Iterator[Stack]:
     """Start server and services, wait until both answer, and leave nothing behind."""
-    folder = Path(tempfile.mkdtemp(prefix="bench-restate-"))
+    folder = Path(tempfile.mkdtemp(dir=os.environ.get("BENCH_SCRATCH")))
     ingress, admin, node, service_port = free_ports(4)
     server = start_server(binary, folder, [ingress, admin, node])
     started = [start_service(folder, service_port) for _ in range(services)]
