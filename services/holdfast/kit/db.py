@@ -136,7 +136,7 @@ class Database:
                 connection.terminate()
             if isinstance(error, Fault):
                 raise
-            if isinstance(error, TimeoutError | OSError) and not connection.is_closed():
+            if isinstance(error, TimeoutError | OSError) and not _is_gone(connection):
                 raise  # not the database's
             fault = _translated(error)
             if fault is error:
@@ -158,7 +158,7 @@ class Database:
             try:
                 yield connection
             except BaseException:
-                if not connection.is_closed():
+                if not _is_gone(connection):
                     await _to_its_end(_rolled_back(transaction, connection))
                 raise
             await _to_its_end(transaction.commit())
@@ -219,7 +219,7 @@ class Database:
             connection_lost = True
         else:
             connection_lost = False
-        if connection_lost and not connection.is_closed():
+        if connection_lost and not _is_gone(connection):
             connection.terminate()
 
 
@@ -247,8 +247,17 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+def _is_gone(connection: Any) -> bool:
+    """Say whether the connection has ended; the pool takes one that has away from its borrower."""
+    try:
+        closed: bool = connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True
+    return closed
+
+
 def _is_broken(error: Exception, connection: Any) -> bool:
-    if connection.is_closed() or isinstance(error, LedgerUnavailable):
+    if _is_gone(connection) or isinstance(error, LedgerUnavailable):
         return False
     return not isinstance(error, OSError) and is_connection_error(error)
 

@@ -84,7 +84,7 @@ class Loop:
         """
         stopped = asyncio.ensure_future(_either(self._stopping, stop))
         try:
-            while not stopped.done():
+            while not (self._stopping.is_set() or (stop is not None and stop.is_set())):
                 pause = await self._round()
                 await self.signal.note()
                 if pause > 0:
