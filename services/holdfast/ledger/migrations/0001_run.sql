@@ -57,7 +57,9 @@ CREATE TABLE run (
     -- The InvokeRequest as it was accepted.
     envelope          bytea NOT NULL
 );
-CREATE INDEX run_newest ON run (tenant, seq);
+CREATE INDEX run_newest ON run (tenant, create_time, seq);
+CREATE INDEX run_correlation ON run (tenant, correlation_id, seq) WHERE correlation_id <> '';
+CREATE INDEX run_session ON run (tenant, session_id, seq) WHERE session_id <> '';
 
 CREATE TABLE run_state (
     run_id            uuid PRIMARY KEY,

@@ -1,0 +1,63 @@
+"""A run as rows tell it: the columns a reader asks for, and the view made of them."""
+
+import json
+from typing import Any, Final
+
+from holdfast.ledger.domain.budget import Dimension, Usage
+from holdfast.ledger.domain.status import ENDED, RunStatus
+from holdfast.ledger.values import Failure, Outcome, RunView, limits_of
+
+COLUMNS: Final = """
+    r.run_id, r.seq, r.tenant, r.user_id, r.intent, r.shape, r.idempotency_key, r.correlation_id,
+    r.session_id, r.ordering_key, r.priority, r.labels, s.agent_version, s.status, s.attempt,
+    s.max_attempts, s.epoch, s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context, s.steps,
+    s.tools, s.tokens, s.context, s.last_sequence, s.cancel_requested, s.create_time, s.start_time,
+    s.end_time, s.deadline_time, s.last_failure, o.failure, o.exhausted, clock_timestamp() AS now
+"""
+"""Of `run r JOIN run_state s LEFT JOIN run_outcome o`; a reader of one run adds r.envelope and o.result."""
+
+
+def run_view(row: Any) -> RunView:
+    """Make a view of a row of `COLUMNS`."""
+    status = RunStatus(row["status"])
+    columns = row.keys()
+    return RunView(
+        run_id=row["run_id"],
+        seq=row["seq"],
+        tenant=row["tenant"],
+        user=row["user_id"],
+        intent=row["intent"],
+        shape=row["shape"],
+        idempotency_key=row["idempotency_key"],
+        correlation_id=row["correlation_id"],
+        session_id=row["session_id"],
+        ordering_key=row["ordering_key"],
+        priority=row["priority"],
+        labels=json.loads(row["labels"]) if row["labels"] else {},
+        agent_version=row["agent_version"],
+        status=status,
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        epoch=row["epoch"],
+        limits=limits_of(row),
+        usage=Usage(row["steps"], row["tools"], row["tokens"], row["context"]),
+        last_sequence=row["last_sequence"],
+        cancel_requested=row["cancel_requested"] and status not in ENDED,
+        create_time=row["create_time"],
+        start_time=row["start_time"],
+        end_time=row["end_time"],
+        deadline_time=row["deadline_time"],
+        now=row["now"],
+        last_failure=Failure.from_json(row["last_failure"]),
+        outcome=_outcome(row, status) if status in ENDED else None,
+        envelope=row["envelope"] if "envelope" in columns else None,
+    )
+
+
+def _outcome(row: Any, status: RunStatus) -> Outcome:
+    return Outcome(
+        status=status,
+        result=row["result"] if "result" in row.keys() else None,  # noqa: SIM118 - a row iterates over values
+        failure=Failure.from_json(row["failure"]),
+        exhausted=Dimension(row["exhausted"] or 0),
+    )
