@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -161,7 +161,7 @@ class Group:
         )
         lease = _lease(invocation, server, limits, facts.now) if server else None
         status = RunStatus.RUNNING if lease else RunStatus.QUEUED
-        return Admitted(invocation.run_id, True, status, pool, seq, facts.now, limits, lease)
+        return Admitted(invocation.run_id, True, status, pool, seq, facts.now, deadline, limits, lease)
 
     def _server(self, pool: str, idle: set[UUID]) -> Server | None:
         able = [
@@ -180,6 +180,7 @@ class Group:
                 row["pool"],
                 row["seq"],
                 row["create_time"],
+                row["deadline_time"],
                 limits_of(row),
             )
 
@@ -194,9 +195,7 @@ class Group:
             return answer
         if self._invocations[first].fingerprint != invocation.fingerprint:
             return _reused(answer.run_id)
-        return Admitted(
-            answer.run_id, False, answer.status, answer.pool, answer.seq, answer.create_time, answer.limits
-        )
+        return replace(answer, created=False, lease=None)
 
 
 def _lease(invocation: Invocation, server: Server, limits: Limits, now: datetime) -> Leased:

@@ -106,6 +106,6 @@ ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready, cappe
 CAP: Final = "UPDATE tenant_pool SET capped = true WHERE tenant = ANY($1::text[]) AND NOT capped"
 
 FOUND: Final = """
-SELECT run_id, status, pool, seq, create_time, deadline_ms, max_steps, max_tools, max_tokens, max_context
+SELECT run_id, status, pool, seq, create_time, deadline_time, deadline_ms, max_steps, max_tools, max_tokens, max_context
 FROM run_state WHERE run_id = ANY($1::uuid[])
 """

@@ -129,6 +129,7 @@ class Admitted:
     pool: str
     seq: int
     create_time: datetime
+    deadline_time: datetime
     limits: Limits
     lease: Leased | None = None
 

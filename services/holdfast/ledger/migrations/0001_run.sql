@@ -98,6 +98,8 @@ CREATE TABLE run_state (
     last_failure      jsonb
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX run_state_status ON run_state (tenant, status, seq);
+-- The few that a runner still holds and someone asked to cancel.
+CREATE INDEX run_state_cancel_asked ON run_state (run_id) WHERE cancel_requested AND status IN (2, 4);
 
 CREATE TABLE run_outcome (
     run_id            uuid PRIMARY KEY,
