@@ -1,7 +1,8 @@
 """Moves that no runner makes: the platform ends or queues again a run whose lease is over or never was.
 
 Inside the caller's transaction, under the tenants' locks and with the runs' rows locked. Each move leaves a
-note in the run's transcript, so a stream tells of it.
+note in the run's transcript, so a stream tells of it. The epoch grows with it: what the lost runner showed
+and never committed had the same sequences, and must not be taken for the note.
 """
 
 from collections.abc import Sequence
@@ -72,15 +73,16 @@ class Ending:
 
 _END: Final = """
 WITH moved AS (
-    UPDATE run_state s SET status = u.status, end_time = clock_timestamp(), last_sequence = last_sequence + 1
+    UPDATE run_state s
+    SET status = u.status, end_time = clock_timestamp(), last_sequence = last_sequence + 1, epoch = epoch + 1
     FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[])
         AS u (run_id, status, failure, exhausted)
     WHERE s.run_id = u.run_id
-    RETURNING s.run_id, s.day, s.last_sequence, u.status, u.failure::jsonb AS failure, u.exhausted
+    RETURNING s.run_id, s.day, s.epoch, s.last_sequence, u.status, u.failure::jsonb AS failure, u.exhausted
 ), noted AS (
     INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
     SELECT day, run_id, last_sequence, last_sequence,
-           jsonb_build_object('kind', 'ended', 'time', clock_timestamp(), 'status', status,
+           jsonb_build_object('kind', 'ended', 'time', clock_timestamp(), 'epoch', epoch, 'status', status,
                               'failure', failure, 'exhausted', exhausted)
     FROM moved
 )
@@ -91,14 +93,14 @@ SELECT run_id, status, failure, exhausted FROM moved
 _REQUEUE: Final = """
 WITH moved AS (
     UPDATE run_state s SET status = 1, attempt = u.attempt, last_sequence = last_sequence + 1,
-                           last_failure = coalesce(u.failure::jsonb, last_failure)
+                           epoch = epoch + 1, last_failure = coalesce(u.failure::jsonb, last_failure)
     FROM unnest($1::uuid[], $2::int[], $3::text[]) AS u (run_id, attempt, failure)
     WHERE s.run_id = u.run_id
-    RETURNING s.run_id, s.day, s.last_sequence, u.failure::jsonb AS failure
+    RETURNING s.run_id, s.day, s.epoch, s.last_sequence, u.failure::jsonb AS failure
 )
 INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
 SELECT day, run_id, last_sequence, last_sequence,
-       jsonb_build_object('kind', 'requeued', 'time', clock_timestamp(), 'failure', failure)
+       jsonb_build_object('kind', 'requeued', 'time', clock_timestamp(), 'epoch', epoch, 'failure', failure)
 FROM moved
 """
 

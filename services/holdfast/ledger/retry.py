@@ -42,11 +42,11 @@ _RESTART: Final = """
 WITH restarted AS (
     UPDATE run_state
     SET status = 1, attempt = 0, cancel_requested = false, cancel_reason = NULL, end_time = NULL,
-        last_sequence = last_sequence + 1,
+        last_sequence = last_sequence + 1, epoch = epoch + 1,
         deadline_time = clock_timestamp() + make_interval(secs => $2::bigint / 1e3),
         deadline_ms = $2, max_steps = $3, max_tools = $4, max_tokens = $5, max_context = $6
     WHERE run_id = $1
-    RETURNING run_id, day, last_sequence, deadline_time
+    RETURNING run_id, day, epoch, last_sequence, deadline_time
 ), forgotten AS (
     DELETE FROM run_outcome WHERE run_id = $1
 ), timed AS (
@@ -54,7 +54,7 @@ WITH restarted AS (
 )
 INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
 SELECT day, run_id, last_sequence, last_sequence,
-       jsonb_build_object('kind', 'requeued', 'time', clock_timestamp(), 'retried', true)
+       jsonb_build_object('kind', 'requeued', 'time', clock_timestamp(), 'epoch', epoch, 'retried', true)
 FROM restarted
 """
 

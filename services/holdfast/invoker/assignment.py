@@ -1,0 +1,47 @@
+"""What the ledger leased, as the runner is told."""
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from holdfast.ledger.values import Leased
+from holdfast.v1 import invoker_service_pb2, run_pb2, work_service_pb2
+
+
+def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
+    """Describe a leased run."""
+    invocation = invoker_service_pb2.InvokeRequest.FromString(lease.envelope)
+    invocation.run_id = str(lease.run_id)
+    invocation.caller.tenant = lease.tenant
+    limits = lease.limits
+    budget = invocation.budget
+    budget.deadline_ms = limits.deadline_ms
+    budget.max_steps = limits.max_steps
+    budget.max_tools = limits.max_tools
+    budget.max_tokens = limits.max_tokens
+    budget.max_context = limits.max_context
+    assignment = work_service_pb2.Assignment(
+        run_id=str(lease.run_id),
+        epoch=lease.epoch,
+        attempt=lease.attempt,
+        max_attempts=lease.max_attempts,
+        invocation=invocation,
+        create_time=timestamp(lease.create_time),
+        last_commit=lease.last_commit,
+        last_sequence=lease.last_sequence,
+        usage=run_pb2.Usage(
+            steps=lease.usage.steps,
+            tools=lease.usage.tools,
+            tokens=lease.usage.tokens,
+            context=lease.usage.context,
+        ),
+    )
+    assignment.remaining.FromMilliseconds(max(0, int(lease.remaining_s * 1000)))
+    return assignment
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """Return a time as the contract has it."""
+    result = Timestamp()
+    result.FromDatetime(moment)
+    return result

@@ -1,0 +1,212 @@
+"""What passes the door is whole: each malformed field of an envelope is named, at once and together."""
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from holdfast.invoker.payload import MAX_BYTES, PayloadError, plain_struct
+from holdfast.kit.errors import InvalidField, TenantMismatch, Violation
+from holdfast.kit.ids import new_id
+from holdfast.ledger.values import Invocation, Limits
+from holdfast.v1 import invoker_service_pb2, run_pb2
+
+MAX_KEY_BYTES = 255
+MAX_LABELS = 16
+MAX_AHEAD = timedelta(days=31)
+MAX_WAIT_SECONDS = 3600
+BUDGET_MAXIMA = {
+    "deadline_ms": 31 * 24 * 3600 * 1000,
+    "max_steps": 100_000,
+    "max_tools": 100_000,
+    "max_tokens": 1_000_000_000,
+    "max_context": 10_000_000,
+}
+_INTENT = re.compile(r"[A-Za-z0-9_./-]{1,255}\Z")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+
+
+class Violations:
+    """Collects what is wrong with a request; `settle` raises InvalidField naming all of it."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+        self._found: list[Violation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Note that a field is not as it must be."""
+        self._found.append(Violation(self._prefix + field, description))
+
+    def text(self, field: str, value: str, *, limit: int = MAX_KEY_BYTES) -> None:
+        """Check a text field: no NUL, at most `limit` bytes."""
+        if "\0" in value:
+            self.add(field, "must not hold a NUL character")
+        elif len(value) * 4 > limit and len(value.encode()) > limit:
+            self.add(field, f"must be at most {limit:,} bytes long")
+
+    def run_id(self, field: str, value: str) -> uuid.UUID | None:
+        """Check and parse a run id."""
+        if not _UUID.match(value):
+            self.add(field, "must be a UUID, as 123e4567-e89b-42d3-a456-426614174000")
+            return None
+        return uuid.UUID(value)
+
+    def settle(self) -> None:
+        """Raise InvalidField if anything was wrong."""
+        if self._found:
+            first = self._found[0]
+            raise InvalidField(f"{first.field} {first.description}", violations=self._found)
+
+
+def parse_run_id(value: str, field: str = "run_id") -> uuid.UUID:
+    """Return the run id in a request; raise InvalidField naming the field."""
+    violations = Violations()
+    run_id = violations.run_id(field, value)
+    violations.settle()
+    assert run_id is not None  # settle() raised otherwise
+    return run_id
+
+
+def read_envelope(
+    request: invoker_service_pb2.InvokeRequest,
+    *,
+    tenant: str,
+    shape: run_pb2.Shape.ValueType,
+    max_attempts: int,
+    prefix: str = "",
+    event: bool = False,
+) -> Invocation:
+    """Check an envelope and return it as the ledger takes it.
+
+    `tenant` is the caller's by credential; `shape` what the run is if the envelope does not say. An
+    event must carry its own idempotency key. Raises InvalidField naming every malformed field, and
+    TenantMismatch if the envelope names another tenant.
+    """
+    if request.caller.tenant and request.caller.tenant != tenant:
+        raise TenantMismatch("caller.tenant is not the tenant of the credential")
+    wrong = Violations(prefix)
+    run_id = wrong.run_id("run_id", request.run_id) if request.run_id else new_id()
+    if not _INTENT.match(request.intent):
+        wrong.add("intent", "must be 1 to 255 letters, digits, '_', '-', '.' or '/'")
+    if event and not request.idempotency_key:
+        wrong.add("idempotency_key", "must be given: the event's own id")
+    _check_texts(request, wrong)
+    _check_numbers(request, wrong)
+    fingerprint = _fingerprint(request, tenant, wrong)
+    not_before = _not_before(request, wrong)
+    wrong.settle()
+    assert run_id is not None  # settle() raised otherwise
+    budget = request.budget
+    return Invocation(
+        run_id=run_id,
+        tenant=tenant,
+        user=request.caller.user,
+        intent=request.intent,
+        shape=request.shape or shape,
+        idempotency_key=request.idempotency_key or str(run_id),
+        fingerprint=fingerprint,
+        correlation_id=request.correlation_id,
+        session_id=request.session_id,
+        ordering_key=request.ordering_key,
+        priority=request.priority,
+        labels=dict(request.labels),
+        envelope=request.SerializeToString(),
+        agent_version=request.agent_version,
+        limits=Limits(
+            deadline_ms=budget.deadline_ms,
+            max_steps=budget.max_steps,
+            max_tools=budget.max_tools,
+            max_tokens=budget.max_tokens,
+            max_context=budget.max_context,
+        ),
+        not_before=not_before,
+        max_attempts=max_attempts,
+    )
+
+
+def check_budget(budget: run_pb2.Budget, wrong: Violations, prefix: str = "budget.") -> None:
+    """Check each limit of a budget."""
+    for name, maximum in BUDGET_MAXIMA.items():
+        limit = getattr(budget, name)
+        if not 0 <= limit <= maximum:
+            wrong.add(prefix + name, f"must be between 0 and {maximum:,}")
+
+
+def wait_seconds(
+    request: invoker_service_pb2.InvokeRequest | invoker_service_pb2.AwaitRunRequest,
+) -> float | None:
+    """Return how long the caller wants to wait, None if not at all; raise InvalidField beyond an hour."""
+    if not request.HasField("wait"):
+        return None
+    seconds = request.wait.seconds + request.wait.nanos / 1e9
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise InvalidField(
+            "wait must be between 0 s and 1 hour",
+            violations=[Violation("wait", "must be between 0 s and 1 hour")],
+        )
+    return seconds
+
+
+def _check_texts(request: invoker_service_pb2.InvokeRequest, wrong: Violations) -> None:
+    texts: Iterable[tuple[str, str]] = (
+        ("caller.tenant", request.caller.tenant),
+        ("caller.user", request.caller.user),
+        ("idempotency_key", request.idempotency_key),
+        ("correlation_id", request.correlation_id),
+        ("ordering_key", request.ordering_key),
+        ("session_id", request.session_id),
+        ("agent_version", request.agent_version),
+    )
+    for field, value in texts:
+        if value:
+            wrong.text(field, value)
+    if len(request.labels) > MAX_LABELS:
+        wrong.add("labels", f"must be at most {MAX_LABELS}")
+    for key, value in request.labels.items():
+        wrong.text("labels", key)
+        wrong.text("labels", value)
+
+
+def _check_numbers(request: invoker_service_pb2.InvokeRequest, wrong: Violations) -> None:
+    if request.HasField("budget"):
+        check_budget(request.budget, wrong)
+    if request.HasField("handoff"):
+        check_budget(request.handoff.budget, wrong, "handoff.budget.")
+    if not 0 <= request.priority <= 9:  # noqa: PLR2004 - the contract's range
+        wrong.add("priority", "must be between 0 and 9")
+    if request.shape not in run_pb2.Shape.values():
+        wrong.add("shape", "is not a shape")
+    try:
+        wait_seconds(request)
+    except InvalidField as fault:
+        wrong.add("wait", fault.violations[0].description)
+
+
+def _not_before(request: invoker_service_pb2.InvokeRequest, wrong: Violations) -> datetime | None:
+    if not request.HasField("not_before"):
+        return None
+    try:
+        moment = request.not_before.ToDatetime(UTC)
+    except ValueError:
+        wrong.add("not_before", "is not a time")
+        return None
+    if moment > datetime.now(UTC) + MAX_AHEAD:
+        wrong.add("not_before", f"must be at most {MAX_AHEAD.days} days ahead")
+    return moment
+
+
+def _fingerprint(request: invoker_service_pb2.InvokeRequest, tenant: str, wrong: Violations) -> bytes:
+    """Hash what must be equal for two calls to be the same: intent, payload and caller."""
+    payload = {}
+    if request.payload.fields:
+        if request.payload.ByteSize() > MAX_BYTES:
+            wrong.add("payload", f"must be at most {MAX_BYTES:,} bytes")
+        else:
+            try:
+                payload = plain_struct(request.payload, "payload")
+            except PayloadError as error:
+                wrong.add(error.field, str(error))
+    same = (request.intent, tenant, request.caller.user, payload)
+    return hashlib.sha256(json.dumps(same, sort_keys=True, separators=(",", ":")).encode()).digest()

@@ -1,0 +1,74 @@
+"""Serves `EventService`: events start runs, each accepted or refused by itself."""
+
+from typing import Any
+
+import grpc
+
+from holdfast.invoker.door import Door
+from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.kit.errors import Fault, InvalidField
+from holdfast.kit.rpc.tenant import current_tenant
+from holdfast.ledger.values import Admitted, Invocation
+from holdfast.v1 import event_service_pb2 as pb
+from holdfast.v1 import event_service_pb2_grpc, run_pb2
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_EVENTS = 1000
+
+
+class EventServicer(event_service_pb2_grpc.EventServiceServicer):
+    """The Worker shape's door."""
+
+    def __init__(self, door: Door, max_attempts: int) -> None:
+        self._door = door
+        self._max_attempts = max_attempts
+
+    async def PublishEvents(  # noqa: N802 - the contract's name
+        self,
+        request: pb.PublishEventsRequest,
+        _context: Context,
+    ) -> pb.PublishEventsResponse:
+        """Admit each event in order; answer for each."""
+        if not 1 <= len(request.events) <= MAX_EVENTS:
+            wrong = Violations()
+            wrong.add("events", f"must be 1 to {MAX_EVENTS:,}")
+            wrong.settle()
+        tenant = current_tenant()
+        results: list[pb.PublishedEvent | None] = []
+        accepted: list[tuple[int, Invocation]] = []
+        for index, event in enumerate(request.events):
+            try:
+                invocation = read_envelope(
+                    event,
+                    tenant=tenant,
+                    shape=run_pb2.SHAPE_WORKER,
+                    max_attempts=self._max_attempts,
+                    prefix=f"events[{index}].",
+                    event=True,
+                )
+            except Fault as fault:
+                results.append(_refused(fault))
+            else:
+                accepted.append((index, invocation))
+                results.append(None)
+        answers = await self._door.admit_all([invocation for _, invocation in accepted])
+        for (index, _), answer in zip(accepted, answers, strict=True):
+            results[index] = _answer(answer)
+        return pb.PublishEventsResponse(results=[result for result in results if result is not None])
+
+
+def _answer(answer: Admitted | BaseException) -> pb.PublishedEvent:
+    if isinstance(answer, Admitted):
+        return pb.PublishedEvent(run_id=str(answer.run_id), duplicate=not answer.created)
+    if isinstance(answer, Fault):
+        return _refused(answer)
+    raise answer
+
+
+def _refused(fault: Fault) -> pb.PublishedEvent:
+    field = fault.violations[0].field if isinstance(fault, InvalidField) and fault.violations else ""
+    code: int = grpc.StatusCode[fault.status.value].value[0]
+    return pb.PublishedEvent(
+        refusal=pb.EventRefusal(code=code, reason=fault.reason, message=fault.message, field=field)
+    )

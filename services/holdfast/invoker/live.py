@@ -1,0 +1,159 @@
+"""The live side of runs: one stream to each runner, many followers over it, none of whom can slow it.
+
+following ──events──▶ following
+│ ──gone | behind | lost | slow──▶ ended (the ledger knows the rest; the follower starts again)
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import grpc
+
+from holdfast.kit.rpc.client import channel, streaming
+from holdfast.kit.telemetry.logs import logger
+from holdfast.v1 import runner_service_pb2, runner_service_pb2_grpc
+
+MAX_BUFFERED_EVENTS: Final = 2_000
+IDLE_SECONDS: Final = 30.0
+
+_log = logger("invoker")
+
+Attach = runner_service_pb2.AttachRequest
+
+
+class Feed:
+    """What a runner says of one run, to one follower; a slow follower loses its place, not its run."""
+
+    def __init__(self, run_id: str, leave: Callable[["Feed"], None]) -> None:
+        self.run_id = run_id
+        self._leave = leave
+        self._messages: deque[runner_service_pb2.AttachResponse] = deque()
+        self._events = 0
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    def put(self, message: runner_service_pb2.AttachResponse) -> None:
+        """Take a message for the follower, or end the feed if it is too far behind."""
+        if self._ended:
+            return
+        self._messages.append(message)
+        self._events += len(message.events.events)
+        if self._events > MAX_BUFFERED_EVENTS or message.WhichOneof("message") != "events":
+            self.end()
+        self._changed.set()
+
+    def end(self) -> None:
+        """Say no more after what is there. Repeatable."""
+        self._ended = True
+        self._changed.set()
+
+    def close(self) -> None:
+        """Stop following. Repeatable."""
+        self._leave(self)
+
+    async def messages(self) -> AsyncIterator[runner_service_pb2.AttachResponse]:
+        """Yield messages until the feed ends."""
+        while True:
+            while self._messages:
+                message = self._messages.popleft()
+                self._events -= len(message.events.events)
+                yield message
+            if self._ended:
+                return
+            await self._changed.wait()
+            self._changed.clear()
+
+
+class RunnerLink:
+    """One Attach stream to one runner, opened when someone follows, closed when long nobody does."""
+
+    def __init__(self, address: str, forget: Callable[["RunnerLink"], None]) -> None:
+        self.address = address
+        self._forget = forget
+        self._feeds: dict[str, list[Feed]] = {}
+        self._requests: asyncio.Queue[Attach | None] = asyncio.Queue()
+        self._task = asyncio.create_task(self._run(), name=f"attach-{address}")
+
+    def follow(self, run_id: str, after_sequence: int) -> Feed:
+        """Follow a run from after a sequence."""
+        feed = Feed(run_id, self._leave)
+        self._feeds.setdefault(run_id, []).append(feed)
+        subscribe = runner_service_pb2.AttachSubscribe(after_sequence=after_sequence)
+        self._requests.put_nowait(Attach(run_id=run_id, subscribe=subscribe))
+        return feed
+
+    def cancel(self, run_id: str, reason: str) -> None:
+        """Ask the runner to stop a run."""
+        self._requests.put_nowait(
+            Attach(run_id=run_id, cancel=runner_service_pb2.AttachCancel(reason=reason))
+        )
+
+    async def close(self) -> None:
+        """End the stream and every feed on it."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _leave(self, feed: Feed) -> None:
+        feed.end()
+        feeds = self._feeds.get(feed.run_id)
+        if feeds is None or feed not in feeds:
+            return
+        feeds.remove(feed)
+        if not feeds:
+            del self._feeds[feed.run_id]
+            unsubscribe = runner_service_pb2.AttachUnsubscribe()
+            self._requests.put_nowait(Attach(run_id=feed.run_id, unsubscribe=unsubscribe))
+
+    async def _run(self) -> None:
+        try:
+            async with channel(self.address) as opened:
+                stub = runner_service_pb2_grpc.RunnerServiceStub(opened)
+                async with streaming(stub.Attach(self._outgoing())) as responses:
+                    async for message in responses:
+                        for feed in tuple(self._feeds.get(message.run_id, ())):
+                            feed.put(message)
+        except grpc.aio.AioRpcError as error:
+            _log.info("runner link lost", address=self.address, code=error.code().name)
+        finally:
+            self._forget(self)
+            for feeds in self._feeds.values():
+                for feed in feeds:
+                    feed.end()
+
+    async def _outgoing(self) -> AsyncIterator[Attach]:
+        while True:
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    request = await self._requests.get()
+            except TimeoutError:
+                if self._feeds:
+                    continue
+                return
+            if request is None:
+                return
+            yield request
+
+
+class Live:
+    """All links of this Invoker, by the runner's address."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, RunnerLink] = {}
+
+    def runner(self, address: str) -> RunnerLink:
+        """Return the link to a runner."""
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = RunnerLink(address, self._forget)
+        return link
+
+    async def close(self) -> None:
+        """Close every link."""
+        for link in tuple(self._links.values()):
+            await link.close()
+
+    def _forget(self, link: RunnerLink) -> None:
+        if self._links.get(link.address) is link:
+            del self._links[link.address]

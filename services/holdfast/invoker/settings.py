@@ -1,0 +1,34 @@
+"""What an Invoker is told by its environment."""
+
+from dataclasses import dataclass
+
+from holdfast.kit.settings import SettingsError, setting
+
+
+@dataclass(frozen=True)
+class InvokerSettings:
+    """The settings of one Invoker process; durations in seconds."""
+
+    database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)
+    listen: str = setting("127.0.0.1:7401", help="host:port to serve on")
+    database_pool: int = setting(8, help="connections to the ledger", minimum=2)
+    heartbeat_interval: float = setting(2.0, help="how often runners say they live", minimum=0.1)
+    lease_ttl: float = setting(10.0, help="silence after which a runner's leases are freed", minimum=0.2)
+    broken_stream_grace: float = setting(
+        2.0, help="how long a runner whose stream broke may take to come back", minimum=0
+    )
+    max_attempts: int = setting(
+        5, help="leases after which a failing run is set aside", minimum=1, maximum=1000
+    )
+    queue_unknown_intents: bool = setting(False, help="queue runs for intents no runner has served yet")
+    drain_grace: float = setting(5.0, help="how long open calls may take at shutdown", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together."""
+        if self.heartbeat_interval * 2 > self.lease_ttl:
+            raise SettingsError(
+                "HOLDFAST_LEASE_TTL must be at least twice HOLDFAST_HEARTBEAT_INTERVAL, "
+                "or runners lose their leases between two heartbeats."
+            )
+        if self.broken_stream_grace > self.lease_ttl:
+            raise SettingsError("HOLDFAST_BROKEN_STREAM_GRACE must not be longer than HOLDFAST_LEASE_TTL.")

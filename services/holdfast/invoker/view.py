@@ -1,0 +1,160 @@
+"""The ledger's values, as the contract has them."""
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+
+from holdfast.invoker.assignment import timestamp
+from holdfast.ledger.values import Admitted, Failure, Invocation, RunView, TranscriptRow, Usage
+from holdfast.v1 import invoker_service_pb2, run_pb2, transcript_pb2
+
+
+def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
+    """Return a run; without payload and result unless `whole`."""
+    envelope = invoker_service_pb2.InvokeRequest.FromString(view.envelope) if view.envelope else None
+    limits = view.limits
+    run = run_pb2.Run(
+        run_id=str(view.run_id),
+        intent=view.intent,
+        caller=run_pb2.Caller(tenant=view.tenant, user=view.user),
+        budget=run_pb2.Budget(
+            deadline_ms=limits.deadline_ms,
+            max_steps=limits.max_steps,
+            max_tools=limits.max_tools,
+            max_tokens=limits.max_tokens,
+            max_context=limits.max_context,
+        ),
+        idempotency_key=view.idempotency_key,
+        correlation_id=view.correlation_id,
+        shape=run_pb2.Shape.ValueType(view.shape),
+        ordering_key=view.ordering_key,
+        priority=view.priority,
+        session_id=view.session_id,
+        labels=view.labels,
+        agent_version=view.agent_version,
+        status=run_pb2.RunStatus.ValueType(view.status),
+        attempt=view.attempt,
+        usage=run_pb2.Usage(
+            elapsed_ms=_elapsed_ms(view),
+            steps=view.usage.steps,
+            tools=view.usage.tools,
+            tokens=view.usage.tokens,
+            context=view.usage.context,
+        ),
+        last_sequence=view.last_sequence,
+        cancel_requested=view.cancel_requested and view.outcome is None,
+        create_time=timestamp(view.create_time),
+        deadline_time=timestamp(view.deadline_time),
+    )
+    if view.start_time is not None:
+        run.start_time.FromDatetime(view.start_time)
+    if view.end_time is not None:
+        run.end_time.FromDatetime(view.end_time)
+    if view.last_failure is not None:
+        run.last_failure.CopyFrom(failure_message(view.last_failure))
+    if view.outcome is not None:
+        run.outcome.status = run_pb2.RunStatus.ValueType(view.outcome.status)
+        run.outcome.exhausted = run_pb2.BudgetDimension.ValueType(view.outcome.exhausted)
+        if view.outcome.failure is not None:
+            run.outcome.failure.CopyFrom(failure_message(view.outcome.failure))
+        if whole and view.outcome.result is not None:
+            run.outcome.result.CopyFrom(value_message(view.outcome.result))
+    if whole and envelope is not None:
+        run.payload.CopyFrom(envelope.payload)
+    return run
+
+
+def admitted_view(invocation: Invocation, admitted: Admitted) -> RunView:
+    """Return a run as it was admitted a moment ago, without asking the ledger."""
+    limits = admitted.limits
+    start = max(admitted.create_time, invocation.not_before or admitted.create_time)
+    return RunView(
+        run_id=admitted.run_id,
+        seq=admitted.seq,
+        tenant=invocation.tenant,
+        user=invocation.user,
+        intent=invocation.intent,
+        shape=invocation.shape,
+        idempotency_key=invocation.idempotency_key,
+        correlation_id=invocation.correlation_id,
+        session_id=invocation.session_id,
+        ordering_key=invocation.ordering_key,
+        priority=invocation.priority,
+        labels=invocation.labels,
+        agent_version=invocation.agent_version,
+        status=admitted.status,
+        attempt=1 if admitted.lease else 0,
+        max_attempts=invocation.max_attempts,
+        epoch=1 if admitted.lease else 0,
+        limits=limits,
+        usage=Usage(),
+        last_sequence=1,
+        cancel_requested=False,
+        create_time=admitted.create_time,
+        start_time=admitted.create_time if admitted.lease else None,
+        end_time=None,
+        deadline_time=start + timedelta(milliseconds=limits.deadline_ms),
+        now=admitted.create_time,
+        last_failure=None,
+        outcome=None,
+        envelope=invocation.envelope,
+    )
+
+
+def _elapsed_ms(view: RunView) -> int:
+    return max(0, int(((view.end_time or view.now) - view.create_time).total_seconds() * 1000))
+
+
+def failure_message(failure: Failure) -> run_pb2.Failure:
+    """Return a failure."""
+    return run_pb2.Failure(
+        reason=failure.reason, message=failure.message, step=failure.step, attempts=failure.attempts
+    )
+
+
+def value_message(encoded: bytes) -> struct_pb2.Value:
+    """Return JSON text as a Value."""
+    plain = json.loads(encoded)
+    if isinstance(plain, str):
+        return struct_pb2.Value(string_value=plain)
+    return json_format.ParseDict(plain, struct_pb2.Value())
+
+
+def row_events(run_id: str, row: TranscriptRow) -> list[transcript_pb2.RunEvent]:
+    """Return the events of one row of the transcript."""
+    if row.events is not None:
+        return list(transcript_pb2.EventBatch.FromString(row.events).events)
+    assert row.note is not None  # the ledger keeps exactly one of both
+    return [note_event(run_id, row.first_sequence, row.note)]
+
+
+def note_event(run_id: str, sequence: int, note: Mapping[str, Any]) -> transcript_pb2.RunEvent:
+    """Return an event of the platform."""
+    event = transcript_pb2.RunEvent(run_id=run_id, sequence=sequence, epoch=note.get("epoch", 0))
+    event.time.FromJsonString(note["time"])
+    kind = note["kind"]
+    if kind == "accepted":
+        event.accepted.budget.SetInParent()
+        json_format.ParseDict(note.get("budget", {}), event.accepted.budget)
+    elif kind == "requeued":
+        event.requeued.SetInParent()
+        if note.get("failure"):
+            json_format.ParseDict(note["failure"], event.requeued.failure)
+        if note.get("not_before"):
+            event.requeued.not_before.FromJsonString(note["not_before"])
+    elif kind == "cancel_requested":
+        event.cancel_requested.reason = note.get("reason") or ""
+    elif kind == "ended":
+        outcome = event.ended.outcome
+        outcome.status = run_pb2.RunStatus.ValueType(note["status"])
+        outcome.exhausted = run_pb2.BudgetDimension.ValueType(note.get("exhausted", 0))
+        if note.get("failure"):
+            json_format.ParseDict(note["failure"], outcome.failure)
+        if note.get("usage"):
+            json_format.ParseDict(note["usage"], event.ended.usage)
+    else:
+        raise ValueError(f"the transcript holds a note of unknown kind {kind!r}")
+    return event
