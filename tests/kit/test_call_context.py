@@ -9,9 +9,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from holdfast.kit.errors import InvalidField, TenantMismatch
+from holdfast.kit.errors import InvalidField, RunNotFound, TenantMismatch
 from holdfast.kit.rpc.client import channel
-from holdfast.kit.rpc.deadline import remaining
+from holdfast.kit.rpc.deadline import detach, remaining
 from holdfast.kit.rpc.tenant import KEY, agree, current_tenant, valid_tenant
 from tests.kit.echo import NAME, Echo, EchoStub, echo, serving
 
@@ -141,3 +141,33 @@ async def test_a_call_that_runs_into_its_deadline_is_logged_as_such(lines: list[
         await ended.wait()
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert [line["code"] for line in lines if line["event"] == "call"] == ["DEADLINE_EXCEEDED"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "level"),
+    [(RunNotFound("No."), "NOT_FOUND", "info"), (RuntimeError("odd"), "INTERNAL", "warning")],
+)
+async def test_the_line_holds_the_code_that_the_client_got(
+    failure: Exception, code: str, level: str, lines: list[dict[str, Any]]
+) -> None:
+    async def failing(_request: Any, _context: Any) -> StringValue:
+        raise failure
+
+    async with echo(Echo(one=failing)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.one(StringValue())
+    assert caught.value.code().name == code
+    assert [(line["code"], line["level"]) for line in lines if line["event"] == "call"] == [(code, level)]
+
+
+async def test_work_that_outlives_its_call_can_forget_the_deadline() -> None:
+    async def detached() -> float | None:
+        detach()
+        return remaining()
+
+    async def starting(_request: Any, _context: Any) -> StringValue:
+        outliving = await asyncio.create_task(detached())
+        return StringValue(value=f"{outliving} {remaining() is not None}")
+
+    async with echo(Echo(one=starting)) as stub:
+        assert (await stub.one(StringValue(), timeout=5)).value == "None True"

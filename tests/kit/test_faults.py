@@ -135,6 +135,22 @@ async def test_an_exception_that_the_service_can_translate_is_translated(lines: 
     assert [line["reason"] for line in lines if line["event"] == "call failed"] == ["LEDGER_UNAVAILABLE"]
 
 
+async def test_a_fault_in_a_task_group_of_the_handler_is_found(lines: list[dict[str, Any]]) -> None:
+    async def grouped(_request: Any, _context: Any) -> StringValue:
+        async def missing() -> None:
+            raise RunNotFound("There is no such run.")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(missing())
+        return StringValue()
+
+    async with echo(Echo(one=grouped)) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.one(StringValue())
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert [line["code"] for line in lines if line["event"] == "call"] == ["NOT_FOUND"]
+
+
 async def test_an_abort_of_the_handler_keeps_its_code() -> None:
     async def aborting(_request: Any, context: Any) -> StringValue:
         await context.abort(grpc.StatusCode.DATA_LOSS, "gone")

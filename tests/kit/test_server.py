@@ -1,6 +1,7 @@
 """Where a server listens, what it says of itself, and how it ends."""
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from holdfast.kit.errors import NotYetAvailable
-from holdfast.kit.process import Refused
+from holdfast.kit.process import Refused, Stop
 from holdfast.kit.rpc.client import channel, streaming
 from holdfast.kit.rpc.later import later
 from holdfast.kit.rpc.limits import MAX_MESSAGE
 from holdfast.kit.rpc.reflection import V1, V1ALPHA
-from holdfast.kit.rpc.server import Registration, Server
+from holdfast.kit.rpc.server import Registration, Server, serve
 from holdfast.v1 import approval_service_pb2, approval_service_pb2_grpc
-from tests.kit.echo import NAME, Echo, EchoStub, echo, serving
+from tests.kit.echo import NAME, Echo, EchoStub, add_echo, echo, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -124,6 +125,24 @@ async def test_health_knows_the_server_and_each_service_and_turns_before_calls_a
         assert (await open_call).value == "done"
         await stopping
         await server.stop(5)
+
+
+async def test_serving_announces_itself_and_drains_before_it_cuts(capsys: pytest.CaptureFixture[str]) -> None:
+    stop, drained = Stop(), asyncio.Event()
+    found: list[int] = []
+
+    async def drain() -> None:
+        async with channel(json.loads(capsys.readouterr().out)["address"]) as over:
+            answer = await health_pb2_grpc.HealthStub(over).Check(health_pb2.HealthCheckRequest())
+        found.append(answer.status)
+        drained.set()
+
+    async with asyncio.timeout(10):
+        stop.ask("test")
+        registration = Registration(add_echo, Echo(), NAME)
+        await serve([registration], "127.0.0.1:0", stop, service="echo", grace=1, drain=drain)
+    assert drained.is_set()
+    assert found == [NOT_SERVING]
 
 
 @pytest.mark.parametrize("version", [V1, V1ALPHA])

@@ -1,7 +1,7 @@
 """Whatever a handler raises reaches the client as a status that a program can read and that leaks nothing."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import grpc
@@ -19,10 +19,10 @@ Translate = Callable[[BaseException], Fault | None]
 
 
 class FaultLayer(Layer):
-    """The outermost layer: `Fault` → its status, unreadable request → INVALID_ARGUMENT, the rest → INTERNAL.
+    """Answers for a call: `Fault` → its status, unreadable request → INVALID_ARGUMENT, the rest → INTERNAL.
 
-    An INTERNAL carries a random id in its facts; the log line with the same id holds the exception. A
-    cancellation passes through: there is no one left to answer.
+    What a task group raises counts as the first fault in it. An INTERNAL carries a random id in its facts; the
+    log line with the same id holds the exception. A cancellation passes through: no one is left to answer.
     """
 
     def __init__(self, translate: Translate | None = None) -> None:
@@ -62,13 +62,25 @@ class FaultLayer(Layer):
         return answered
 
     def _fault_of(self, error: Exception, method: str) -> Fault:
-        known = self._translate(error)
+        causes = [*_leaves(error)]
+        for cause in causes:
+            if isinstance(cause, Fault):
+                return cause
+        known = next(filter(None, map(self._translate, causes)), None)
         if known is not None:
             _log.warning("call failed", method=method, reason=known.reason, error=type(error).__name__)
             return known
         error_id = secrets.token_hex(8)
         _log.error("unexpected error", error=error, method=method, error_id=error_id)
         return Internal(f"Unexpected error {error_id}.", facts={"error_id": error_id})
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
 
 
 def _nothing(_: BaseException) -> Fault | None:

@@ -17,7 +17,7 @@ def server_interceptors(
     hot: Collection[str] = (),
     more: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> list[grpc.aio.ServerInterceptor]:
-    """Return errors → tracing → request log → tenant → deadline → `more`.
+    """Return request log → errors → tracing → tenant → deadline → `more`.
 
     `translate` makes faults of exceptions the kit does not know (a service with a ledger passes
     `kit.db.as_fault`); `hot` names the methods whose success is logged at debug only.
@@ -25,9 +25,9 @@ def server_interceptors(
     The outermost keeps what the others make of a method, so each in `more` is asked once per method too.
     """
     return [
+        RequestLogLayer(hot),
         FaultLayer(translate),
         *server_layers(),
-        RequestLogLayer(hot),
         TenantLayer(),
         DeadlineLayer(),
         *more,

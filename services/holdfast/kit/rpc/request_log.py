@@ -1,4 +1,4 @@
-"""Each RPC leaves one log line when it ends: method, code, milliseconds, peer, tenant; never a payload."""
+"""Each RPC leaves one log line when it ends: method, code, milliseconds, peer; never a payload."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import grpc
 
-from holdfast.kit.errors import Fault, Status
+from holdfast.kit.errors import Status
 from holdfast.kit.rpc.layer import EXEMPT, Behaviour, Context, Layer
 from holdfast.kit.telemetry import logs
 
@@ -18,7 +18,8 @@ _OURS: Final = frozenset({Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS, Sta
 class RequestLogLayer(Layer):
     """Logs a call's end: at info, at debug if it is one of the `hot` methods and went well.
 
-    `hot` holds full method names (`/holdfast.v1.InvokerService/Invoke`). Health and reflection are not
+    Belongs outside of the fault layer, where every exception has become the code that the client gets. `hot`
+    holds full method names (`/holdfast.v1.InvokerService/Invoke`). Health and reflection are not
     logged.
     """
 
@@ -37,15 +38,12 @@ class RequestLogLayer(Layer):
             code = Status.UNKNOWN.value
             try:
                 response = await inner(request, context)
-                code = _code(context)
-            except Fault as fault:
-                code = fault.status.value
-                raise
+                code = _code(context, Status.OK)
             except asyncio.CancelledError:
                 code = _cut_short(context)
                 raise
             except grpc.aio.BaseError:
-                code = _code(context)
+                code = _code(context, Status.CANCELLED)  # no code: the client had gone before the answer
                 raise
             finally:
                 good = code in ("OK", "CANCELLED")
@@ -58,9 +56,9 @@ class RequestLogLayer(Layer):
         return logged
 
 
-def _code(context: Context) -> str:
+def _code(context: Context, unless: Status) -> str:
     code: Any = context.code()  # None until someone set it
-    return code.name if isinstance(code, grpc.StatusCode) else "OK"
+    return code.name if isinstance(code, grpc.StatusCode) else unless.value
 
 
 def _cut_short(context: Context) -> str:
