@@ -1,1 +1,61 @@
 """An async client over the contract: every call names its run, every stream resumes from a cursor."""
+
+from holdfast.client import errors
+from holdfast.client.client import Client
+from holdfast.client.conversation import Conversation
+from holdfast.client.effect import Breaker, DeliveryAttempt, Destination, Effect
+from holdfast.client.errors import HoldfastError, Violation
+from holdfast.client.event import Event, Rewound, Snapshot, Started, Update
+from holdfast.client.handle import RunHandle, RunUnsuccessful
+from holdfast.client.number import (
+    BreakerState,
+    BudgetDimension,
+    DeliveryMode,
+    EffectStatus,
+    OnDisconnect,
+    RunStatus,
+    Shape,
+    StepKind,
+)
+from holdfast.client.outbox import Outbox
+from holdfast.client.retry import Retries
+from holdfast.client.run import Budget, Checkpoint, Failure, Invocation, Outcome, Published, Run, Usage
+from holdfast.client.watch import Watch
+
+__all__ = [
+    "Breaker",
+    "BreakerState",
+    "Budget",
+    "BudgetDimension",
+    "Checkpoint",
+    "Client",
+    "Conversation",
+    "DeliveryAttempt",
+    "DeliveryMode",
+    "Destination",
+    "Effect",
+    "EffectStatus",
+    "Event",
+    "Failure",
+    "HoldfastError",
+    "Invocation",
+    "OnDisconnect",
+    "Outbox",
+    "Outcome",
+    "Published",
+    "Retries",
+    "Rewound",
+    "Run",
+    "RunHandle",
+    "RunStatus",
+    "RunUnsuccessful",
+    "Shape",
+    "Snapshot",
+    "Started",
+    "StepKind",
+    "Update",
+    "Usage",
+    "Violation",
+    "Watch",
+    "errors",
+]

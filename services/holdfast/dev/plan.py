@@ -22,7 +22,7 @@ class Plan:
     agents: Sequence[str]
     invokers: int = 1
     runners: int = 1
-    environment: Mapping[str, str] = field(default=_NONE)
+    environment: Mapping[str, str] = field(default_factory=dict)
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def names(self) -> list[str]:

@@ -1,0 +1,298 @@
+"""The client of one tenant: invoke, follow, cancel, publish, and look after the outbox.
+
+async with Client("127.0.0.1:7401") as client:
+    handle = await client.invoke("triage", {"ticket": 7})
+    async with handle.watch() as events:
+        async for event in events: …
+"""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+
+from holdfast.client.channel import open_channel
+from holdfast.client.conversation import Conversation
+from holdfast.client.event import Cursor
+from holdfast.client.handle import RunHandle
+from holdfast.client.link import Link
+from holdfast.client.number import OnDisconnect, RunStatus, Shape
+from holdfast.client.outbox import Outbox
+from holdfast.client.publish import groups, published_of
+from holdfast.client.retry import Retries
+from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
+from holdfast.client.watch import Watch
+from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
+from holdfast.client.wire_value import duration_of, stamp_of
+from holdfast.v1 import (
+    checkpoint_service_pb2,
+    checkpoint_service_pb2_grpc,
+    event_service_pb2,
+    event_service_pb2_grpc,
+    invoker_service_pb2,
+    invoker_service_pb2_grpc,
+    outbox_service_pb2_grpc,
+    run_pb2,
+)
+
+_LONGEST_WAIT_S: Final = 300.0  # of one AwaitRun; longer waits are several
+
+
+class Client:
+    """Speaks to the Invoker at `address` and, for the outbox, to the `dispatcher`; a context manager.
+
+    Addresses are `host:port`, several joined by commas, or gRPC URIs. Every call is made for `tenant`. With
+    `credentials` the channels use TLS. Calls that may be repeated are, as `retries` says; `timeout` seconds
+    are given to each attempt. All failures are `HoldfastError`s.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        tenant: str = "default",
+        dispatcher: str | None = None,
+        checkpoint: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        retries: Retries | None = None,
+        timeout: float = 15.0,
+    ) -> None:
+        self.tenant = tenant
+        self._addresses = {"invoker": address, "dispatcher": dispatcher, "checkpoint": checkpoint}
+        self._credentials = credentials
+        self._link = Link(tenant, retries or Retries(), timeout)
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._stub: invoker_service_pb2_grpc.InvokerServiceStub | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channels; calls in flight are cancelled. Repeatable."""
+        channels, self._channels = self._channels, {}
+        self._stub = None
+        for channel in channels.values():
+            await channel.close()
+
+    @property
+    def outbox(self) -> Outbox:
+        """The outbox; the client needs the Dispatcher's address for it."""
+        return Outbox(outbox_service_pb2_grpc.OutboxServiceStub(self._channel("dispatcher")), self._link)
+
+    async def invoke(
+        self,
+        intent: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        budget: Budget | None = None,
+        idempotency_key: str | None = None,
+        wait: timedelta | float | None = None,
+        run_id: str = "",
+        user: str = "",
+        correlation_id: str = "",
+        shape: Shape = Shape.UNSPECIFIED,
+        ordering_key: str = "",
+        priority: int = 0,
+        session_id: str = "",
+        handoff: Budget | None = None,
+        not_before: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        agent_version: str = "",
+    ) -> RunHandle:
+        """Start a run, or find the one its idempotency key stands for.
+
+        Without a key (or a run id, which then is the key) one is made, so that a repeated call starts nothing
+        twice. `wait` (seconds, at most an hour) answers when the run has ended, or after that long.
+        """
+        invocation = Invocation(
+            intent=intent,
+            payload=payload,
+            idempotency_key=idempotency_key or "",
+            run_id=run_id,
+            user=user,
+            budget=budget,
+            correlation_id=correlation_id,
+            shape=shape,
+            ordering_key=ordering_key,
+            priority=priority,
+            session_id=session_id,
+            handoff=handoff,
+            not_before=not_before,
+            labels=labels or {},
+            agent_version=agent_version,
+        )
+        return await self.send(invocation, wait=wait)
+
+    async def send(
+        self, invocation: Invocation | Mapping[str, Any], *, wait: timedelta | float | None = None
+    ) -> RunHandle:
+        """Do the same with a whole envelope, or its JSON form."""
+        request = envelope(invocation)
+        _ensure_key(request)
+        seconds = 0.0
+        if wait is not None:
+            seconds = wait.total_seconds() if isinstance(wait, timedelta) else float(wait)
+            request.wait.CopyFrom(duration_of(seconds))
+        elif request.HasField("wait"):
+            seconds = float(request.wait.seconds)
+        response = await self._link.call(self._invoker.Invoke, request, wait=seconds)
+        return RunHandle(self, run_of(response.run), reattached=response.reattached)
+
+    async def get_run(self, run_id: str) -> Run:
+        """Return a run as it stands."""
+        request = invoker_service_pb2.GetRunRequest(run_id=run_id)
+        return run_of((await self._link.call(self._invoker.GetRun, request)).run)
+
+    async def await_run(self, run_id: str, *, patience: float | None = None) -> Run:
+        """Wait until a run has ended and return it; `TimeoutError` after `patience` seconds."""
+        loop = asyncio.get_running_loop()
+        give_up = None if patience is None else loop.time() + patience
+        while True:
+            wait = (
+                _LONGEST_WAIT_S
+                if give_up is None
+                else min(_LONGEST_WAIT_S, max(0.001, give_up - loop.time()))
+            )
+            request = invoker_service_pb2.AwaitRunRequest(run_id=run_id, wait=duration_of(wait))
+            run = run_of((await self._link.call(self._invoker.AwaitRun, request, wait=wait)).run)
+            if run.is_ended:
+                return run
+            if give_up is not None and loop.time() >= give_up:
+                raise TimeoutError(
+                    f"Run {run_id} has not ended within {patience} s; it is {run.status.name}."
+                )
+
+    async def list_runs(
+        self,
+        *,
+        statuses: Iterable[RunStatus] = (),
+        intent: str = "",
+        created_from: datetime | None = None,
+        created_before: datetime | None = None,
+        session_id: str = "",
+        correlation_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[Run]:
+        """Yield the runs that match, newest first, without payload and result, page by page."""
+        request = invoker_service_pb2.ListRunsRequest(
+            page_size=page_size,
+            statuses=[run_pb2.RunStatus.ValueType(status) for status in statuses],
+            intent=intent,
+            create_time_from=stamp_of(created_from) if created_from else None,
+            create_time_before=stamp_of(created_before) if created_before else None,
+            session_id=session_id,
+            correlation_id=correlation_id,
+            labels=labels or {},
+        )
+        while True:
+            page = await self._link.call(self._invoker.ListRuns, request)
+            for run in page.runs:
+                yield run_of(run)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def watch(self, run_id: str, after_sequence: int = 0, after_epoch: int = 0) -> Watch:
+        """Follow a run's events after a sequence, until it has ended.
+
+        `after_epoch` is the `epoch` of the event at the cursor; without it the cursor is taken as committed.
+        """
+        return Watch(self._invoker, self._link, run_id, Cursor(after_sequence, after_epoch))
+
+    def converse(
+        self,
+        intent: str | Invocation | Mapping[str, Any],
+        payload: Mapping[str, Any] | None = None,
+        *,
+        on_disconnect: OnDisconnect = OnDisconnect.UNSPECIFIED,
+    ) -> Conversation:
+        """Start a run, by its intent and payload or a whole envelope, and follow it on a stream both ways."""
+        request = envelope(Invocation(intent, payload) if isinstance(intent, str) else intent)
+        _ensure_key(request)
+        start = invoker_service_pb2.ConverseStart(
+            invocation=request, on_disconnect=run_pb2.OnDisconnect.ValueType(on_disconnect)
+        )
+        opening = invoker_service_pb2.ConverseRequest(start=start)
+        return Conversation(self._invoker, self._link, opening, Cursor())
+
+    def attach(
+        self, run_id: str = "", *, idempotency_key: str = "", after_sequence: int = 0, after_epoch: int = 0
+    ) -> Conversation:
+        """Follow a run that exists, by its id or its key, on a stream both ways."""
+        attach = invoker_service_pb2.ConverseAttach(
+            run_id=run_id,
+            idempotency_key=idempotency_key,
+            after_sequence=after_sequence,
+            after_epoch=after_epoch,
+        )
+        opening = invoker_service_pb2.ConverseRequest(attach=attach)
+        return Conversation(self._invoker, self._link, opening, Cursor(after_sequence, after_epoch))
+
+    async def cancel(self, run_id: str, reason: str = "") -> Run:
+        """Ask a run to stop; returns it as it stands. Cancelling an ended run changes nothing."""
+        request = invoker_service_pb2.CancelRunRequest(run_id=run_id, reason=reason)
+        return run_of((await self._link.call(self._invoker.CancelRun, request)).run)
+
+    async def retry(self, run_id: str, *, budget: Budget | None = None) -> Run:
+        """Start an ended run again from its recorded steps.
+
+        Not repeated by itself: a second call would find the run queued and be refused.
+        """
+        request = invoker_service_pb2.RetryRunRequest(run_id=run_id, budget=budget_message(budget))
+        return run_of((await self._link.call(self._invoker.RetryRun, request, repeatable=False)).run)
+
+    async def publish(self, events: Iterable[Invocation | Mapping[str, Any]]) -> list[Published]:
+        """Publish events, each an envelope with the event's own idempotency key; answers come in order.
+
+        Sent in groups that the contract allows; a failure in the middle leaves the groups before it accepted,
+        and the whole call may be repeated.
+        """
+        stub = event_service_pb2_grpc.EventServiceStub(self._channel("invoker"))
+        answers: list[Published] = []
+        for group in groups([envelope(event) for event in events]):
+            request = event_service_pb2.PublishEventsRequest(events=group)
+            response = await self._link.call(stub.PublishEvents, request)
+            answers += [published_of(result) for result in response.results]
+        return answers
+
+    async def list_checkpoints(self, run_id: str, *, page_size: int = 100) -> AsyncIterator[Checkpoint]:
+        """Yield a run's recorded steps in order; the client needs the Checkpoint service's address for it."""
+        stub = checkpoint_service_pb2_grpc.CheckpointServiceStub(self._channel("checkpoint"))
+        request = checkpoint_service_pb2.ListCheckpointsRequest(run_id=run_id, page_size=page_size)
+        while True:
+            page = await self._link.call(stub.ListCheckpoints, request)
+            for checkpoint in page.checkpoints:
+                yield checkpoint_of(checkpoint)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    @property
+    def _invoker(self) -> invoker_service_pb2_grpc.InvokerServiceStub:
+        if self._stub is None:
+            self._stub = invoker_service_pb2_grpc.InvokerServiceStub(self._channel("invoker"))
+        return self._stub
+
+    def _channel(self, service: str) -> grpc.aio.Channel:
+        if service not in self._channels:
+            address = self._addresses[service]
+            if address is None:
+                raise ValueError(f"This client was not told the {service}'s address.")
+            self._channels[service] = open_channel(address, self._credentials)
+        return self._channels[service]
+
+
+def _ensure_key(request: invoker_service_pb2.InvokeRequest) -> None:
+    """See that the call can be repeated: the run id is the key where there is no other."""
+    if not request.idempotency_key and not request.run_id:
+        request.idempotency_key = str(uuid.uuid4())

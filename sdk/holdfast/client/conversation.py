@@ -1,0 +1,159 @@
+"""A conversation starts a run, or joins one, and speaks both ways until the run has ended.
+
+opening ──started──▶ following ──ended──▶ over
+                        │ ▲ connection lost: attach from the cursor
+                        └─┘
+"""
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from holdfast.client.errors import HoldfastError, Unavailable
+from holdfast.client.event import Cursor, Started, Update
+from holdfast.client.link import Link
+from holdfast.client.retry import Repetition
+from holdfast.client.run import Run
+from holdfast.client.watch import passing
+from holdfast.client.wire_run import run_of, update_of
+from holdfast.client.wire_value import value_of
+from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
+
+
+class Conversation:
+    """One run on a stream both ways: `async with client.converse(…) as talk: async for update in talk: …`.
+
+    The first update is `Started`. A connection that breaks is made anew: the run is found by its id, or, if
+    not even that had come back, by starting it again under the same idempotency key. Leaving the block ends
+    the stream; what that means for the run is what `on_disconnect` said.
+    """
+
+    def __init__(
+        self,
+        stub: invoker_service_pb2_grpc.InvokerServiceStub,
+        link: Link,
+        opening: invoker_service_pb2.ConverseRequest,
+        cursor: Cursor,
+    ) -> None:
+        self.cursor = cursor
+        self.run: Run | None = None
+        self._stub = stub
+        self._link = link
+        self._opening = opening
+        self._call: Any = None
+        self._repetition = Repetition(link.retries)
+        self._closed = False
+        self._connected = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream; repeatable."""
+        self._closed = True
+        self._hang_up()
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask the run to stop; its end comes as an event. Works while the stream is broken, too."""
+        if self.run is None:
+            raise RuntimeError("There is no run to cancel yet: wait for Started.")
+        request = invoker_service_pb2.CancelRunRequest(run_id=self.run.run_id, reason=reason)
+        message = invoker_service_pb2.ConverseCancel(reason=reason)
+        try:
+            await self._write(invoker_service_pb2.ConverseRequest(cancel=message))
+        except HoldfastError:
+            await self._link.call(self._stub.CancelRun, request)
+
+    async def input(self, payload: Any, key: str = "input") -> None:
+        """Give the run input, under a mailbox key. Raises `Unavailable` while the stream is broken."""
+        message = invoker_service_pb2.ConverseInput(key=key, payload=value_of(payload))
+        await self._write(invoker_service_pb2.ConverseRequest(input=message))
+
+    async def interrupt(self, payload: Any) -> None:
+        """Give the run urgent input. Raises `Unavailable` while the stream is broken."""
+        message = invoker_service_pb2.ConverseInterrupt(payload=value_of(payload))
+        await self._write(invoker_service_pb2.ConverseRequest(interrupt=message))
+
+    async def decide(self, approval_id: str, *, approved: bool, reason: str = "") -> None:
+        """Decide an approval the run waits for. Raises `Unavailable` while the stream is broken."""
+        message = invoker_service_pb2.ConverseDecide(
+            approval_id=approval_id, approved=approved, reason=reason
+        )
+        await self._write(invoker_service_pb2.ConverseRequest(decide=message))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Started | Update:
+        """Return the next update. Raises `HoldfastError` when no server answers for long."""
+        while not self._closed and not self.cursor.ended:
+            try:
+                update = await self._read()
+            except grpc.aio.AioRpcError as failure:
+                self._hang_up()
+                await self._repetition.pause(passing(failure))
+                continue
+            except BaseException:
+                self._hang_up()
+                raise
+            if update is not None:
+                return update
+        self.close()
+        raise StopAsyncIteration
+
+    async def _read(self) -> Started | Update | None:
+        if self._call is None:
+            self._call = self._stub.Converse(metadata=self._link.metadata)
+            with suppress(asyncio.InvalidStateError):  # the call is over already: reading says why
+                await self._call.write(self._greeting())
+            self._connected = True
+        message = await self._call.read()
+        if message is grpc.aio.EOF:  # before the run's end, and we have not closed our side
+            self._hang_up()
+            await self._repetition.pause(Unavailable("The server ended the conversation."))
+            return None
+        self._repetition.forget()
+        if message.WhichOneof("update") == "started":
+            return self._started(message.started)
+        update = update_of(message)
+        if update is not None:
+            self.cursor.move(update)
+        return update
+
+    def _started(self, message: invoker_service_pb2.ConverseStarted) -> Started | None:
+        again = self.run is not None
+        self.run = run_of(message.run)
+        # An ended run of which nothing is missing has no event left to say so.
+        self.cursor.ended = self.run.is_ended and self.run.last_sequence <= self.cursor.sequence
+        return None if again else Started(self.run, message.reattached)
+
+    def _greeting(self) -> invoker_service_pb2.ConverseRequest:
+        if self.run is None:
+            return self._opening
+        attach = invoker_service_pb2.ConverseAttach(
+            run_id=self.run.run_id, after_sequence=self.cursor.sequence, after_epoch=self.cursor.epoch
+        )
+        return invoker_service_pb2.ConverseRequest(attach=attach)
+
+    async def _write(self, request: invoker_service_pb2.ConverseRequest) -> None:
+        call = self._call
+        if call is None or self._closed or not self._connected:
+            raise Unavailable("The conversation is not connected now.")
+        try:
+            await call.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as failure:
+            raise Unavailable("The conversation lost its connection.") from failure
+
+    def _hang_up(self) -> None:
+        self._connected = False
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()

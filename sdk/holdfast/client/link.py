@@ -1,0 +1,44 @@
+"""What every call has in common: the channel, the tenant, the time it is given, and how often it is tried."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from holdfast.client.retry import Retries, calling
+
+R = TypeVar("R")
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How one client calls; `timeout` in seconds, for each attempt."""
+
+    tenant: str
+    retries: Retries
+    timeout: float
+
+    @property
+    def metadata(self) -> Metadata:
+        """What names the tenant of a call."""
+        return (("holdfast-tenant", self.tenant),)
+
+    async def call(
+        self,
+        method: Callable[..., Awaitable[R]],
+        request: object,
+        *,
+        repeatable: bool = True,
+        wait: float = 0.0,
+    ) -> R:
+        """Call a unary method, again after failures that pass if it is `repeatable`.
+
+        `wait` seconds are added to what the call is given, for a server that answers only then. Raises
+        `HoldfastError`.
+        """
+
+        async def attempt() -> R:
+            return await method(request, timeout=self.timeout + wait, metadata=self.metadata)
+
+        return await calling(attempt, self.retries if repeatable else None)

@@ -1,0 +1,71 @@
+"""What may be repeated is repeated when that can help: a few times, with jitter, and never for long."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+
+from holdfast.client.errors import HoldfastError, QueueFull, RateLimited, Unavailable
+from holdfast.client.wire_status import error_of
+
+T = TypeVar("T")
+
+_PASSING = (Unavailable, QueueFull, RateLimited)
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often and how long a repeatable call is tried; durations in seconds.
+
+    Pauses are exponential with full jitter from `first_pause`, capped; a server that says when to come again
+    is not called before. `patience` bounds the pauses together.
+    """
+
+    attempts: int = 6
+    first_pause: float = 0.1
+    longest_pause: float = 3.0
+    patience: float = 30.0
+
+    def pause_after(self, attempt: int, error: HoldfastError) -> float:
+        """Return the seconds to wait after the failed attempt of that number, from 1."""
+        cap = min(self.longest_pause, self.first_pause * 2 ** (attempt - 1))
+        return (error.retry_after or 0.0) + random.uniform(0, cap)  # noqa: S311 - spreads load, keeps no secret
+
+
+class Repetition:
+    """Counts the failures in a row of one call or stream, and waits between them."""
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+        self.forget()
+
+    def forget(self) -> None:
+        """There was progress: the next failure is a first one again."""
+        self._attempt = 0
+        self._waited = 0.0
+
+    async def pause(self, error: HoldfastError) -> None:
+        """Wait before the next attempt, or raise `error` if there is no point in one."""
+        self._attempt += 1
+        pause = self._retries.pause_after(self._attempt, error)
+        self._waited += pause
+        exhausted = self._attempt >= self._retries.attempts or self._waited > self._retries.patience
+        if exhausted or not isinstance(error, _PASSING):
+            raise error
+        await asyncio.sleep(pause)
+
+
+async def calling(call: Callable[[], Awaitable[T]], retries: Retries | None) -> T:
+    """Await `call()`; with `retries` again after failures that pass. Raises `HoldfastError`s only."""
+    repetition = Repetition(retries) if retries is not None else None
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as failure:
+            error = error_of(failure)
+            if repetition is None:
+                raise error from failure
+            await repetition.pause(error)
