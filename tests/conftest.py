@@ -46,7 +46,7 @@ async def empty_database_url(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def mortal_postgres() -> AsyncIterator[EmbeddedPostgres]:
-    """A PostgreSQL for one test that kills it: watched, started again, with a migrated `holdfast` database."""
+    """A PostgreSQL for one test to kill: it comes back, with its migrated `holdfast` database."""
     from holdfast.ledger import migrate
 
     async with new_server() as server:

@@ -37,12 +37,12 @@ class Binaries:
         return self.folder / "initdb"
 
 
-def find_binaries(account: Account) -> Binaries:
+def find_binaries(account: Account, copies: Path = _REACHABLE_BY_ALL) -> Binaries:
     """Find PostgreSQL's programs where `account` can execute them.
 
     A virtual environment below a closed home folder is out of reach for the account root hands PostgreSQL
-    to. Then the programs are copied, once per release, to a folder all can read; no mode of any existing
-    folder is changed. Raises `EmbeddedError` when the wheel is not installed.
+    to. Then the programs are copied, once per release, into `copies`, which all can read; the mode of no
+    existing folder is changed. Raises `EmbeddedError` when the wheel is not installed.
     """
     package = _package_folder()
     found = Binaries(package / _INSTALL / "bin", importlib.metadata.version(_DISTRIBUTION))
@@ -52,7 +52,7 @@ def find_binaries(account: Account) -> Binaries:
         )
     if account.can_reach(found.postgres):
         return found
-    return Binaries(_copy(package, found.release) / _PACKAGE / _INSTALL / "bin", found.release)
+    return Binaries(_copy(package, found.release, copies) / _PACKAGE / _INSTALL / "bin", found.release)
 
 
 def _package_folder() -> Path:
@@ -64,17 +64,17 @@ def _package_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def _copy(package: Path, release: str) -> Path:
-    target = _REACHABLE_BY_ALL / f"postgresql-{release}"
+def _copy(package: Path, release: str, copies: Path) -> Path:
+    target = copies / f"postgresql-{release}"
     if target.is_dir():
         return target
     try:
-        _REACHABLE_BY_ALL.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=_REACHABLE_BY_ALL))
+        copies.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=copies))
     except OSError as error:
         raise EmbeddedError(
             f"PostgreSQL cannot run as root, other accounts cannot reach {package},"
-            f" and {_REACHABLE_BY_ALL} cannot hold a copy: {error.strerror}."
+            f" and {copies} cannot hold a copy: {error.strerror}."
         ) from error
     shutil.copytree(package / _INSTALL, fresh / _PACKAGE / _INSTALL, symlinks=True)
     libraries = package.parent / _LIBRARIES

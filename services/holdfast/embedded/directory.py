@@ -1,37 +1,29 @@
-"""A data directory belongs to one server at a time, and an ephemeral one is gone when its server is.
+"""A data directory belongs to one server at a time, and is never taken from someone else.
 
 Layout, all of it owned by the account PostgreSQL runs as, mode 0700:
 
-    lock            flock, held by the parent and by every process of the server; holds the parent's pid
+    lock            see `holdfast.embedded.lock`
     cluster/        PostgreSQL's own data directory
     postgres.log    its log, with one older generation
     run/            the unix socket, unless the path is too long for one
-
-The lock is inherited by PostgreSQL and its children, so a free lock means that no process of a former server
-is left, whatever killed it.
 """
 
-import fcntl
-import hashlib
 import os
 import shutil
-import stat
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from holdfast.embedded.account import Account
-from holdfast.embedded.error import DirectoryInUseError, EmbeddedError
-from holdfast.embedded.leftover import is_alive, kill_leftovers
+from holdfast.embedded.ephemeral import make_ephemeral, remove_ephemeral
+from holdfast.embedded.error import EmbeddedError
+from holdfast.embedded.leftover import kill_leftovers
+from holdfast.embedded.lock import take_lock
+from holdfast.embedded.socket import private_folder, socket_folder
 
-_SOCKET_NAME = ".s.PGSQL.5432"
-_SOCKET_LIMIT = 107  # bytes of sun_path, without the closing NUL
-_PATIENCE_S = 15.0
-_LAST_ORDERS_S = 6.0  # told to quit, PostgreSQL itself kills its children after five seconds
 _LOG_LIMIT = 16 * 1024 * 1024
+_LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True)
@@ -55,15 +47,30 @@ class DataDirectory:
 
     @property
     def sockets(self) -> Path:
-        """The folder of the unix socket: within the directory if the path is short enough for one."""
+        """The folder of the unix socket."""
         return socket_folder(self.path)
 
-    def prepare(self) -> None:
-        """Make the folder of the socket and keep the log from growing without end; repeatable."""
-        _private_folder(self.sockets, self.account)
+    def clear_the_way(self) -> None:
+        """Remove what a killed server leaves, so that the next can start; repeatable.
+
+        We hold the lock, so nothing of it may live or claim the directory. PostgreSQL would judge its old pid
+        files by the pid alone, which another process may have by now.
+        """
+        kill_leftovers(self.cluster)
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        private_folder(self.sockets, self.account)
+        for left in self.sockets.iterdir():
+            left.unlink()
         with suppress(FileNotFoundError):
             if self.log.stat().st_size > _LOG_LIMIT:
                 self.log.replace(self.log.with_suffix(".log.old"))
+
+    def open_log(self) -> IO[bytes]:
+        """Open the log to append to it, as the account's file."""
+        log = os.fdopen(os.open(self.log, _LOG_FLAGS, 0o600), "ab")
+        if not self.account.is_ours:
+            os.fchown(log.fileno(), self.account.uid, self.account.gid)
+        return log
 
     def log_tail(self, lines: int = 12) -> str:
         """Return the last lines of the log, empty if there is none."""
@@ -74,28 +81,27 @@ class DataDirectory:
 
     def release(self) -> None:
         """Remove the socket's folder, remove the directory if it is ephemeral, and unlock it."""
-        if self.ephemeral:
-            with _exclusive(self.path.parent):  # or a starting server would look into half of it
-                _remove(self.path, self.sockets)
-        else:
-            _remove(self.sockets)
-        os.close(self.lock)
+        try:
+            if self.ephemeral:
+                remove_ephemeral(self.path)
+            else:
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(self.sockets)
+        finally:
+            os.close(self.lock)
 
 
-def socket_folder(directory: Path) -> Path:
-    """Return where the server in `directory` has its socket, always the same for the same directory."""
-    inside = directory / "run"
-    if len(os.fsencode(inside / _SOCKET_NAME)) <= _SOCKET_LIMIT:
-        return inside
-    digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
-    return Path("/tmp") / f"holdfast-{digest}"  # noqa: S108 — short for certain; made private or refused
+def open_ephemeral(account: Account) -> DataDirectory:
+    """Make a data directory that `release` removes."""
+    path, lock = make_ephemeral(account)
+    return DataDirectory(path, account, lock, ephemeral=True)
 
 
 def open_persistent(path: Path, account: Account) -> DataDirectory:
     """Lock the data directory at `path`, making it if it is not there.
 
     Raises `DirectoryInUseError` when a living process holds it, `EmbeddedError` when the account cannot reach
-    it or when it holds files that are none of ours. What a killed process left running is ended first.
+    it or when it holds files that are none of ours.
     """
     path = path.resolve()
     _demand_reachable(path, account)
@@ -106,22 +112,11 @@ def open_persistent(path: Path, account: Account) -> DataDirectory:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _demand_reachable(path, account)  # a strict umask closes the folders just made
-        _private_folder(path, account)
-        lock = _take_lock(path)
+        private_folder(path, account)
+        lock = take_lock(path)
     except OSError as error:
         raise EmbeddedError(f"The data directory {path} cannot be made: {error.strerror}.") from error
     return DataDirectory(path, account, lock, ephemeral=False)
-
-
-def open_ephemeral(account: Account) -> DataDirectory:
-    """Make a data directory that `release` removes, and remove those whose process was killed."""
-    root = _ephemeral_root(account)
-    with _exclusive(root):
-        for abandoned in root.iterdir():
-            _remove_if_abandoned(abandoned)
-        path = Path(tempfile.mkdtemp(prefix="", dir=root))
-        account.own(path)
-        return DataDirectory(path, account, _take_lock(path), ephemeral=True)
 
 
 def _demand_reachable(path: Path, account: Account) -> None:
@@ -130,92 +125,3 @@ def _demand_reachable(path: Path, account: Account) -> None:
             f"PostgreSQL cannot run as root, and uid {account.uid}, which it runs as instead, cannot enter"
             f" {barrier}: choose a data directory it can reach, or start as a normal user."
         )
-
-
-def _ephemeral_root(account: Account) -> Path:
-    for folder in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):  # noqa: S108 — checked below
-        root = folder.resolve() / f"holdfast-ephemeral-{os.geteuid()}"
-        if folder.is_dir() and account.can_reach(root):
-            break
-    else:
-        raise EmbeddedError(
-            f"The account PostgreSQL runs as (uid {account.uid}) can reach no temporary folder."
-        )
-    mode = 0o700 if account.is_ours else 0o711
-    with suppress(FileExistsError):
-        root.mkdir(mode=mode)
-    status = root.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise EmbeddedError(f"The folder {root} for temporary servers belongs to another user.")
-    root.chmod(mode)
-    return root
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_if_abandoned(path: Path) -> None:
-    """Remove an ephemeral directory unless a living process holds it."""
-    try:
-        lock = _take_lock(path, patience_s=0.0)
-    except DirectoryInUseError:
-        return
-    _remove(path, socket_folder(path))
-    os.close(lock)
-
-
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(folder)
-
-
-def _private_folder(path: Path, account: Account) -> None:
-    """Make `path` a folder that is the account's alone, or raise `EmbeddedError` if it is someone else's."""
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-        account.own(path)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in (account.uid, os.geteuid()):
-        raise EmbeddedError(f"The folder {path} belongs to another user.")
-    path.chmod(0o700)
-    account.own(path)
-
-
-def _take_lock(path: Path, patience_s: float = _PATIENCE_S) -> int:
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        _wait_for_lock(descriptor, path, patience_s)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _wait_for_lock(descriptor: int, path: Path, patience_s: float) -> None:
-    start = time.monotonic()
-    while not _try_lock(descriptor):
-        owner = int(os.pread(descriptor, 32, 0) or b"0")
-        waited = time.monotonic() - start
-        if is_alive(owner) or waited >= patience_s:
-            raise DirectoryInUseError(path, owner)
-        if waited >= _LAST_ORDERS_S:  # its parent is dead and it should be too: it is deaf to signals
-            kill_leftovers(path / "cluster")
-        time.sleep(0.02)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -8,7 +8,6 @@ they are found: `/proc/<pid>/cwd`. They may be killed: recovery follows in any c
 import os
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,12 +19,12 @@ def kill_leftovers(cluster: Path) -> int:
 
     Call it only when no server of ours is meant to run there. `TimeoutError` when one cannot be killed.
     """
-    found = list(_standing_in(cluster))
+    found = _standing_in(cluster)
     for pid in found:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     give_up = time.monotonic() + _PATIENCE_S
-    while any(True for _ in _standing_in(cluster)):
+    while _standing_in(cluster):
         if time.monotonic() >= give_up:
             raise TimeoutError(f"processes of the former PostgreSQL in {cluster} cannot be killed")
         time.sleep(0.005)
@@ -41,9 +40,11 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def _standing_in(folder: Path) -> Iterator[int]:
-    for entry in os.scandir("/proc"):
+def _standing_in(folder: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
         # Another user's process, or one that ended meanwhile, is none of ours.
         with suppress(OSError):
-            if entry.name.isdigit() and Path(entry.path, "cwd").readlink() == folder:
-                yield int(entry.name)
+            if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
+                found.append(int(entry.name))
+    return found

@@ -6,7 +6,6 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from holdfast.embedded.directory import DataDirectory
 
@@ -23,7 +22,7 @@ async def launch(
     """
     account = directory.account
     arguments = [os.getpid(), death_signal.value, account.uid, account.gid]
-    with _open_log(directory) as log:
+    with directory.open_log() as log:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -66,12 +65,6 @@ async def _ended_after(
     except TimeoutError:
         return False
     return True
-
-
-def _open_log(directory: DataDirectory) -> IO[bytes]:
-    log = directory.log.open("ab")
-    directory.account.own(directory.log)
-    return log
 
 
 def _environment() -> dict[str, str]:

@@ -182,7 +182,7 @@ class EmbeddedPostgres:
         """Start the server process and wait until it answers; a `StartError` leaves none behind."""
         directory = self._opened
         assert self._binaries is not None
-        await asyncio.to_thread(_clear_the_way, directory)
+        await asyncio.to_thread(directory.clear_the_way)
         options = server_options(directory.sockets, self._settings)
         command = [str(self._binaries.postgres), "-D", str(directory.cluster), *options]
         # SIGQUIT: ends all sessions at once. What was committed is in the log, the next start replays it.
@@ -238,18 +238,6 @@ class EmbeddedPostgres:
                 _log.exception("PostgreSQL does not start; next attempt in %.1f s", pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-
-
-def _clear_the_way(directory: DataDirectory) -> None:
-    """Remove what a killed server leaves; we hold the lock, so nothing of it may live or claim the directory.
-
-    PostgreSQL would judge its old pid files by the pid alone, which another process may have by now.
-    """
-    kill_leftovers(directory.cluster)
-    directory.prepare()
-    (directory.cluster / "postmaster.pid").unlink(missing_ok=True)
-    for left in directory.sockets.iterdir():
-        left.unlink()
 
 
 def _quoted(identifier: str) -> str:
