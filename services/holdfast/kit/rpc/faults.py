@@ -21,8 +21,8 @@ Translate = Callable[[BaseException], Fault | None]
 class FaultLayer(Layer):
     """Answers for a call: `Fault` → its status, unreadable request → INVALID_ARGUMENT, the rest → INTERNAL.
 
-    What a task group raises counts as the first fault in it. An INTERNAL carries a random id in its facts; the
-    log line with the same id holds the exception. A cancellation passes through: no one is left to answer.
+    What a task group raises counts as the first fault in it. An INTERNAL carries a random id in its facts;
+    the log line with the same id holds the exception. A cancellation passes through: no one is left to hear.
     """
 
     def __init__(self, translate: Translate | None = None) -> None:
