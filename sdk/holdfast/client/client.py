@@ -40,14 +40,16 @@ from holdfast.v1 import (
 )
 
 _LONGEST_WAIT_S: Final = 300.0  # of one AwaitRun; longer waits are several
+_RETRIES: Final = Retries()
+_RECONNECTS: Final = Retries(attempts=1000, longest_pause=2.0, patience=60.0)
 
 
 class Client:
     """Speaks to the Invoker at `address` and, for the outbox, to the `dispatcher`; a context manager.
 
     Addresses are `host:port`, several joined by commas, or gRPC URIs. Every call is made for `tenant`. With
-    `credentials` the channels use TLS. Calls that may be repeated are, as `retries` says; `timeout` seconds
-    are given to each attempt. All failures are `HoldfastError`s.
+    `credentials` the channels use TLS. Calls that may be repeated are, as `retries` says, and streams
+    are joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. All failures are `HoldfastError`s.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class Client:
         dispatcher: str | None = None,
         checkpoint: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
-        retries: Retries | None = None,
+        retries: Retries = _RETRIES,
+        reconnects: Retries = _RECONNECTS,
         timeout: float = 15.0,
     ) -> None:
         self.tenant = tenant
         self._addresses = {"invoker": address, "dispatcher": dispatcher, "checkpoint": checkpoint}
         self._credentials = credentials
-        self._link = Link(tenant, retries or Retries(), timeout)
+        self._link = Link(tenant, retries, reconnects, timeout)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stub: invoker_service_pb2_grpc.InvokerServiceStub | None = None
 

@@ -44,7 +44,7 @@ class Conversation:
         self._link = link
         self._opening = opening
         self._call: Any = None
-        self._repetition = Repetition(link.retries)
+        self._repetition = Repetition(link.reconnects)
         self._closed = False
         self._connected = False
 

@@ -17,6 +17,7 @@ class Link:
 
     tenant: str
     retries: Retries
+    reconnects: Retries
     timeout: float
 
     @property

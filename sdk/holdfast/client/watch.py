@@ -29,7 +29,7 @@ class Watch:
         self._link = link
         self._run_id = run_id
         self._call: Any = None
-        self._repetition = Repetition(link.retries)
+        self._repetition = Repetition(link.reconnects)
         self._closed = False
 
     async def __aenter__(self) -> Self:

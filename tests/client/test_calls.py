@@ -1,0 +1,180 @@
+"""Calls say what they mean, are repeated only where that is safe, and give up in time."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from holdfast.client import (
+    Budget,
+    Client,
+    Destination,
+    Invocation,
+    Retries,
+    RunStatus,
+    RunUnsuccessful,
+    errors,
+)
+from holdfast.kit import errors as faults
+from holdfast.v1 import invoker_service_pb2 as pb
+from holdfast.v1 import run_pb2
+from tests.client.contract_server import RUN_ID, ContractServer, invoked, run
+
+
+async def test_an_invocation_carries_the_envelope_the_tenant_and_a_key(
+    server: ContractServer, client: Client
+) -> None:
+    server.invoker.script["Invoke"] = lambda *_: invoked()
+    handle = await client.invoke(
+        "greet",
+        {"name": "Ada", "n": 3, "deep": [{"x": None}]},
+        budget=Budget(max_steps=5),
+        labels={"team": "a"},
+        not_before=datetime(2030, 1, 1, tzinfo=UTC),
+        wait=timedelta(seconds=1.5),
+    )
+    request = server.invoker.asked[0]
+    assert (handle.run_id, handle.status) == (RUN_ID, RunStatus.QUEUED)
+    assert request.intent == "greet"
+    assert request.payload["name"] == "Ada"
+    assert request.budget.max_steps == 5
+    assert request.idempotency_key
+    assert request.wait.ToMilliseconds() == 1500
+    assert server.invoker.tenants == ["acme"]
+
+
+async def test_a_call_is_repeated_with_the_same_key_until_the_ledger_is_back(
+    server: ContractServer, client: Client
+) -> None:
+    def answer(*_: Any) -> Any:
+        if len(server.invoker.asked) < 3:
+            raise faults.LedgerUnavailable("away")
+        return invoked()
+
+    server.invoker.script["Invoke"] = answer
+    await client.invoke("greet")
+    keys = {request.idempotency_key for request in server.invoker.asked}
+    assert len(server.invoker.asked) == 3
+    assert len(keys) == 1
+
+
+async def test_repeating_ends_after_the_attempts_with_the_server_s_own_error(
+    server: ContractServer, client: Client
+) -> None:
+    def answer(*_: Any) -> Any:
+        raise faults.LedgerUnavailable("away")
+
+    server.invoker.script["GetRun"] = answer
+    with pytest.raises(errors.LedgerUnavailable, match="away"):
+        await client.get_run(RUN_ID)
+    assert len(server.invoker.asked) == 5
+
+
+async def test_a_server_s_retry_time_beyond_our_patience_is_raised_at_once(
+    server: ContractServer, client: Client
+) -> None:
+    def answer(*_: Any) -> Any:
+        raise faults.QueueFull("full", retry_after=60)
+
+    server.invoker.script["Invoke"] = answer
+    with pytest.raises(errors.QueueFull) as caught:
+        await client.invoke("greet")
+    assert caught.value.retry_after == 60
+    assert len(server.invoker.asked) == 1
+
+
+async def test_what_a_repetition_cannot_help_is_not_repeated(server: ContractServer, client: Client) -> None:
+    def answer(*_: Any) -> Any:
+        raise faults.UnknownIntent("no such intent", facts={"known": "a, b"})
+
+    server.invoker.script["Invoke"] = answer
+    with pytest.raises(errors.UnknownIntent) as caught:
+        await client.invoke("nope")
+    assert caught.value.facts == {"known": "a, b"}
+    assert len(server.invoker.asked) == 1
+
+
+async def test_retrying_a_run_is_never_repeated(server: ContractServer, client: Client) -> None:
+    def answer(*_: Any) -> Any:
+        raise faults.LedgerUnavailable("away")
+
+    server.invoker.script["RetryRun"] = answer
+    with pytest.raises(errors.LedgerUnavailable):
+        await client.retry(RUN_ID)
+    assert len(server.invoker.asked) == 1
+
+
+async def test_no_server_is_an_unavailable_without_a_reason() -> None:
+    async with Client("127.0.0.1:9", retries=Retries(attempts=2, first_pause=0.01)) as client:
+        with pytest.raises(errors.Unavailable) as caught:
+            await client.get_run(RUN_ID)
+    assert caught.value.reason == ""
+
+
+async def test_pages_are_walked_to_the_end(server: ContractServer, client: Client) -> None:
+    def answer(request: Any, _: Any) -> Any:
+        if request.page_token == "":
+            return pb.ListRunsResponse(runs=[run(), run()], next_page_token="two")
+        return pb.ListRunsResponse(runs=[run(intent=request.page_token)])
+
+    server.invoker.script["ListRuns"] = answer
+    runs = [one.intent async for one in client.list_runs(statuses=[RunStatus.QUEUED])]
+    assert runs == ["greet", "greet", "two"]
+
+
+async def test_a_result_is_what_the_agent_returned_and_anything_else_is_raised(
+    server: ContractServer, client: Client
+) -> None:
+    outcome = run_pb2.Outcome(status=run_pb2.RUN_STATUS_SUCCEEDED)
+    outcome.result.struct_value.update({"n": 3, "x": 0.5, "list": [1, None]})
+    done = run(status=run_pb2.RUN_STATUS_SUCCEEDED, outcome=outcome)
+    server.invoker.script["Invoke"] = lambda *_: invoked()
+    server.invoker.script["AwaitRun"] = lambda *_: pb.AwaitRunResponse(run=done)
+    assert await (await client.invoke("greet")).result() == {"n": 3, "x": 0.5, "list": [1, None]}
+    failed = run(status=run_pb2.RUN_STATUS_FAILED)
+    server.invoker.script["AwaitRun"] = lambda *_: pb.AwaitRunResponse(run=failed)
+    with pytest.raises(RunUnsuccessful, match="FAILED"):
+        await (await client.invoke("greet")).result()
+
+
+async def test_waiting_for_an_end_has_its_own_patience(server: ContractServer, client: Client) -> None:
+    server.invoker.script["AwaitRun"] = lambda *_: pb.AwaitRunResponse(run=run())
+    with pytest.raises(TimeoutError, match="QUEUED"):
+        await client.await_run(RUN_ID, patience=0.05)
+
+
+async def test_events_go_out_in_groups_and_each_gets_its_answer(
+    server: ContractServer, client: Client
+) -> None:
+    events: list[Any] = [Invocation("greet", {"n": n}, idempotency_key=f"k{n}") for n in range(1001)]
+    events[7] = {"intent": "greet", "idempotency_key": "k7"}
+    answers = await client.publish(events)
+    assert server.events.groups == [1000, 1]
+    assert len(answers) == 1001
+    assert answers[0].run_id == RUN_ID
+    refusal = answers[7].refusal
+    assert isinstance(refusal, errors.InvalidField)
+    assert refusal.violations[0].field == "payload"
+
+
+async def test_an_envelope_with_a_field_that_is_none_is_refused_before_it_is_sent(client: Client) -> None:
+    with pytest.raises(ValueError, match="intnet"):
+        await client.publish([{"intnet": "greet"}])
+
+
+async def test_a_destination_comes_back_as_it_was_given(client: Client) -> None:
+    given = Destination(
+        "crm", "https://crm.example/in", headers={"x": "1"}, timeout=2.5, max_attempts=3, breaker_failures=2
+    )
+    assert await client.outbox.put_destination(given) == given
+
+
+async def test_effects_are_listed_over_pages(client: Client) -> None:
+    effects = [(one.effect_id, one.status.name) async for one in client.outbox.list_effects()]
+    assert effects == [("e1", "DEAD_LETTERED"), ("e2", "DEAD_LETTERED")]
+
+
+async def test_a_client_without_the_dispatcher_s_address_says_so() -> None:
+    async with Client("127.0.0.1:9") as client:
+        with pytest.raises(ValueError, match="dispatcher"):
+            await client.outbox.get_effect("e")
