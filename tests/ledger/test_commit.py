@@ -203,7 +203,7 @@ async def test_a_lease_taken_over_cannot_be_committed_by_its_old_holder(db: Data
     await hand_back(db, floor.session_id, [lease_ref(run)])
     assert reason(await one(db, commit(run, 1, keys=["zombie"]))) == "FENCED"
     (heir,) = await floor.take()
-    assert heir.epoch == run.epoch + 1
+    assert heir.epoch > run.epoch
     assert reason(await one(db, commit(run, 1, keys=["zombie"]))) == "FENCED"
     assert isinstance(await one(db, commit(heir, 1, keys=["heir"])), Stored)
     assert reason(await one(db, commit(run, 2, keys=["zombie"]))) == "FENCED"

@@ -4,8 +4,6 @@ import asyncio
 import os
 import sys
 
-from holdfast.ledger.notice import Notices
-
 from holdfast.checkpoint.group import Line
 from holdfast.checkpoint.servicer import CheckpointServicer
 from holdfast.checkpoint.settings import CheckpointSettings
@@ -16,6 +14,7 @@ from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry.logs import configure
 from holdfast.ledger import SESSION_SETTINGS
+from holdfast.ledger.notice import Notices
 from holdfast.v1.checkpoint_service_pb2_grpc import add_CheckpointServiceServicer_to_server
 
 NAME = "holdfast.v1.CheckpointService"
@@ -25,15 +24,14 @@ async def main(stop: Stop) -> None:
     """Put the parts together and serve until told to stop."""
     settings = load(CheckpointSettings, os.environ)
     configure("checkpoint")
-    async with (
-        await Database.connect(
-            settings.database_url,
-            application_name="holdfast-checkpoint",
-            server_settings=SESSION_SETTINGS,
-            pool_size=settings.database_pool,
-        ) as db,
-        Notices(db) as notices,
-    ):
+    async with await Database.connect(
+        settings.database_url,
+        application_name="holdfast-checkpoint",
+        # Every statement here is a lookup by key: planning it anew for each group would only cost.
+        server_settings={**SESSION_SETTINGS, "plan_cache_mode": "force_generic_plan"},
+        pool_size=settings.database_pool,
+    ) as db:
+        notices = Notices(db)
         store = Storing(db, notices)
         progress, moves = Line(store), Line(store)
         servicer = CheckpointServicer(
@@ -55,6 +53,7 @@ async def main(stop: Stop) -> None:
             progress.close()
             moves.close()
             await asyncio.gather(*lines)
+            await notices.close()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""A stored group is told to those who wait: which pools got work, which runs left their runner."""
+"""A stored group is told to those who wait: pools with work, runs that left their runner, effects."""
 
 from collections.abc import Sequence
-
-from holdfast.ledger.notice import ENDED, READY, Notices
 
 from holdfast.kit.db import Database
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Stored
+from holdfast.ledger.notice import EFFECT, ENDED, READY, Notices
 
 
 class Storing:
@@ -20,9 +19,13 @@ class Storing:
         """Store a group and answer each of its commits; as `commit_group`."""
         results = await commit_group(self._db, items, on_ready=self._ready)
         for item, result in zip(items, results, strict=True):
-            if item.move is not None and isinstance(result, Stored):
-                self._notices.send(ENDED, str(item.run_id))
+            if item.is_plain or not isinstance(result, Stored):
+                continue
+            if item.move is not None:
+                self._notices.send(ENDED, (item.run_id,))
+            if item.effects:
+                self._notices.send(EFFECT, {effect.destination for effect in item.effects})
         return results
 
     def _ready(self, pool: str) -> None:
-        self._notices.send(READY, pool)
+        self._notices.send(READY, (pool,))

@@ -17,7 +17,7 @@ from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, InvalidField, LedgerUnavailable
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import commit_move, commit_sql
-from holdfast.ledger.commit_column import columns
+from holdfast.ledger.commit_column import progress_columns
 from holdfast.ledger.commit_refusal import answered
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused, Stored
 from holdfast.ledger.domain.status import RunStatus
@@ -73,7 +73,7 @@ async def commit_group(
 async def _store_progress(db: Database, items: Sequence[CommitItem]) -> list[CommitResult]:
     async def once() -> list[CommitResult]:
         async with db.connection() as connection:
-            rows = await connection.fetch(_PROGRESS, *columns(items))
+            rows = await connection.fetch(_PROGRESS, *progress_columns(items))
             landed = {row[0]: Stored(RunStatus.RUNNING, row[1]) for row in rows}
             return await answered(connection, items, landed)
 

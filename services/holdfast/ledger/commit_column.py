@@ -3,46 +3,60 @@
 from collections.abc import Sequence
 from typing import Any
 
+from holdfast.ledger.commit_fate import Fate
 from holdfast.ledger.commit_value import CommitItem
 
+_WITHOUT_EVENTS = (0, 0, None, None)
+_WITHOUT_OUTCOME = (None, None, 0)
 
-def columns(items: Sequence[CommitItem]) -> list[list[Any]]:
-    """Return the 19 columns in the order of the statements' parameters.
+
+def progress_columns(items: Sequence[CommitItem]) -> list[list[Any]]:
+    """Return the parameters of `commit_sql.progress`.
 
     `items` are in the order in which their rows are to be locked: by run id.
     """
-    head: list[tuple[Any, ...]] = []
-    records: tuple[list[int], list[int], list[str], list[bytes]] = ([], [], [], [])
-    events: tuple[list[int], list[bytes], list[str | None]] = ([], [], [])
-    of_index, ordinals, keys, bodies = records
+    keys: list[str] = []
+    records: list[bytes] = []
+    rows: list[tuple[Any, ...]] = []
     for index, item in enumerate(items):
         charge = item.charge
         happened = item.happened
-        first = last = 0
-        if happened is not None:
-            first, last = happened.first_sequence, happened.last_sequence
-            events[0].append(index)
-            events[1].append(happened.events)
-            events[2].append(happened.emitted)
-        head.append(
+        rows.append(
             (
                 index,
                 item.run_id,
                 item.epoch,
                 item.number,
+                len(keys) + 1,
                 len(item.records),
                 charge.steps,
                 charge.tools,
                 charge.tokens,
                 charge.lead_tokens,
                 charge.context,
-                first,
-                last,
+            )
+            + (
+                _WITHOUT_EVENTS
+                if happened is None
+                else (happened.first_sequence, happened.last_sequence, happened.events, happened.emitted)
             )
         )
-        for ordinal, record in enumerate(item.records, 1):
-            of_index.append(index)
-            ordinals.append(ordinal)
+        for record in item.records:
             keys.append(record.key)
-            bodies.append(record.record)
-    return [*map(list, zip(*head, strict=True)), *records, *events]
+            records.append(record.record)
+    return [keys, records, *map(list, zip(*rows, strict=True))]
+
+
+def move_columns(items: Sequence[CommitItem], fates: Sequence[Fate]) -> list[list[Any]]:
+    """Return the parameters of `commit_sql.move`."""
+    rows = [_fate(fate) for fate in fates]
+    return [*progress_columns(items), *map(list, zip(*rows, strict=True))]
+
+
+def _fate(fate: Fate) -> tuple[Any, ...]:
+    outcome = fate.outcome
+    ended: tuple[Any, ...] = _WITHOUT_OUTCOME
+    if outcome is not None:
+        failure = outcome.failure.to_json() if outcome.failure else None
+        ended = (outcome.result, failure, int(outcome.exhausted))
+    return (int(fate.status), fate.uncounted, fate.last_failure, fate.note, *ended)

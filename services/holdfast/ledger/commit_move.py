@@ -5,13 +5,12 @@ What is decided by reading is read in a statement after its lock.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from typing import Any
 
 from holdfast.kit.db import Database
 from holdfast.ledger import commit_sql, outbox
-from holdfast.ledger.commit_column import columns
-from holdfast.ledger.commit_fate import Fate, decide
+from holdfast.ledger.commit_column import move_columns
+from holdfast.ledger.commit_fate import decide
 from holdfast.ledger.commit_refusal import answered
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Requeue, Stored
 from holdfast.ledger.domain.status import ENDED, RunStatus
@@ -44,33 +43,13 @@ async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[Com
     if moving:
         await lock_tenants_of(connection, moving)
     fates = await decide(connection, items)
-    rows = await connection.fetch(_MOVE, *columns(items), *_targets(fates), *_outcomes(fates))
+    rows = await connection.fetch(_MOVE, *move_columns(items, fates))
     pools = await _release(connection, items, [row for row in rows if row["status"] != RunStatus.RUNNING])
     effects = [effect for row in rows for effect in _staged(items[row["index"]], row["tenant"])]
     if effects:
         await outbox.stage(connection, effects)
     landed = {row["index"]: Stored(RunStatus(row["status"]), row["cancel_requested"]) for row in rows}
     return await answered(connection, items, landed), pools
-
-
-def _targets(fates: Sequence[Fate]) -> list[list[Any]]:
-    return [
-        list(range(len(fates))),
-        [int(fate.status) for fate in fates],
-        [fate.uncounted for fate in fates],
-        [fate.last_failure for fate in fates],
-        [fate.note for fate in fates],
-    ]
-
-
-def _outcomes(fates: Sequence[Fate]) -> list[list[Any]]:
-    ended = [(index, fate.outcome) for index, fate in zip(count(), fates, strict=False) if fate.outcome]
-    return [
-        [index for index, _ in ended],
-        [outcome.result for _, outcome in ended],
-        [outcome.failure.to_json() if outcome.failure else None for _, outcome in ended],
-        [int(outcome.exhausted) for _, outcome in ended],
-    ]
 
 
 async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[Any]) -> list[str]:

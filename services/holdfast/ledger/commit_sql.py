@@ -1,8 +1,11 @@
 """The statements of the commit path, as text with named parts.
 
-The fence is a part of its own: tests take it out to see that they would notice.
+What a commit carries travels with its row (`item`) through the UPDATE into the INSERTs: joining it again
+afterwards would cost the square of the group. The fence is a part of its own: tests take it out to see that
+they would notice.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 FENCE: Final = """
@@ -17,15 +20,34 @@ BUDGET: Final = """
     AND i.context <= s.max_context"""
 """Nothing lands that the budget does not bear (`domain.commit.overspent`)."""
 
-# What both kinds of commit begin with; the index ties steps and events to their commit.
-_ITEM: Final = """
-    item AS (
-        SELECT * FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::integer[], $5::integer[],
-                             $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[],
-                             $11::bigint[], $12::bigint[])
-            AS i(index, run_id, epoch, number, records, steps, tools, tokens, lead_tokens, context,
-                 first_sequence, last_sequence)
-    )"""
+# The keys and records of all steps are the first two parameters, each commit's `records` of them from `at`.
+_PROGRESS_COLUMNS: Final = (
+    ("index", "integer"),
+    ("run_id", "uuid"),
+    ("epoch", "bigint"),
+    ("number", "integer"),
+    ("at", "integer"),
+    ("records", "integer"),
+    ("steps", "bigint"),
+    ("tools", "bigint"),
+    ("tokens", "bigint"),
+    ("lead_tokens", "bigint"),
+    ("context", "bigint"),
+    ("first_sequence", "bigint"),
+    ("last_sequence", "bigint"),
+    ("events", "bytea"),
+    ("emitted", "text"),
+)
+_MOVE_COLUMNS: Final = (
+    *_PROGRESS_COLUMNS,
+    ("status", "smallint"),
+    ("uncounted", "integer"),
+    ("last_failure", "text"),
+    ("note", "text"),
+    ("result", "bytea"),
+    ("failure", "text"),
+    ("exhausted", "smallint"),
+)
 
 _ADVANCE: Final = """
             last_commit = i.number,
@@ -39,29 +61,28 @@ _KEEP: Final = """
     kept AS (
         INSERT INTO checkpoint (day, run_id, position, attempt, key, record)
         SELECT m.day, m.run_id, m.position + r.ordinal, m.attempt, r.key, r.record
-        FROM unnest($13::integer[], $14::integer[], $15::text[], $16::bytea[])
-            AS r(index, ordinal, key, record)
-        JOIN moved m USING (index)
+        FROM moved m, unnest(($1::text[])[m.at : m.at + m.records - 1],
+                             ($2::bytea[])[m.at : m.at + m.records - 1])
+            WITH ORDINALITY AS r(key, record, ordinal)
+        WHERE m.records > 0
     ),
     told AS (
         INSERT INTO transcript (day, run_id, first_sequence, last_sequence, events, emitted)
-        SELECT m.day, m.run_id, m.first_sequence, m.last_sequence, e.events, e.emitted::jsonb
-        FROM unnest($17::integer[], $18::bytea[], $19::text[]) AS e(index, events, emitted)
-        JOIN moved m USING (index)
+        SELECT day, run_id, first_sequence, last_sequence, events, emitted::jsonb
+        FROM moved WHERE first_sequence > 0
     )"""
 
 
 def progress(fence: str = FENCE, budget: str = BUDGET) -> str:
     """Return the statement that stores commits which leave their runs where they are; one row for each."""
     return f"""
-WITH {_ITEM},
-    moved AS (
+WITH moved AS (
         UPDATE run_state s SET {_ADVANCE},
             last_sequence = CASE i.first_sequence WHEN 0 THEN s.last_sequence ELSE i.last_sequence END
-        FROM item i
+        FROM {_items(_PROGRESS_COLUMNS)}
         WHERE s.run_id = i.run_id AND {fence} AND {budget}
-        RETURNING i.index, s.run_id, s.day, s.last_position - i.records AS position, s.attempt,
-                  i.first_sequence, i.last_sequence, s.cancel_requested
+        RETURNING i.index, s.run_id, s.day, s.last_position - i.records AS position, s.attempt, i.at,
+                  i.records, i.first_sequence, i.last_sequence, i.events, i.emitted, s.cancel_requested
     ),
     {_KEEP}
 SELECT index, cancel_requested FROM moved"""  # noqa: S608 - parts of this module, no values
@@ -74,25 +95,20 @@ def move(fence: str = FENCE, budget: str = BUDGET) -> str:
     run. Leases, counters and lanes are left to `release`.
     """
     return f"""
-WITH {_ITEM},
-    target AS (
-        SELECT * FROM unnest($20::integer[], $21::smallint[], $22::integer[], $23::text[], $24::text[])
-            AS v(index, status, uncounted, last_failure, note)
-    ),
-    moved AS (
+WITH moved AS (
         UPDATE run_state s SET {_ADVANCE},
             last_sequence = CASE i.first_sequence WHEN 0 THEN s.last_sequence ELSE i.last_sequence END
-                            + (v.note IS NOT NULL)::integer,
-            status = v.status,
-            attempt = s.attempt - v.uncounted,
-            last_failure = coalesce(v.last_failure::jsonb, s.last_failure),
-            end_time = CASE WHEN v.status >= 5 THEN clock_timestamp() END
-        FROM item i JOIN target v USING (index)
+                            + (i.note IS NOT NULL)::integer,
+            status = i.status,
+            attempt = s.attempt - i.uncounted,
+            last_failure = coalesce(i.last_failure::jsonb, s.last_failure),
+            end_time = CASE WHEN i.status >= 5 THEN clock_timestamp() END
+        FROM {_items(_MOVE_COLUMNS)}
         WHERE s.run_id = i.run_id AND {fence} AND {budget}
         RETURNING i.index, s.run_id, s.day, s.last_position - i.records AS position,
-                  s.attempt + v.uncounted AS attempt, i.first_sequence, i.last_sequence, v.note,
-                  s.last_sequence AS noted_sequence, s.status, s.cancel_requested, s.tenant, s.pool, s.rank,
-                  s.seq, s.ordering_key
+                  s.attempt + i.uncounted AS attempt, i.at, i.records, i.first_sequence, i.last_sequence,
+                  i.events, i.emitted, i.note, s.last_sequence AS noted_sequence, i.result, i.failure,
+                  i.exhausted, s.status, s.cancel_requested, s.tenant, s.pool, s.rank, s.seq, s.ordering_key
     ),
     {_KEEP},
     noted AS (
@@ -101,10 +117,7 @@ WITH {_ITEM},
     ),
     ended AS (
         INSERT INTO run_outcome (run_id, status, result, failure, exhausted)
-        SELECT m.run_id, m.status, o.result, o.failure::jsonb, o.exhausted
-        FROM unnest($25::integer[], $26::bytea[], $27::text[], $28::smallint[])
-            AS o(index, result, failure, exhausted)
-        JOIN moved m USING (index)
+        SELECT run_id, status, result, failure::jsonb, exhausted FROM moved WHERE status >= 5
     )
 SELECT index, run_id, status, cancel_requested, tenant, pool, rank, seq, ordering_key
 FROM moved"""  # noqa: S608 - parts of this module, no values
@@ -122,3 +135,8 @@ SELECT run_id, status, epoch, last_commit, last_sequence, steps, tools, tokens, 
        max_tokens, max_context, cancel_requested
 FROM run_state JOIN unnest($1::uuid[]) AS u (run_id) USING (run_id)"""
 """Where runs stand, to say why a commit did not land."""
+
+
+def _items(columns: Sequence[tuple[str, str]]) -> str:
+    arrays = ", ".join(f"${at}::{kind}[]" for at, (_, kind) in enumerate(columns, 3))
+    return f"unnest({arrays}) AS i({', '.join(name for name, _ in columns)})"
