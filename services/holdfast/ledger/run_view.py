@@ -9,10 +9,11 @@ from holdfast.ledger.values import Failure, Outcome, RunView, limits_of
 
 COLUMNS: Final = """
     r.run_id, r.seq, r.tenant, r.user_id, r.intent, r.shape, r.idempotency_key, r.correlation_id,
-    r.session_id, r.ordering_key, r.priority, r.labels, s.agent_version, s.status, s.attempt,
+    r.session_id, r.ordering_key, r.priority, r.labels::text AS labels, s.agent_version, s.status, s.attempt,
     s.max_attempts, s.epoch, s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context, s.steps,
     s.tools, s.tokens, s.context, s.last_sequence, s.cancel_requested, s.create_time, s.start_time,
-    s.end_time, s.deadline_time, s.last_failure, o.failure, o.exhausted, clock_timestamp() AS now
+    s.end_time, s.deadline_time, s.last_failure::text AS last_failure, o.failure::text AS failure,
+    o.exhausted, clock_timestamp() AS now
 """
 """Of `run r JOIN run_state s LEFT JOIN run_outcome o`; a reader of one run adds r.envelope and o.result."""
 

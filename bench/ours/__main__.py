@@ -1,0 +1,125 @@
+"""Answers a question of the benchmark for Holdfast: `python -m bench.ours --workload w1 --runs 2000`."""
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import grpc
+
+from bench.measure import Meter
+from bench.ours.claim_depth import claim_depth_ratio
+from bench.protocol import Question, answer, read_question
+from holdfast.dev import Suite
+from holdfast.v1.invoker_service_pb2 import InvokeRequest, InvokeResponse
+from holdfast.v1.invoker_service_pb2_grpc import InvokerServiceStub
+from holdfast.v1.run_pb2 import RUN_STATUS_SUCCEEDED
+
+AGENTS = "bench.ours.agents:app"
+WARM_UP_RUNS = 200
+WAIT_SECONDS = 60
+
+
+def request(intent: str, **payload: str | float) -> InvokeRequest:
+    """Return an envelope that is answered when the run has ended."""
+    message = InvokeRequest(intent=intent)
+    message.payload.update(payload)
+    message.wait.seconds = WAIT_SECONDS
+    return message
+
+
+async def invoke(stub: InvokerServiceStub, intent: str) -> None:
+    """Make one run and check its result."""
+    response: InvokeResponse = await stub.Invoke(request(intent, number=1))
+    if response.run.status != RUN_STATUS_SUCCEEDED:
+        raise RuntimeError(f"a run ended {response.run.status}: {response.run.outcome.failure.message}")
+
+
+async def many(stub: InvokerServiceStub, intent: str, runs: int, concurrency: int) -> None:
+    """Make runs, so many in flight."""
+    left = iter(range(runs))
+
+    async def caller() -> None:
+        for _ in left:
+            await invoke(stub, intent)
+
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(concurrency):
+            callers.create_task(caller())
+
+
+async def throughput(question: Question) -> None:
+    """Answer with runs a second and CPU a run."""
+    async with Suite(agents=[AGENTS], ephemeral=True) as suite:
+        async with grpc.aio.insecure_channel(suite.invoker_addresses[0]) as channel:
+            stub = InvokerServiceStub(channel)
+            await many(stub, question.workload, WARM_UP_RUNS, question.concurrency)
+            meter = Meter(suite.pids())
+            await many(stub, question.workload, question.runs, question.concurrency)
+            answer(**meter.read(question.runs))
+
+
+async def latency(question: Question) -> None:
+    """Answer with the milliseconds of single runs."""
+    intent = f"{question.workload}_repeatable" if question.repeatable else question.workload
+    async with Suite(agents=[AGENTS], ephemeral=True) as suite:
+        async with grpc.aio.insecure_channel(suite.invoker_addresses[0]) as channel:
+            stub = InvokerServiceStub(channel)
+            for _ in range(WARM_UP_RUNS // 4):
+                await invoke(stub, intent)
+            taken = []
+            for _ in range(question.runs):
+                began = time.perf_counter()
+                await invoke(stub, intent)
+                taken.append(round(1000 * (time.perf_counter() - began), 3))
+            answer(latencies_ms=taken)
+
+
+async def recovery() -> None:
+    """Answer with the seconds from a runner's SIGKILL until another is at the unfinished step."""
+    with tempfile.TemporaryDirectory() as folder:
+        mark = Path(folder) / "mark"
+        async with (
+            Suite(agents=[AGENTS], runners=1, ephemeral=True, supervise=False) as suite,
+            grpc.aio.insecure_channel(suite.invoker_addresses[0]) as channel,
+        ):
+            run = asyncio.ensure_future(
+                InvokerServiceStub(channel).Invoke(request("recovery", mark=str(mark)))
+            )
+            await _exists(mark)
+            second = await suite.add_runner()
+            suite.processes["runner"].kill()
+            began = time.perf_counter()
+            await _exists(mark.with_suffix(".resumed"))
+            answer(recovery_s=round(time.perf_counter() - began, 3), resumed_on=second)
+            await run
+
+
+async def _exists(path: Path) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not path.exists():
+            await asyncio.sleep(0.005)
+
+
+async def claim_depth() -> None:
+    """Answer with the cost of a claim at a million queued against a thousand."""
+    async with Suite(agents=[AGENTS], runners=0, ephemeral=True) as suite:
+        answer(**await claim_depth_ratio(suite.database_url))
+
+
+def main() -> None:
+    """Answer the question on the command line."""
+    question = read_question()
+    match question.measure:
+        case "throughput":
+            asyncio.run(throughput(question))
+        case "latency":
+            asyncio.run(latency(question))
+        case "recovery":
+            asyncio.run(recovery())
+        case _:
+            asyncio.run(claim_depth())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The measured agents: steps of next to no work, and one that waits to be killed."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from holdfast.agent import App, Run, step
+
+app = App("bench")
+
+
+async def add(number: int) -> int:
+    """Do next to nothing."""
+    return number + 1
+
+
+async def linger(mark: str) -> str:
+    """Say where the run is, then wait long enough to be killed; the second time, return at once."""
+    path = Path(mark)
+    if path.exists():
+        path.with_suffix(".resumed").touch()
+        return "resumed"
+    path.touch()
+    await asyncio.sleep(60)
+    return "never killed"
+
+
+repeatable = step(repeatable=True)(add)
+
+
+@app.agent("w1")
+async def three(run: Run, payload: dict[str, Any]) -> int:
+    """Three steps."""
+    number = await run.step(add, int(payload["number"]))
+    number = await run.step(add, number)
+    return await run.step(add, number)
+
+
+@app.agent("w1_repeatable")
+async def three_repeatable(run: Run, payload: dict[str, Any]) -> int:
+    """Three steps whose commits are pipelined."""
+    number = await run.step(repeatable, int(payload["number"]))
+    number = await run.step(repeatable, number)
+    return await run.step(repeatable, number)
+
+
+@app.agent("w2")
+async def one(run: Run, payload: dict[str, Any]) -> int:
+    """One step."""
+    return await run.step(add, int(payload["number"]))
+
+
+@app.agent("recovery")
+async def recovery(run: Run, payload: dict[str, Any]) -> str:
+    """One finished step, then one in which the runner is killed."""
+    await run.step(add, 1)
+    return await run.step(linger, str(payload["mark"]))
