@@ -73,7 +73,10 @@ WITH new AS MATERIALIZED (
     SELECT tenant, idempotency_key, run_id, fingerprint FROM new
 ), notes AS (
     INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
-    SELECT $2, run_id, 1, 1, jsonb_build_object('kind', 'accepted', 'time', $1::timestamptz) FROM new
+    SELECT $2, run_id, 1, 1, jsonb_build_object(
+        'kind', 'accepted', 'time', $1::timestamptz, 'budget', jsonb_build_object(
+            'deadline_ms', deadline_ms, 'max_steps', max_steps, 'max_tools', max_tools,
+            'max_tokens', max_tokens, 'max_context', max_context)) FROM new
 ), timers AS (
     INSERT INTO timer (run_id, kind, due_time)
     SELECT run_id, 1, deadline_time FROM new
@@ -106,6 +109,7 @@ ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready, cappe
 CAP: Final = "UPDATE tenant_pool SET capped = true WHERE tenant = ANY($1::text[]) AND NOT capped"
 
 FOUND: Final = """
-SELECT run_id, status, pool, seq, create_time, deadline_time, deadline_ms, max_steps, max_tools, max_tokens, max_context
+SELECT run_id, status, pool, seq, create_time, deadline_time,
+       deadline_ms, max_steps, max_tools, max_tokens, max_context
 FROM run_state WHERE run_id = ANY($1::uuid[])
 """

@@ -78,12 +78,14 @@ WITH moved AS (
     FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[])
         AS u (run_id, status, failure, exhausted)
     WHERE s.run_id = u.run_id
-    RETURNING s.run_id, s.day, s.epoch, s.last_sequence, u.status, u.failure::jsonb AS failure, u.exhausted
+    RETURNING s.run_id, s.day, s.epoch, s.last_sequence, u.status, u.failure::jsonb AS failure, u.exhausted,
+              jsonb_build_object('steps', s.steps, 'tools', s.tools, 'tokens', s.tokens, 'context', s.context,
+                  'elapsed_ms', floor(1000 * extract(epoch FROM s.end_time - s.create_time))::bigint) AS usage
 ), noted AS (
     INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
     SELECT day, run_id, last_sequence, last_sequence,
            jsonb_build_object('kind', 'ended', 'time', clock_timestamp(), 'epoch', epoch, 'status', status,
-                              'failure', failure, 'exhausted', exhausted)
+                              'failure', failure, 'exhausted', exhausted, 'usage', usage)
     FROM moved
 )
 INSERT INTO run_outcome (run_id, status, failure, exhausted)

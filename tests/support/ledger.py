@@ -1,0 +1,194 @@
+"""What tests of the ledger's verbs share: a connected ledger, runners, rows held against each other."""
+
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from holdfast.kit.db import Database
+from holdfast.ledger import SESSION_SETTINGS
+from holdfast.ledger.admission import Placements, Server, admit
+from holdfast.ledger.claim import Demand, claim
+from holdfast.ledger.commit import commit_group
+from holdfast.ledger.commit_value import CommitItem, CommitResult, Requeue
+from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.session import RunnerSession, open_session
+from holdfast.ledger.values import Admitted, Invocation, Leased, Outcome, Refused, ServedIntent
+
+SERVED = (ServedIntent("count", "1"),)
+
+
+@asynccontextmanager
+async def open_ledger(url: str, **more: Any) -> AsyncIterator[Database]:
+    """Connect as a service would."""
+    async with await Database.connect(
+        url, application_name="test", server_settings=SESSION_SETTINGS, **more
+    ) as db:
+        yield db
+
+
+def invocation(**more: Any) -> Invocation:
+    """Return an envelope with the defaults of a test."""
+    run_id = more.pop("run_id", None) or uuid.uuid4()
+    values: dict[str, Any] = {
+        "tenant": "acme",
+        "intent": "count",
+        "idempotency_key": str(run_id),
+        "fingerprint": b"same",
+        "envelope": b"envelope",
+    }
+    return Invocation(run_id=run_id, **values | more)
+
+
+async def admitted(db: Database, *invocations: Invocation, on: Placements | None = None) -> list[Admitted]:
+    """Admit, and insist that each was."""
+    answers = await admit(db, invocations, on)
+    for answer in answers:
+        assert isinstance(answer, Admitted), answer
+    return [answer for answer in answers if isinstance(answer, Admitted)]
+
+
+async def refused(db: Database, one: Invocation) -> Refused:
+    """Admit one, and insist that it is refused."""
+    (answer,) = await admit(db, [one])
+    assert isinstance(answer, Refused), answer
+    return answer
+
+
+class Runner:
+    """A runner's session on the ledger."""
+
+    def __init__(self, db: Database, served: Sequence[ServedIntent] = SERVED) -> None:
+        self.db = db
+        self.served = tuple(served)
+        self.session_id = uuid.uuid4()
+        self.invoker_id = uuid.uuid4()
+
+    async def open(self, ttl_s: float = 60) -> list[Leased]:
+        """Open the session, or open it again."""
+        session = RunnerSession(self.session_id, self.invoker_id, "127.0.0.1:9", self.served)
+        return await open_session(self.db, session, ttl_s=ttl_s)
+
+    async def take(self, slots: int = 1) -> list[Leased]:
+        """Claim runs."""
+        return await claim(self.db, [Demand(self.session_id, self.served, slots)])
+
+    def idle(self, slots: int = 1) -> Placements:
+        """Offer slots for direct placement."""
+        servers: dict[str, list[Server]] = {}
+        for served in self.served:
+            for pool in served.pools:
+                servers.setdefault(pool, []).append(Server(self.session_id, served.agent_version))
+        return Placements(servers, {self.session_id: slots})
+
+    async def expire(self) -> None:
+        """Let its time be over."""
+        await execute(
+            self.db,
+            "UPDATE runner_session SET expire_time = now() - interval '1 s' WHERE session_id = $1",
+            self.session_id,
+        )
+
+
+async def opened(db: Database, served: Sequence[ServedIntent] = SERVED) -> Runner:
+    """Return a runner with an open session."""
+    runner = Runner(db, served)
+    await runner.open()
+    return runner
+
+
+async def finish(db: Database, run: Leased, status: RunStatus = RunStatus.SUCCEEDED) -> CommitResult:
+    """End a run as its runner would."""
+    item = CommitItem(run.run_id, run.epoch, run.last_commit + 1, move=Outcome(status, b'"done"'))
+    return (await commit_group(db, [item]))[0]
+
+
+async def give_up(db: Database, run: Leased, move: Requeue) -> CommitResult:
+    """Let an attempt fail as its runner would."""
+    item = CommitItem(run.run_id, run.epoch, run.last_commit + 1, move=move)
+    return (await commit_group(db, [item]))[0]
+
+
+async def fetch(db: Database, query: str, *arguments: Any) -> list[Any]:
+    """Read whatever a test must see."""
+    async with db.connection() as connection:
+        return list(await connection.fetch(query, *arguments))
+
+
+async def execute(db: Database, query: str, *arguments: Any) -> None:
+    """Change what no verb changes."""
+    async with db.connection() as connection:
+        await connection.execute(query, *arguments)
+
+
+async def status_of(db: Database, run_id: uuid.UUID) -> RunStatus:
+    """Read where a run stands."""
+    (row,) = await fetch(db, "SELECT status FROM run_state WHERE run_id = $1", run_id)
+    return RunStatus(row["status"])
+
+
+# Each query names what contradicts something else; a sound ledger answers none of them.
+_CONTRADICTIONS = {
+    "in_flight is not the count of leases": """
+        SELECT t.tenant FROM tenant t
+        WHERE t.in_flight <> (SELECT count(*) FROM lease l WHERE l.tenant = t.tenant)""",
+    "queued is not the count of queued runs": """
+        SELECT t.tenant FROM tenant t WHERE t.queued <>
+            (SELECT count(*) FROM run_state s WHERE s.tenant = t.tenant AND s.status = 1)""",
+    "a pool's ready is not the count of its rows": """
+        SELECT p.pool FROM tenant_pool p WHERE p.ready <>
+            (SELECT count(*) FROM ready r WHERE (r.pool, r.tenant) = (p.pool, p.tenant))""",
+    "a ready run has no pool row": """
+        SELECT r.run_id FROM ready r WHERE NOT EXISTS
+            (SELECT FROM tenant_pool p WHERE (r.pool, r.tenant) = (p.pool, p.tenant))""",
+    "capped does not mirror the cap": """
+        SELECT p.pool FROM tenant_pool p JOIN tenant t USING (tenant)
+        WHERE p.capped <> (t.in_flight >= t.max_in_flight)""",
+    "a queued run waits nowhere, or twice": """
+        SELECT s.run_id FROM run_state s
+        CROSS JOIN LATERAL (SELECT
+            (SELECT count(*) FROM ready r WHERE r.run_id = s.run_id) AS ready,
+            (SELECT count(*) FROM blocked b WHERE b.run_id = s.run_id) AS blocked,
+            (SELECT count(*) FROM timer t WHERE t.run_id = s.run_id AND t.kind = 2) AS delayed) w
+        WHERE CASE WHEN s.status = 1 THEN NOT (ready + blocked = 1 AND (ready = 0 OR delayed = 0)
+                                               OR ready + blocked = 0 AND delayed = 1)
+              ELSE ready + blocked + delayed > 0 END""",
+    "a leased run has no lease, or another epoch's": """
+        SELECT s.run_id FROM run_state s LEFT JOIN lease l USING (run_id)
+        WHERE (s.status IN (2, 4)) <> (l.run_id IS NOT NULL) OR l.epoch <> s.epoch""",
+    "a lease belongs to no session": """
+        SELECT l.run_id FROM lease l LEFT JOIN runner_session r USING (session_id)
+        WHERE r.session_id IS NULL""",
+    "an ended run has no outcome, or a living one has": """
+        SELECT s.run_id FROM run_state s LEFT JOIN run_outcome o USING (run_id)
+        WHERE (s.status >= 5) <> (o.run_id IS NOT NULL) OR o.status <> s.status
+           OR (s.status >= 5) <> (s.end_time IS NOT NULL)""",
+    "a living run has no deadline": """
+        SELECT s.run_id FROM run_state s
+        WHERE (s.status < 5) <> EXISTS (SELECT FROM timer t WHERE t.run_id = s.run_id AND t.kind = 1)""",
+    "a lane is held by a run that has ended": """
+        SELECT l.holder FROM lane l JOIN run_state s ON s.run_id = l.holder
+        WHERE s.status >= 5 OR s.ordering_key <> l.ordering_key""",
+    "a living run of a key neither holds its lane nor waits for it": """
+        SELECT s.run_id FROM run_state s WHERE s.status < 5 AND s.ordering_key <> '' AND
+            (EXISTS (SELECT FROM lane l WHERE l.holder = s.run_id)) =
+            (EXISTS (SELECT FROM blocked b WHERE b.run_id = s.run_id))""",
+    "a run waits behind nobody": """
+        SELECT b.run_id FROM blocked b WHERE NOT EXISTS
+            (SELECT FROM lane l WHERE (l.tenant, l.ordering_key) = (b.tenant, b.ordering_key))""",
+    "a transcript has a gap": """
+        SELECT run_id FROM (
+            SELECT run_id, first_sequence,
+                   lag(last_sequence, 1, 0::bigint)
+                       OVER (PARTITION BY run_id ORDER BY first_sequence) AS before
+            FROM transcript) t WHERE first_sequence <> before + 1""",
+    "a transcript does not end where its run says": """
+        SELECT s.run_id FROM run_state s WHERE s.last_sequence <>
+            (SELECT max(t.last_sequence) FROM transcript t WHERE t.run_id = s.run_id)""",
+}
+
+
+async def contradictions(db: Database) -> list[str]:
+    """Hold the ledger's rows against each other; name what does not agree."""
+    async with db.connection() as connection:
+        return [name for name, query in _CONTRADICTIONS.items() if await connection.fetch(query)]
