@@ -1,8 +1,12 @@
 """Answers a question of the benchmark for Holdfast: `python -m bench.ours --workload w1 --runs 2000`."""
 
 import asyncio
+import os
+import signal
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -11,6 +15,8 @@ from bench.measure import Meter
 from bench.ours.claim_depth import claim_depth_ratio
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
+from holdfast.embedded import EmbeddedPostgres
+from holdfast.ledger import migrate
 from holdfast.v1.invoker_service_pb2 import InvokeRequest, InvokeResponse
 from holdfast.v1.invoker_service_pb2_grpc import InvokerServiceStub
 from holdfast.v1.run_pb2 import RUN_STATUS_SUCCEEDED
@@ -48,63 +54,80 @@ async def many(stub: InvokerServiceStub, intent: str, runs: int, concurrency: in
             callers.create_task(caller())
 
 
+def processes(suite: Suite) -> dict[str, int]:
+    """Return the pids of everything that works for a run."""
+    pids = {name: process.pid for name, process in suite.processes.items()}
+    if suite.postgres is not None:
+        pids["postgres"] = suite.postgres.pid
+    return pids
+
+
+@asynccontextmanager
+async def standing(runners: int = 1) -> AsyncIterator[tuple[Suite, InvokerServiceStub]]:
+    """Bring up the suite and a stub of its Invoker."""
+    async with (
+        Suite(agents=[AGENTS], runners=runners, ephemeral=True, supervise=False) as suite,
+        grpc.aio.insecure_channel(suite.invoker_addresses[0]) as channel,
+    ):
+        yield suite, InvokerServiceStub(channel)
+
+
 async def throughput(question: Question) -> None:
     """Answer with runs a second and CPU a run."""
-    async with Suite(agents=[AGENTS], ephemeral=True) as suite:
-        async with grpc.aio.insecure_channel(suite.invoker_addresses[0]) as channel:
-            stub = InvokerServiceStub(channel)
-            await many(stub, question.workload, WARM_UP_RUNS, question.concurrency)
-            meter = Meter(suite.pids())
-            await many(stub, question.workload, question.runs, question.concurrency)
-            answer(**meter.read(question.runs))
+    async with standing(runners=int(question.variant or "1")) as (suite, stub):
+        await many(stub, question.workload, WARM_UP_RUNS, question.concurrency)
+        meter = Meter(processes(suite))
+        await many(stub, question.workload, question.runs, question.concurrency)
+        answer(**meter.read(question.runs))
 
 
 async def latency(question: Question) -> None:
     """Answer with the milliseconds of single runs."""
     intent = f"{question.workload}_repeatable" if question.repeatable else question.workload
-    async with Suite(agents=[AGENTS], ephemeral=True) as suite:
-        async with grpc.aio.insecure_channel(suite.invoker_addresses[0]) as channel:
-            stub = InvokerServiceStub(channel)
-            for _ in range(WARM_UP_RUNS // 4):
-                await invoke(stub, intent)
-            taken = []
-            for _ in range(question.runs):
-                began = time.perf_counter()
-                await invoke(stub, intent)
-                taken.append(round(1000 * (time.perf_counter() - began), 3))
-            answer(latencies_ms=taken)
+    async with standing() as (_, stub):
+        for _ in range(WARM_UP_RUNS):
+            await invoke(stub, intent)
+        taken = []
+        for _ in range(question.runs):
+            began = time.perf_counter()
+            await invoke(stub, intent)
+            taken.append(round(1000 * (time.perf_counter() - began), 3))
+        answer(latencies_ms=taken)
 
 
 async def recovery() -> None:
     """Answer with the seconds from a runner's SIGKILL until another is at the unfinished step."""
     with tempfile.TemporaryDirectory() as folder:
         mark = Path(folder) / "mark"
-        async with (
-            Suite(agents=[AGENTS], runners=1, ephemeral=True, supervise=False) as suite,
-            grpc.aio.insecure_channel(suite.invoker_addresses[0]) as channel,
-        ):
-            run = asyncio.ensure_future(
-                InvokerServiceStub(channel).Invoke(request("recovery", mark=str(mark)))
-            )
-            await _exists(mark)
-            second = await suite.add_runner()
-            suite.processes["runner"].kill()
+        async with standing(runners=2) as (_, stub):
+            run = asyncio.ensure_future(stub.Invoke(request("recovery", mark=str(mark))))
+            pid = int(await _written(mark))
+            os.kill(pid, signal.SIGKILL)
             began = time.perf_counter()
-            await _exists(mark.with_suffix(".resumed"))
-            answer(recovery_s=round(time.perf_counter() - began, 3), resumed_on=second)
+            await _written(mark.with_suffix(".resumed"))
+            answer(recovery_s=round(time.perf_counter() - began, 3))
             await run
 
 
-async def _exists(path: Path) -> None:
+async def _written(path: Path) -> str:
+    """Wait for a file that another process writes."""
     async with asyncio.timeout(WAIT_SECONDS):
-        while not path.exists():
+        while not (text := _read(path)):  # noqa: ASYNC110 - written by another process
             await asyncio.sleep(0.005)
+    return text
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 async def claim_depth() -> None:
     """Answer with the cost of a claim at a million queued against a thousand."""
-    async with Suite(agents=[AGENTS], runners=0, ephemeral=True) as suite:
-        answer(**await claim_depth_ratio(suite.database_url))
+    async with EmbeddedPostgres(ephemeral=True) as server:
+        await server.create_database("holdfast")
+        url = server.url("holdfast")
+        await migrate(url)
+        answer(**await claim_depth_ratio(url))
 
 
 def main() -> None:

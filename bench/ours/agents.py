@@ -1,6 +1,7 @@
 """The measured agents: steps of next to no work, and one that waits to be killed."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ async def add(number: int) -> int:
 
 async def linger(mark: str) -> str:
     """Say where the run is, then wait long enough to be killed; the second time, return at once."""
-    path = Path(mark)
-    if path.exists():
-        path.with_suffix(".resumed").touch()
+    if _said(Path(mark)):
         return "resumed"
-    path.touch()
     await asyncio.sleep(60)
     return "never killed"
+
+
+def _said(mark: Path) -> bool:
+    """Write which process is at the step; True if another was there before."""
+    before = mark.exists()
+    place = mark.with_suffix(".resumed") if before else mark
+    place.write_text(str(os.getpid()))
+    return before
 
 
 repeatable = step(repeatable=True)(add)

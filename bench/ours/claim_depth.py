@@ -31,8 +31,8 @@ WITH filled AS (
     SELECT gen_random_uuid() AS run_id, nextval('run_seq') AS seq, 't' || (1 + n % $2::int) AS tenant
     FROM generate_series(1, $1::int) AS n
 ), runs AS (
-    INSERT INTO run (run_id, seq, tenant, create_time, intent, shape, user_id, idempotency_key, correlation_id,
-                     session_id, ordering_key, priority, envelope)
+    INSERT INTO run (run_id, seq, tenant, create_time, intent, shape, user_id, idempotency_key,
+                     correlation_id, session_id, ordering_key, priority, envelope)
     SELECT run_id, seq, tenant, now(), 'w1', 2, '', run_id::text, '', '', '', 0, '' FROM filled
 ), states AS (
     INSERT INTO run_state (run_id, tenant, seq, day, pool, rank, ordering_key, status, epoch, attempt,
