@@ -1,0 +1,145 @@
+"""An app is a named set of agents: which intents it serves, with what code, at which version."""
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, get_type_hints
+
+from pydantic import ValidationError
+
+from holdfast.agent.budget import Dimension
+from holdfast.agent.codec import Shape, fields_of
+from holdfast.agent.error import InvalidPayload
+from holdfast.agent.model import ModelEndpoint, ModelSettings
+from holdfast.agent.run import Run
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+OnExhausted = Callable[[Run, Dimension], Any]
+
+INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The code for one intent."""
+
+    intent: str
+    fn: Callable[..., Awaitable[Any]]
+    version: str
+    takes_payload: bool
+    payload: Shape
+    result: Shape
+    on_exhausted: OnExhausted | None
+    max_attempts: int | None
+    max_concurrent: int
+
+    def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
+        """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
+        if not self.takes_payload:
+            return ()
+        try:
+            return (self.payload.accept(payload),)
+        except ValidationError as error:
+            raise InvalidPayload(fields_of(error)) from error
+
+
+class App:
+    """Agents that are deployed together.
+
+    `version` is that of their code: a run that has started goes on with a runner of its version, or of one
+    that calls it compatible. `model` is what `run.model` asks; by default the one named by OPENAI_BASE_URL,
+    OPENAI_API_KEY and OPENAI_MODEL.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str = "1",
+        *,
+        compatible_versions: Iterable[str] = (),
+        model: ModelEndpoint | None = None,
+    ) -> None:
+        if not name or not version:
+            raise ValueError("An app needs a name and a version.")
+        self.name = name
+        self.version = version
+        self.compatible_versions = tuple(compatible_versions)
+        self.agents: dict[str, Agent] = {}
+        self._model = model
+
+    def __repr__(self) -> str:
+        return f"App({self.name!r}, version={self.version!r}, intents={sorted(self.agents)})"
+
+    def agent(
+        self,
+        intent: str,
+        *,
+        on_exhausted: OnExhausted | None = None,
+        max_attempts: int | None = None,
+        max_concurrent: int = 0,
+    ) -> Callable[[F], F]:
+        """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
+
+        The payload is checked against `T`: a dataclass, a pydantic model, a dict. `on_exhausted(run,
+        dimension)`, async or not, returns what was managed so far when a limit is reached; it has 2 seconds
+        and no steps.
+        `max_attempts` sets a run aside earlier than the platform would; `max_concurrent` bounds the runs of
+        this intent on one runner. Raises ValueError or TypeError, in one sentence, for what cannot be served.
+        """
+        if not INTENT.fullmatch(intent):
+            raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
+        if intent in self.agents:
+            raise ValueError(f"The intent {intent} has an agent already: {self.agents[intent].fn.__name__}.")
+        if max_attempts is not None and max_attempts < 1:
+            raise ValueError(f"An agent needs at least one attempt, not {max_attempts}.")
+
+        def register(fn: F) -> F:
+            payload, result = _signature(fn, intent)
+            self.agents[intent] = Agent(
+                intent=intent,
+                fn=fn,
+                version=self.version,
+                takes_payload=payload is not inspect.Parameter.empty,
+                payload=Shape(Any if payload is inspect.Parameter.empty else payload),
+                result=Shape(result),
+                on_exhausted=on_exhausted,
+                max_attempts=max_attempts,
+                max_concurrent=max_concurrent,
+            )
+            return fn
+
+        return register
+
+    def endpoint(self) -> ModelEndpoint:
+        """Return the model's endpoint, made from the environment when it is first asked for.
+
+        Raises ValueError when no model is configured.
+        """
+        if self._model is None:
+            self._model = ModelSettings.from_environment().endpoint()
+        return self._model
+
+    async def close(self) -> None:
+        """Close the connections to the model. Repeatable."""
+        if self._model is not None:
+            await self._model.close()
+            self._model = None
+
+
+def _signature(fn: Callable[..., Any], intent: str) -> tuple[Any, Any]:
+    """Return the types of payload and result; `Parameter.empty` for an agent that takes no payload."""
+    if not inspect.iscoroutinefunction(fn):
+        raise TypeError(f"The agent for {intent} must be an async function.")
+    parameters = list(inspect.signature(fn).parameters.values())
+    needed = [each for each in parameters if each.default is each.empty]
+    if not parameters or len(needed) > 2 or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:  # noqa: PLR2004
+        raise TypeError(f"The agent for {intent} must take (run) or (run, payload).")
+    try:
+        hints = get_type_hints(fn, include_extras=True)
+    except (NameError, TypeError) as error:
+        raise TypeError(f"The types of the agent for {intent} cannot be resolved: {error}.") from error
+    result = hints.get("return", Any)
+    if len(parameters) == 1:
+        return inspect.Parameter.empty, result
+    return hints.get(parameters[1].name, Any), result

@@ -1,0 +1,154 @@
+"""The five limits of a run, what is spent of them, and what is promised to calls in flight."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Dimension(IntEnum):
+    """The limits, numbered as `holdfast.v1.BudgetDimension`."""
+
+    DEADLINE = 1
+    STEPS = 2
+    TOOLS = 3
+    TOKENS = 4
+    CONTEXT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most a run may spend; `deadline` in seconds from acceptance."""
+
+    deadline: float
+    steps: int
+    tools: int
+    tokens: int
+    context: int
+
+
+@dataclass(slots=True)
+class Usage:
+    """What was spent: recorded steps, tool calls, model tokens, the largest context of one call."""
+
+    steps: int = 0
+    tools: int = 0
+    tokens: int = 0
+    context: int = 0
+
+
+class Budget:
+    """What is left, as the agent may read it; a recorded step does not charge again in a replay.
+
+    The numbers an agent sees in a replay are those of now, not of then: decide by them what to try, not what
+    was done.
+    """
+
+    __slots__ = ("_clock", "_ends", "_limits", "_reserved", "_spent")
+
+    def __init__(
+        self,
+        limits: Limits,
+        spent: Usage,
+        remaining: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._spent = spent
+        self._reserved = Usage()
+        self._clock = clock
+        self._ends = clock() + remaining
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self._limits
+
+    @property
+    def spent(self) -> Usage:
+        """What is spent; a copy."""
+        spent = self._spent
+        return Usage(spent.steps, spent.tools, spent.tokens, spent.context)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds to the deadline, not below 0."""
+        return max(0.0, self._ends - self._clock())
+
+    @property
+    def steps(self) -> int:
+        """Steps that may still start."""
+        return max(0, self._limits.steps - self._spent.steps - self._reserved.steps)
+
+    @property
+    def tools(self) -> int:
+        """Tool calls that may still start."""
+        return max(0, self._limits.tools - self._spent.tools - self._reserved.tools)
+
+    @property
+    def tokens(self) -> int:
+        """Model tokens not spent and not reserved by calls in flight."""
+        return max(0, self._limits.tokens - self._spent.tokens - self._reserved.tokens)
+
+    @property
+    def context(self) -> int:
+        """The most tokens one model call may read."""
+        return self._limits.context
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since acceptance, by the ledger's clock as of the lease."""
+        return max(0.0, self._limits.deadline - (self._ends - self._clock()))
+
+
+class Meter(Budget):
+    """The same, with the right to spend: reserve before a step, settle after it."""
+
+    __slots__ = ()
+
+    def lacking(self, *, tools: int = 0, tokens: int = 0, context: int = 0) -> Dimension | None:
+        """Name the limit that a step with these needs would pass, or None if it may start."""
+        if self._ends <= self._clock():
+            return Dimension.DEADLINE
+        if self._spent.steps + self._reserved.steps >= self._limits.steps:
+            return Dimension.STEPS
+        if tools and tools > self.tools:
+            return Dimension.TOOLS
+        if context > self._limits.context:
+            return Dimension.CONTEXT
+        if tokens and tokens >= self.tokens:
+            return Dimension.TOKENS
+        return None
+
+    def reached(self) -> Dimension:
+        """Name the limit that is reached, after the ledger has said that one is."""
+        spent, limits = self._spent, self._limits
+        if spent.steps > limits.steps:
+            return Dimension.STEPS
+        if spent.tools > limits.tools:
+            return Dimension.TOOLS
+        if spent.tokens >= limits.tokens:
+            return Dimension.TOKENS
+        return Dimension.CONTEXT if spent.context >= limits.context else Dimension.STEPS
+
+    def reserve(self, *, tools: int = 0, tokens: int = 0) -> None:
+        """Set a step's share aside until it is settled."""
+        reserved = self._reserved
+        reserved.steps += 1
+        reserved.tools += tools
+        reserved.tokens += tokens
+
+    def release(self, *, tools: int = 0, tokens: int = 0) -> None:
+        """Give a step's share back."""
+        reserved = self._reserved
+        reserved.steps -= 1
+        reserved.tools -= tools
+        reserved.tokens -= tokens
+
+    def charge(self, usage: Usage) -> None:
+        """Spend for good."""
+        spent = self._spent
+        spent.steps += usage.steps
+        spent.tools += usage.tools
+        spent.tokens += usage.tokens
+        spent.context = max(spent.context, usage.context)

@@ -1,0 +1,1 @@
+"""The engine: executes one run against a journal, so that what was recorded is never executed again."""

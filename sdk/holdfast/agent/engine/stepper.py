@@ -1,0 +1,308 @@
+"""Executes a step, or returns its record: tried, timed, charged, recorded, and only then believed.
+
+asked ──(recorded)──▶ outcome of the record            (drift ends the run)
+   └──(not yet)──▶ earlier records durable* ──▶ a try ──(succeeds)──▶ recorded ──▶ durable* ──▶ outcome
+                                                 │ ──(fails)──▶ wait ──▶ the next try
+                                                 └──(fails for good)──▶ StepFailed, recorded if survived
+* unless the step is repeatable
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from holdfast.agent.backoff import pause
+from holdfast.agent.budget import Meter, Usage
+from holdfast.agent.codec import canonical
+from holdfast.agent.engine.pipeline import Pipeline
+from holdfast.agent.engine.scope import Family, Frame, Place, Scope, here
+from holdfast.agent.engine.transcript import Transcript
+from holdfast.agent.error import (
+    BudgetExhausted,
+    Drifted,
+    NotRecordable,
+    Permanent,
+    RunStopped,
+    StepFailed,
+    failure_of,
+)
+from holdfast.agent.step import Policy
+from holdfast.agent.wire.draft import TOOL, Record, make_record
+from holdfast.agent.wire.invocation import History, Recorded
+
+LARGEST_INPUT = 64 * 1024
+"""Bytes of input kept with a record; of a larger one only the fingerprint is."""
+SHOWN_INPUT = 200
+
+
+class Recordable(Protocol):
+    """How a step's outcome is recorded and read back: `codec.Shape`, or one that knows its type better."""
+
+    def record(self, value: Any) -> tuple[bytes, Any]:
+        """Return the JSON of a value, and the value as a replay will see it."""
+
+    def read(self, encoded: bytes) -> Any:
+        """Return the value of a record."""
+
+
+class Stops(Protocol):
+    """Knows whether the run has been stopped, and can stop it."""
+
+    stopped: RunStopped | None
+
+    def stop(self, stopped: RunStopped) -> None:
+        """Stop the run; repeatable, the first cause counts."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One use of a step: what is asked, how it is executed, what it may need."""
+
+    name: str
+    kind: int
+    input: dict[str, Any]
+    policy: Policy
+    result: Recordable
+    execute: Callable[[str, Frame], Awaitable[Any]]
+    tokens: int = 0
+    context: int = 0
+    tells_result: Callable[[Frame, bytes], None] | None = None
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What identifies the use of a step, and as much of its input as is kept."""
+
+    fingerprint: bytes
+    input: bytes
+
+
+@dataclass(slots=True)
+class _Done:
+    """A step that has succeeded and is not recorded yet."""
+
+    value: Any
+    record: Record
+    frame: Frame
+    usage: Usage
+
+
+@dataclass(slots=True)
+class _Failed:
+    """A try that has failed: which it was, as it is told, and what all tries have cost."""
+
+    error: Exception
+    tries: int
+    told_as: int
+    usage: Usage
+    took: float
+
+
+class Stepper:
+    """Executes the steps of one run."""
+
+    __slots__ = ("_family", "_history", "_meter", "_pipeline", "_reached", "_stops", "_transcript", "closed")
+
+    def __init__(
+        self,
+        *,
+        family: Family,
+        history: History,
+        pipeline: Pipeline,
+        transcript: Transcript,
+        meter: Meter,
+        stops: Stops,
+        reached: Callable[[str], None],
+    ) -> None:
+        self._family = family
+        self._history = history
+        self._pipeline = pipeline
+        self._transcript = transcript
+        self._meter = meter
+        self._stops = stops
+        self._reached = reached
+        self.closed = False
+
+    def scope(self) -> Scope:
+        """Return the scope of the code that runs now. Raises RuntimeError inside of a step."""
+        place = self.place()
+        if not isinstance(place, Scope):
+            raise RuntimeError(  # noqa: TRY004 -- the place is wrong, not a type
+                f"The step {place.step} is one recorded whole: it cannot start others."
+            )
+        return place
+
+    def place(self) -> Place:
+        """Return where the code that runs now stands. Raises RuntimeError outside of the run."""
+        place = here.get()
+        if place is None or place.owner is not self._family:
+            raise RuntimeError("A run can only be used from its agent's own tasks.")
+        if self.closed:
+            raise self._stops.stopped or RunStopped("the run has ended")
+        return place
+
+    async def perform(self, key: str, call: Call) -> Any:
+        """Return the outcome of a step: from its record if there is one."""
+        self._check()
+        try:
+            asked = canonical(call.input)
+        except NotRecordable as error:
+            raise NotRecordable(f"The input of step {key} cannot be recorded: {error}.") from error
+        fingerprint = hashlib.sha256(call.name.encode() + b"\n" + asked).digest()
+        recorded = self._history.take(key)
+        if recorded is not None:
+            return self._replayed(key, call, recorded, fingerprint, asked)
+        if not (call.policy.repeatable or self._pipeline.settled):
+            await self._awaited(self._pipeline.settle())
+        done = await self._reserved(
+            key, call, _Asked(fingerprint, asked if len(asked) <= LARGEST_INPUT else b"")
+        )
+        self._reached("after_step")
+        self._meter.charge(done.usage)
+        draft = self._transcript.step_finished(done.frame, done.record)
+        if call.policy.repeatable:
+            self._pipeline.flush_soon()
+        else:
+            await self._awaited(self._pipeline.durable(draft))
+            self._reached("after_ack")
+        return done.value
+
+    def _replayed(self, key: str, call: Call, recorded: Recorded, fingerprint: bytes, asked: bytes) -> Any:
+        if recorded.fingerprint != fingerprint:
+            was, now = _shown(recorded.input), _shown(asked)
+            self._drifted(key, f"step {key} was recorded with the input {was} and is now asked with {now}")
+        if recorded.failure is not None:
+            raise StepFailed(recorded.failure, permanent=True)
+        try:
+            return call.result.read(recorded.output)
+        except NotRecordable as error:
+            return self._drifted(key, f"step {key}: {error}")
+
+    async def _reserved(self, key: str, call: Call, asked: "_Asked") -> "_Done":
+        """Try the step within its share of the budget."""
+        tools = 1 if call.kind == TOOL else 0
+        lacking = self._meter.lacking(tools=tools, tokens=call.tokens, context=call.context)
+        if lacking is not None:
+            self._stops.stop(BudgetExhausted(lacking))
+            self._check()
+        self._meter.reserve(tools=tools, tokens=call.tokens)
+        try:
+            return await self._tried(key, call, asked)
+        finally:
+            self._meter.release(tools=tools, tokens=call.tokens)
+
+    async def _tried(self, key: str, call: Call, asked: "_Asked") -> "_Done":
+        """Try until it succeeds or fails for good."""
+        transcript = self._transcript
+        told_before = transcript.tries_before(key)
+        usage = Usage(steps=1, tools=1 if call.kind == TOOL else 0)
+        tries = 0
+        while True:
+            tries += 1
+            transcript.step_started(key, call.kind, told_before + tries)
+            self._reached("before_step")
+            frame = Frame(self._family, key)
+            started = time.perf_counter()
+            try:
+                encoded, value = await self._once(key, call, frame)
+            except Exception as error:  # noqa: BLE001 -- a step may fail with anything
+                took = time.perf_counter() - started
+                self._count(usage, frame)
+                failed = _Failed(error, tries, told_before + tries, usage, took)
+                delay = self._failed(call, asked, frame, failed)
+                await self._awaited(asyncio.sleep(delay))
+            else:
+                took = time.perf_counter() - started
+                self._count(usage, frame)
+                record = make_record(
+                    key,
+                    call.kind,
+                    asked.fingerprint,
+                    input=asked.input,
+                    output=encoded,
+                    attempts=tries,
+                    usage=usage,
+                    duration=took,
+                )
+                return _Done(value, record, frame, usage)
+
+    def _count(self, usage: Usage, frame: Frame) -> None:
+        usage.tokens += frame.tokens_used
+        # The provider may count more than was estimated: the call is paid for, its record must not be lost.
+        usage.context = max(usage.context, min(frame.context, self._meter.context))
+
+    def _failed(self, call: Call, asked: "_Asked", frame: Frame, failed: "_Failed") -> float:
+        """Return how long to wait before the next try, or raise `StepFailed`."""
+        self._check()
+        error, tries = failed.error, failed.tries
+        failure = failure_of(error, step=frame.step, attempts=tries)
+        permanent = isinstance(error, Permanent) or not getattr(error, "retryable", True)
+        if not permanent and tries < call.policy.attempts:
+            delay: float = max(pause(tries), getattr(error, "retry_after", None) or 0.0)
+            self._transcript.step_failed(frame, failed.told_as, failure, delay)
+            return delay
+        self._meter.charge(failed.usage)
+        record = make_record(
+            frame.step,
+            call.kind,
+            asked.fingerprint,
+            input=asked.input,
+            failure=failure,
+            attempts=tries,
+            usage=failed.usage,
+            duration=failed.took,
+        )
+        self._transcript.step_given_up(frame, record)
+        raise StepFailed(failure, permanent=permanent) from error
+
+    async def _once(self, key: str, call: Call, frame: Frame) -> tuple[bytes, Any]:
+        """Execute the step's function once, in a place of its own."""
+        place = here.get()
+        here.set(frame)
+        try:
+            if call.policy.timeout is None:
+                value = await call.execute(key, frame)
+            else:
+                async with asyncio.timeout(call.policy.timeout):
+                    value = await call.execute(key, frame)
+        except asyncio.CancelledError:
+            self._check()
+            raise
+        except SystemExit as error:
+            raise RuntimeError("the step tried to exit the process") from error
+        finally:
+            here.set(place)
+        try:
+            encoded, value = call.result.record(value)
+        except NotRecordable as error:
+            raise NotRecordable(f"The output of step {key} cannot be recorded: {error}.") from error
+        if call.tells_result is not None:
+            call.tells_result(frame, encoded)
+        return encoded, value
+
+    async def _awaited(self, wait: Awaitable[None]) -> None:
+        """Wait for something of the engine's own; a run that was stopped goes no further."""
+        try:
+            await wait
+        except asyncio.CancelledError:
+            self._check()
+            raise
+        self._check()
+
+    def _check(self) -> None:
+        if self._stops.stopped is not None:
+            raise self._stops.stopped
+
+    def _drifted(self, key: str, message: str) -> None:
+        self._stops.stop(Drifted(key, message))
+        self._check()
+
+
+def _shown(asked: bytes) -> str:
+    if not asked:
+        return "(not kept)"
+    text = asked.decode(errors="replace")
+    return text if len(text) <= SHOWN_INPUT else text[: SHOWN_INPUT - 1] + "…"

@@ -1,0 +1,149 @@
+"""What a run tells: every event numbered, pieces of speech coalesced, nothing told twice over replays."""
+
+import asyncio
+import contextvars
+from typing import Any, Final
+
+from holdfast.agent.engine.pipeline import Pipeline
+from holdfast.agent.engine.scope import Frame, Place, Scope, Tokens
+from holdfast.agent.error import Failure
+from holdfast.agent.wire.draft import Draft, Effect, Pen, Record
+
+LARGEST_TEXT: Final = 256 * 1024
+PIECE: Final = 1024  # characters
+DELAY: Final = 0.020  # seconds
+_EMPTY: Final = contextvars.Context()
+
+
+class Transcript:
+    """Writes the events of one run into the drafts of its pipeline."""
+
+    __slots__ = ("_emitted", "_loop", "_pen", "_pipeline", "_speaking")
+
+    def __init__(self, pen: Pen, pipeline: Pipeline, emitted: dict[str, int]) -> None:
+        self._pen = pen
+        self._pipeline = pipeline
+        self._emitted = emitted
+        self._loop = asyncio.get_running_loop()
+        self._speaking: set[Place] = set()
+
+    def tries_before(self, key: str) -> int:
+        """Return how many tries of a step without a record were told in earlier attempts."""
+        return self._emitted.get(key + "!", 0)
+
+    def started(self, version: str, replayed: int) -> None:
+        """Tell that the run starts or resumes."""
+        self._pen.started(self._pipeline.draft, version, replayed)
+
+    def step_started(self, key: str, kind: int, attempt: int) -> None:
+        """Tell that a try begins; the commit counts it, so that a replay of it has a higher number."""
+        draft = self._pipeline.draft
+        self._pen.step_started(draft, key, kind, attempt)
+        mark = key + "!"
+        draft.emitted[mark] = draft.emitted.get(mark, 0) + 1
+
+    def step_finished(self, frame: Frame, record: Record) -> Draft:
+        """Record a step with its effects, tell it, and return the draft it is in."""
+        if frame.tokens is not None:
+            self.spoken(frame)
+        draft = self._pipeline.record(record, frame.effects)
+        draft.emitted.pop(record.key + "!", None)  # a record says it all
+        for effect in frame.effects:
+            self._pen.effect_staged(draft, record.key, effect)
+        self._pen.step_finished(draft, record)
+        return draft
+
+    def step_given_up(self, frame: Frame, record: Record) -> None:
+        """Hold the record of a step that failed for good, and tell it."""
+        self.spoken(frame)
+        self._pipeline.hold(record)
+        self._pen.step_finished(self._pipeline.draft, record)
+
+    def step_failed(self, frame: Frame, attempt: int, failure: Failure, retry_in: float) -> None:
+        """Tell that a try failed and another follows."""
+        self.spoken(frame)
+        self._pen.step_failed(self._pipeline.draft, frame.step, attempt, failure, retry_in)
+
+    def tool_called(self, frame: Frame, tool: str, arguments: Any, size: int) -> None:
+        """Tell that a tool is called."""
+        self._pen.tool_called(self._pipeline.draft, frame.step, tool, arguments, size)
+
+    def tool_returned(self, frame: Frame, tool: str, result: Any, size: int) -> None:
+        """Tell what a tool returned."""
+        self.spoken(frame)
+        self._pen.tool_returned(self._pipeline.draft, frame.step, tool, result, size)
+
+    def say(self, place: Place, text: str) -> None:
+        """Tell something whole, unless an earlier attempt has."""
+        _check(text)
+        if place.tokens is not None:
+            self.spoken(place)
+        draft = self._emission(place)
+        if draft is not None:
+            self._pen.said(draft, place.step, text)
+
+    def effect(self, scope: Scope, effect: Effect) -> None:
+        """Stage an effect that no step has caused, unless an earlier attempt has."""
+        if scope.tokens is not None:
+            self.spoken(scope)
+        draft = self._emission(scope)
+        if draft is not None:
+            draft.effect(effect)
+            self._pen.effect_staged(draft, "", effect)
+
+    def token(self, place: Place, text: str) -> None:
+        """Tell a piece within 20 ms, together with its neighbours."""
+        _check(text)
+        if not self._new(place):
+            return
+        tokens = place.tokens
+        if tokens is None:
+            tokens = place.tokens = Tokens()
+            self._speaking.add(place)
+            tokens.timer = self._loop.call_later(DELAY, self.spoken, place, context=_EMPTY)
+        tokens.pieces.append(text)
+        tokens.size += len(text)
+        tokens.calls += 1
+        if tokens.size >= PIECE:
+            self.spoken(place)
+
+    def spoken(self, place: Place) -> None:
+        """Tell the pieces that wait at a place now."""
+        tokens = place.tokens
+        if tokens is None:
+            return
+        place.tokens = None
+        self._speaking.discard(place)
+        if tokens.timer is not None:
+            tokens.timer.cancel()
+        draft = self._pipeline.draft
+        if isinstance(place, Scope):
+            draft.emitted[place.path] = draft.emitted.get(place.path, 0) + tokens.calls
+        self._pen.token(draft, place.step, "".join(tokens.pieces))
+
+    def all_spoken(self) -> None:
+        """Tell all pieces that wait anywhere now."""
+        for place in list(self._speaking):
+            self.spoken(place)
+
+    def _emission(self, place: Place) -> Draft | None:
+        """Count one thing a scope tells; None if an earlier attempt has told it."""
+        if not self._new(place):
+            return None
+        draft = self._pipeline.draft
+        if isinstance(place, Scope):
+            draft.emitted[place.path] = draft.emitted.get(place.path, 0) + 1
+        return draft
+
+    @staticmethod
+    def _new(place: Place) -> bool:
+        if not isinstance(place, Scope):
+            return True  # a step that is executed tells all it has to tell
+        place.said += 1
+        return place.said > place.told_before
+
+
+def _check(text: str) -> None:
+    if len(text) > LARGEST_TEXT:
+        raise ValueError(f"At most {LARGEST_TEXT:,} characters can be said at once, not {len(text):,}.")
+    text.encode()  # half of a character (a lone surrogate) is refused here, where it is said

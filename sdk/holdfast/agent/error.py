@@ -1,0 +1,138 @@
+"""A run fails in two ways; what stops it is neither, and `except Exception` cannot swallow that.
+
+Exception
+├── (any other)             the attempt failed; it is tried again
+└── Permanent               it fails for good
+    ├── StepFailed              a step gave up; recorded if the agent goes on
+    ├── NotRecordable           an input or output is no JSON, or too large
+    └── InvalidPayload          the invocation does not fit the agent
+
+BaseException
+└── RunStopped
+    ├── RunCancelled            someone asked
+    ├── BudgetExhausted         a limit was reached
+    ├── Drifted                 the code no longer matches the recorded steps
+    ├── CommitRefused           what the run did may not be committed
+    ├── HandedBack              the runner drains
+    └── LeaseLost               another runner has the run now
+"""
+
+import re
+from dataclasses import dataclass
+
+from holdfast.agent.budget import Dimension
+
+LONGEST_MESSAGE = 1000
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something failed: a name for programs, a sentence for people, where, and after how many tries."""
+
+    reason: str
+    message: str
+    step: str = ""
+    attempts: int = 0
+
+
+class Permanent(Exception):  # noqa: N818 -- reads as what is the matter
+    """A failure that trying again cannot mend; raise it, or a subclass, from a step or an agent.
+
+    `reason` is the name programs switch on: by default `PERMANENT`, and for a subclass its class name.
+    """
+
+    def __init__(self, message: str = "", *, reason: str | None = None) -> None:
+        super().__init__(message)
+        own = type(self)
+        self.reason = reason or ("PERMANENT" if own is Permanent else own.__name__)
+
+
+class StepFailed(Permanent):
+    """A step has failed for good; live its cause is what the step raised, in a replay there is none."""
+
+    def __init__(self, failure: Failure, *, permanent: bool) -> None:
+        super().__init__(failure.message, reason=failure.reason)
+        self.failure = failure
+        self.permanent = permanent
+        """False if every try failed with something that might pass: the run may try once more."""
+
+    def __str__(self) -> str:
+        return f"step {self.failure.step} failed: {self.failure.reason}: {self.failure.message}"
+
+
+class NotRecordable(Permanent):
+    """An input or an output cannot be recorded."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="NOT_RECORDABLE")
+
+
+class InvalidPayload(Permanent):
+    """The payload of an invocation does not fit the agent; the text names the fields."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="INVALID_PAYLOAD")
+
+
+class RunStopped(BaseException):
+    """The run does not go on here; let it pass."""
+
+
+class RunCancelled(RunStopped):
+    """Someone asked to cancel the run."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "the run was cancelled")
+        self.reason = reason
+
+
+class BudgetExhausted(RunStopped):
+    """The run has reached a limit of its budget; no further step starts."""
+
+    def __init__(self, dimension: Dimension) -> None:
+        super().__init__(f"the run's budget of {dimension.name.lower()} is spent")
+        self.dimension = dimension
+
+
+class Drifted(RunStopped):
+    """The agent asks for something else than it did when the step was recorded."""
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class CommitRefused(RunStopped):
+    """A commit was refused for what is in it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class HandedBack(RunStopped):
+    """The runner gives the run back to the queue, unharmed."""
+
+
+class LeaseLost(RunStopped):
+    """The run is no longer this runner's; nothing more of it is committed here."""
+
+
+def failure_of(error: BaseException, *, step: str = "", attempts: int = 0) -> Failure:
+    """Describe an exception: by `Permanent.reason`, `TIMEOUT`, or the name of its class."""
+    if isinstance(error, StepFailed):
+        return error.failure
+    if isinstance(error, Permanent):
+        reason = error.reason
+    elif isinstance(error, TimeoutError):
+        reason = "TIMEOUT"
+    else:
+        reason = type(error).__name__
+    message = str(error) or reason
+    return Failure(storable(reason, 200), storable(message, LONGEST_MESSAGE), step, attempts)
+
+
+def storable(text: str, longest: int) -> str:
+    """Cut a text for people to `longest` characters, and replace what no database text can hold."""
+    return UNSTORABLE.sub("�", text if len(text) <= longest else text[: longest - 1] + "…")

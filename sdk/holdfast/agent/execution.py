@@ -1,0 +1,339 @@
+"""Executes one leased run from its history to its end, and says how it left this runner.
+
+started ──▶ the agent runs ──(returns)──────────────▶ SUCCEEDED
+              │ ──(Permanent, a step's permanent failure)──▶ FAILED
+              │ ──(any other exception)─────────────▶ back to the queue, or DEAD_LETTERED
+              │ ──(stopped: cancelled, exhausted, drifted, refused)──▶ CANCELLED, PARTIAL, DRIFTED, FAILED
+              │ ──(stopped: handed back)────────────▶ back to the queue, unharmed
+              └ ──(stopped: lease lost)─────────────▶ nothing more is committed
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from holdfast.agent.app import Agent
+from holdfast.agent.backoff import pause
+from holdfast.agent.budget import Dimension, Meter
+from holdfast.agent.codec import plain
+from holdfast.agent.engine.journal import Journal, Refused
+from holdfast.agent.engine.pipeline import Pipeline
+from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
+from holdfast.agent.engine.stepper import Stepper
+from holdfast.agent.engine.transcript import Transcript
+from holdfast.agent.error import (
+    LONGEST_MESSAGE,
+    BudgetExhausted,
+    CommitRefused,
+    Drifted,
+    Failure,
+    HandedBack,
+    LeaseLost,
+    NotRecordable,
+    Permanent,
+    RunCancelled,
+    RunStopped,
+    StepFailed,
+    failure_of,
+    storable,
+)
+from holdfast.agent.model import ModelEndpoint
+from holdfast.agent.run import Run
+from holdfast.agent.wire.draft import (
+    CANCELLED,
+    DEAD_LETTERED,
+    DRIFTED,
+    FAILED,
+    PARTIAL,
+    SUCCEEDED,
+    Draft,
+    Event,
+    Outcome,
+    Pen,
+)
+from holdfast.agent.wire.invocation import History, Invocation
+
+STOP_GRACE: Final = 1.0
+"""Seconds that agent code has to unwind after it was stopped; then the run ends without it."""
+LAST_WORDS: Final = 2.0
+"""Seconds that `on_exhausted` has."""
+
+_LOST: Final = frozenset({"FENCED", "RUN_NOT_FOUND", "COMMIT_OUT_OF_ORDER"})
+
+
+class Left(Enum):
+    """How a run left this runner."""
+
+    ENDED = "its end is durable"
+    REQUEUED = "it is back in the queue"
+    LOST = "another has it, or may have it"
+    REFUSED = "even its end was refused: the lease is still held"
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Where the run goes: to its end, or back to the queue."""
+
+    outcome: Outcome | None = None
+    survived: bool = False
+    failure: Failure | None = None
+    delay: float = 0.0
+    blameless: bool = False
+
+
+class Execution:
+    """One run on this runner: `run()` it once, `stop()` it from outside at any time."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        invocation: Invocation,
+        history: History,
+        journal: Journal,
+        *,
+        endpoint: Callable[[], ModelEndpoint],
+        reached: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.stopped: RunStopped | None = None
+        self._agent = agent
+        self._invocation = invocation
+        self._replayed = history.length
+        self._reached = reached
+        self._loop = asyncio.get_running_loop()
+        number_tasks(self._loop)
+        self._family = Family(history.emitted)
+        self._meter = Meter(invocation.limits, invocation.spent, invocation.remaining)
+        self._pipeline = Pipeline(
+            invocation.run_id,
+            invocation.epoch,
+            invocation.last_commit,
+            journal,
+            refused=self._refused,
+            cancelled=lambda: self.stop(RunCancelled()),
+        )
+        self._journal = journal
+        self._pen = Pen(
+            invocation.run_id,
+            invocation.epoch,
+            invocation.attempt,
+            invocation.last_sequence,
+            journal.happened,
+        )
+        self._transcript = Transcript(self._pen, self._pipeline, history.emitted)
+        self._stepper = Stepper(
+            family=self._family,
+            history=history,
+            pipeline=self._pipeline,
+            transcript=self._transcript,
+            meter=self._meter,
+            stops=self,
+            reached=reached,
+        )
+        self._run = Run(invocation, self._stepper, self._transcript, self._meter, endpoint)
+        self._timers: list[asyncio.TimerHandle] = []
+        self._driver: asyncio.Task[None] | None = None
+        self._finished: asyncio.Future[None] = self._loop.create_future()
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._closing = False
+
+    async def run(self) -> Left:
+        """Run the agent to its end and commit that. Never raises for what the agent does.
+
+        A crash at any point loses at most what was not acknowledged; the next lease goes on from there.
+        Cancelling this abandons the run as a crash would.
+        """
+        self._timers.append(
+            self._loop.call_later(max(0.0, self._invocation.remaining), self._deadline_passed)
+        )
+        self._transcript.started(self._agent.version, self._replayed)
+        root = Scope(self._family, "")
+        self._driver = self._family.spawn(self._driven(), root)
+        try:
+            await self._finished
+            return await self._close(root)
+        finally:
+            self._stepper.closed = True
+            self._driver.cancel()
+            for timer in self._timers:
+                timer.cancel()
+
+    def stop(self, stopped: RunStopped) -> None:
+        """Stop the run: what its agent waits for is cancelled. Repeatable; the first cause counts.
+
+        A lost lease counts even after another cause. Once the end is being committed nothing else does.
+        """
+        lost = isinstance(stopped, LeaseLost)
+        if lost and not isinstance(self.stopped, LeaseLost):
+            self.stopped = stopped
+            self._pipeline.abandon()
+        elif self.stopped is not None or self._closing:
+            return
+        self.stopped = stopped
+        driver = self._driver
+        if driver is None or self._closing:
+            return
+        self._timers.append(self._loop.call_later(STOP_GRACE, self._settle_without_agent))
+        if driver is not asyncio.current_task():  # who stops itself is about to raise
+            driver.cancel()
+
+    async def _driven(self) -> None:
+        """Call the agent and keep what comes of it."""
+        try:
+            arguments = self._agent.accept(self._invocation.payload)
+            self._value = await self._agent.fn(self._run, *arguments)
+        except BaseException as error:  # noqa: BLE001 -- nothing an agent raises may reach the event loop
+            self._error = error
+        if not self._finished.done():
+            self._pipeline.ending = True
+            self._finished.set_result(None)
+
+    def _settle_without_agent(self) -> None:
+        """Go on to the end though the agent's code does not let go; what it does from now on is refused."""
+        if not self._finished.done():
+            self._stepper.closed = True
+            self._error = self.stopped
+            self._finished.set_result(None)
+
+    def _deadline_passed(self) -> None:
+        self.stop(BudgetExhausted(Dimension.DEADLINE))
+
+    def _refused(self, refused: Refused) -> None:
+        if refused.reason in _LOST:
+            self.stop(LeaseLost(refused.message))
+            return
+        stopped: RunStopped = CommitRefused(refused.reason, refused.message)
+        if refused.reason == "BUDGET_EXCEEDED":
+            stopped = BudgetExhausted(self._meter.reached())
+        if self._closing and self.stopped is None:
+            self.stopped = stopped
+        self.stop(stopped)
+
+    async def _close(self, root: Scope) -> Left:
+        """Commit how it ended. A refused end is tried once more, with nothing in it but what was told."""
+        self._closing = True
+        await self._reap()
+        if isinstance(self.stopped, BudgetExhausted) and self._value is None:
+            await self._last_words(root)
+        self._stepper.closed = True
+        self._transcript.all_spoken()
+        self._reached("before_end")
+        for _ in range(2):
+            if isinstance(self.stopped, LeaseLost):
+                return Left.LOST
+            move = self._decided()
+            try:
+                ended = await self._commit(move)
+            except asyncio.CancelledError:
+                if not self._pipeline.stuck:
+                    raise  # it is this task that was cancelled
+                continue
+            if ended is not None:
+                self._journal.happened(ended)
+            return Left.REQUEUED if move.outcome is None else Left.ENDED
+        return Left.LOST if isinstance(self.stopped, LeaseLost) else Left.REFUSED
+
+    async def _commit(self, move: _Move) -> Event | None:
+        """Commit the last move; return the last event, which nobody is told before it is durable."""
+        ended: list[Event] = []
+
+        def finish(draft: Draft) -> None:
+            if move.outcome is None:
+                draft.requeue(move.failure, move.delay, blameless=move.blameless)
+                return
+            draft.end(move.outcome)
+            ended.append(self._pen.ended(draft, move.outcome, self._meter.spent, self._meter.elapsed))
+
+        try:
+            await self._pipeline.close(finish, survived=move.survived)
+        except asyncio.CancelledError:
+            if ended:
+                self._pen.unsay()
+            raise
+        return ended[0] if ended else None
+
+    async def _reap(self) -> None:
+        """End the tasks the agent has left behind."""
+        left = [task for task in self._family.tasks if task is not self._driver]
+        for task in left:
+            task.cancel()
+        if left:
+            done, _ = await asyncio.wait(left, timeout=STOP_GRACE)
+            for task in done:
+                if not task.cancelled():
+                    task.exception()  # nobody else asks for it
+
+    async def _last_words(self, root: Scope) -> None:
+        """Let the agent shape what it managed so far; it may say and send, but start no step."""
+        stopped, shape = self.stopped, self._agent.on_exhausted
+        assert isinstance(stopped, BudgetExhausted)
+        if shape is None:
+            return
+        here.set(root)
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                value = shape(self._run, stopped.dimension)
+                self._value = await value if inspect.isawaitable(value) else value
+        except (Exception, RunStopped) as error:  # noqa: BLE001 -- the run ends PARTIAL all the same
+            self._error = error
+        finally:
+            here.set(None)
+
+    def _decided(self) -> _Move:
+        """Decide where the run goes."""
+        stopped = self.stopped
+        if isinstance(stopped, BudgetExhausted):
+            return self._partial(stopped)
+        if stopped is not None and not isinstance(stopped, HandedBack):
+            return _Move(self._stopped_outcome(stopped))
+        if self._error is None:
+            return self._succeeded()
+        if stopped is not None:
+            return _Move(blameless=True, survived=True)
+        return self._failed(self._error)
+
+    @staticmethod
+    def _stopped_outcome(stopped: RunStopped) -> Outcome:
+        message = storable(str(stopped), LONGEST_MESSAGE)
+        if isinstance(stopped, RunCancelled):
+            return Outcome(CANCELLED, failure=Failure("CANCELLED", message))
+        if isinstance(stopped, Drifted):
+            return Outcome(DRIFTED, failure=Failure("DRIFTED", message, stopped.step))
+        reason = stopped.reason if isinstance(stopped, CommitRefused) else "STOPPED"
+        return Outcome(FAILED, failure=Failure(reason, message))
+
+    def _succeeded(self) -> _Move:
+        try:
+            return _Move(Outcome(SUCCEEDED, result=self._result()), survived=True)
+        except NotRecordable as error:
+            message = storable(f"the agent's result cannot be recorded: {error}", LONGEST_MESSAGE)
+            return _Move(Outcome(FAILED, failure=Failure(error.reason, message)))
+
+    def _partial(self, stopped: BudgetExhausted) -> _Move:
+        failure = Failure("BUDGET_EXHAUSTED", str(stopped))
+        try:
+            result = plain(self._value)  # what was managed need not be what was promised
+        except NotRecordable as error:
+            result = None
+            failure = Failure(
+                failure.reason, storable(f"{stopped}; its result is lost: {error}", LONGEST_MESSAGE)
+            )
+        outcome = Outcome(PARTIAL, result=result, failure=failure, exhausted=stopped.dimension)
+        return _Move(outcome, survived=True)
+
+    def _failed(self, error: BaseException) -> _Move:
+        invocation = self._invocation
+        failure = failure_of(error)
+        if isinstance(error, Permanent) and not (isinstance(error, StepFailed) and not error.permanent):
+            return _Move(Outcome(FAILED, failure=failure))
+        if self._agent.max_attempts is not None and invocation.attempt >= self._agent.max_attempts:
+            return _Move(Outcome(DEAD_LETTERED, failure=failure))
+        return _Move(failure=failure, delay=pause(invocation.attempt))
+
+    def _result(self) -> Any:
+        return from_json(self._agent.result.record(self._value)[0])

@@ -1,0 +1,274 @@
+"""What an agent holds of its run: all it does through it is recorded, told, charged, never done twice."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar
+
+from holdfast.agent.budget import Budget
+from holdfast.agent.codec import canonical, plain
+from holdfast.agent.engine.branch import branch, in_branches
+from holdfast.agent.engine.model_call import model_call
+from holdfast.agent.engine.scope import Frame, Scope
+from holdfast.agent.engine.stepper import Call, Stepper
+from holdfast.agent.engine.transcript import Transcript
+from holdfast.agent.model import (
+    Message,
+    ModelEndpoint,
+    ModelReply,
+    ToolSpec,
+    estimate_tokens,
+    tool_spec,
+)
+from holdfast.agent.step import IDEMPOTENCY_KEY, Policy, Step, as_step, checked_name
+from holdfast.agent.wire.draft import FUNCTION, TOOL, make_effect
+from holdfast.agent.wire.invocation import Invocation
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+LONGEST_KEY = 255  # bytes
+EFFECTS = uuid.UUID("6e9c1b2a-8f7d-4c55-9d0e-5d3f4a7b1c90")
+"""The namespace of effect ids: the same effect of the same run has the same id in every replay."""
+MODEL_POLICY = Policy(attempts=5, repeatable=True)
+
+
+class Run:
+    """One run, as its agent sees it. Only to be used from the agent's own tasks."""
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        stepper: Stepper,
+        transcript: Transcript,
+        budget: Budget,
+        endpoint: Callable[[], ModelEndpoint],
+    ) -> None:
+        self._invocation = invocation
+        self._stepper = stepper
+        self._transcript = transcript
+        self._budget = budget
+        self._endpoint = endpoint
+
+    def __repr__(self) -> str:
+        return f"Run({self.id}, attempt={self.attempt})"
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self._invocation.run_id
+
+    @property
+    def attempt(self) -> int:
+        """How often the run was leased, this time included: differs in a replay."""
+        return self._invocation.attempt
+
+    @property
+    def intent(self) -> str:
+        """What the agent was asked to do."""
+        return self._invocation.intent
+
+    @property
+    def tenant(self) -> str:
+        """The tenant on whose behalf it runs."""
+        return self._invocation.tenant
+
+    @property
+    def user(self) -> str:
+        """The user on whose behalf it runs; may be empty."""
+        return self._invocation.user
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The caller's labels."""
+        return self._invocation.labels
+
+    @property
+    def correlation_id(self) -> str:
+        """What ties the run to others; may be empty."""
+        return self._invocation.correlation_id
+
+    @property
+    def create_time(self) -> datetime:
+        """When the run was accepted: the same in every replay, unlike a clock."""
+        return self._invocation.create_time
+
+    @property
+    def budget(self) -> Budget:
+        """What is left of each limit, now."""
+        return self._budget
+
+    def step(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]:
+        """Execute a step, or return its recorded outcome; its key is taken now, not when it is awaited.
+
+        Raises `StepFailed` when it has failed for good. Unless the step is `repeatable`, its record is
+        durable when this returns. If the process dies in the middle of a step, the step is executed again:
+        what it does to the world it does under its `idempotency_key`, which is the same then.
+        """
+        step = as_step(fn)
+        return self._perform(step, FUNCTION, args, kwargs, None)
+
+    def tool(self, fn: Callable[..., Coroutine[Any, Any, R]], /, **arguments: Any) -> Coroutine[Any, Any, R]:
+        """Call a tool: a step that is counted and told as a tool call."""
+        step = as_step(fn)
+        transcript = self._transcript
+
+        def told(frame: Frame, encoded: bytes) -> None:
+            transcript.tool_returned(frame, step.name, json.loads(encoded), len(encoded))
+
+        return self._perform(step, TOOL, (), arguments, told)
+
+    def model(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        tools: Iterable[ToolSpec | Callable[..., Coroutine[Any, Any, Any]]] = (),
+        model: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        options: Mapping[str, Any] | None = None,
+        stream: bool = True,
+        policy: Policy = MODEL_POLICY,
+        name: str = "model",
+    ) -> Coroutine[Any, Any, ModelReply]:
+        """Ask a model, as a step; what it writes is told as it arrives, unless `stream` is false.
+
+        The tokens of the messages are reserved before, and what the call has cost is charged after; the reply
+        is cut short where the budget of tokens ends. Cancelling closes the connection: the model stops.
+        """
+        asked = [Message("user", messages)] if isinstance(messages, str) else list(messages)
+        offered = [each if isinstance(each, ToolSpec) else _spec(each) for each in tools]
+        call = model_call(
+            self._endpoint,
+            asked,
+            run_id=self.id,
+            name=checked_name(name),
+            policy=policy,
+            tools=offered,
+            model=model,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            options=options,
+            stream=stream,
+            transcript=self._transcript,
+            budget=self._budget,
+            estimate=estimate_tokens(asked, offered),
+        )
+        return self._stepper.perform(self._stepper.scope().key(name), call)
+
+    def map(
+        self, fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, at_once: int = 16
+    ) -> Coroutine[Any, Any, list[R]]:
+        """Go through items side by side, each in a scope of its own; the results come in order.
+
+        A `Step` is executed as such for each item; any other async function is a branch of the agent, which
+        may start steps. The first failure cancels the others.
+        """
+        if at_once < 1:
+            raise ValueError(f"At least one item is done at once, not {at_once}.")
+        each: Callable[[T], Coroutine[Any, Any, R]] = fn
+        if isinstance(fn, Step):
+
+            def each(item: T) -> Coroutine[Any, Any, R]:
+                return self.step(fn, item)
+
+        return in_branches(self._stepper.scope(), each, items, at_once)
+
+    def task(self, coroutine: Coroutine[Any, Any, R], *, name: str = "task") -> "asyncio.Task[R]":
+        """Start a branch of the agent as a task; await it, or it is cancelled when the agent returns."""
+        return branch(self._stepper.scope(), coroutine, checked_name(name))
+
+    def say(self, text: str) -> None:
+        """Tell those who follow the run something whole."""
+        self._transcript.say(self._stepper.place(), text)
+
+    def token(self, text: str) -> None:
+        """Tell a piece of something; pieces are gathered for 20 ms or 1 KB."""
+        if text:
+            self._transcript.token(self._stepper.place(), text)
+
+    def send(
+        self,
+        destination: str,
+        payload: Any,
+        *,
+        key: str | None = None,
+        ordering_key: str = "",
+        not_before: datetime | None = None,
+    ) -> str:
+        """Stage an effect and return its idempotency key; it goes with the next record, or the run's end.
+
+        From inside of a step it is released with that step's record, and forgotten if the try fails. Without
+        a `key` of the author's, unique in the tenant, it has one that is the same in every replay. Effects of
+        one `ordering_key` reach the destination in order. Raises ValueError for what cannot be sent.
+        """
+        place = self._stepper.place()
+        if isinstance(place, Scope):
+            path = place.key("send")
+        else:
+            assert isinstance(place, Frame)  # there are only these two
+            place.sent += 1
+            path = f"{place.step}/send#{place.sent}"
+        key = key or f"{self.id}/{path}"
+        for text in (key, ordering_key, destination):
+            if len(text.encode()) > LONGEST_KEY:
+                raise ValueError(
+                    f"A key or destination of an effect has at most {LONGEST_KEY} bytes: {text[:40]}…"
+                )
+        effect = make_effect(
+            str(uuid.uuid5(EFFECTS, f"{self.id}/{path}")),
+            destination,
+            key=key,
+            ordering_key=ordering_key,
+            body=canonical(plain(payload)),
+            not_before=None if not_before is None else not_before.timestamp(),
+        )
+        if isinstance(place, Scope):
+            self._transcript.effect(place, effect)
+        else:
+            place.effects.append(effect)
+        return key
+
+    def _perform(
+        self,
+        step: Step[..., R],
+        kind: int,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        told: Callable[[Frame, bytes], None] | None,
+    ) -> Coroutine[Any, Any, R]:
+        """Take the key and describe the call."""
+        key = self._stepper.scope().key(step.name)
+        named = step.input(args, kwargs)
+        transcript = self._transcript
+
+        def execute(key: str, frame: Frame) -> Coroutine[Any, Any, R]:
+            given = kwargs
+            if step.wants_key and IDEMPOTENCY_KEY not in kwargs:
+                given = {**kwargs, IDEMPOTENCY_KEY: f"{self.id}/{key}"}
+            if told is not None:
+                arguments = plain(named)
+                transcript.tool_called(frame, step.name, arguments, len(str(arguments)))
+            return step.fn(*args, **given)
+
+        return self._stepper.perform(
+            key,
+            Call(
+                name=step.name,
+                kind=kind,
+                input=named,
+                policy=step.policy,
+                result=step.result,
+                execute=execute,
+                tells_result=told,
+            ),
+        )
+
+
+def _spec(tool: Callable[..., Coroutine[Any, Any, Any]]) -> ToolSpec:
+    return tool_spec(tool.fn if isinstance(tool, Step) else tool)

@@ -1,0 +1,130 @@
+"""What a runner is given to execute, read once out of its messages."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast.agent.budget import Limits, Usage
+from holdfast.agent.error import Failure
+from holdfast.agent.wire.value import read_struct
+from holdfast.v1.checkpoint_pb2 import StepRecord
+from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.work_service_pb2 import Assignment
+
+UNLIMITED = 2**62
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One leased run: the envelope, the lease, and where its transcript goes on."""
+
+    run_id: str
+    intent: str
+    payload: dict[str, Any]
+    limits: Limits
+    epoch: int = 1
+    attempt: int = 1
+    max_attempts: int = 1
+    remaining: float = 3600.0
+    last_commit: int = 0
+    last_sequence: int = 0
+    spent: Usage = field(default_factory=Usage)
+    tenant: str = "default"
+    user: str = ""
+    correlation_id: str = ""
+    session_id: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    create_time: datetime = EPOCH
+
+
+def read_assignment(assignment: Assignment) -> Invocation:
+    """Read an assignment; a limit left at 0, which the Invoker never sends, is none."""
+    envelope, spent = assignment.invocation, assignment.usage
+    budget = envelope.budget
+    remaining = assignment.remaining.seconds + assignment.remaining.nanos / 1e9
+    return Invocation(
+        run_id=assignment.run_id,
+        intent=envelope.intent,
+        payload=read_struct(envelope.payload),
+        limits=Limits(
+            deadline=budget.deadline_ms / 1000 or remaining,
+            steps=budget.max_steps or UNLIMITED,
+            tools=budget.max_tools or UNLIMITED,
+            tokens=budget.max_tokens or UNLIMITED,
+            context=budget.max_context or UNLIMITED,
+        ),
+        epoch=assignment.epoch,
+        attempt=assignment.attempt,
+        max_attempts=assignment.max_attempts,
+        remaining=remaining,
+        last_commit=assignment.last_commit,
+        last_sequence=assignment.last_sequence,
+        spent=Usage(spent.steps, spent.tools, spent.tokens, spent.context),
+        tenant=envelope.caller.tenant,
+        user=envelope.caller.user,
+        correlation_id=envelope.correlation_id,
+        session_id=envelope.session_id,
+        labels=dict(envelope.labels),
+        create_time=assignment.create_time.ToDatetime(UTC),
+    )
+
+
+class History:
+    """What earlier attempts have recorded: steps by key, and how much each scope has emitted."""
+
+    __slots__ = ("_records", "emitted", "length")
+
+    def __init__(self, pages: Iterable[LoadRunResponse] = ()) -> None:
+        self._records: dict[str, StepRecord] = {}
+        self.emitted: dict[str, int] = {}
+        for page in pages:
+            self.add(page)
+        self.length = len(self._records)
+
+    def add(self, page: LoadRunResponse) -> None:
+        """Take a page in."""
+        for record in page.steps:
+            if not record.intent:
+                self._records[record.key] = record
+        self.emitted.update(page.emitted)
+        self.length = len(self._records)
+
+    def take(self, key: str) -> "Recorded | None":
+        """Return a step's record, once: each key is asked for once in a replay."""
+        record = self._records.pop(key, None)
+        return None if record is None else Recorded(record)
+
+
+class Recorded:
+    """The outcome of a step that is not executed again."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: StepRecord) -> None:
+        self._record = record
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The digest of what was asked."""
+        return self._record.fingerprint
+
+    @property
+    def input(self) -> bytes:
+        """What was asked, as JSON; empty if it was not kept."""
+        return self._record.input
+
+    @property
+    def output(self) -> bytes:
+        """What it returned, as JSON."""
+        return self._record.output
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed for good, if it did."""
+        record = self._record
+        if not record.HasField("failure"):
+            return None
+        failure = record.failure
+        return Failure(failure.reason, failure.message, record.key, failure.attempts)

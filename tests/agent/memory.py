@@ -1,0 +1,189 @@
+"""A journal in memory that keeps what was committed, as the ledger would, and can lose what was not."""
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from holdfast.agent import App, Dimension, Limits, Usage
+from holdfast.agent.engine.journal import Answer, Committed, Refused
+from holdfast.agent.execution import Execution, Left
+from holdfast.agent.wire.invocation import History, Invocation
+from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
+from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.run_pb2 import Outcome
+from holdfast.v1.transcript_pb2 import RunEvent
+
+AMPLE = Limits(deadline=3600, steps=1000, tools=1000, tokens=1_000_000, context=100_000)
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class Memory:
+    """The durable side of one run over all its leases."""
+
+    def __init__(self, intent: str, payload: dict[str, Any] | None = None, limits: Limits = AMPLE) -> None:
+        self.run_id = str(uuid.uuid4())
+        self.intent = intent
+        self.payload = payload or {}
+        self.limits = limits
+        self.remaining = 60.0
+        self.max_attempts = 5
+        self.commits: list[Commit] = []
+        self.live: list[RunEvent] = []
+        self.epoch = 0
+        self.refuse: Callable[[Commit], Answer | None] = lambda _: None
+        self.hold = False
+        self._held: list[Callable[[], None]] = []
+
+    # -- the journal ---------------------------------------------------------------------------------------
+
+    def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
+        copy = Commit.FromString(commit.SerializeToString())
+        epoch = self.epoch
+        loop = asyncio.get_running_loop()
+
+        def land() -> None:
+            answered(self._land(copy, epoch))
+
+        if self.hold:
+            self._held.append(land)
+        else:
+            loop.call_soon(land)
+
+    def happened(self, event: RunEvent) -> None:
+        self.live.append(event)
+
+    def release(self) -> None:
+        """Let held commits land."""
+        held, self._held = self._held, []
+        for land in held:
+            land()
+
+    def _land(self, commit: Commit, epoch: int) -> Answer:
+        if epoch != self.epoch or commit.epoch != self.epoch:
+            return Refused("FENCED", "the lease is another's")
+        refusal = self.refuse(commit)
+        if refusal is not None:
+            return refusal
+        assert commit.number == len(self.commits) + 1, "commits are numbered without gaps"
+        events = commit.events.events
+        if events:
+            assert events[0].sequence == self.last_sequence + 1, "events are numbered without gaps"
+        self.commits.append(commit)
+        return Committed()
+
+    # -- what is durable -----------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> list[RunEvent]:
+        return [event for commit in self.commits for event in commit.events.events]
+
+    @property
+    def last_sequence(self) -> int:
+        return self.events[-1].sequence if self.events else 1
+
+    @property
+    def records(self) -> list[StepRecord]:
+        return [record for commit in self.commits for record in commit.steps]
+
+    @property
+    def effects(self) -> list[EffectIntent]:
+        return [effect for commit in self.commits for effect in commit.effects]
+
+    @property
+    def keys(self) -> list[str]:
+        return [record.key for record in self.records]
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.commits[-1].end
+
+    @property
+    def spent(self) -> Usage:
+        spent = Usage()
+        charges = [record.usage for record in self.records] + [commit.usage for commit in self.commits]
+        for usage in charges:
+            spent.steps += usage.steps
+            spent.tools += usage.tools
+            spent.tokens += usage.tokens
+            spent.context = max(spent.context, usage.context)
+        return spent
+
+    def told(self, kind: str) -> list[Any]:
+        """Return the committed events of a kind."""
+        return [getattr(event, kind) for event in self.events if event.WhichOneof("event") == kind]
+
+    # -- leases --------------------------------------------------------------------------------------------
+
+    def lease(self, app: App, reached: Callable[[str], None] = lambda _: None) -> Execution:
+        """Take the run under the next epoch."""
+        self.epoch += 1
+        self.live.clear()
+        emitted: dict[str, int] = {}
+        for commit in self.commits:
+            for scope, count in commit.emitted.items():
+                emitted[scope] = emitted.get(scope, 0) + count
+        invocation = Invocation(
+            run_id=self.run_id,
+            intent=self.intent,
+            payload=self.payload,
+            limits=self.limits,
+            epoch=self.epoch,
+            attempt=self.epoch,
+            max_attempts=self.max_attempts,
+            remaining=self.remaining,
+            last_commit=len(self.commits),
+            last_sequence=self.last_sequence,
+            spent=self.spent,
+        )
+        history = History([LoadRunResponse(steps=self.records, emitted=emitted)])
+        return Execution(
+            app.agents[self.intent], invocation, history, self, endpoint=app.endpoint, reached=reached
+        )
+
+    async def run(self, app: App) -> Left:
+        """Execute the run under one more lease."""
+        async with asyncio.timeout(10):
+            return await self.lease(app).run()
+
+    async def crash(self, app: App, after_commits: int) -> bool:
+        """Execute the run until so many commits have landed and then drop it; false if it ended before."""
+        landed = asyncio.Event()
+        left = after_commits
+
+        def count(_: Commit) -> Answer | None:
+            nonlocal left
+            if left == 0:
+                landed.set()
+                return Refused("FENCED", "the process is gone")
+            left -= 1
+            return None
+
+        self.refuse = count
+        try:
+            async with asyncio.timeout(10):
+                return await self.lease(app).run() is Left.LOST
+        finally:
+            self.refuse = lambda _: None
+
+
+class Counter:
+    """Counts how often something was executed."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self._numbers = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def note(self, what: Any) -> int:
+        self.calls.append(what)
+        return next(self._numbers)
+
+
+__all__ = ["AMPLE", "Counter", "Crash", "Dimension", "Memory"]
