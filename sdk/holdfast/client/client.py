@@ -48,8 +48,9 @@ class Client:
     """Speaks to the Invoker at `address` and, for the outbox, to the `dispatcher`; a context manager.
 
     Addresses are `host:port`, several joined by commas, or gRPC URIs. Every call is made for `tenant`. With
-    `credentials` the channels use TLS. Calls that may be repeated are, as `retries` says, and streams
-    are joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. All failures are `HoldfastError`s.
+    `credentials` the channels use TLS. Calls that may be repeated are, as `retries` says, and streams are
+    joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. All failures
+    are `HoldfastError`s.
     """
 
     def __init__(
