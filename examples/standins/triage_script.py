@@ -3,7 +3,7 @@
 - no tools offered, no results yet: a plan as text
 - tools offered, no results yet: calls of `lookup_customer` and `search_articles` where offered (else of the
   first tool offered), with the plan as text before them unless the conversation already has one
-- results of tools present: a draft that quotes the ticket and the results
+- results of tools present, or a list of facts (`- …`) given after the plan: a draft that quotes them
 """
 
 import json
@@ -25,7 +25,7 @@ def triage(request: ChatRequest) -> Answer:
     """Answer as a patient support engineer would, the same request always in the same words."""
     ticket = _ticket(request.messages)
     subject = _subject(ticket)
-    results = _results_since_the_ticket(request.messages)
+    results = _results_since_the_ticket(request.messages) or _facts_since_the_plan(request.messages)
     if results:
         return Answer(_draft(subject, results))
     calls = tuple((name, _arguments(request.tools[name], ticket, subject)) for name in _chosen(request.tools))
@@ -54,6 +54,13 @@ def _subject(ticket: str) -> str:
 
 def _results_since_the_ticket(messages: list[dict[str, Any]]) -> list[str]:
     return [_text(message.get("content")) for message in messages if message["role"] == "tool"]
+
+
+def _facts_since_the_plan(messages: list[dict[str, Any]]) -> list[str]:
+    plans = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    after = messages[plans[0] + 1 :] if plans else []
+    told = "\n".join(_text(message.get("content")) for message in after if message["role"] == "user")
+    return [line.removeprefix("- ") for line in told.splitlines() if line.startswith("- ")]
 
 
 def _chosen(tools: Mapping[str, Any]) -> tuple[str, ...]:
