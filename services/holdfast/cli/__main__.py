@@ -1,0 +1,45 @@
+"""The `holdfast` command."""
+
+import sys
+
+import click
+
+from holdfast.cli.lazy import LazyGroup
+
+COMMANDS = {
+    "dev": ("dev", "Run everything on this machine, until Ctrl-C."),
+    "serve": ("serve", "Run one service in this process."),
+    "invoke": ("invoke", "Start a run."),
+    "converse": ("converse", "Start a run and speak with it."),
+    "runs": ("runs", "List, read, watch, cancel and retry runs."),
+    "events": ("events", "Publish events that start runs."),
+    "outbox": ("outbox", "Look after effects and their destinations."),
+    "db": ("db", "Migrate the ledger's database."),
+    "doctor": ("doctor", "Say what is wrong with this installation."),
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    rooms=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="holdfast")
+def holdfast() -> None:
+    r"""Run agents whose runs are bounded, resumable, cancellable, and safe to repeat.
+
+    \b
+    Exit codes: 0 all well; 1 the run ended FAILED, CANCELLED, DEAD_LETTERED, …, or something is not
+    well here; 2 wrong usage; 3 refused by the server; 4 the server cannot be reached; 5 the run ended
+    PARTIAL; 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; the entry point of the installed `holdfast`."""
+    holdfast(prog_name="holdfast")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""`holdfast runs`: what ran, what runs, and what shall happen to it."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from holdfast.cli import exit_code
+from holdfast.cli.follow import Follower, show_end
+from holdfast.cli.given import Limits, Pair, Seconds
+from holdfast.cli.output import fields, json_line, plain, table
+from holdfast.cli.target import Target, speaks
+from holdfast.client import Budget, Run, RunStatus
+
+_STATUSES = [status.name for status in RunStatus if status]
+
+
+@click.group()
+def command() -> None:
+    """List, read, watch, cancel and retry runs."""
+
+
+@command.command("list")
+@click.option("--status", "statuses", type=click.Choice(_STATUSES, case_sensitive=False), multiple=True)
+@click.option("--intent", default="", help="For this intent.")
+@click.option("--session", default="", help="Of this conversation.")
+@click.option("--correlation-id", default="", help="Of this correlation id.")
+@click.option("--label", "labels", type=Pair(), multiple=True, help="With this label; repeatable.")
+@click.option("--since", type=Seconds(), help="Accepted within this time.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
+@speaks
+async def list_runs(
+    target: Target,
+    *,
+    statuses: tuple[str, ...],
+    session: str,
+    labels: tuple[tuple[str, str], ...],
+    since: float | None,
+    limit: int,
+    **filters: Any,
+) -> None:
+    """List runs, newest first."""
+    shown: list[Run] = []
+    async with target.client() as client:
+        runs = client.list_runs(
+            statuses=[RunStatus[status] for status in statuses],
+            session_id=session,
+            labels=dict(labels),
+            created_from=datetime.now(UTC) - timedelta(seconds=since) if since else None,
+            page_size=min(limit, 200),
+            **filters,
+        )
+        async for run in runs:
+            if target.form == "json":
+                json_line(run)
+            shown.append(run)
+            if len(shown) == limit:
+                break
+    if target.form == "table":
+        rows = [
+            (
+                run.run_id,
+                run.intent,
+                run.status,
+                run.create_time,
+                f"{run.usage.elapsed_ms} ms",
+                run.attempt,
+                run.usage.steps,
+            )
+            for run in shown
+        ]
+        table(["RUN", "INTENT", "STATUS", "ACCEPTED", "TIME", "ATTEMPT", "STEPS"], rows, empty="No runs.")
+
+
+@command.command()
+@click.argument("run_id")
+@speaks
+async def get(target: Target, run_id: str) -> None:
+    """Read a run."""
+    async with target.client() as client:
+        _show(target, await client.get_run(run_id))
+
+
+@command.command()
+@click.argument("run_id")
+@click.option("--after", type=click.IntRange(0), default=0, help="Only events after this sequence.")
+@speaks
+async def watch(target: Target, run_id: str, after: int) -> int:
+    """Follow a run's events until it ends; the exit code says how."""
+    follower = Follower(target.form)
+    async with target.client() as client, client.watch(run_id, after) as updates:
+        async for update in updates:
+            follower.show(update)
+        if not follower.status:  # the cursor was at its end
+            follower.status = (await client.get_run(run_id)).status
+    return follower.exit_code
+
+
+@command.command()
+@click.argument("run_id")
+@click.option("--reason", default="", help="Why, for the record.")
+@click.option("--wait", type=Seconds(), help="Wait until it has stopped, at most this long.")
+@speaks
+async def cancel(target: Target, run_id: str, reason: str, wait: float | None) -> None:
+    """Ask a run to stop."""
+    async with target.client() as client:
+        run = await client.cancel(run_id, reason)
+        if wait is not None and not run.is_ended:
+            try:
+                run = await client.await_run(run_id, patience=wait)
+            except TimeoutError:
+                run = await client.get_run(run_id)
+    _show(target, run)
+
+
+@command.command()
+@click.argument("run_id")
+@click.option("--budget", type=Limits(), help="The budget from here on.")
+@speaks
+async def retry(target: Target, run_id: str, budget: Budget | None) -> None:
+    """Start an ended run again from its recorded steps."""
+    async with target.client() as client:
+        _show(target, await client.retry(run_id, budget=budget))
+
+
+@command.command("wait")
+@click.argument("run_id")
+@click.option(
+    "--for", "patience", type=Seconds(), default=30.0, show_default="30s", help="At most this long."
+)
+@speaks
+async def wait_for(target: Target, run_id: str, patience: float) -> int:
+    """Wait until a run has ended; the exit code says how."""
+    async with target.client() as client:
+        try:
+            run = await client.await_run(run_id, patience=patience)
+        except TimeoutError:
+            run = await client.get_run(run_id)
+    _show(target, run)
+    return exit_code.of_run(run)
+
+
+def _show(target: Target, run: Run) -> None:
+    if target.form == "json":
+        json_line(run)
+        return
+    used, most = run.usage, run.budget
+    fields(
+        [
+            ("run", run.run_id),
+            ("intent", run.intent),
+            ("status", f"{run.status.name}{' (asked to cancel)' if run.cancel_requested else ''}"),
+            ("user", run.user),
+            ("key", run.idempotency_key),
+            ("attempt", run.attempt),
+            ("accepted", run.create_time),
+            ("started", run.start_time),
+            ("ended", run.end_time),
+            ("deadline", run.deadline_time),
+            ("time", f"{used.elapsed_ms} of {most.deadline_ms} ms"),
+            ("steps", f"{used.steps} of {most.max_steps}"),
+            ("tools", f"{used.tools} of {most.max_tools}"),
+            ("tokens", f"{used.tokens} of {most.max_tokens}"),
+            ("context", f"{used.context} of {most.max_context}"),
+            ("version", run.agent_version),
+            ("session", run.session_id),
+            ("ordering key", run.ordering_key),
+            ("labels", dict(run.labels)),
+            ("payload", run.payload),
+            ("last failure", run.last_failure.message if run.last_failure else None),
+        ]
+    )
+    if run.outcome is not None:
+        show_end(plain(run.outcome))
