@@ -56,7 +56,7 @@ WITH put AS (
     RETURNING destination_id
 )
 INSERT INTO destination_state (destination_id) SELECT destination_id FROM put
-ON CONFLICT DO NOTHING
+ON CONFLICT (destination_id) DO UPDATE SET next_call_time = clock_timestamp() -- the old rate says nothing
 """
 
 
@@ -85,7 +85,8 @@ async def put(connection: Any, destination: Destination) -> DestinationView:
 _READ: Final = """
 SELECT d.destination_id, d.tenant, d.name, d.url, d.secret_name, d.headers, d.max_concurrent,
        d.max_per_second, d.timeout_ms, d.max_attempts, d.initial_backoff_ms, d.max_backoff_ms,
-       d.delivery_mode, d.breaker_failures, d.breaker_reset_ms, s.breaker, s.failures, s.open_time, s.probe_time
+       d.delivery_mode, d.breaker_failures, d.breaker_reset_ms, s.breaker, s.failures, s.open_time,
+       s.probe_time
 FROM destination d JOIN destination_state s USING (destination_id)
 """
 _GET: Final = "-- Read a destination.\n" + _READ + "WHERE d.tenant = $1 AND d.name = $2"

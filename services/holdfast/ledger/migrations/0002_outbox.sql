@@ -43,7 +43,7 @@ CREATE TABLE destination_state (
     open_time           timestamptz,
     probe_time          timestamptz,
     -- When the rate allows the next call.
-    next_call_time      timestamptz NOT NULL DEFAULT '-infinity'
+    next_call_time      timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
 CREATE TABLE effect (
@@ -70,9 +70,8 @@ CREATE TABLE effect (
     last_failure        jsonb,
     discard_reason      text
 ) WITH (fillfactor = 85);
-CREATE INDEX effect_newest ON effect (tenant, seq);
 CREATE INDEX effect_status ON effect (tenant, status, seq);
-CREATE INDEX effect_destination ON effect (destination_id, seq);
+CREATE INDEX effect_destination ON effect (destination_id, status, seq);
 CREATE INDEX effect_run ON effect (run_id, seq) WHERE run_id IS NOT NULL;
 
 -- Outlives nothing and is outlived by nothing of its effect: what makes a key one effect.
@@ -99,6 +98,8 @@ CREATE TABLE effect_waiting (
     effect_id           uuid NOT NULL,
     -- Not sent before this time, also when its turn has come.
     not_before          timestamptz,
+    -- How often it was sent, if a person sends it again.
+    attempts            integer NOT NULL DEFAULT 0,
     PRIMARY KEY (destination_id, ordering_key, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02);
 
@@ -108,8 +109,6 @@ CREATE TABLE effect_due (
     seq                 bigint NOT NULL,
     effect_id           uuid NOT NULL,
     ordering_key        text NOT NULL,
-    -- Grows with each lease.
-    epoch               bigint NOT NULL DEFAULT 0,
     -- How often it was sent, and how many of these count against its limit.
     attempts            integer NOT NULL DEFAULT 0,
     spent               integer NOT NULL DEFAULT 0,
@@ -122,11 +121,13 @@ CREATE TABLE dispatcher_session (
     expire_time         timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
+-- No two leases have the same epoch, not even over what a person sends again.
+CREATE SEQUENCE effect_epoch_seq;
 CREATE TABLE effect_lease (
     effect_id           uuid PRIMARY KEY,
     destination_id      bigint NOT NULL,
     session_id          uuid NOT NULL,
-    epoch               bigint NOT NULL,
+    epoch               bigint NOT NULL DEFAULT nextval('effect_epoch_seq'),
     tenant              text NOT NULL,
     seq                 bigint NOT NULL,
     ordering_key        text NOT NULL,

@@ -1,0 +1,103 @@
+"""What an HTTP answer, or its absence, means for the effect and for the destination's breaker."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final
+
+import httpcore
+
+from holdfast.dispatcher.address import AddressRefusedError
+from holdfast.dispatcher.secret import SecretMissingError
+from holdfast.ledger.domain.delivery import Answer, BreakerVote
+
+# It says itself that it did not take the request, and may later.
+_LATER: Final = frozenset(
+    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+    | {HTTPStatus.SERVICE_UNAVAILABLE}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What came of one call; `reason` and `message` are empty if it was accepted."""
+
+    answer: Answer
+    vote: BreakerVote
+    http_status: int = 0
+    reason: str = ""
+    message: str = ""
+    retry_after_s: float | None = None
+
+
+def of_status(status: int, retry_after: str | None = None) -> CallResult:
+    """Read an HTTP status: 2xx accepts; 408, 425, 429 and 5xx may be tried again; all others are final."""
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return CallResult(Answer.ACCEPTED, BreakerVote.WORKS, status)
+    reason, message = f"HTTP_{status}", f"The destination answered {status}."
+    wait = seconds_of(retry_after)
+    if status in _LATER:
+        vote = BreakerVote.ABSTAINS if status == HTTPStatus.TOO_EARLY else BreakerVote.FAILS
+        return CallResult(Answer.NOT_TAKEN, vote, status, reason, message, wait)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return CallResult(Answer.UNCERTAIN, BreakerVote.FAILS, status, reason, message, wait)
+    if status < HTTPStatus.BAD_REQUEST:
+        message = f"The destination answered {status}; redirects are not followed."
+    return CallResult(Answer.REFUSED, BreakerVote.WORKS, status, reason, message)
+
+
+def of_failure(error: Exception) -> CallResult | None:
+    """Read why a call got no answer; None if the exception is none that a call can fail with."""
+    match error:
+        case AddressRefusedError() | SecretMissingError():
+            # Nothing was sent and nothing will be until the operator acts: the breaker parks what waits.
+            reason = "ADDRESS_REFUSED" if isinstance(error, AddressRefusedError) else "SECRET_MISSING"
+            return CallResult(Answer.NOT_TAKEN, BreakerVote.FAILS, reason=reason, message=str(error))
+        case httpcore.ConnectError() | httpcore.ConnectTimeout() | httpcore.PoolTimeout():
+            return CallResult(
+                Answer.NOT_TAKEN, BreakerVote.FAILS, reason="UNREACHABLE", message="No connection was made."
+            )
+        case TimeoutError() | httpcore.TimeoutException():
+            return CallResult(
+                Answer.UNCERTAIN, BreakerVote.FAILS, reason="TIMEOUT", message="No answer came in time."
+            )
+        case httpcore.NetworkError() | httpcore.RemoteProtocolError():
+            return CallResult(
+                Answer.UNCERTAIN,
+                BreakerVote.FAILS,
+                reason="CONNECTION_LOST",
+                message="The connection broke before an answer.",
+            )
+        case httpcore.LocalProtocolError() | httpcore.UnsupportedProtocol() | UnicodeError():
+            return CallResult(
+                Answer.REFUSED, BreakerVote.ABSTAINS, reason="UNSENDABLE", message="It is no valid request."
+            )
+        case _:
+            return None
+
+
+def cut_off() -> CallResult:
+    """Return what is known of a call that this process gave up: it had to end, or by a fault of its own."""
+    return CallResult(
+        Answer.UNCERTAIN,
+        BreakerVote.ABSTAINS,
+        reason="CUT_OFF",
+        message="The dispatcher gave up the call before an answer came.",
+    )
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """Read a Retry-After header: seconds or a date (RFC 9110, section 10.2.3); None if it is neither."""
+    if retry_after is None:
+        return None
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:12]), 86_400))
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,132 @@
+"""A destination as a client asks for it becomes one as the ledger keeps it, or is refused field by field."""
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+
+from holdfast.dispatcher.request import RESERVED_HEADERS
+from holdfast.dispatcher.secret import is_secret_name
+from holdfast.dispatcher.violation import Violations
+from holdfast.kit.errors import NotYetAvailable
+from holdfast.ledger.destination import Destination
+from holdfast.ledger.domain.breaker import BreakerPolicy
+from holdfast.ledger.domain.delivery import DeliveryMode, RetryPolicy
+from holdfast.v1 import effect_pb2, run_pb2
+
+_FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
+_MOST_HEADERS: Final = 32
+_LONGEST_VALUE: Final = 1024
+_LONGEST_URL: Final = 2048
+_HOUR: Final = 3600.0
+_SLOWEST: Final = 0.001  # calls a second
+_FASTEST: Final = 100_000
+
+
+def destination_from(tenant: str, asked: effect_pb2.Destination) -> Destination:
+    """Read and check a destination. Raises `InvalidField`, and `NotYetAvailable` for the mode CONFIRM."""
+    violations = Violations()
+    if asked.WhichOneof("endpoint") is None:
+        violations.add("destination.http", "must be given: it says where effects go")
+    else:
+        violations.text("destination.http.url", asked.http.url, longest=_LONGEST_URL)
+    destination = Destination(
+        tenant=tenant,
+        name=violations.text("destination.name", asked.name),
+        url=asked.http.url,
+        secret_name=_secret_name(violations, asked.http.secret_name),
+        headers=_headers(violations, asked.http.headers),
+        max_concurrent=violations.number(
+            "destination.max_concurrent", asked.max_concurrent, default=16, most=1000
+        ),
+        max_per_second=_rate(violations, asked.max_per_second),
+        timeout_s=violations.seconds(
+            "destination.timeout", asked.timeout, given=asked.HasField("timeout"), default=10.0, most=60.0
+        ),
+        retry=_retry(violations, asked.retry),
+        mode=_mode(violations, asked.delivery_mode),
+        breaker_policy=_breaker_policy(violations, asked.breaker_policy),
+    )
+    violations.check()
+    if destination.mode is DeliveryMode.CONFIRM:
+        raise NotYetAvailable("The delivery mode CONFIRM is not served by this release.")
+    return destination
+
+
+def _secret_name(violations: Violations, name: str) -> str:
+    if name and not is_secret_name(name):
+        violations.add(
+            "destination.http.secret_name", "must be at most 64 letters, digits, dots, dashes and underscores"
+        )
+    return name
+
+
+def _headers(violations: Violations, headers: Mapping[str, str]) -> dict[str, str]:
+    field = "destination.http.headers"
+    if len(headers) > _MOST_HEADERS:
+        violations.add(field, f"must be at most {_MOST_HEADERS}")
+    if len({name.lower() for name in headers}) < len(headers):
+        violations.add(field, "must not name a header twice")
+    for name, value in headers.items():
+        where = f"{field}[{name[:100]}]"
+        if not _FIELD_NAME.fullmatch(name):
+            violations.add(where, "must be the name of an HTTP header")
+        elif name.lower() in RESERVED_HEADERS:
+            violations.add(where, "is set by Holdfast or must not be fixed")
+        elif len(value) > _LONGEST_VALUE or not value.isascii() or not value.isprintable():
+            violations.add(where, f"must have a value of at most {_LONGEST_VALUE} printable ASCII characters")
+        elif value != value.strip():
+            violations.add(where, "must have a value without spaces at its ends")
+    return dict(headers)
+
+
+def _rate(violations: Violations, rate: float) -> float:
+    if math.isnan(rate) or (rate != 0 and not _SLOWEST <= rate <= _FASTEST):
+        violations.add(
+            "destination.max_per_second", f"must be from {_SLOWEST} to {_FASTEST}, or 0 for no limit"
+        )
+    return rate
+
+
+def _retry(violations: Violations, asked: run_pb2.RetryPolicy) -> RetryPolicy:
+    initial = violations.seconds(
+        "destination.retry.initial_backoff",
+        asked.initial_backoff,
+        given=asked.HasField("initial_backoff"),
+        default=0.1,
+        most=_HOUR,
+    )
+    longest = violations.seconds(
+        "destination.retry.max_backoff",
+        asked.max_backoff,
+        given=asked.HasField("max_backoff"),
+        default=max(300.0, initial),
+        most=24 * _HOUR,
+    )
+    if longest < initial:
+        violations.add("destination.retry.max_backoff", "must not be shorter than initial_backoff")
+    attempts = violations.number("destination.retry.max_attempts", asked.max_attempts, default=12, most=1000)
+    return RetryPolicy(attempts, initial, longest)
+
+
+def _mode(violations: Violations, mode: int) -> DeliveryMode:
+    if mode == effect_pb2.DELIVERY_MODE_UNSPECIFIED:
+        return DeliveryMode.AT_LEAST_ONCE
+    try:
+        return DeliveryMode(mode)
+    except ValueError:
+        violations.add("destination.delivery_mode", "must be one of DeliveryMode")
+        return DeliveryMode.AT_LEAST_ONCE
+
+
+def _breaker_policy(violations: Violations, asked: effect_pb2.BreakerPolicy) -> BreakerPolicy:
+    failures = violations.number("destination.breaker_policy.failures", asked.failures, default=5, most=1000)
+    reset_after = violations.seconds(
+        "destination.breaker_policy.reset_after",
+        asked.reset_after,
+        given=asked.HasField("reset_after"),
+        default=30.0,
+        most=_HOUR,
+    )
+    return BreakerPolicy(failures, timedelta(seconds=reset_after))

@@ -1,0 +1,85 @@
+"""One call: signed, bounded in time and size, without redirects, and always ending in a `CallResult`."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import httpcore
+import httpx
+
+from holdfast.dispatcher.address import AddressPolicy
+from holdfast.dispatcher.answer import CallResult, of_failure, of_status
+from holdfast.dispatcher.connection import guarded_pool
+from holdfast.dispatcher.request import OutgoingRequest, outgoing
+from holdfast.dispatcher.secret import Secrets
+from holdfast.kit.clock import Clock
+from holdfast.ledger.outbox_claim import Delivery
+
+_MOST_READ: Final = 65_536  # of an answer's body, which nobody needs: read only to keep the connection
+
+
+class Sender:
+    """Sends deliveries over a pool of connections; `close` ends it."""
+
+    def __init__(self, policy: AddressPolicy, secrets: Secrets, clock: Clock, *, at_once: int) -> None:
+        self._policy = policy
+        self._secrets = secrets
+        self._clock = clock
+        self._pools = {scheme: guarded_pool(policy, scheme, most=at_once) for scheme in ("http", "https")}
+
+    async def send(self, delivery: Delivery) -> CallResult:
+        """Make the call, and say what came of it; takes at most the destination's timeout."""
+        timeout = delivery.destination.timeout_s
+        try:
+            request = outgoing(delivery, self._secrets, self._clock.now)
+            pool = self._pools[self._policy.endpoint(request.url).scheme]
+            async with asyncio.timeout(timeout) as limit:
+                return await _exchange(pool, request, limit, timeout)
+        except Exception as error:
+            result = of_failure(error)
+            if result is None:
+                raise
+            return result
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            await pool.aclose()
+
+
+async def _exchange(
+    pool: httpcore.AsyncConnectionPool, request: OutgoingRequest, limit: asyncio.Timeout, timeout: float
+) -> CallResult:
+    parsed = httpx.URL(request.url)  # parsed by what checked it: two parsers may see two hosts
+    url = httpcore.URL(
+        scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
+    )
+    phases = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+    async with pool.stream(
+        "POST",
+        url,
+        headers=[(b"host", parsed.netloc), *request.headers],
+        content=request.body,
+        extensions={"timeout": phases},
+    ) as response:
+        limit.reschedule(None)  # the status is the answer; what follows cannot take it back
+        result = of_status(response.status, _header(response.headers, b"retry-after"))
+        await _drain(response)
+        return result
+
+
+async def _drain(response: httpcore.Response) -> None:
+    """Read a small body, so that the connection can be used again; the status has already said it all."""
+    read = 0
+    try:
+        async with asyncio.timeout(1.0):
+            async for chunk in response.aiter_stream():
+                read += len(chunk)
+                if read > _MOST_READ:
+                    return
+    except (TimeoutError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
+        return  # the pool closes what was not read to its end
+
+
+def _header(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), None)

@@ -1,0 +1,223 @@
+"""What came of calls is written for many at once, each only while its lease is the effect's.
+
+In one transaction: the lease goes, the effect is delivered, due again or set aside, its attempt joins the
+history, the next of its order is due, and the breaker hears of it. Lock order: destination_state (only where
+the breaker may change), effect_lane, then the rest.
+"""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from holdfast.kit.db import Database
+from holdfast.ledger.destination import breaker_of
+from holdfast.ledger.domain.breaker import Breaker, BreakerPolicy, BreakerState
+from holdfast.ledger.domain.delivery import BreakerVote, EffectStatus, Verdict
+from holdfast.ledger.values import Failure
+
+Judge = Callable[[Breaker, BreakerPolicy, Sequence[BreakerVote], datetime], Breaker]
+"""Says where a breaker stands after calls that ended in this order, by the database's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What came of one lease. `called` is False if no call was made: then no attempt is recorded."""
+
+    effect_id: uuid.UUID
+    epoch: int
+    destination_id: int
+    ordering_key: str
+    verdict: Verdict
+    vote: BreakerVote
+    probe: bool = False
+    called: bool = True
+    http_status: int = 0
+    failure: Failure | None = None
+    duration_s: float = 0.0
+
+
+_LOCK_BREAKERS: Final = """
+-- Lock destinations whose breaker may change: those that failed, and those not calm.
+SELECT s.destination_id FROM destination_state s
+WHERE s.destination_id = ANY ($1::bigint[])
+  AND (s.destination_id = ANY ($2::bigint[]) OR s.breaker <> 1 OR s.failures > 0)
+ORDER BY s.destination_id FOR UPDATE
+"""
+
+_READ_BREAKERS: Final = """
+SELECT s.destination_id, s.breaker, s.failures, s.open_time, s.probe_time, d.breaker_failures,
+       d.breaker_reset_ms * interval '1 millisecond' AS reset_after, statement_timestamp() AS now
+FROM destination_state s JOIN destination d USING (destination_id)
+WHERE s.destination_id = ANY ($1::bigint[])
+"""
+
+_WRITE_BREAKERS: Final = """
+UPDATE destination_state s
+SET breaker = n.breaker, failures = n.failures, open_time = n.open_time, probe_time = n.probe_time
+FROM unnest($1::bigint[], $2::smallint[], $3::integer[], $4::timestamptz[], $5::timestamptz[])
+    AS n (destination_id, breaker, failures, open_time, probe_time)
+WHERE s.destination_id = n.destination_id
+"""
+
+LOCK_LANES: Final = """
+-- Lock lanes before looking who is next in them.
+SELECT lane.head FROM unnest($1::bigint[], $2::text[]) AS asked (destination_id, ordering_key)
+JOIN effect_lane lane
+  ON lane.destination_id = asked.destination_id AND lane.ordering_key = asked.ordering_key
+ORDER BY lane.destination_id, lane.ordering_key FOR UPDATE OF lane
+"""
+
+FENCE: Final = "AND l.epoch = g.epoch AND l.session_id = $1"
+
+
+def statement(fence: str) -> str:
+    """Return the statement that settles leases; `fence` keeps out who no longer holds them."""
+    return f"""
+-- End leases, and write where their effects go; those whose lease is another's are missing from the result.
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::smallint[], $5::integer[], $6::integer[], $7::float8[],
+                         $8::boolean[], $9::smallint[], $10::jsonb[], $11::bigint[])
+        AS t (effect_id, epoch, status, attempts, spent, delay_s, called, http_status, failure, duration_ms)
+), gone AS (
+    DELETE FROM effect_lease l USING given g WHERE l.effect_id = g.effect_id {fence}
+    RETURNING g.*, l.destination_id, l.ordering_key, l.seq,
+              statement_timestamp() + make_interval(secs => g.delay_s) AS due_time
+), again AS (
+    INSERT INTO effect_due (destination_id, due_time, seq, effect_id, ordering_key, attempts, spent)
+    SELECT destination_id, due_time, seq, effect_id, ordering_key, attempts, spent
+    FROM gone WHERE status = 1
+), written AS (
+    UPDATE effect e
+    SET status = g.status, attempts = g.attempts,
+        next_attempt_time = CASE WHEN g.status = 1 THEN g.due_time END,
+        deliver_time = CASE WHEN g.status = 3 THEN statement_timestamp() END,
+        last_failure = coalesce(g.failure, e.last_failure)
+    FROM gone g WHERE e.effect_id = g.effect_id
+), history AS (
+    INSERT INTO effect_attempt (effect_id, number, attempt_time, http_status, failure, duration_ms)
+    SELECT effect_id, attempts, statement_timestamp() - duration_ms * interval '1 millisecond', http_status,
+           failure, duration_ms
+    FROM gone WHERE called
+    ON CONFLICT DO NOTHING
+), left_lanes AS (
+    SELECT destination_id, ordering_key FROM gone WHERE status <> 1 AND ordering_key <> ''
+), {PROMOTE}
+SELECT effect_id FROM gone
+"""  # noqa: S608 - composed of our own constants
+
+
+PROMOTE: Final = """
+next AS MATERIALIZED (
+    SELECT lane.destination_id, lane.ordering_key, w.seq, w.effect_id, w.attempts,
+           greatest(w.not_before, statement_timestamp()) AS due_time
+    FROM left_lanes lane LEFT JOIN LATERAL (
+        SELECT seq, effect_id, not_before, attempts FROM effect_waiting
+        WHERE destination_id = lane.destination_id AND ordering_key = lane.ordering_key
+        ORDER BY seq LIMIT 1) w ON true
+), entered AS (
+    DELETE FROM effect_waiting w USING next n
+    WHERE w.destination_id = n.destination_id AND w.ordering_key = n.ordering_key AND w.seq = n.seq
+), due AS (
+    INSERT INTO effect_due (destination_id, due_time, seq, effect_id, ordering_key, attempts)
+    SELECT destination_id, due_time, seq, effect_id, ordering_key, attempts FROM next
+    WHERE effect_id IS NOT NULL
+), timed AS (
+    UPDATE effect e SET next_attempt_time = n.due_time FROM next n WHERE e.effect_id = n.effect_id
+), headed AS (
+    UPDATE effect_lane lane SET head = n.effect_id FROM next n
+    WHERE lane.destination_id = n.destination_id AND lane.ordering_key = n.ordering_key
+      AND n.effect_id IS NOT NULL
+), emptied AS (
+    DELETE FROM effect_lane lane USING next n
+    WHERE lane.destination_id = n.destination_id AND lane.ordering_key = n.ordering_key
+      AND n.effect_id IS NULL
+)
+"""
+"""Makes the next of each lane in `left_lanes` due, or ends the lane; its row is locked before."""
+
+_SETTLE = statement(FENCE)
+
+
+async def settle(
+    db: Database, session_id: uuid.UUID, settlements: Sequence[Settlement], judge: Judge
+) -> set[uuid.UUID]:
+    """Write what came of leases, and return the effects for which it was written.
+
+    The others are no longer leased to this session under this epoch: what came of their calls is refused, and
+    someone else's outcome stands. Repeatable in effect: a second time nothing is leased any more.
+    """
+
+    async def once() -> set[uuid.UUID]:
+        async with db.transaction() as connection:
+            return await settle_in(connection, session_id, settlements, judge)
+
+    return await db.retrying(once) if settlements else set()
+
+
+async def settle_in(
+    connection: Any, session_id: uuid.UUID, settlements: Sequence[Settlement], judge: Judge
+) -> set[uuid.UUID]:
+    """Do the work of `settle` within the caller's transaction."""
+    voting = {s.destination_id for s in settlements if s.vote is not BreakerVote.ABSTAINS}
+    failing = {s.destination_id for s in settlements if s.vote is BreakerVote.FAILS}
+    locked = (
+        [row[0] for row in await connection.fetch(_LOCK_BREAKERS, list(voting), list(failing))]
+        if voting
+        else []
+    )
+    lanes = sorted({(s.destination_id, s.ordering_key) for s in settlements if _leaves_lane(s)})
+    if lanes:
+        await connection.fetch(LOCK_LANES, [d for d, _ in lanes], [key for _, key in lanes])
+    settled = {row[0] for row in await connection.fetch(_SETTLE, session_id, *_columns(settlements))}
+    if locked:
+        await _tell_breakers(connection, locked, [s for s in settlements if s.effect_id in settled], judge)
+    return settled
+
+
+def _leaves_lane(settlement: Settlement) -> bool:
+    return bool(settlement.ordering_key) and settlement.verdict.status is not EffectStatus.PENDING
+
+
+def _columns(settlements: Sequence[Settlement]) -> list[list[Any]]:
+    return [
+        [s.effect_id for s in settlements],
+        [s.epoch for s in settlements],
+        [int(s.verdict.status) for s in settlements],
+        [s.verdict.attempts for s in settlements],
+        [s.verdict.spent for s in settlements],
+        [s.verdict.delay_s for s in settlements],
+        [s.called for s in settlements],
+        [s.http_status for s in settlements],
+        [s.failure.to_json() if s.failure else None for s in settlements],
+        [round(s.duration_s * 1000) for s in settlements],
+    ]
+
+
+async def _tell_breakers(
+    connection: Any, locked: Sequence[int], settlements: Sequence[Settlement], judge: Judge
+) -> None:
+    """Let the votes of calls move the locked breakers; about a half-open one only its probe votes."""
+    votes: dict[int, list[Settlement]] = defaultdict(list)
+    for settlement in settlements:
+        votes[settlement.destination_id].append(settlement)
+    changed: list[tuple[int, Breaker]] = []
+    for row in await connection.fetch(_READ_BREAKERS, locked):
+        before = breaker_of(row)
+        half_open = before.state is BreakerState.HALF_OPEN
+        heard = [s.vote for s in votes[row["destination_id"]] if s.probe or not half_open]
+        policy = BreakerPolicy(row["breaker_failures"], row["reset_after"])
+        after = judge(before, policy, heard, row["now"])
+        if after != before:
+            changed.append((row["destination_id"], after))
+    if changed:
+        await connection.execute(
+            _WRITE_BREAKERS,
+            [destination_id for destination_id, _ in changed],
+            [int(breaker.state) for _, breaker in changed],
+            [breaker.failures for _, breaker in changed],
+            [breaker.open_time for _, breaker in changed],
+            [breaker.probe_time for _, breaker in changed],
+        )
