@@ -1,0 +1,86 @@
+"""Notices are gathered, sent together, and never stand in the way of work."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.embedded import EmbeddedPostgres
+from holdfast.kit.db import Database
+from holdfast.ledger.notice import ENDED, READY, Notices, keys_of, payloads
+from tests.support.ledger import open_ledger
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    async with open_ledger(database_url) as db:
+        yield db
+
+
+class Ear:
+    """Hears one channel."""
+
+    def __init__(self, db: Database, channel: str) -> None:
+        self.heard: list[str] = []
+        self.listener = db.listen(channel, self._hear)
+        self._news = asyncio.Event()
+
+    def _hear(self, payload: str) -> None:
+        if payload:
+            self.heard.append(payload)
+            self._news.set()
+
+    async def keys(self, n: int) -> list[str]:
+        """Wait for so many keys."""
+        async with asyncio.timeout(10):
+            while len(found := [key for payload in self.heard for key in keys_of(payload)]) < n:
+                self._news.clear()
+                await self._news.wait()
+        return found
+
+
+async def test_keys_sent_in_a_row_arrive_in_one_payload(db: Database) -> None:
+    ear, notices = Ear(db, READY), Notices(db)
+    await asyncio.wait_for(ear.listener.listening.wait(), 10)
+    for n in range(50):
+        notices.send(READY, [f"pool-{n % 10}"])
+    notices.send(ENDED, ["run"])
+    assert sorted(await ear.keys(10)) == [f"pool-{n}" for n in range(10)]
+    assert len(ear.heard) == 1
+    await notices.close()
+    await ear.listener.close()
+
+
+async def test_more_keys_than_fit_take_several_payloads(db: Database) -> None:
+    ear, notices = Ear(db, ENDED), Notices(db)
+    await asyncio.wait_for(ear.listener.listening.wait(), 10)
+    keys = [f"{n:036d}" for n in range(1000)]
+    notices.send(ENDED, keys)
+    assert await ear.keys(1000) == keys
+    assert len(ear.heard) == 5
+    await notices.close()
+    await ear.listener.close()
+
+
+async def test_a_ledger_that_is_away_costs_notices_and_nothing_else(
+    mortal_postgres: EmbeddedPostgres,
+) -> None:
+    async with open_ledger(mortal_postgres.url()) as db:
+        await mortal_postgres.stop()
+        notices = Notices(db)
+        notices.send(READY, ["pool"])
+        async with asyncio.timeout(20):
+            await notices.close()
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1, max_size=300)
+    )
+)
+def test_payloads_hold_every_key_and_fit(keys: list[str]) -> None:
+    joined = payloads(keys)
+    assert all(len(payload.encode()) < 8000 for payload in joined)
+    assert [key for payload in joined for key in keys_of(payload)] == keys
