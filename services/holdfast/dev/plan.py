@@ -39,6 +39,13 @@ class Plan:
                 told.pop(secret, None)
         return told
 
+    def local_ease(self, name: str) -> dict[str, str]:
+        """Return what is safe on one's own machine only, unless the environment says otherwise."""
+        if kind_of(name) != "dispatcher":
+            return {}
+        variable = "HOLDFAST_ALLOW_PRIVATE_ADDRESSES"  # a webhook receiver under development is on loopback
+        return {variable: os.environ.get(variable, "true")}
+
     def runner_environment(self, invokers: Sequence[str], checkpoint: str) -> dict[str, str]:
         """Return what a runner is told of the others."""
         return {

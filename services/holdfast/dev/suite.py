@@ -134,7 +134,7 @@ class Suite:
         urls = await prepare(self._url)
         foundation = [name for name in self._plan.names() if kind_of(name) != "runner"]
         for name in foundation:
-            own = {"HOLDFAST_DATABASE_URL": urls[kind_of(name)]}
+            own = {"HOLDFAST_DATABASE_URL": urls[kind_of(name)], **self._plan.local_ease(name)}
             self._add(name, own, addresses[name], sink)
         await _all_of(*(self.processes[name].start() for name in foundation))
         own = self._plan.runner_environment(self.invoker_addresses, self.processes["checkpoint"].address)
