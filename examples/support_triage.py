@@ -4,7 +4,7 @@ The same code answers a person who waits for it and an event nobody waits for:
 
     holdfast dev --agents examples.support_triage:app
     holdfast converse support.triage -d @examples/ticket.json
-    holdfast events publish support.triage -d @examples/ticket.json --key ticket:T-1001
+    holdfast events publish -d @examples/ticket_events.jsonl
 
 The model is the one named by OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL.
 """
@@ -76,6 +76,7 @@ ARTICLES = (
     Article("An export stops at 10,000 rows", "Large exports arrive by mail: choose Send to me."),
     Article("Inviting a colleague", "Owners invite under Members; an invitation is good for seven days."),
 )
+COMMON_WORDS = {"a", "an", "the", "at", "in", "to", "after", "my", "our"}
 
 
 async def lookup_customer(customer_id: str) -> Customer:
@@ -87,11 +88,10 @@ async def lookup_customer(customer_id: str) -> Customer:
 
 
 async def search_articles(query: str) -> list[Article]:
-    """Return the help articles that share most words with a query, at most two."""
+    """Return the help articles with a word of the query in their title, at most two."""
     log.info("search_articles %s", query)
-    words = set(query.lower().split())
-    ranked = sorted(ARTICLES, key=lambda article: -len(words & set(article.title.lower().split())))
-    return ranked[:2]
+    words = set(query.lower().split()) - COMMON_WORDS
+    return [article for article in ARTICLES if words & set(article.title.lower().split())][:2]
 
 
 # The agent reads from top to bottom, in the order in which things happen.
@@ -117,7 +117,7 @@ async def triage(run: Run, ticket: Ticket) -> Triage:
     known = [f"{customer.name} is on the {customer.plan} plan since {customer.since}."]
     known += [f"{article.title}: {article.advice}" for article in articles]
     facts = Message("user", "Now write the answer to the customer. This is known:\n- " + "\n- ".join(known))
-    draft = await run.model([SYSTEM, asked, Message("assistant", plan.content), facts], name="draft")
+    draft = await run.model([SYSTEM, asked, plan.message(), facts], name="draft")
 
     # Committed together with the run's end, delivered once, in order for each ticket.
     run.send("tickets", {"ticket": ticket.id, "reply": draft.content}, ordering_key=ticket.id)

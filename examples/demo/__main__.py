@@ -1,4 +1,4 @@
-"""Shows the main job end to end on this machine; exit code 0, or 1 with a sentence saying what did not hold."""
+"""Shows the main job end to end on this machine; exits with 0, or with 1 and a sentence saying what fails."""
 
 import asyncio
 import json

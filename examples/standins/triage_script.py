@@ -77,8 +77,8 @@ def _plan(subject: str) -> str:
 
 
 def _draft(subject: str, results: list[str]) -> str:
-    facts = " ".join(
-        f"({number}) {' '.join(result.split())[:160]}" for number, result in enumerate(results, 1)
+    facts = "; ".join(
+        f"({number}) {' '.join(result.split())[:160].rstrip('.')}" for number, result in enumerate(results, 1)
     )
     return (
         f"Hello, thank you for writing to us about “{subject}”. We have looked into it and found: {facts}. "

@@ -1,0 +1,139 @@
+"""Runs every block of docs/agents.md."""
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from examples.standins.chat_protocol import Answer, ChatRequest
+from examples.standins.model_server import ModelServer
+from examples.standins.webhook_receiver import WebhookReceiver
+from holdfast.client import Budget, BudgetDimension, Client, Destination, RunStatus
+from holdfast.dev import Suite
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ROOT = Path(__file__).parents[2]
+ORDER = {"id": "o-1", "customer": "Ada", "cents": 1}
+
+
+@dataclass(frozen=True)
+class Guide:
+    client: Client
+    receiver: WebhookReceiver
+    module: Any
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Write the guide's blocks as the module that they are."""
+    folder = tmp_path_factory.mktemp("guide")
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs/agents.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (folder / "desk.py").write_text("\n\n".join(blocks))
+    sys.path.insert(0, str(folder))
+    try:
+        yield folder
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("desk", None)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guide(module_folder: Path) -> AsyncIterator[Guide]:
+    async with ModelServer(answer=_answer) as model, WebhookReceiver() as receiver:
+        told = {
+            "runner": {
+                "OPENAI_BASE_URL": model.url,
+                "OPENAI_API_KEY": "stand-in",
+                "PYTHONPATH": f"{module_folder}:{ROOT}",
+            },
+            "dispatcher": {"HOLDFAST_ALLOW_PRIVATE_ADDRESSES": "1"},
+        }
+        async with (
+            Suite(["desk:app"], environments=told) as suite,
+            Client(suite.invoker_addresses[0], dispatcher=suite.addresses["dispatcher"]) as client,
+        ):
+            await client.outbox.put_destination(Destination("warehouse", f"{receiver.url}/warehouse"))
+            yield Guide(client, receiver, importlib.import_module("desk"))
+
+
+def _answer(request: ChatRequest) -> Answer:
+    """Call the tool wrongly, then rightly, then answer with what it returned."""
+    told = [str(message["content"]) for message in request.messages if message["role"] == "tool"]
+    if not told:
+        return Answer(tool_calls=(("find_order", {"number": 7}),))
+    if len(told) == 1:
+        return Answer(tool_calls=(("find_order", {"order_id": "o-7"}),))
+    return Answer(content=f"First: {told[0]} Then: {told[1]}")
+
+
+async def _result(guide: Guide, intent: str, payload: dict[str, Any], **more: Any) -> Any:
+    return await (await guide.client.invoke(intent, payload, **more)).result(patience=30)
+
+
+def test_the_guide_is_well_typed(module_folder: Path) -> None:
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(module_folder / "desk.py")]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+async def test_steps_are_executed_and_their_types_come_back(guide: Guide) -> None:
+    assert await _result(guide, "describe", ORDER) == "Ada paid 42.00"
+
+
+async def test_a_step_gets_its_idempotency_key(guide: Guide) -> None:
+    handle = await guide.client.invoke("refund", ORDER)
+    assert await handle.result(patience=30) == f"refunded 4200 under {handle.run_id}/refund, 45.36 USD"
+
+
+async def test_branches_add_up(guide: Guide) -> None:
+    assert await _result(guide, "sum", {"orders": ["o-1", "o-2", "o-3"]}) == 6 * 4200
+
+
+async def test_a_model_calls_tools_and_reads_why_a_call_was_none(guide: Guide) -> None:
+    answer = await _result(guide, "answer", {"question": "what did Ada pay?"})
+    assert answer.startswith("First: this call is not possible: ")
+    assert "order_id" in answer
+    assert "Then: Order(id='o-7', customer='Ada', cents=4200)" in answer
+
+
+async def test_an_effect_of_one_key_is_one_over_all_runs(guide: Guide) -> None:
+    for _ in range(2):
+        assert await _result(guide, "ship", ORDER) == "ship:o-1"
+    effects = [each async for each in guide.client.outbox.list_effects(destination="warehouse")]
+    assert [each.idempotency_key for each in effects] == ["ship:o-1"]
+
+
+async def test_an_effect_for_an_unknown_destination_fails_the_run(guide: Guide) -> None:
+    async with Client(guide.client._addresses["invoker"] or "", tenant="stranger") as stranger:
+        run = await (await stranger.invoke("ship", ORDER)).ended(patience=30)
+    assert run.outcome is not None
+    assert run.outcome.failure is not None
+    assert (run.status, run.outcome.failure.reason) == (RunStatus.FAILED, "DESTINATION_NOT_FOUND")
+
+
+async def test_a_limit_ends_the_run_with_what_was_managed(guide: Guide) -> None:
+    handle = await guide.client.invoke("count", budget=Budget(max_steps=3))
+    run = await handle.ended(patience=30)
+    assert run.outcome is not None
+    assert (run.status, run.outcome.exhausted) == (RunStatus.PARTIAL, BudgetDimension.STEPS)
+    assert run.outcome.result == {"stopped_by": "STEPS", "steps": 3}
+
+
+async def test_an_agent_may_survive_a_failed_step(guide: Guide) -> None:
+    assert await _result(guide, "reserve", {**ORDER, "id": "o-0"}) == "sorry: o-0 is sold out"
+    assert await _result(guide, "reserve", ORDER) == "o-1"
+
+
+async def test_the_test_that_the_guide_shows_passes(guide: Guide, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{Path(guide.module.__file__).parent}:{ROOT}")
+    await guide.module.test_a_refund_is_described()
