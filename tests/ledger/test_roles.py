@@ -1,0 +1,138 @@
+"""Each service's role can do its service's work, and not another's."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import asyncpg
+import pytest
+
+from holdfast.kit.db import Database
+from holdfast.ledger import inspect, session
+from holdfast.ledger.cancel import cancel
+from holdfast.ledger.commit import commit_group
+from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record, Requeue, Stored
+from holdfast.ledger.domain.commit import Charge
+from holdfast.ledger.due import fire
+from holdfast.ledger.retry import retry
+from holdfast.ledger.run_list import RunFilter, list_runs
+from holdfast.ledger.sweep import sweep
+from holdfast.ledger.values import LeaseRef, Limits
+from tests.support.ledger import (
+    admitted,
+    contradictions,
+    execute,
+    fetch,
+    finish,
+    invocation,
+    open_ledger,
+    opened,
+)
+from tests.support.outbox import make_destination
+
+SERVICES = ("invoker", "checkpoint", "approval", "dispatcher")
+
+
+@pytest.fixture
+async def by_role(database_url: str) -> AsyncIterator[dict[str, Database]]:
+    """A ledger as each service sees it."""
+    async with AsyncExitStack() as stack:
+        yield {
+            service: await stack.enter_async_context(
+                open_ledger(database_url, role_name=f"holdfast_{service}", pool_size=2)
+            )
+            for service in SERVICES
+        }
+
+
+async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Database]) -> None:
+    db, checkpoint = by_role["invoker"], by_role["checkpoint"]
+    runner = await opened(db)
+    await admitted(db, invocation(ordering_key="k"), invocation(ordering_key="k"), on=runner.idle())
+    await admitted(db, *(invocation() for _ in range(4)))
+    first, second, third = await runner.take(3)
+    await session.hand_back(db, runner.session_id, [LeaseRef(first.run_id, first.epoch)])
+    await cancel(db, "acme", second.run_id)
+    await cancel(db, "acme", first.run_id)
+    await retry(db, "acme", first.run_id)
+    await finish(checkpoint, third)
+    async with db.connection() as connection:
+        await session.heartbeat(connection, runner.invoker_id, [runner.session_id], ttl_s=9)
+        await session.expire_soon(connection, runner.invoker_id, runner.session_id, grace_s=-1)
+        await inspect.get(connection, "acme", first.run_id)
+        await inspect.transcript(connection, "acme", first.run_id)
+        await connection.fetchval("SELECT make_partitions(1)")
+    await sweep(db)
+    await admitted(db, invocation(limits=Limits(deadline_ms=1)))
+    assert (await fire(db)).moved.count == 1
+    assert (await list_runs(db, "acme", RunFilter(), limit=50))[0]
+
+
+async def test_the_checkpoints_role_can_do_all_its_verbs(
+    database_url: str, by_role: dict[str, Database]
+) -> None:
+    invoker, db = by_role["invoker"], by_role["checkpoint"]
+    async with open_ledger(database_url) as owner:
+        await make_destination(owner, "letters")
+    runner = await opened(invoker)
+    await admitted(invoker, *(invocation(tenant="default", ordering_key="k") for _ in range(3)))
+    (run,) = await runner.take(5)
+    steps = [Record("fetch", b"record")]
+    effect = Effect(uuid.uuid4(), "letters", "key", b"{}", ordering_key="ann")
+    items = [
+        CommitItem(run.run_id, 1, 1, steps, Charge(steps=1), Happened(2, 2, b"batch")),
+        CommitItem(run.run_id, 1, 2, effects=[effect]),
+        CommitItem(run.run_id, 1, 3, move=Requeue(delay=0.0)),
+    ]
+    results = await commit_group(db, items)
+    assert all(isinstance(result, Stored) for result in results), results
+    (again,) = await runner.take(5)
+    assert isinstance(await finish(db, again), Stored)
+    assert len(await runner.take(5)) == 1
+
+
+@pytest.mark.parametrize(
+    ("service", "forbidden"),
+    [
+        ("invoker", "SELECT * FROM checkpoint"),
+        ("invoker", "INSERT INTO checkpoint (day, run_id) VALUES (now(), gen_random_uuid())"),
+        ("invoker", "SELECT * FROM effect"),
+        ("invoker", "SELECT * FROM destination"),
+        ("invoker", "UPDATE run SET envelope = ''"),
+        ("invoker", "DELETE FROM run"),
+        ("invoker", "DELETE FROM transcript"),
+        ("invoker", "UPDATE idempotency SET run_id = gen_random_uuid()"),
+        ("checkpoint", "SELECT * FROM run"),
+        ("checkpoint", "INSERT INTO lease (run_id) VALUES (gen_random_uuid())"),
+        ("checkpoint", "INSERT INTO run_state (run_id) VALUES (gen_random_uuid())"),
+        ("checkpoint", "UPDATE checkpoint SET record = ''"),
+        ("checkpoint", "DELETE FROM transcript"),
+        ("checkpoint", "UPDATE effect SET status = 1"),
+        ("checkpoint", "UPDATE destination SET name = ''"),
+        ("checkpoint", "DELETE FROM run_outcome"),
+        ("dispatcher", "SELECT * FROM run_state"),
+        ("dispatcher", "SELECT * FROM run"),
+        ("dispatcher", "SELECT * FROM checkpoint"),
+        ("dispatcher", "INSERT INTO effect (effect_id) VALUES (gen_random_uuid())"),
+        ("dispatcher", "DELETE FROM effect"),
+        ("approval", "SELECT * FROM run"),
+        ("approval", "UPDATE run_state SET status = 5"),
+        *((service, "DROP TABLE run") for service in SERVICES),
+        *((service, "CREATE TABLE ours (a int)") for service in SERVICES),
+        *((service, "UPDATE migration SET digest = ''") for service in SERVICES),
+        *((service, "SELECT grant_roles()") for service in SERVICES),
+        ("checkpoint", "SELECT make_partitions(400)"),
+        ("dispatcher", "SELECT make_partitions(400)"),
+    ],
+)
+async def test_a_role_must_not(by_role: dict[str, Database], service: str, forbidden: str) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await execute(by_role[service], forbidden)
+
+
+async def test_grants_can_be_given_again(database_url: str) -> None:
+    async with open_ledger(database_url) as owner:
+        await execute(owner, "SELECT grant_roles()")
+        assert await contradictions(owner) == []
+        rows = await fetch(owner, "SELECT rolname FROM pg_roles WHERE rolname LIKE 'holdfast%'")
+        assert len(rows) == 4
