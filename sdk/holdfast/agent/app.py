@@ -84,7 +84,7 @@ class App:
         The payload is checked against `T`: a dataclass, a pydantic model, a dict. `on_exhausted(run,
         dimension)`, async or not, returns what was managed so far when a limit is reached; it has 2 seconds
         and no steps.
-        `max_attempts` sets a run aside earlier than the platform would; `max_concurrent` bounds the runs of
+        `max_attempts` fails a run before the platform would set it aside; `max_concurrent` bounds the runs of
         this intent on one runner. Raises ValueError or TypeError, in one sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):

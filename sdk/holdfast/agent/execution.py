@@ -2,7 +2,7 @@
 
 started ──▶ the agent runs ──(returns)──────────────▶ SUCCEEDED
               │ ──(Permanent, a step's permanent failure)──▶ FAILED
-              │ ──(any other exception)─────────────▶ back to the queue, or DEAD_LETTERED
+              │ ──(any other exception)─────────────▶ back to the queue, FAILED after `max_attempts`
               │ ──(stopped: cancelled, exhausted, drifted, refused)──▶ CANCELLED, PARTIAL, DRIFTED, FAILED
               │ ──(stopped: handed back)────────────▶ back to the queue, unharmed
               └ ──(stopped: lease lost)─────────────▶ nothing more is committed
@@ -46,7 +46,6 @@ from holdfast.agent.model import ModelEndpoint
 from holdfast.agent.run import Run
 from holdfast.agent.wire.draft import (
     CANCELLED,
-    DEAD_LETTERED,
     DRIFTED,
     FAILED,
     PARTIAL,
@@ -332,7 +331,7 @@ class Execution:
         if isinstance(error, Permanent) and not (isinstance(error, StepFailed) and not error.permanent):
             return _Move(Outcome(FAILED, failure=failure))
         if self._agent.max_attempts is not None and invocation.attempt >= self._agent.max_attempts:
-            return _Move(Outcome(DEAD_LETTERED, failure=failure))
+            return _Move(Outcome(FAILED, failure=failure))
         return _Move(failure=failure, delay=pause(invocation.attempt))
 
     def _result(self) -> Any:

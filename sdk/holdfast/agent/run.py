@@ -1,6 +1,7 @@
 """What an agent holds of its run: all it does through it is recorded, told, charged, never done twice."""
 
 import asyncio
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -214,7 +215,7 @@ class Run:
             assert isinstance(place, Frame)  # there are only these two
             place.sent += 1
             path = f"{place.step}/send#{place.sent}"
-        key = key or f"{self.id}/{path}"
+        key = key or self._stable_key(path)
         for text in (key, ordering_key, destination):
             if len(text.encode()) > LONGEST_KEY:
                 raise ValueError(
@@ -234,6 +235,13 @@ class Run:
             place.effects.append(effect)
         return key
 
+    def _stable_key(self, path: str) -> str:
+        """Return a key of the run's own; a long path is told by its digest."""
+        key = f"{self.id}/{path}"
+        if len(key.encode()) > LONGEST_KEY:
+            key = f"{self.id}/{hashlib.sha256(path.encode()).hexdigest()}"
+        return key
+
     def _perform(
         self,
         step: Step[..., R],
@@ -250,7 +258,7 @@ class Run:
         def execute(key: str, frame: Frame) -> Coroutine[Any, Any, R]:
             given = kwargs
             if step.wants_key and IDEMPOTENCY_KEY not in kwargs:
-                given = {**kwargs, IDEMPOTENCY_KEY: f"{self.id}/{key}"}
+                given = {**kwargs, IDEMPOTENCY_KEY: self._stable_key(key)}
             if told is not None:
                 arguments = plain(named)
                 transcript.tool_called(frame, step.name, arguments, len(str(arguments)))

@@ -28,7 +28,6 @@ SUCCEEDED: Final = 5
 PARTIAL: Final = 6
 FAILED: Final = 7
 CANCELLED: Final = 8
-DEAD_LETTERED: Final = 10
 DRIFTED: Final = 11
 """The statuses a runner moves a run to, numbered as `holdfast.v1.RunStatus`."""
 

@@ -1,0 +1,65 @@
+"""Runs the Runner service: `python -m holdfast.runner`."""
+
+import asyncio
+import contextlib
+import os
+import sys
+
+from holdfast.kit.process import Stop, announce, run_service
+from holdfast.kit.rpc.server import Registration, Server
+from holdfast.kit.settings import load
+from holdfast.kit.telemetry.logs import configure
+from holdfast.runner.agents import Agents, import_apps
+from holdfast.runner.commit_stream import CommitStream
+from holdfast.runner.holding import Holding
+from holdfast.runner.lease_stream import LeaseStream
+from holdfast.runner.servicer import RunnerServicer
+from holdfast.runner.settings import RunnerSettings
+from holdfast.runner.standard_output import kept_for_us
+from holdfast.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to_server
+
+NAME = "holdfast.v1.RunnerService"
+
+
+async def main(stop: Stop) -> None:
+    """Put the parts together and run agents until told to stop."""
+    settings = load(RunnerSettings, os.environ)
+    configure("runner")
+    with kept_for_us() as standard_output:
+        agents = Agents(import_apps(settings.agents))
+        commits = CommitStream(settings.checkpoint_address)
+        holding = Holding(agents, commits, settings.slots)
+        servicer = RunnerServicer(holding, holding.drain)
+        server = Server([Registration(add_RunnerServiceServicer_to_server, servicer, NAME)], settings.listen)
+        await server.start()
+        leases = LeaseStream(settings.invoker_address, settings.advertise or server.address, agents, holding)
+        streams = [asyncio.create_task(commits.run()), asyncio.create_task(leases.run())]
+        with contextlib.redirect_stdout(standard_output):
+            announce("runner", server.address)
+        try:
+            await _until(stop, streams)
+            await server.set_serving(False)
+            await holding.drain(settings.drain_grace)
+            await leases.told(1.0)
+        finally:
+            for stream in streams:
+                stream.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
+            await server.stop(1.0)
+            await agents.close()
+
+
+async def _until(stop: Stop, streams: list[asyncio.Task[None]]) -> None:
+    """Wait for the stop; a stream that fails for a reason of ours ends the process with it."""
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([stopped, *streams], return_when=asyncio.FIRST_COMPLETED)
+        for stream in streams:
+            if stream.done():
+                stream.result()
+    finally:
+        stopped.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(run_service(main, settings=lambda: load(RunnerSettings, os.environ)))

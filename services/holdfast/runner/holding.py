@@ -1,0 +1,269 @@
+"""The runs this runner holds: taken with an assignment, executed, and let go in one of a few ways."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import grpc
+
+from holdfast.agent.engine.journal import Answer, Committed
+from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled, RunStopped
+from holdfast.agent.execution import Execution, Left
+from holdfast.agent.wire.invocation import History, Invocation, read_assignment
+from holdfast.kit import crash_point
+from holdfast.kit.telemetry.logs import logger
+from holdfast.runner.agents import Agents, Served
+from holdfast.runner.commit_stream import CommitStream
+from holdfast.runner.memory import RunMemory
+from holdfast.v1.checkpoint_pb2 import Commit
+from holdfast.v1.transcript_pb2 import RunEvent
+from holdfast.v1.work_service_pb2 import Assignment, LeaseRef
+
+REMEMBERED: Final = 1000
+"""Runs that have left, of which it is still known whether they ended here."""
+LOAD_PAUSE: Final = 0.2  # seconds
+
+_log: Final = logger("runner")
+
+
+class Held:
+    """One run under one lease; the journal of its execution."""
+
+    def __init__(self, invocation: Invocation, commits: CommitStream) -> None:
+        self.invocation = invocation
+        self.memory = RunMemory(invocation.run_id, invocation.last_sequence)
+        self.execution: Execution | None = None
+        self.stopped: RunStopped | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._commits = commits
+
+    def stop(self, stopped: RunStopped) -> None:
+        """Stop the run, or see to it that it does not start."""
+        lost = isinstance(stopped, LeaseLost)
+        if self.execution is not None:
+            self.execution.stop(stopped)
+        elif self.stopped is None or lost:
+            self.stopped = stopped
+            if lost and self.task is not None:
+                self.task.cancel()
+        if lost:
+            self._commits.forget(self.invocation.run_id, self.invocation.epoch)
+
+    def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
+        """Send a commit, and remember up to where the transcript is durable."""
+        events = commit.events.events
+        last = events[-1].sequence if events else 0
+
+        def noted(answer: Answer) -> None:
+            if last and isinstance(answer, Committed):
+                self.memory.committed = last
+            answered(answer)
+
+        self._commits.commit(commit, noted)
+
+    def happened(self, event: RunEvent) -> None:
+        """Keep an event for those who follow the run."""
+        self.memory.append(event)
+
+
+class Holding:
+    """All runs held now, and what Invokers must be told of those that left.
+
+    `freed` is called with the run's id if its end was acknowledged, else with None; `handed_back` with a
+    lease that nobody here goes on with.
+    """
+
+    def __init__(self, agents: Agents, commits: CommitStream, slots: int) -> None:
+        self.slots = slots
+        self.freed: Callable[[str | None], None] = lambda _: None
+        self.handed_back: Callable[[LeaseRef], None] = lambda _: None
+        self.draining = False
+        self._agents = agents
+        self._commits = commits
+        self._held: dict[str, Held] = {}
+        self._all: set[Held] = set()
+        self._gone: OrderedDict[str, bool] = OrderedDict()
+        self._gates: dict[str, asyncio.Semaphore] = {}
+        self._changed = asyncio.Condition()
+        self._arrivals: dict[str, set[asyncio.Future[None]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def free(self) -> int:
+        """Slots without a run."""
+        return 0 if self.draining else max(0, self.slots - len(self._all))
+
+    def find(self, run_id: str) -> Held | None:
+        """Return a run that is held."""
+        return self._held.get(run_id)
+
+    def ended_here(self, run_id: str) -> bool:
+        """Tell whether a run that has left is known to have ended."""
+        return self._gone.get(run_id, False)
+
+    async def arrival(self, run_id: str, patience: float) -> None:
+        """Wait a moment for a run whose assignment may be on its way."""
+        if run_id in self._held:
+            return
+        future = asyncio.get_running_loop().create_future()
+        waiting = self._arrivals.setdefault(run_id, set())
+        waiting.add(future)
+        await asyncio.wait({future}, timeout=patience)
+        waiting.discard(future)
+        if not waiting:
+            self._arrivals.pop(run_id, None)
+
+    def take(self, assignments: Iterable[Assignment]) -> None:
+        """Begin to execute leased runs; what cannot be executed here is handed back."""
+        for assignment in assignments:
+            served = self._agents.find(assignment.invocation.intent)
+            if served is None or self.draining:
+                self._return(assignment.run_id, assignment.epoch, "draining" if served else "unknown intent")
+            else:
+                self._begin(assignment, served)
+
+    def _begin(self, assignment: Assignment, served: Served) -> None:
+        run_id = assignment.run_id
+        old = self._held.get(run_id)
+        if old is not None:
+            if old.invocation.epoch >= assignment.epoch:
+                return  # told twice
+            old.stop(LeaseLost("the run was leased again"))
+        held = Held(read_assignment(assignment), self._commits)
+        self._held[run_id] = held
+        self._all.add(held)
+        held.task = asyncio.create_task(self._execute(held, served))
+        for future in self._arrivals.get(run_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def revoke(self, leases: Iterable[LeaseRef]) -> None:
+        """Stop runs whose lease is another's now; they commit nothing more."""
+        for lease in leases:
+            self._stop(lease, LeaseLost("the lease was revoked"))
+
+    def cancel(self, leases: Iterable[LeaseRef], reason: str) -> None:
+        """Stop runs because someone asked; they end CANCELLED."""
+        for lease in leases:
+            self._stop(lease, RunCancelled(reason))
+
+    def stop_all(self, stopped: RunStopped) -> None:
+        """Stop every run."""
+        for held in tuple(self._all):
+            held.stop(stopped)
+
+    async def drain(self, grace: float) -> tuple[int, int]:
+        """Take no more runs, give running ones `grace` seconds to end, and hand the rest back.
+
+        Returns how many ended and how many did not. Repeatable.
+        """
+        self.draining = True
+        running = len(self._all)
+        await self._emptied(grace)
+        late = len(self._all)
+        if late:
+            _log.info("handing back", runs=late)
+            self.stop_all(HandedBack())
+            await self._emptied(3.0)
+        for held in tuple(self._all):  # the Checkpoint service is away: the Invoker takes them
+            held.stop(LeaseLost("the runner ends"))
+            self._return(held.invocation.run_id, held.invocation.epoch, "draining")
+        return running - late, late
+
+    async def _emptied(self, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience), self._changed:
+                await self._changed.wait_for(lambda: not self._all)
+        except TimeoutError:
+            return
+
+    def _stop(self, lease: LeaseRef, stopped: RunStopped) -> None:
+        held = self._held.get(lease.run_id)
+        if held is not None and held.invocation.epoch == lease.epoch:
+            held.stop(stopped)
+
+    def _return(self, run_id: str, epoch: int, cause: str) -> None:
+        _log.info("lease handed back", run_id=run_id, cause=cause)
+        self.handed_back(LeaseRef(run_id=run_id, epoch=epoch))
+
+    async def _execute(self, held: Held, served: Served) -> None:
+        """Execute one run; whatever happens, its slot is free afterwards."""
+        left = Left.LOST
+        try:
+            left = await self._left(held, served)
+        except asyncio.CancelledError:
+            if held.stopped is None:
+                raise  # the process ends without ceremony
+        except Exception as error:  # noqa: BLE001 -- a fault of ours must not take other runs with it
+            _log.error("execution failed", error=error, run_id=held.invocation.run_id)
+            left = Left.REFUSED
+        finally:
+            await self._let_go(held, left)
+
+    async def _left(self, held: Held, served: Served) -> Left:
+        gate = self._gate(served)
+        if gate is None:
+            return await self._run(held, served)
+        async with gate:
+            return await self._run(held, served)
+
+    async def _run(self, held: Held, served: Served) -> Left:
+        invocation = held.invocation
+        history = History()
+        if invocation.last_commit:
+            loaded = await self._history(invocation)
+            if loaded is None:
+                return Left.LOST
+            history = loaded
+        held.execution = Execution(
+            served.agent, invocation, history, held, endpoint=served.endpoint, reached=_reached
+        )
+        if held.stopped is not None:
+            held.execution.stop(held.stopped)
+        return await held.execution.run()
+
+    async def _history(self, invocation: Invocation) -> History | None:
+        """Load what earlier attempts have recorded; None when the lease is over."""
+        while True:
+            try:
+                return History(await self._commits.load(invocation.run_id, invocation.epoch))
+            except grpc.aio.AioRpcError as error:
+                if error.code() in (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND):
+                    return None
+                _log.warning("history not loaded", run_id=invocation.run_id, code=error.code().name)
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self._commits.next_address()
+            await asyncio.sleep(LOAD_PAUSE)
+
+    async def _let_go(self, held: Held, left: Left) -> None:
+        run_id, epoch = held.invocation.run_id, held.invocation.epoch
+        self._commits.forget(run_id, epoch)
+        self._all.discard(held)
+        ended = left is Left.ENDED
+        if self._held.get(run_id) is held:
+            del self._held[run_id]
+            self._gone[run_id] = ended
+            self._gone.move_to_end(run_id)
+            if len(self._gone) > REMEMBERED:
+                self._gone.popitem(last=False)
+        held.memory.leave(ended=ended)
+        if left is Left.REFUSED:
+            self._return(run_id, epoch, "it cannot be committed")
+        self.freed(run_id if ended else None)
+        if self.draining:
+            async with self._changed:
+                self._changed.notify_all()
+
+    def _gate(self, served: Served) -> asyncio.Semaphore | None:
+        """Return what bounds the runs of an intent at once, if it is bounded."""
+        agent = served.agent
+        if not agent.max_concurrent:
+            return None
+        return self._gates.setdefault(agent.intent, asyncio.Semaphore(agent.max_concurrent))
+
+
+def _reached(point: str) -> None:
+    crash_point.reach(f"runner.{point}")

@@ -1,0 +1,32 @@
+"""What a runner is told by its environment."""
+
+from dataclasses import dataclass
+
+from holdfast.kit.settings import setting
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """The settings of one Runner process; durations in seconds."""
+
+    agents: tuple[str, ...] = setting(help="the apps whose agents it runs, each as module:name")
+    listen: str = setting("127.0.0.1:7403", help="host:port to serve on")
+    advertise: str = setting(
+        "", help="host:port under which Invokers reach this runner; by default where it listens"
+    )
+    invoker_address: tuple[str, ...] = setting(
+        ("127.0.0.1:7401",), help="host:port of the Invokers, tried in turn"
+    )
+    checkpoint_address: tuple[str, ...] = setting(
+        ("127.0.0.1:7402",), help="host:port of the Checkpoint services, tried in turn"
+    )
+    slots: int = setting(256, help="runs held at once", minimum=1, maximum=10_000)
+    drain_grace: float = setting(
+        10.0, help="how long running work may take to end at shutdown, before it is handed back", minimum=0
+    )
+
+    def __post_init__(self) -> None:
+        if not self.agents:
+            raise ValueError("HOLDFAST_AGENTS must name at least one app, as module:name.")
+        if not self.invoker_address or not self.checkpoint_address:
+            raise ValueError("HOLDFAST_INVOKER_ADDRESS and HOLDFAST_CHECKPOINT_ADDRESS must not be empty.")
