@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Self
 
 import pytest
 
@@ -33,7 +34,7 @@ class InProcessRunner:
         self._agents = Agents([app])
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "InProcessRunner":
+    async def __aenter__(self) -> Self:
         await self.server.start()
         self.leases = LeaseStream([self._platform.address], self.server.address, self._agents, self.holding)
         self._tasks = [asyncio.create_task(self.commits.run()), asyncio.create_task(self.leases.run())]

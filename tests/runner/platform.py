@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from holdfast.v1.checkpoint_pb2 import Commit
+from holdfast.v1 import checkpoint_pb2
 from holdfast.v1.checkpoint_service_pb2 import (
     CommitAnswer,
     CommitRequest,
@@ -46,7 +46,7 @@ class StoredRun:
         self.payload = payload
         self.budget = budget
         self.epoch = 0
-        self.commits: list[Commit] = []
+        self.commits: list[checkpoint_pb2.Commit] = []
         self.moved = asyncio.Event()
 
     @property
@@ -91,9 +91,9 @@ class Platform(WorkServiceServicer, CheckpointServiceServicer):
         self.ended: list[str] = []
         self.handed_back: list[LeaseRef] = []
         self.heartbeats = 0
-        self.received: list[Commit] = []
-        self.fate: Callable[[Commit], str] = lambda _: "commit"
-        """What becomes of a commit: `commit`, `lose` (stored, never answered), `retry`, or a reason to refuse."""
+        self.received: list[checkpoint_pb2.Commit] = []
+        self.fate: Callable[[checkpoint_pb2.Commit], str] = lambda _: "commit"
+        """What becomes of a commit: `commit`, `lose` (stored, not answered), `retry`, or a reason to refuse."""
         self.changed = asyncio.Condition()
         self.ttl = 10.0
         self.address = ""
@@ -201,7 +201,7 @@ class Platform(WorkServiceServicer, CheckpointServiceServicer):
             yield CommitResponse(answers=[answer for answer in answers if answer is not None])
             await self._note()
 
-    def _store(self, commit: Commit) -> CommitAnswer | None:
+    def _store(self, commit: checkpoint_pb2.Commit) -> CommitAnswer | None:
         self.received.append(commit)
         answer = CommitAnswer(run_id=commit.run_id, epoch=commit.epoch, number=commit.number)
         run = self.runs[commit.run_id]
@@ -235,3 +235,11 @@ class Platform(WorkServiceServicer, CheckpointServiceServicer):
             for scope, count in commit.emitted.items():
                 emitted[scope] = emitted.get(scope, 0) + count
         yield LoadRunResponse(emitted=emitted)
+
+    async def ListCheckpoints(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del request
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no runner asks for this")
+
+    async def ForkRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del request
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no runner asks for this")

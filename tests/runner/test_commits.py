@@ -70,6 +70,7 @@ async def test_a_fenced_run_is_abandoned_silently(platform: Platform, runner: Ru
     platform.fate = lambda commit: "FENCED" if commit.number == 3 else "commit"
     async with runner(app):
         platform.lease(run)
+        await platform.until(lambda: any(commit.number == 3 for commit in platform.received))
         await platform.until(lambda: platform.credit == 8)
     assert executed == [0, 1, 2]
     assert len(run.commits) == 2

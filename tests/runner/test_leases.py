@@ -103,14 +103,15 @@ async def test_runs_are_stopped_at_once_when_the_session_is_lost(platform: Platf
     platform.ttl = 0.2
     app, waiting = _app()
     run = platform.add("wait")
+    stopped = asyncio.Event()
     async with runner(app) as running:
         platform.lease(run)
         await waiting.wait()
+        running.holding.freed = lambda _: stopped.set()
         received = len(platform.received)
         await platform.stop()
-        async with asyncio.timeout(5):
-            while len(running.holding):
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(stopped.wait(), 5)
+        assert len(running.holding) == 0
         assert len(platform.received) == received
         await platform.start(platform.address)
         await platform.until(lambda: len(platform.sessions) == 2)
