@@ -20,17 +20,23 @@ INTERRUPTED: Final = 130
 NEXT: Final = """
 To go on, keep a suite running, with the stand-in model or your own:
 
+  export OPENAI_BASE_URL=http://127.0.0.1:7480/v1 OPENAI_API_KEY=stand-in
   .venv/bin/python -m examples.standins.model_server --port 7480 --token-delay-ms 25 &
-  OPENAI_BASE_URL=http://127.0.0.1:7480/v1 .venv/bin/holdfast dev --agents examples.support_triage:app
+  .venv/bin/python -m examples.standins.webhook_receiver --port 7481 &
+  .venv/bin/holdfast dev --agents examples.support_triage:app
 
-and speak to it (`make tools` puts grpcurl into .tools/bin):
+and speak to it from another terminal (`make tools` puts grpcurl into .tools/bin, where Go is at hand):
 
-  grpcurl -plaintext 127.0.0.1:7401 list
+  grpcurl -plaintext -d '{"destination":
+    {"name": "tickets", "http": {"url": "http://127.0.0.1:7481/tickets"}}}' \\
+    127.0.0.1:7405 holdfast.v1.OutboxService/PutDestination
   grpcurl -plaintext -d '{"intent": "support.triage", "idempotency_key": "ticket:1", "wait": "20s", "payload":
     {"id": "T-1", "customer_id": "cus_002", "subject": "Inviting a colleague", "body": "How?"}}' \\
     127.0.0.1:7401 holdfast.v1.InvokerService/Invoke
   grpcurl -plaintext -d '{}' 127.0.0.1:7401 holdfast.v1.InvokerService/ListRuns
+  grpcurl -plaintext -d '{}' 127.0.0.1:7405 holdfast.v1.OutboxService/ListEffects
   .venv/bin/holdfast converse support.triage -d @examples/ticket.json
+  curl http://127.0.0.1:7481/received
 """.splitlines()
 
 

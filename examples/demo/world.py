@@ -82,7 +82,7 @@ async def _model(stack: AsyncExitStack, screen: Screen) -> ModelServer | None:
 
 def _suite(secret: str, model: ModelServer | None) -> Suite:
     runner = {} if model is None else {"OPENAI_BASE_URL": model.url, "OPENAI_API_KEY": "stand-in"}
-    dispatcher = {"HOLDFAST_SECRET_TICKETS": secret, "HOLDFAST_ALLOW_PRIVATE_ADDRESSES": "1"}
+    dispatcher = {"HOLDFAST_SECRET_TICKETS": secret}
     # Not supervised: the runner that is killed stays dead, so that another must take its run.
     return Suite(
         [AGENTS], runners=2, supervise=False, environments={"runner": runner, "dispatcher": dispatcher}

@@ -28,7 +28,7 @@ async def desk() -> AsyncIterator[Desk]:
     async with ModelServer() as model, WebhookReceiver(secret=SECRET) as receiver:
         told = {
             "runner": {"OPENAI_BASE_URL": model.url, "OPENAI_API_KEY": "stand-in"},
-            "dispatcher": {"HOLDFAST_SECRET_TICKETS": SECRET, "HOLDFAST_ALLOW_PRIVATE_ADDRESSES": "1"},
+            "dispatcher": {"HOLDFAST_SECRET_TICKETS": SECRET},
         }
         agents = ["examples.hello:app", "examples.support_triage:app"]
         async with (

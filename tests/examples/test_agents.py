@@ -8,7 +8,7 @@ import pytest
 from holdfast.client import Budget, BudgetDimension, Event, RunStatus, RunUnsuccessful, Shape, Started
 from tests.examples.conftest import Desk
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+on_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parents[2]
 TICKET: dict[str, Any] = json.loads((ROOT / "examples/ticket.json").read_text())
@@ -19,11 +19,13 @@ def test_the_readme_shows_the_hello_agent_as_it_is() -> None:
     assert after.partition("```")[0] == (ROOT / "examples/hello.py").read_text()
 
 
+@on_the_modules_loop
 async def test_the_hello_agent_greets(desk: Desk) -> None:
     handle = await desk.client.invoke("greet", {"name": "Ada"}, wait=30)
     assert await handle.result() == "hello Ada"
 
 
+@on_the_modules_loop
 async def test_a_person_gets_the_answer_streamed(desk: Desk) -> None:
     heard: dict[str, str] = {}
     kinds: list[str] = []
@@ -47,6 +49,7 @@ async def test_a_person_gets_the_answer_streamed(desk: Desk) -> None:
     assert (run.usage.steps, run.usage.tools) == (4, 2)
 
 
+@on_the_modules_loop
 async def test_events_make_one_run_each_and_the_ticket_system_hears_once(desk: Desk) -> None:
     lines = (ROOT / "examples/ticket_events.jsonl").read_text().splitlines()
     published = await desk.client.publish([json.loads(line) for line in lines])
@@ -64,6 +67,7 @@ async def test_events_make_one_run_each_and_the_ticket_system_hears_once(desk: D
     assert [(each["count"], each["verified"]) for each in received] == [(1, True)] * 2
 
 
+@on_the_modules_loop
 async def test_an_unknown_customer_fails_the_run_with_the_agents_own_reason(desk: Desk) -> None:
     handle = await desk.client.invoke("support.triage", {**TICKET, "customer_id": "cus_999"})
     with pytest.raises(RunUnsuccessful, match="There is no customer cus_999") as ended:
@@ -74,6 +78,7 @@ async def test_an_unknown_customer_fails_the_run_with_the_agents_own_reason(desk
     assert (outcome.status, outcome.failure.reason) == (RunStatus.FAILED, "UnknownCustomer")
 
 
+@on_the_modules_loop
 async def test_a_ticket_without_subject_is_refused_by_the_agents_type(desk: Desk) -> None:
     handle = await desk.client.invoke("support.triage", {**TICKET, "subject": None})
     run = await handle.ended(patience=30)
@@ -83,6 +88,7 @@ async def test_a_ticket_without_subject_is_refused_by_the_agents_type(desk: Desk
     assert "subject" in run.outcome.failure.message
 
 
+@on_the_modules_loop
 async def test_a_run_out_of_steps_says_what_was_managed(desk: Desk) -> None:
     handle = await desk.client.invoke("support.triage", TICKET, budget=Budget(max_steps=1))
     run = await handle.ended(patience=30)

@@ -18,7 +18,7 @@ from examples.standins.webhook_receiver import WebhookReceiver
 from holdfast.client import Budget, BudgetDimension, Client, Destination, RunStatus
 from holdfast.dev import Suite
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+on_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parents[2]
 ORDER = {"id": "o-1", "customer": "Ada", "cents": 1}
@@ -56,7 +56,6 @@ async def guide(module_folder: Path) -> AsyncIterator[Guide]:
                 "OPENAI_API_KEY": "stand-in",
                 "PYTHONPATH": f"{module_folder}:{ROOT}",
             },
-            "dispatcher": {"HOLDFAST_ALLOW_PRIVATE_ADDRESSES": "1"},
         }
         async with (
             Suite(["desk:app"], environments=told) as suite,
@@ -81,24 +80,29 @@ async def _result(guide: Guide, intent: str, payload: dict[str, Any], **more: An
 
 
 def test_the_guide_is_well_typed(module_folder: Path) -> None:
-    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(module_folder / "desk.py")]
+    desk = str(module_folder / "desk.py")
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", desk]
     checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
 
 
+@on_the_modules_loop
 async def test_steps_are_executed_and_their_types_come_back(guide: Guide) -> None:
     assert await _result(guide, "describe", ORDER) == "Ada paid 42.00"
 
 
+@on_the_modules_loop
 async def test_a_step_gets_its_idempotency_key(guide: Guide) -> None:
     handle = await guide.client.invoke("refund", ORDER)
     assert await handle.result(patience=30) == f"refunded 4200 under {handle.run_id}/refund, 45.36 USD"
 
 
+@on_the_modules_loop
 async def test_branches_add_up(guide: Guide) -> None:
     assert await _result(guide, "sum", {"orders": ["o-1", "o-2", "o-3"]}) == 6 * 4200
 
 
+@on_the_modules_loop
 async def test_a_model_calls_tools_and_reads_why_a_call_was_none(guide: Guide) -> None:
     answer = await _result(guide, "answer", {"question": "what did Ada pay?"})
     assert answer.startswith("First: this call is not possible: ")
@@ -106,6 +110,7 @@ async def test_a_model_calls_tools_and_reads_why_a_call_was_none(guide: Guide) -
     assert "Then: Order(id='o-7', customer='Ada', cents=4200)" in answer
 
 
+@on_the_modules_loop
 async def test_an_effect_of_one_key_is_one_over_all_runs(guide: Guide) -> None:
     for _ in range(2):
         assert await _result(guide, "ship", ORDER) == "ship:o-1"
@@ -113,6 +118,7 @@ async def test_an_effect_of_one_key_is_one_over_all_runs(guide: Guide) -> None:
     assert [each.idempotency_key for each in effects] == ["ship:o-1"]
 
 
+@on_the_modules_loop
 async def test_an_effect_for_an_unknown_destination_fails_the_run(guide: Guide) -> None:
     async with Client(guide.client._addresses["invoker"] or "", tenant="stranger") as stranger:
         run = await (await stranger.invoke("ship", ORDER)).ended(patience=30)
@@ -121,6 +127,7 @@ async def test_an_effect_for_an_unknown_destination_fails_the_run(guide: Guide) 
     assert (run.status, run.outcome.failure.reason) == (RunStatus.FAILED, "DESTINATION_NOT_FOUND")
 
 
+@on_the_modules_loop
 async def test_a_limit_ends_the_run_with_what_was_managed(guide: Guide) -> None:
     handle = await guide.client.invoke("count", budget=Budget(max_steps=3))
     run = await handle.ended(patience=30)
@@ -129,11 +136,13 @@ async def test_a_limit_ends_the_run_with_what_was_managed(guide: Guide) -> None:
     assert run.outcome.result == {"stopped_by": "STEPS", "steps": 3}
 
 
+@on_the_modules_loop
 async def test_an_agent_may_survive_a_failed_step(guide: Guide) -> None:
     assert await _result(guide, "reserve", {**ORDER, "id": "o-0"}) == "sorry: o-0 is sold out"
     assert await _result(guide, "reserve", ORDER) == "o-1"
 
 
+@on_the_modules_loop
 async def test_the_test_that_the_guide_shows_passes(guide: Guide, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{Path(guide.module.__file__).parent}:{ROOT}")
     await guide.module.test_a_refund_is_described()
