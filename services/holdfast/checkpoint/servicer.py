@@ -10,15 +10,12 @@ from holdfast.checkpoint.stream import CommitStream
 from holdfast.checkpoint.view import checkpoint_of
 from holdfast.kit import crash_point
 from holdfast.kit.db import Database
-from holdfast.kit.errors import Fault, InvalidField, NotYetAvailable, ShuttingDown, Violation
+from holdfast.kit.errors import Fault, InvalidField, NotYetAvailable, ShuttingDown, StreamProtocol, Violation
 from holdfast.kit.rpc.tenant import current_tenant
-from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import history
 from holdfast.v1 import checkpoint_service_pb2 as pb
 from holdfast.v1.checkpoint_pb2 import Commit, StepRecord
 from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceServicer as Contract
-
-_log: Final = logger("checkpoint")
 
 MAX_COMMITS: Final = 256
 DEFAULT_PAGE: Final = 100
@@ -38,23 +35,25 @@ class CheckpointServicer(Contract):
         self._quiet = asyncio.Event()
         self._quiet.set()
 
-    async def Commit(  # noqa: N802 - the contract's names
+    # A coroutine and not a generator: only so can a write be given up that the runner does not take.
+    async def Commit(  # type: ignore[override]  # noqa: N802 - the contract's names
         self, request_iterator: AsyncIterator[pb.CommitRequest], context: Any
-    ) -> AsyncIterator[pb.CommitResponse]:
+    ) -> None:
         """Store commits as they arrive and answer each."""
-        del context
         if self._draining.is_set():
-            raise ShuttingDown("This process is draining; open a stream to another.")
+            raise _draining()
         stream = CommitStream()
-        handler = asyncio.current_task()
-        reader = asyncio.create_task(self._read(request_iterator, stream, handler))
+        reader = asyncio.create_task(self._read(request_iterator, stream))
         self._streams.add(stream)
         self._quiet.clear()
         try:
             while answers := await stream.next_answers():
-                yield pb.CommitResponse(answers=answers)
+                async with asyncio.timeout(self._acknowledgement_timeout):
+                    await context.write(pb.CommitResponse(answers=answers))
                 crash_point.reach("checkpoint.after_ack")
                 stream.sent(len(answers))
+        except TimeoutError:
+            raise StreamProtocol("The answers to commits are not read.") from None
         finally:
             reader.cancel()
             self._streams.discard(stream)
@@ -63,7 +62,7 @@ class CheckpointServicer(Contract):
         if reader.done() and not reader.cancelled():
             reader.result()  # a message that could not be read ends the stream with its reason
         if self._draining.is_set():
-            raise ShuttingDown("This process is draining; open a stream to another.")
+            raise _draining()
 
     async def drain(self) -> None:
         """Take no more commits, answer those that were taken, and end the streams."""
@@ -119,18 +118,14 @@ class CheckpointServicer(Contract):
         del request, context
         raise NotYetAvailable("Runs cannot be forked yet.")
 
-    async def _read(
-        self, requests: AsyncIterator[pb.CommitRequest], stream: CommitStream, handler: Any
-    ) -> None:
-        """Take commits until the runner has no more, the process drains, or the answers are left unread."""
+    async def _read(self, requests: AsyncIterator[pb.CommitRequest], stream: CommitStream) -> None:
+        """Take commits until the runner has no more or the process drains, and only while there is room."""
         try:
             async for request in requests:
                 if self._draining.is_set():
                     return  # not taken: the runner sends it to another
                 self._take(request, stream)
-                if not await stream.room(self._acknowledgement_timeout):
-                    _log.warning("stream cut", cause="its answers are not read")
-                    handler.cancel()
+                await stream.room()
         finally:
             stream.end()
 
@@ -153,6 +148,10 @@ class CheckpointServicer(Contract):
 def _refuse(commit: Commit, stream: CommitStream, fault: Fault) -> None:
     stream.opened(0)
     stream.refuse(commit, fault)
+
+
+def _draining() -> ShuttingDown:
+    return ShuttingDown("This process is draining; open a stream to another.")
 
 
 def _too_many() -> InvalidField:

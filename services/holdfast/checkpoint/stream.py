@@ -6,7 +6,7 @@ from typing import Final
 from holdfast.kit.errors import Fault
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Stored
 from holdfast.v1.checkpoint_pb2 import Commit
-from holdfast.v1.checkpoint_service_pb2 import CommitAnswer, CommitRefused, Committed
+from holdfast.v1.checkpoint_service_pb2 import CommitAnswer, CommitRefused
 
 MAX_OPEN: Final = 4096
 """Commits taken from one stream and not yet answered to its reader; a runner has at most one per run."""
@@ -25,7 +25,6 @@ class CommitStream:
         self._room = asyncio.Event()
         self._open = 0
         self._open_bytes = 0
-        self._unsent = 0
         self._ended = False
 
     def opened(self, size: int) -> None:
@@ -39,12 +38,10 @@ class CommitStream:
         self._room.set()
         answer = CommitAnswer(run_id=str(item.run_id), epoch=item.epoch, number=item.number)
         if isinstance(result, Stored):
-            status = int(result.status)
-            answer.committed.MergeFrom(
-                Committed(status=status, cancel_requested=result.cancel_requested)  # type: ignore[arg-type]
-            )
+            answer.committed.status = int(result.status)  # type: ignore[assignment]
+            answer.committed.cancel_requested = result.cancel_requested
         else:
-            answer.refused.MergeFrom(_refused(result.fault, retryable=result.retryable))
+            answer.refused.CopyFrom(_refused(result.fault, retryable=result.retryable))
         self._give(answer)
 
     def refuse(self, commit: Commit, fault: Fault) -> None:
@@ -72,23 +69,15 @@ class CommitStream:
     def sent(self, answers: int) -> None:
         """Count answers that gRPC has taken."""
         self._open -= answers
-        self._unsent -= answers
         self._room.set()
 
-    async def room(self, patience: float) -> bool:
-        """Wait until more may be taken; False if for `patience` seconds nobody took the answers there are."""
+    async def room(self) -> None:
+        """Wait until more may be taken."""
         while self._open >= MAX_OPEN or self._open_bytes >= MAX_OPEN_BYTES:
             self._room.clear()
-            try:
-                async with asyncio.timeout(patience):
-                    await self._room.wait()
-            except TimeoutError:
-                if self._unsent:  # else it is the ledger that is slow
-                    return False
-        return True
+            await self._room.wait()
 
     def _give(self, answer: CommitAnswer) -> None:
-        self._unsent += 1
         self._answers.append(answer)
         self._changed.set()
 

@@ -1,0 +1,92 @@
+"""A run's recorded steps reach the runner that replays it, and the people of its tenant."""
+
+import uuid
+
+import grpc
+import pytest
+
+from holdfast.ledger.values import Limits
+from holdfast.v1 import checkpoint_service_pb2 as pb
+from holdfast.v1.checkpoint_pb2 import Checkpoint
+from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
+from tests.support.checkpoint import message, reason_of, wire
+from tests.support.commit import Floor
+
+
+async def test_a_run_is_loaded_as_it_was_committed(stub: CheckpointServiceStub, floor: Floor) -> None:
+    (run,) = await floor.lease(limits=Limits(max_steps=1000))
+    sent = [message(run, n, *(f"k{n}.{at}" for at in range(200)), events=1, first=n + 1) for n in (1, 2, 3)]
+    sent[0].emitted[""] = 1
+    sent[2].emitted["map.1"] = 2
+    async with wire(stub) as stream:
+        for commit in sent:
+            await stream.ask(commit)
+    call = stub.LoadRun(pb.LoadRunRequest(run_id=str(run.run_id), epoch=run.epoch))
+    pages = [page async for page in call]
+    assert [len(page.steps) for page in pages] == [500, 100]
+    assert [step for page in pages for step in page.steps] == [step for c in sent for step in c.steps]
+    assert [dict(page.emitted) for page in pages] == [{}, {"": 1, "map.1": 2}]
+
+
+async def test_only_the_holder_of_the_lease_loads_a_run(stub: CheckpointServiceStub, floor: Floor) -> None:
+    (run,) = await floor.lease()
+    asked = [
+        (str(run.run_id), run.epoch + 1, "FENCED"),
+        (str(uuid.uuid4()), 1, "RUN_NOT_FOUND"),
+        ("nobody", 1, "INVALID_FIELD"),
+        (str(run.run_id), 0, "INVALID_FIELD"),
+    ]
+    for run_id, epoch, reason in asked:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.LoadRun(pb.LoadRunRequest(run_id=run_id, epoch=epoch)).read()
+        assert reason_of(caught.value) == reason
+
+
+async def test_people_list_checkpoints_page_by_page(stub: CheckpointServiceStub, floor: Floor) -> None:
+    (run,) = await floor.lease()
+    commit = message(run, 1, *(f"k{at}" for at in range(5)))
+    commit.steps[4].output = b"no json"
+    async with wire(stub) as stream:
+        await stream.ask(commit)
+    found: list[Checkpoint] = []
+    token = ""
+    while True:
+        request = pb.ListCheckpointsRequest(run_id=str(run.run_id), page_size=2, page_token=token)
+        page = await stub.ListCheckpoints(request)
+        found += page.checkpoints
+        token = page.next_page_token
+        if not token:
+            break
+    assert [(each.position, each.key) for each in found] == [(n + 1, f"k{n}") for n in range(5)]
+    assert list(found[0].output.struct_value.fields["found"].list_value)[:3] == [1, 2.5, True]
+    assert found[0].input.struct_value["ticket"] == 7
+    assert found[4].output.string_value == "no json"
+    assert found[0].run_attempt == 1
+    assert found[0].HasField("create_time")
+
+
+async def test_a_foreign_tenants_run_does_not_exist(stub: CheckpointServiceStub, floor: Floor) -> None:
+    (run,) = await floor.lease()
+    request = pb.ListCheckpointsRequest(run_id=str(run.run_id))
+    assert not (await stub.ListCheckpoints(request)).checkpoints
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ListCheckpoints(request, metadata=(("holdfast-tenant", "another"),))
+    assert reason_of(caught.value) == "RUN_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.ListCheckpointsRequest(run_id="x"),
+        pb.ListCheckpointsRequest(run_id=str(uuid.uuid4()), page_size=-1),
+        pb.ListCheckpointsRequest(run_id=str(uuid.uuid4()), page_size=1001),
+        pb.ListCheckpointsRequest(run_id=str(uuid.uuid4()), page_token="next"),
+        pb.ListCheckpointsRequest(run_id=str(uuid.uuid4()), page_token="9" * 30),
+    ],
+)
+async def test_a_malformed_page_is_refused(
+    stub: CheckpointServiceStub, request_: pb.ListCheckpointsRequest
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ListCheckpoints(request_)
+    assert reason_of(caught.value) == "INVALID_FIELD"
