@@ -64,9 +64,12 @@ class Shape:
 
     def accept(self, value: Any) -> Any:
         """Return JSON from outside as a value of the annotation. Raises `pydantic.ValidationError`."""
-        if self._annotation is Any or self._annotation is object:
+        annotation = self._annotation
+        if annotation is Any or annotation is object or (annotation is dict and isinstance(value, dict)):
             return value
-        return (self._adapter or TypeAdapter(self._annotation)).validate_json(json.dumps(value))
+        if self._adapter is None:
+            return TypeAdapter(annotation).validate_python(value)  # a list, or not what was promised
+        return self._adapter.validate_json(json.dumps(value))
 
 
 def fields_of(error: ValidationError) -> str:
