@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from holdfast.kit.process import Stop, announce, run_service
 from holdfast.kit.rpc.server import Registration, Server
@@ -34,10 +36,12 @@ async def main(stop: Stop) -> None:
         await server.start()
         leases = LeaseStream(settings.invoker_address, settings.advertise or server.address, agents, holding)
         streams = [asyncio.create_task(commits.run()), asyncio.create_task(leases.run())]
-        with contextlib.redirect_stdout(standard_output):
-            announce("runner", server.address)
         try:
-            await _until(stop, streams)
+            # Ready is who can be sent work: before that its intents may be unknown at the door.
+            await _until([stop.wait(), leases.in_session.wait()], streams)
+            with contextlib.redirect_stdout(standard_output):
+                announce("runner", server.address)
+            await _until([stop.wait()], streams)
             await server.set_serving(False)
             await holding.drain(settings.drain_grace)
             await leases.told(1.0)
@@ -49,16 +53,17 @@ async def main(stop: Stop) -> None:
             await agents.close()
 
 
-async def _until(stop: Stop, streams: list[asyncio.Task[None]]) -> None:
-    """Wait for the stop; a stream that fails for a reason of ours ends the process with it."""
-    stopped = asyncio.create_task(stop.wait())
+async def _until(events: list[Coroutine[Any, Any, object]], streams: list[asyncio.Task[None]]) -> None:
+    """Wait for one of the events; a stream that fails for a reason of ours ends the process with it."""
+    awaited = [asyncio.create_task(event) for event in events]
     try:
-        await asyncio.wait([stopped, *streams], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*awaited, *streams], return_when=asyncio.FIRST_COMPLETED)
         for stream in streams:
             if stream.done():
                 stream.result()
     finally:
-        stopped.cancel()
+        for each in awaited:
+            each.cancel()
 
 
 if __name__ == "__main__":

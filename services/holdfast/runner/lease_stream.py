@@ -45,6 +45,7 @@ class LeaseStream:
 
     def __init__(self, addresses: Sequence[str], address: str, agents: Agents, holding: Holding) -> None:
         self.runner_id = str(new_id())
+        self.in_session = asyncio.Event()  # once there was a session
         self._channels = [channel(each, deadlines=False) for each in addresses]
         self._current = 0
         self._address = address
@@ -118,6 +119,7 @@ class LeaseStream:
             self._expiry.cancel()
             self._expiry = None
         self._opened = True
+        self.in_session.set()
         self._interval = opened.heartbeat_interval.ToTimedelta().total_seconds() or self._interval
         self._ttl = opened.lease_ttl.ToTimedelta().total_seconds() or self._ttl
         # Credit is the stream's own: a new stream begins with what is free now.
