@@ -1,6 +1,7 @@
 """Runs every block of docs/agents.md."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -54,7 +55,7 @@ async def guide(module_folder: Path) -> AsyncIterator[Guide]:
             "runner": {
                 "OPENAI_BASE_URL": model.url,
                 "OPENAI_API_KEY": "stand-in",
-                "PYTHONPATH": f"{module_folder}:{ROOT}",
+                "PYTHONPATH": _path_with(module_folder),
             },
         }
         async with (
@@ -63,6 +64,10 @@ async def guide(module_folder: Path) -> AsyncIterator[Guide]:
         ):
             await client.outbox.put_destination(Destination("warehouse", f"{receiver.url}/warehouse"))
             yield Guide(client, receiver, importlib.import_module("desk"))
+
+
+def _path_with(folder: Path) -> str:
+    return ":".join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 
 def _answer(request: ChatRequest) -> Answer:
@@ -144,5 +149,5 @@ async def test_an_agent_may_survive_a_failed_step(guide: Guide) -> None:
 
 @on_the_modules_loop
 async def test_the_test_that_the_guide_shows_passes(guide: Guide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{Path(guide.module.__file__).parent}:{ROOT}")
+    monkeypatch.setenv("PYTHONPATH", _path_with(Path(guide.module.__file__).parent))
     await guide.module.test_a_refund_is_described()
