@@ -103,7 +103,8 @@ class AddressPolicy:
             raise AddressRefusedError(f"The operator's list of allowed hosts does not have {endpoint.host}.")
 
     def _check_address(self, endpoint: Endpoint, address: Address) -> None:
-        if address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved:
+        reserved = address.is_reserved and not address.is_loopback  # ::1 is both
+        if address.is_link_local or address.is_multicast or address.is_unspecified or reserved:
             raise AddressRefusedError(f"The host {endpoint.host} has an address that is never allowed.")
         if address.is_global:
             self._check_public(endpoint)
