@@ -93,7 +93,7 @@ class Platform(WorkServiceServicer, CheckpointServiceServicer):
         self.heartbeats = 0
         self.received: list[checkpoint_pb2.Commit] = []
         self.fate: Callable[[checkpoint_pb2.Commit], str] = lambda _: "commit"
-        """What becomes of a commit: `commit`, `lose` (stored, not answered), `retry`, or a reason to refuse."""
+        """What becomes of one: `commit`, `lose` (stored, not answered), `retry`, or a reason to refuse."""
         self.changed = asyncio.Condition()
         self.ttl = 10.0
         self.address = ""

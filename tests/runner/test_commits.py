@@ -78,10 +78,21 @@ async def test_a_fenced_run_is_abandoned_silently(platform: Platform, runner: Ru
     assert platform.handed_back == []
 
 
-async def test_a_run_whose_end_is_refused_is_handed_back(platform: Platform, runner: Runner) -> None:
+async def test_a_run_whose_end_is_refused_has_failed_its_attempt(platform: Platform, runner: Runner) -> None:
     app, _ = _app()
     run = platform.add("count")
     platform.fate = lambda commit: "INVALID_FIELD" if commit.HasField("end") else "commit"
+    async with runner(app):
+        platform.lease(run)
+        await run.moved.wait()
+    assert run.commits[-1].requeue.failure.reason == "INVALID_FIELD"
+    assert platform.handed_back == []
+
+
+async def test_a_run_whose_every_move_is_refused_is_handed_back(platform: Platform, runner: Runner) -> None:
+    app, _ = _app()
+    run = platform.add("count")
+    platform.fate = lambda commit: "INVALID_FIELD" if commit.WhichOneof("move") else "commit"
     async with runner(app):
         platform.lease(run)
         await platform.until(lambda: bool(platform.handed_back))

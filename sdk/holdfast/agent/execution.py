@@ -139,6 +139,7 @@ class Execution:
         self._finished: asyncio.Future[None] = self._loop.create_future()
         self._value: Any = None
         self._error: BaseException | None = None
+        self._refusal: Failure | None = None
         self._closing = False
 
     async def run(self) -> Left:
@@ -157,7 +158,7 @@ class Execution:
             await self._finished
             return await self._close(root)
         finally:
-            self._stepper.closed = True
+            self._transcript.closed = True
             self._driver.cancel()
             for timer in self._timers:
                 timer.cancel()
@@ -195,7 +196,7 @@ class Execution:
     def _settle_without_agent(self) -> None:
         """Go on to the end though the agent's code does not let go; what it does from now on is refused."""
         if not self._finished.done():
-            self._stepper.closed = True
+            self._transcript.closed = True
             self._error = self.stopped
             self._finished.set_result(None)
 
@@ -203,6 +204,7 @@ class Execution:
         self.stop(BudgetExhausted(Dimension.DEADLINE))
 
     def _refused(self, refused: Refused) -> None:
+        self._refusal = Failure(refused.reason, storable(refused.message, LONGEST_MESSAGE))
         if refused.reason in _LOST:
             self.stop(LeaseLost(refused.message))
             return
@@ -214,20 +216,24 @@ class Execution:
         self.stop(stopped)
 
     async def _close(self, root: Scope) -> Left:
-        """Commit how it ended. A refused end is tried once more, with nothing in it but what was told."""
+        """Commit how it ended.
+
+        A refused end is tried again with nothing in it but what was told; if that is refused too, the attempt
+        has failed, and so it counts.
+        """
         self._closing = True
         await self._reap()
         if isinstance(self.stopped, BudgetExhausted) and self._value is None:
             await self._last_words(root)
-        self._stepper.closed = True
+        self._transcript.closed = True
         self._transcript.all_spoken()
         self._reached("before_end")
-        for _ in range(2):
+        for last_resort in (False, False, True):
             if isinstance(self.stopped, LeaseLost):
                 return Left.LOST
-            move = self._decided()
+            move = self._undecidable() if last_resort else self._decided()
             try:
-                ended = await self._commit(move)
+                ended = await self._commit(move, bare=last_resort)
             except asyncio.CancelledError:
                 if not self._pipeline.stuck:
                     raise  # it is this task that was cancelled
@@ -237,7 +243,7 @@ class Execution:
             return Left.REQUEUED if move.outcome is None else Left.ENDED
         return Left.LOST if isinstance(self.stopped, LeaseLost) else Left.REFUSED
 
-    async def _commit(self, move: _Move) -> Event | None:
+    async def _commit(self, move: _Move, *, bare: bool) -> Event | None:
         """Commit the last move; return the last event, which nobody is told before it is durable."""
         ended: list[Event] = []
 
@@ -249,7 +255,7 @@ class Execution:
             ended.append(self._pen.ended(draft, move.outcome, self._meter.spent, self._meter.elapsed))
 
         try:
-            await self._pipeline.close(finish, survived=move.survived)
+            await self._pipeline.close(finish, survived=move.survived, bare=bare)
         except asyncio.CancelledError:
             if ended:
                 self._pen.unsay()
@@ -305,6 +311,9 @@ class Execution:
             return Outcome(DRIFTED, failure=Failure("DRIFTED", message, stopped.step))
         reason = stopped.reason if isinstance(stopped, CommitRefused) else "STOPPED"
         return Outcome(FAILED, failure=Failure(reason, message))
+
+    def _undecidable(self) -> _Move:
+        return _Move(failure=self._refusal, delay=pause(self._invocation.attempt))
 
     def _succeeded(self) -> _Move:
         try:

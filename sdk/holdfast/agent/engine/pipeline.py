@@ -122,13 +122,18 @@ class Pipeline:
             assert last is not None  # or else it were settled
             await self.durable(last)
 
-    async def close(self, finish: Callable[[Draft], None], *, survived: bool) -> None:
+    async def close(self, finish: Callable[[Draft], None], *, survived: bool, bare: bool = False) -> None:
         """Commit everything with the run's last move, which `finish` writes; returns when it is durable.
 
         Failures that are still held are recorded only if the agent has `survived` them: a run that ends by
-        them shall execute those steps again when it is retried.
+        them shall execute those steps again when it is retried. After a refusal only what was told goes with
+        the move, and in a `bare` commit not even that.
         """
-        if self.stuck:
+        if bare:
+            self._drafts = [Draft()]
+            self._held.clear()
+            self.stuck = False
+        elif self.stuck:
             self._keep_events_only()
         draft = self._drafts[-1]
         if survived:

@@ -104,7 +104,7 @@ class _Failed:
 class Stepper:
     """Executes the steps of one run."""
 
-    __slots__ = ("_family", "_history", "_meter", "_pipeline", "_reached", "_stops", "_transcript", "closed")
+    __slots__ = ("_family", "_history", "_meter", "_pipeline", "_reached", "_stops", "_transcript")
 
     def __init__(
         self,
@@ -124,7 +124,6 @@ class Stepper:
         self._meter = meter
         self._stops = stops
         self._reached = reached
-        self.closed = False
 
     def scope(self) -> Scope:
         """Return the scope of the code that runs now. Raises RuntimeError inside of a step."""
@@ -140,8 +139,7 @@ class Stepper:
         place = here.get()
         if place is None or place.owner is not self._family:
             raise RuntimeError("A run can only be used from its agent's own tasks.")
-        if self.closed:
-            raise self._stops.stopped or RunStopped("the run has ended")
+        self._check_open()
         return place
 
     async def perform(self, key: str, call: Call) -> Any:
@@ -160,6 +158,7 @@ class Stepper:
         done = await self._reserved(
             key, call, _Asked(fingerprint, asked if len(asked) <= LARGEST_INPUT else b"")
         )
+        self._check_open()  # code that did not let go when it was stopped
         self._reached("after_step")
         self._meter.charge(done.usage)
         draft = self._transcript.step_finished(done.frame, done.record)
@@ -295,6 +294,10 @@ class Stepper:
     def _check(self) -> None:
         if self._stops.stopped is not None:
             raise self._stops.stopped
+
+    def _check_open(self) -> None:
+        if self._transcript.closed:
+            raise self._stops.stopped or RunStopped("the run has ended")
 
     def _drifted(self, key: str, message: str) -> None:
         self._stops.stop(Drifted(key, message))

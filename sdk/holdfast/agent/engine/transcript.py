@@ -18,7 +18,7 @@ _EMPTY: Final = contextvars.Context()
 class Transcript:
     """Writes the events of one run into the drafts of its pipeline."""
 
-    __slots__ = ("_emitted", "_loop", "_pen", "_pipeline", "_speaking")
+    __slots__ = ("_emitted", "_loop", "_pen", "_pipeline", "_speaking", "closed")
 
     def __init__(self, pen: Pen, pipeline: Pipeline, emitted: dict[str, int]) -> None:
         self._pen = pen
@@ -26,6 +26,8 @@ class Transcript:
         self._emitted = emitted
         self._loop = asyncio.get_running_loop()
         self._speaking: set[Place] = set()
+        self.closed = False
+        """The run has told all it has to tell; a model that goes on speaking is not heard."""
 
     def tries_before(self, key: str) -> int:
         """Return how many tries of a step without a record were told in earlier attempts."""
@@ -94,7 +96,7 @@ class Transcript:
     def token(self, place: Place, text: str) -> None:
         """Tell a piece within 20 ms, together with its neighbours."""
         _check(text)
-        if not self._new(place):
+        if self.closed or not self._new(place):
             return
         tokens = place.tokens
         if tokens is None:
