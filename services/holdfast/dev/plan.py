@@ -17,17 +17,26 @@ STOPPING = ("runner", "invoker", "checkpoint", "dispatcher", "approval")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The shape of a suite; `environment` reaches every process, `environments` those of one kind or name."""
+    """The shape of a suite; `environment` reaches every process, `environments` those of one kind or name.
+
+    `modules` says by kind what is run instead of `holdfast.<kind>`.
+    """
 
     agents: Sequence[str]
     invokers: int = 1
     runners: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Return the processes' names: the kind, from the second on with a number."""
         return [*_numbered("invoker", self.invokers), *FOUNDATION[1:], *_numbered("runner", self.runners)]
+
+    def module_of(self, name: str) -> str:
+        """Return the module that a process runs."""
+        kind = kind_of(name)
+        return self.modules.get(kind, f"holdfast.{kind}")
 
     def environment_of(self, name: str, own: Mapping[str, str]) -> dict[str, str]:
         """Return all that a process is told; a runner is told no way to the database, whoever sets one."""

@@ -120,6 +120,14 @@ class ServiceProcess:
         self._signal(signal.SIGKILL)
         await self.exited()
 
+    def tell(self, variables: Mapping[str, str | None]) -> None:
+        """Change its environment from its next start on; None takes a variable away."""
+        for name, value in variables.items():
+            if value is None:
+                self._environment.pop(name, None)
+            else:
+                self._environment[name] = value
+
     async def restart(self) -> None:
         """Stop it in order and start it again."""
         await self.stop()
