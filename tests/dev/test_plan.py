@@ -15,7 +15,7 @@ from holdfast.dev.log_line import readable
 from holdfast.dev.plan import Plan
 from holdfast.dev.port import USUAL, choose_addresses, is_free
 from holdfast.dev.record import FOLDER, find_record, remove_record, write_record
-from holdfast.dev.reload import agent_folders, is_importable
+from holdfast.dev.reload import CodeFolder, agent_folders, is_importable
 
 
 def test_port_zero_leaves_every_port_to_its_process() -> None:
@@ -81,7 +81,7 @@ def test_the_record_of_a_killed_suite_is_not_believed(tmp_path: Path) -> None:
     assert (folder / "dev.json").exists()
 
 
-def test_agents_are_watched_in_their_package_or_their_file(
+def test_agents_are_watched_in_their_package_or_beside_their_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lone.py").touch()
@@ -89,7 +89,10 @@ def test_agents_are_watched_in_their_package_or_their_file(
     (tmp_path / "pack" / "inner" / "agents.py").touch()
     monkeypatch.chdir(tmp_path)
     here = Path(os.path.realpath(tmp_path))
-    assert agent_folders(["lone:app", "pack.inner.agents:app"]) == [here / "lone.py", here / "pack" / "inner"]
+    assert agent_folders(["lone:app", "pack.inner.agents:app"]) == [
+        CodeFolder(here, is_package=False),
+        CodeFolder(here / "pack" / "inner", is_package=True),
+    ]
     assert is_importable("lone:app")
     assert not is_importable("nowhere:app")
 

@@ -61,10 +61,11 @@ async def run_foreground(wishes: Wishes, show: Callable[[dict[str, Any]], None])
     reloading = None
     try:
         where = describe(suite)
-        record = write_record(Path.cwd() / FOLDER, where)
-        show(where)
         if wishes.reload and (folders := agent_folders(agents)):
             reloading = asyncio.create_task(reload_on_change(suite.runners, folders, sink))
+            await _begun(reloading)
+        record = write_record(Path.cwd() / FOLDER, where)
+        show(where)
         await stop.wait()
     finally:
         if reloading is not None:
@@ -98,6 +99,13 @@ async def _started(suite: Suite, stop: asyncio.Event) -> bool:
         return False
     starting.result()
     return True
+
+
+async def _begun(task: "asyncio.Task[None]") -> None:
+    """Let a task and those it makes take their first steps: then the watchers watch."""
+    for _ in range(3):
+        if not task.done():
+            await asyncio.sleep(0)
 
 
 def _agents(named: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from holdfast.dev.database import prepare
+from holdfast.dev.database import prepare, until_in_session
 from holdfast.dev.error import SuiteError
 from holdfast.dev.output import Sink, log_file, to_files
 from holdfast.dev.plan import STOPPING, Plan, kind_of
@@ -42,13 +42,15 @@ class Suite:
         port: int = 0,
         environment: Mapping[str, str] = _NONE,
         environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        modules: Mapping[str, str] = _NONE,
         supervise: bool = True,
         sink: Sink | None = None,
     ) -> None:
         """Plan a suite; nothing starts before the block.
 
         Without `database_url` it has a PostgreSQL of its own: ephemeral, or in `data_directory`.
-        `environments` are by kind or process name (`{"runner-2": {…}}`). With `supervise` a service that
+        `environments` are by kind or process name (`{"runner-2": {…}}`), `modules` by kind what runs
+        instead of the service's own. With `supervise` a service that
         dies is started again. `sink` takes the log lines; without one they go to files in `log_directory`,
         which is temporary.
         """
@@ -56,7 +58,7 @@ class Suite:
         self.processes: dict[str, ServiceProcess] = {}
         self.postgres: EmbeddedPostgres | None = None
         self.log_directory: Path | None = None
-        self._plan = Plan(agents, invokers, runners, environment, environments)
+        self._plan = Plan(agents, invokers, runners, environment, environments, modules)
         self._given_url = database_url
         self._data_directory = None if ephemeral else data_directory
         self._ephemeral = ephemeral
@@ -142,12 +144,13 @@ class Suite:
             if kind_of(name) == "runner":
                 self._add(name, own, addresses[name], sink)
         await _all_of(*(runner.start() for runner in self.runners))
+        await until_in_session(self._url, [runner.address for runner in self.runners])
         if self.supervise:
             self._watchdogs = [asyncio.create_task(keep_running(p, sink)) for p in self.processes.values()]
 
     def _add(self, name: str, own: Mapping[str, str], address: str, sink: Sink) -> None:
         told = self._plan.environment_of(name, own)
-        module = f"holdfast.{kind_of(name)}"
+        module = self._plan.module_of(name)
         log = log_file(self.log_directory, name) if self.log_directory is not None else None
         self.processes[name] = ServiceProcess(name, module, told, sink, log=log, address=address)
 
