@@ -5,17 +5,31 @@ import random
 import uuid
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from holdfast.kit.db import Database
 from holdfast.ledger import commit as commit_path
-from holdfast.ledger import commit_sql
+from holdfast.ledger import commit_refusal, commit_sql, history
 from holdfast.ledger.commit import commit_group
-from holdfast.ledger.commit_value import CommitItem, CommitResult, Happened, Record, Refused, Stored
-from holdfast.ledger.domain.commit import Charge
+from holdfast.ledger.commit_column import move_columns, progress_columns
+from holdfast.ledger.commit_fate import Fate
+from holdfast.ledger.commit_value import (
+    CommitItem,
+    CommitResult,
+    Effect,
+    Happened,
+    Record,
+    Refused,
+    Requeue,
+    Stored,
+)
+from holdfast.ledger.domain.commit import Attempted, Charge, Verdict, verdict
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.session import hand_back
+from holdfast.ledger.values import Failure, Outcome
 from tests.support.commit import Floor, commit, lease_ref, open_ledger
+from tests.support.outbox import make_destination
 
 
 @pytest.fixture
@@ -272,3 +286,104 @@ def test_the_tokens_before_the_last_call_are_known() -> None:
 def test_a_commit_knows_its_size() -> None:
     item = CommitItem(uuid.uuid4(), 1, 1, [Record("k", b"x" * 100)], happened=Happened(1, 1, b"y" * 50))
     assert item.size > 150
+
+
+async def test_the_role_of_the_service_may_do_all_of_this_and_not_admit(database_url: str) -> None:
+    async with open_ledger(database_url) as owner:
+        await make_destination(owner, "letters")
+        floor = await Floor(owner).open()
+        first, _ = await floor.admit(2, ordering_key="loan-7")
+        await floor.admit(2)
+        taken = {run.run_id: run for run in await floor.take(3)}
+        async with open_ledger(database_url, role_name="holdfast_checkpoint") as db:
+            ended = taken.pop(first)
+            back, stays = taken.values()
+            effect = Effect(uuid.uuid4(), "letters", "key", b"{}", ordering_key="o")
+            results = await commit_group(
+                db,
+                [
+                    commit(ended, 1, keys=["k"], events=1, move=Outcome(RunStatus.SUCCEEDED, b"1")),
+                    commit(back, 1, move=Requeue(Failure("E", "e"), delay=9.0)),
+                    commit(stays, 1, keys=["k"], events=1, effects=[effect]),
+                ],
+            )
+            assert all(isinstance(result, Stored) for result in results)
+            assert [page async for page in history.load_steps(db, stays.run_id, stays.epoch)]
+            await history.emitted(db, stays.run_id, stays.epoch)
+            await history.list_steps(db, "default", stays.run_id, after_position=0, limit=9)
+            for forbidden in (
+                "SELECT envelope FROM run",
+                "DELETE FROM ready",
+                "INSERT INTO lease SELECT * FROM lease",
+                "DELETE FROM checkpoint",
+                "UPDATE transcript SET events = NULL",
+                "DELETE FROM run_state",
+            ):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    async with db.connection() as connection:
+                        await connection.execute(forbidden)
+
+
+async def test_the_statements_touch_rows_by_index_alone_on_large_tables(db: Database, floor: Floor) -> None:
+    runs = await floor.lease(64)
+    await floor.execute(
+        """INSERT INTO run_state (run_id, tenant, seq, day, pool, rank, ordering_key, status, epoch, attempt,
+               max_attempts, create_time, deadline_time, max_steps, max_tools, max_tokens, max_context,
+               deadline_ms)
+           SELECT gen_random_uuid(), 'default', 1000 + n, current_date, 'count', 0, '', 5, 1, 1, 5, now(),
+                  now(), 1, 1, 1, 1, 1
+           FROM generate_series(1, 100000) n"""
+    )
+    await floor.execute("ANALYZE run_state")
+    group = sorted((commit(run, 1, keys=["k"], events=1) for run in runs), key=lambda item: item.run_id)
+    plain, fates = progress_columns(group), [Fate() for _ in group]
+    statements = [
+        (commit_sql.progress(), plain),
+        (commit_sql.move(), move_columns(group, fates)),
+        (commit_sql.HOLD, [[run.run_id for run in runs]]),
+        (commit_sql.STANDING, [[run.run_id for run in runs]]),
+    ]
+    for statement, columns in statements:
+        for mode in ("force_generic_plan", "force_custom_plan"):
+            async with db.transaction() as connection:
+                await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+                plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {statement}", *columns))
+            assert "Seq Scan" not in plan, plan
+            assert "run_state_pkey" in plan, plan
+
+
+async def test_the_predicate_and_the_domain_decide_alike(db: Database, floor: Floor) -> None:
+    chance = random.Random(20)
+    runs = await floor.lease(250)
+    for run in runs:
+        await floor.execute(
+            """UPDATE run_state SET status = $2, epoch = $3, last_commit = $4, last_sequence = $5, steps = $6,
+                   tools = $7, tokens = $8, max_steps = 4, max_tools = 3, max_tokens = 20, max_context = 9
+               WHERE run_id = $1""",
+            run.run_id,
+            chance.choice([1, 2, 2, 2, 2, 5]),
+            *(chance.randint(*bounds) for bounds in ((1, 2), (0, 2), (1, 2), (0, 5), (0, 4), (0, 22))),
+        )
+    group = []
+    for run in runs:
+        tokens = chance.randint(0, 12)
+        charge = Charge(
+            steps=chance.randint(0, 2),
+            tools=chance.randint(0, 1),
+            tokens=tokens,
+            lead_tokens=chance.randint(0, max(tokens - 1, 0)),
+            context=chance.choice([0, 9, 10]),
+        )
+        number, events, first = chance.randint(1, 3), chance.randint(0, 1), chance.randint(2, 3)
+        group.append(commit(run, number, epoch=1, events=events, first=first, charge=charge))
+    rows = await floor.fetch(commit_sql.STANDING, [run.run_id for run in runs])
+    standing = {row["run_id"]: commit_refusal._standing(row) for row in rows}
+    expected = []
+    for item in group:
+        first = item.happened.first_sequence if item.happened else 0
+        attempted = Attempted(item.epoch, item.number, first, item.charge)
+        expected.append(verdict(attempted, standing[item.run_id]))
+    got = [isinstance(result, Stored) for result in await commit_group(db, group)]
+    wanted = [each in {Verdict.LANDS, Verdict.STORED} for each in expected]
+    assert got == wanted
+    assert set(expected) >= set(Verdict) - {Verdict.NOT_FOUND}

@@ -58,11 +58,11 @@ async def test_a_run_without_steps_has_one_empty_page(db: Database, floor: Floor
     assert await history.emitted(db, run.run_id, run.epoch) == {}
 
 
-async def test_what_each_scope_emitted_is_the_last_that_was_committed(db: Database, floor: Floor) -> None:
+async def test_what_each_scope_emitted_is_the_sum_of_what_its_commits_say(db: Database, floor: Floor) -> None:
     (run,) = await floor.lease()
     for number, counts in enumerate(['{"": 2, "map.1": 1}', None, '{"map.1": 4}'], 1):
         await commit_group(db, [commit(run, number, events=1, first=number + 1, emitted=counts)])
-    assert await history.emitted(db, run.run_id, run.epoch) == {"": 2, "map.1": 4}
+    assert await history.emitted(db, run.run_id, run.epoch) == {"": 2, "map.1": 5}
 
 
 async def test_only_the_holder_of_the_lease_loads_a_run(db: Database, floor: Floor) -> None:

@@ -25,7 +25,7 @@ class Record:
 class Happened:
     """Consecutive events of a run: the sequences of the first and the last, and the serialized EventBatch.
 
-    `emitted` is the JSON object of the events committed per scope, where it changed.
+    `emitted` is the JSON object of how many of each scope's own events are among them.
     """
 
     first_sequence: int

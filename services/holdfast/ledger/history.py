@@ -31,7 +31,7 @@ WHERE ordinal = 1 OR bytes <= $5
 ORDER BY position"""
 
 _EMITTED: Final = """
-SELECT e.key, max(e.value::integer) AS events
+SELECT e.key, sum(e.value::bigint)::bigint AS events
 FROM transcript t, jsonb_each_text(t.emitted) e
 WHERE t.run_id = $1 AND t.day = $2 AND t.emitted IS NOT NULL
 GROUP BY e.key"""

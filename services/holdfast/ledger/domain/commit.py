@@ -91,7 +91,15 @@ def verdict(commit: Attempted, run: Standing | None) -> Verdict:
 
 
 def overspent(charge: Charge, run: Standing) -> Dimension:
-    """Name the limit a charge would pass; tokens may pass theirs by the last call, which was in flight."""
-    before_last = run.spent.plus(Usage(tokens=charge.lead_tokens))
+    """Name the limit a charge would pass; tokens may pass theirs by the last call, which was in flight.
+
+    What costs nothing passes no limit, not even one that was lowered below what is spent.
+    """
+    spent = run.spent
+    before_last = Usage(
+        steps=spent.steps if charge.steps else 0,
+        tools=spent.tools if charge.tools else 0,
+        tokens=spent.tokens + charge.lead_tokens,
+    )
     spending = Usage(charge.steps, charge.tools, charge.tokens, charge.context)
     return exceeded(before_last, spending, run.limits)
