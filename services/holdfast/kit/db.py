@@ -7,10 +7,11 @@ a verb that needs another one says `SET LOCAL`.
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +25,8 @@ from holdfast.kit.listener import Listener
 __all__ = ["Connection", "Database", "as_fault", "is_connection_error"]
 
 T = TypeVar("T")
+_PLANS_LIVE: Final = 2.0
+_PLANS_FORGOTTEN: Final = 600.0
 Connection = Any  # asyncpg publishes no types; what is borrowed is an `asyncpg.Connection`
 
 
@@ -38,6 +41,7 @@ class Database:
         self._connect = connect
         self._acquire_timeout = acquire_timeout
         self._engine: AsyncEngine | None = None
+        self._planned: dict[int, float] = {}
 
     @classmethod
     async def connect(
@@ -130,6 +134,7 @@ class Database:
         except Exception as error:
             raise _translated(error) from error
         try:
+            await self._forget_old_plans(connection)
             yield connection
         except Exception as error:
             if _is_broken(error, connection):
@@ -211,6 +216,19 @@ class Database:
         calls with an empty payload: notifications may have been missed, and whoever needs them looks once.
         """
         return Listener(self._connect, channel, callback)
+
+    async def _forget_old_plans(self, connection: Any) -> None:
+        """Let prepared statements be planned anew every few seconds.
+
+        A prepared statement keeps its plan until the statistics of its tables change, which takes minutes. A
+        plan made while a table was empty (read all of it, by whichever index) would cost more with each row.
+        """
+        now = time.monotonic()
+        if now - self._planned.setdefault(connection.get_server_pid(), now) < _PLANS_LIVE:
+            return
+        self._planned = {pid: at for pid, at in self._planned.items() if now - at < _PLANS_FORGOTTEN}
+        self._planned[connection.get_server_pid()] = now
+        await connection.execute("DISCARD PLANS")
 
     async def _give_back(self, connection: Any) -> None:
         try:
