@@ -18,6 +18,7 @@ from tests.support.ledger import (
     contradictions,
     execute,
     fetch,
+    fill,
     finish,
     give_up,
     invocation,
@@ -218,9 +219,9 @@ async def test_a_count_that_has_drifted_sets_itself_right(db: Database) -> None:
 @pytest.mark.timeout(300)
 async def test_a_claim_costs_the_same_whatever_waits(db: Database) -> None:
     runner = await opened(db)
-    await _fill(db, tenants=100, runs=1_000)
+    await fill(db, tenants=100, runs=1_000)
     short = await _cost(runner)
-    await _fill(db, tenants=10_000, runs=100_000)
+    await fill(db, tenants=10_000, runs=100_000)
     long = await _cost(runner)
     assert long < 3 * short + 0.002, f"{short * 1e3:.2f} ms at 1e3 queued, {long * 1e3:.2f} ms at 1e5"
 
@@ -233,37 +234,3 @@ async def _cost(runner: Runner) -> float:
         assert len(await runner.take(50)) == 50
         costs.append(time.perf_counter() - begin)
     return min(costs)
-
-
-async def _fill(db: Database, *, tenants: int, runs: int) -> None:
-    """Queue runs without the door, for its time is not what is measured."""
-    async with db.transaction() as connection:
-        await connection.execute("SET LOCAL statement_timeout = 0")
-        await connection.execute(
-            """WITH new AS MATERIALIZED (
-                   SELECT gen_random_uuid() AS run_id, nextval('run_seq') AS seq, 'fill-' || n % $1 AS tenant
-                   FROM generate_series(1, $2::bigint) AS n
-               ), runs AS (
-                   INSERT INTO run (run_id, seq, tenant, create_time, intent, shape, user_id, idempotency_key,
-                                    correlation_id, session_id, ordering_key, priority, envelope)
-                   SELECT run_id, seq, tenant, now(), 'count', 1, '', run_id::text, '', '', '', 0, '' FROM new
-               ), states AS (
-                   INSERT INTO run_state (run_id, tenant, seq, day, pool, rank, ordering_key, status, epoch,
-                       attempt, max_attempts, create_time, deadline_time, max_steps, max_tools, max_tokens,
-                       max_context, deadline_ms)
-                   SELECT run_id, tenant, seq, current_date, 'count', 0, '', 1, 0, 0, 5, now(),
-                          now() + interval '1 h', 9, 9, 9, 9, 9 FROM new
-               ), waiting AS (
-                   INSERT INTO ready (pool, tenant, rank, seq, run_id)
-                   SELECT 'count', tenant, 0, seq, run_id FROM new
-               ), named AS (
-                   INSERT INTO tenant AS t (tenant, queued) SELECT tenant, count(*) FROM new GROUP BY tenant
-                   ON CONFLICT (tenant) DO UPDATE SET queued = t.queued + excluded.queued
-               )
-               INSERT INTO tenant_pool AS p (pool, tenant, ready)
-               SELECT 'count', tenant, count(*) FROM new GROUP BY tenant
-               ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready""",
-            tenants,
-            runs,
-        )
-    await execute(db, "VACUUM ANALYZE")

@@ -10,7 +10,7 @@ from holdfast.ledger.platform_move import COLUMNS, Moved, settle, standing
 from holdfast.ledger.values import Failure
 
 _EXPIRED: Final = """
-SELECT session_id FROM runner_session WHERE expire_time <= clock_timestamp() ORDER BY expire_time LIMIT 32
+SELECT session_id FROM runner_session WHERE expire_time <= now() ORDER BY expire_time LIMIT 32
 """
 
 _LOCK_TENANTS: Final = """
@@ -27,9 +27,10 @@ WHERE session_id = ANY($1::uuid[]) AND expire_time <= clock_timestamp() ORDER BY
 
 # Only of tenants locked above: a lease of another came meanwhile, and its turn is the next round.
 _LOST: Final = f"""
-SELECT {COLUMNS} FROM lease l JOIN run_state s ON s.run_id = l.run_id
-WHERE l.session_id = ANY($1::uuid[]) AND l.tenant = ANY($2::text[])
-ORDER BY s.run_id LIMIT $3 FOR UPDATE OF s
+WITH lost AS MATERIALIZED (
+    SELECT run_id FROM lease WHERE session_id = ANY($1::uuid[]) AND tenant = ANY($2::text[]) LIMIT $3
+)
+SELECT {COLUMNS} FROM lost JOIN run_state s ON s.run_id = lost.run_id ORDER BY s.run_id FOR UPDATE OF s
 """  # noqa: S608 - a constant of ours
 
 _BURY: Final = """
