@@ -2,46 +2,101 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Sequence
 from uuid import UUID
 
-from holdfast.ledger.values import ServedIntent
+from holdfast.invoker.assignment import leased_assignment
+from holdfast.kit.errors import Fault, ShuttingDown
+from holdfast.ledger.values import Leased, LeaseRef, ServedIntent
 from holdfast.v1 import work_service_pb2
 
 _ASSIGNMENTS_PER_MESSAGE = 64
+# A payload may have 1 MiB and a message at most 4: a list of runs must always arrive.
+_BYTES_PER_MESSAGE = 2 * 1024 * 1024
+_MANY = 20_000
 
 
-@dataclass(slots=True, eq=False)
 class RunnerSession:
-    """One connected runner: its credit, and the messages that wait to be sent to it."""
+    """One connected runner: its credit, what it was told to run, and what waits to be sent to it.
 
-    session_id: UUID
-    address: str
-    intents: tuple[ServedIntent, ...]
-    credit: int = 0
-    heard: float = field(default_factory=time.monotonic)
-    # A call that may have leased runs to it had no answer: ask the ledger what it holds.
-    in_doubt: bool = False
-    draining: bool = False
-    closed: bool = False
-    _outgoing: list[work_service_pb2.LeaseResponse] = field(default_factory=list)
-    _assignments: list[work_service_pb2.Assignment] = field(default_factory=list)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    Credit whose use had no answer is withheld until the ledger has said what the runner holds (`settle`).
+    """
 
-    def lease(self, assignment: work_service_pb2.Assignment) -> None:
-        """Push a run to the runner; those pushed in one tick go out as one message."""
-        self._assignments.append(assignment)
+    def __init__(self, session_id: UUID, address: str, intents: tuple[ServedIntent, ...]) -> None:
+        self.session_id = session_id
+        self.address = address
+        self.intents = intents
+        self.credit = 0
+        self.heard = time.monotonic()
+        self.renewed = float("-inf")
+        self.closed = False
+        self._withheld: int | None = None
+        self._told: dict[UUID, int] = {}
+        self._fault: Fault | None = None
+        self._outgoing: list[work_service_pb2.LeaseResponse] = []
+        self._assignments: list[work_service_pb2.Assignment] = []
+        self._changed = asyncio.Event()
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the ledger must be asked what this runner holds."""
+        return self._withheld is not None or len(self._told) > _MANY
+
+    def lease(self, lease: Leased) -> bool:
+        """Push a run to the runner, together with others of this tick; False if it was told before."""
+        if self._told.get(lease.run_id) == lease.epoch:
+            return False
+        self._told[lease.run_id] = lease.epoch
+        self._assignments.append(leased_assignment(lease))
         self._changed.set()
+        return True
 
-    def tell(self, message: work_service_pb2.LeaseResponse) -> None:
-        """Push any other message to the runner."""
-        self._outgoing.append(message)
-        self._changed.set()
+    def cancel(self, run_id: UUID, epoch: int, reason: str) -> None:
+        """Tell the runner to stop a run."""
+        ref = work_service_pb2.LeaseRef(run_id=str(run_id), epoch=epoch)
+        self._tell(
+            work_service_pb2.LeaseResponse(cancel=work_service_pb2.CancelAsked(leases=[ref], reason=reason))
+        )
 
-    def close(self) -> None:
-        """End the runner's stream after what is already waiting. Repeatable."""
+    def revoke(self, lease: LeaseRef) -> None:
+        """Tell the runner that a lease is no longer its own."""
+        self._told.pop(lease.run_id, None)
+        ref = work_service_pb2.LeaseRef(run_id=str(lease.run_id), epoch=lease.epoch)
+        self._tell(work_service_pb2.LeaseResponse(revoked=work_service_pb2.LeasesRevoked(leases=[ref])))
+
+    def drain(self, grace: float) -> None:
+        """Tell the runner to open a stream elsewhere."""
+        draining = work_service_pb2.SessionDraining()
+        draining.grace.FromMilliseconds(int(grace * 1000))
+        self._tell(work_service_pb2.LeaseResponse(draining=draining))
+
+    def left(self, run_ids: Iterable[UUID]) -> None:
+        """Note that runs are no longer with the runner."""
+        for run_id in run_ids:
+            self._told.pop(run_id, None)
+
+    def withhold(self, slots: int) -> None:
+        """Keep credit back: runs may have been leased to it of which nobody has told it."""
+        self._withheld = (self._withheld or 0) + slots
+
+    def settle(self, held: Sequence[Leased], asked: "Doubt") -> None:
+        """End a doubt: push what the runner holds and was not told, and free the credit not used for it."""
+        found = sum(self.lease(lease) for lease in held)
+        holds = {lease.run_id for lease in held}
+        self.left(run_id for run_id in asked.told if run_id not in holds)
+        if self._withheld is not None:
+            self.credit += max(0, asked.withheld - found)
+            later = self._withheld - asked.withheld
+            self._withheld = later or None
+
+    def doubt(self) -> "Doubt":
+        """Return what is in doubt now, before the ledger is asked."""
+        return Doubt(tuple(self._told), self._withheld or 0)
+
+    def close(self, fault: Fault | None = None) -> None:
+        """End the runner's stream after what is already waiting, with `fault` if there is one. Repeatable."""
         self.closed = True
+        self._fault = self._fault or fault
         self._changed.set()
 
     async def messages(self) -> AsyncIterator[work_service_pb2.LeaseResponse]:
@@ -53,22 +108,43 @@ class RunnerSession:
             assignments, self._assignments = self._assignments, []
             for message in outgoing:
                 yield message
-            for start in range(0, len(assignments), _ASSIGNMENTS_PER_MESSAGE):
-                part = assignments[start : start + _ASSIGNMENTS_PER_MESSAGE]
+            for part in _parts(assignments):
                 yield work_service_pb2.LeaseResponse(leased=work_service_pb2.RunsLeased(assignments=part))
             if self.closed and not self._outgoing and not self._assignments:
+                if self._fault is not None:
+                    raise self._fault
                 return
+
+    def _tell(self, message: work_service_pb2.LeaseResponse) -> None:
+        self._outgoing.append(message)
+        self._changed.set()
+
+
+class Doubt:
+    """What a runner had been told, and what of its credit was withheld, before the ledger was asked."""
+
+    __slots__ = ("told", "withheld")
+
+    def __init__(self, told: tuple[UUID, ...], withheld: int) -> None:
+        self.told = told
+        self.withheld = withheld
 
 
 class Board:
-    """All runners connected to this process, found by session and by pool."""
+    """All runners connected to this process, found by session and by pool.
 
-    def __init__(self) -> None:
+    A runner that has been silent for `patience` seconds is given no work, though its leases still live.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._draining = False
         self._sessions: dict[UUID, RunnerSession] = {}
         self._pools: dict[str, dict[UUID, RunnerSession]] = {}
 
     def add(self, session: RunnerSession) -> None:
         """Put a runner on the board; one that reconnects takes the place of its old stream."""
+        self.refuse_if_draining()
         old = self._sessions.get(session.session_id)
         if old is not None:
             self.remove(old)
@@ -104,39 +180,93 @@ class Board:
         """Say whether a connected runner takes runs of a pool."""
         return pool in self._pools
 
-    def serving(self, pool: str) -> list[RunnerSession]:
-        """Return the runners that take runs of a pool and have credit."""
-        return [each for each in self._pools.get(pool, {}).values() if each.credit > 0 and not each.draining]
+    def serving(self, pool: str) -> Iterable[RunnerSession]:
+        """Return the runners that take runs of a pool."""
+        return self._pools.get(pool, {}).values()
 
-    def reserve(self, sessions: Iterable[RunnerSession], most: int) -> dict[UUID, int]:
-        """Take up to `most` credit of these runners, the idlest first; give back what is not used."""
-        reserved: dict[UUID, int] = {}
-        for session in sorted(sessions, key=lambda each: -each.credit):
-            slots = min(session.credit, most)
-            if slots <= 0 or session.closed or session.draining:
-                continue
-            session.credit -= slots
-            most -= slots
-            reserved[session.session_id] = slots
-        return reserved
+    def reserve(self, sessions: Iterable[RunnerSession], most: int) -> "Reservation":
+        """Take up to `most` credit of these runners, spread over them, the idlest first."""
+        slots: dict[RunnerSession, int] = {}
+        heard_since = time.monotonic() - self._patience
+        able = [each for each in sessions if each.credit > 0 and each.heard > heard_since and not each.closed]
+        if self._draining or not able or most <= 0:
+            return Reservation(self, slots)
+        if len(able) > 1:
+            able.sort(key=lambda each: -each.credit)
+        fair = -(-most // len(able))
+        for share in (fair, most):
+            for session in able:
+                taken = min(session.credit, share, most)
+                if taken > 0:
+                    session.credit -= taken
+                    most -= taken
+                    slots[session] = slots.get(session, 0) + taken
+        return Reservation(self, slots)
 
-    def give_back(self, session_id: UUID, slots: int) -> None:
-        """Return reserved credit that was not used."""
-        session = self._sessions.get(session_id)
-        if session is not None:
-            session.credit += slots
-
-    def doubt(self, session_ids: Iterable[UUID]) -> None:
-        """Mark runners that may hold leases nobody has told them of."""
-        for session_id in session_ids:
-            session = self._sessions.get(session_id)
-            if session is not None:
-                session.in_doubt = True
+    def refuse_if_draining(self) -> None:
+        """Raise ShuttingDown once the board drains."""
+        if self._draining:
+            raise ShuttingDown("This invoker is draining; open a stream to another.")
 
     def drain(self, grace: float) -> None:
         """Tell every runner to open a stream elsewhere, and give them no more work."""
+        self._draining = True
         for session in self._sessions.values():
-            session.draining = True
-            draining = work_service_pb2.SessionDraining()
-            draining.grace.FromMilliseconds(int(grace * 1000))
-            session.tell(work_service_pb2.LeaseResponse(draining=draining))
+            session.drain(grace)
+
+    def close(self) -> None:
+        """End all streams: the runners find another Invoker."""
+        for session in self._sessions.values():
+            session.close(ShuttingDown("This invoker is ending; open a stream to another."))
+
+
+class Reservation:
+    """Credit taken for one call that may lease runs; it goes to leases, or back, or into doubt.
+
+    It belongs to the stream it was taken from: a runner that has opened another meanwhile has said anew what
+    it can take.
+    """
+
+    def __init__(self, board: Board, slots: dict[RunnerSession, int]) -> None:
+        self.slots = slots
+        self._board = board
+
+    @property
+    def total(self) -> int:
+        """How many runs it allows."""
+        return sum(self.slots.values())
+
+    def spend(self, lease: Leased) -> None:
+        """Push a run that was leased. If its runner has no stream now, it is told when it comes back."""
+        session = self._board.get(lease.session_id)
+        if session is not None and session.lease(lease) and session in self.slots:
+            self.slots[session] -= 1
+
+    def give_back(self) -> None:
+        """Return what was not used."""
+        for session, slots in self.slots.items():
+            session.credit += slots
+        self.slots = {}
+
+    def doubt(self) -> None:
+        """Withhold it all: the call had no answer, and may have leased runs."""
+        for session, slots in self.slots.items():
+            session.withhold(slots)
+        self.slots = {}
+
+
+def _parts(
+    assignments: Sequence[work_service_pb2.Assignment],
+) -> Iterable[list[work_service_pb2.Assignment]]:
+    """Divide assignments into lists that fit into a message."""
+    part: list[work_service_pb2.Assignment] = []
+    size = 0
+    for assignment in assignments:
+        bytes_of = assignment.ByteSize()
+        if part and (len(part) == _ASSIGNMENTS_PER_MESSAGE or size + bytes_of > _BYTES_PER_MESSAGE):
+            yield part
+            part, size = [], 0
+        part.append(assignment)
+        size += bytes_of
+    if part:
+        yield part

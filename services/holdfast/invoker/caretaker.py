@@ -4,24 +4,18 @@ import asyncio
 import time
 from uuid import UUID
 
-from holdfast.invoker.assignment import leased_assignment
 from holdfast.invoker.board import Board
-from holdfast.invoker.claimer import Claimer
-from holdfast.invoker.follow import Followers
+from holdfast.invoker.hints import Hints
 from holdfast.invoker.settings import InvokerSettings
-from holdfast.invoker.waiters import Waiters
 from holdfast.kit.db import Database
+from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import due
 from holdfast.ledger import session as ledger_session
-from holdfast.ledger.notice import ENDED, READY, Notices
-from holdfast.ledger.platform_move import Moved
 from holdfast.ledger.position import cancels_asked
 from holdfast.ledger.sweep import sweep
-from holdfast.ledger.values import LeaseRef
-from holdfast.v1 import work_service_pb2
 
 SWEEP_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 3600.0
@@ -29,35 +23,19 @@ PARTITIONS_AHEAD = 7
 
 _log = logger("invoker")
 
-Told = work_service_pb2.RunsLeased | work_service_pb2.CancelAsked | work_service_pb2.LeasesRevoked
-
 
 class Caretaker:
     """The loops of an Invoker that act on time; any number of Invokers share the work."""
 
-    def __init__(
-        self,
-        *,
-        db: Database,
-        board: Board,
-        claimer: Claimer,
-        waiters: Waiters,
-        followers: Followers,
-        notices: Notices,
-        settings: InvokerSettings,
-    ) -> None:
+    def __init__(self, db: Database, board: Board, hints: Hints, settings: InvokerSettings) -> None:
         self.invoker_id = new_id()
         self._db = db
         self._board = board
-        self._claimer = claimer
-        self._waiters = waiters
-        self._followers = followers
-        self._notices = notices
+        self._hints = hints
         self._settings = settings
-        self._renewed: dict[UUID, float] = {}
         self._sweeper = Loop("sweep", self.sweep, interval=SWEEP_SECONDS)
+        self.heartbeats = Loop("heartbeat", self.heartbeat, interval=settings.heartbeat_interval / 2)
         self.loops = [
-            Loop("heartbeat", self.heartbeat, interval=settings.heartbeat_interval),
             self._sweeper,
             Loop("due", self.fire, interval=SWEEP_SECONDS),
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
@@ -74,31 +52,30 @@ class Caretaker:
     async def heartbeat(self) -> int:
         """Renew the sessions heard since the last time, and pass on what their runners have missed."""
         now = time.monotonic()
-        heard = [
-            each for each in self._board.sessions() if each.heard > self._renewed.get(each.session_id, 0.0)
-        ]
+        heard = [session for session in self._board.sessions() if session.heard > session.renewed]
         if not heard:
             return 0
         ids = [session.session_id for session in heard]
+        doubts = [(session, session.doubt()) for session in heard if session.in_doubt]
         async with self._db.connection() as connection:
             gone = await ledger_session.heartbeat(
                 connection, self.invoker_id, ids, ttl_s=self._settings.lease_ttl
             )
-            doubted = [each.session_id for each in heard if each.in_doubt]
-            held = await ledger_session.held(connection, doubted) if doubted else []
             asked = await cancels_asked(connection, ids)
-        self._renewed = dict.fromkeys(ids, now)
+            held = []
+            if doubts:
+                held = await ledger_session.held(connection, [session.session_id for session, _ in doubts])
         for session in heard:
-            if session.session_id in gone:  # its leases are over: it must come anew
-                self._board.remove(session)
-                session.close()
-            elif session.session_id in doubted:
-                session.in_doubt = False
-        for lease in held:
-            self._tell(lease.session_id, work_service_pb2.RunsLeased(assignments=[leased_assignment(lease)]))
+            session.renewed = now
+            if session.session_id in gone and self._board.remove(session):
+                session.close(SessionUnknown("The session's leases are over; open it anew."))
+        for session, doubt in doubts:
+            if session.session_id not in gone:
+                session.settle([lease for lease in held if lease.session_id == session.session_id], doubt)
         for cancel in asked:
-            ref = work_service_pb2.LeaseRef(run_id=str(cancel.run_id), epoch=cancel.epoch)
-            self._tell(cancel.session_id, work_service_pb2.CancelAsked(leases=[ref], reason=cancel.reason))
+            told = self._board.get(cancel.session_id)
+            if told is not None:
+                told.cancel(cancel.run_id, cancel.epoch, cancel.reason)
         return 0
 
     async def sweep(self) -> int:
@@ -111,47 +88,21 @@ class Caretaker:
                 dead_lettered=len(moved.dead_lettered),
                 ended=len(moved.ended),
             )
-        self.moved(moved)
+        self._hints.moved(moved)
         return moved.count
 
     async def fire(self) -> int:
         """End runs past their deadline and ready those whose delay is over."""
         fired = await due.fire(self._db)
-        self.moved(fired.moved)
+        self._hints.moved(fired.moved)
         for session_id, lease in fired.revoked:
-            self._tell(session_id, work_service_pb2.LeasesRevoked(leases=[_ref(lease)]))
+            session = self._board.get(session_id)
+            if session is not None:
+                session.revoke(lease)
         return fired.fired
-
-    def moved(self, moved: Moved) -> None:
-        """Say what a verb has moved: here, and to the other Invokers."""
-        if moved.pools:
-            self._claimer.queued()
-            self._notices.send(READY, moved.pools)
-        changed = [*moved.ended, *moved.requeued]
-        if changed:
-            self._waiters.hint(changed)
-            for run_id in changed:
-                self._followers.hint(run_id)
-            self._notices.send(ENDED, changed)
 
     async def housekeeping(self) -> int:
         """Make the partitions of the coming days."""
         async with self._db.connection() as connection:
             await connection.execute("SELECT make_partitions($1)", PARTITIONS_AHEAD)
         return 0
-
-    def _tell(self, session_id: UUID, message: Told) -> None:
-        session = self._board.get(session_id)
-        if session is None:
-            return
-        match message:
-            case work_service_pb2.RunsLeased():
-                session.tell(work_service_pb2.LeaseResponse(leased=message))
-            case work_service_pb2.CancelAsked():
-                session.tell(work_service_pb2.LeaseResponse(cancel=message))
-            case _:
-                session.tell(work_service_pb2.LeaseResponse(revoked=message))
-
-
-def _ref(lease: LeaseRef) -> work_service_pb2.LeaseRef:
-    return work_service_pb2.LeaseRef(run_id=str(lease.run_id), epoch=lease.epoch)

@@ -1,6 +1,5 @@
 """Queued runs reach runners with credit: one claim at a time per process, for all its runners together."""
 
-from holdfast.invoker.assignment import leased_assignment
 from holdfast.invoker.board import Board
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop
@@ -32,27 +31,25 @@ class Claimer:
     async def run_once(self) -> int:
         """Claim one group and push it; return how many runs were leased."""
         reserved = self._board.reserve(self._board.sessions(), MAX_CLAIM)
-        demands = [
-            Demand(session_id=session_id, intents=session.intents, slots=slots)
-            for session_id, slots in reserved.items()
-            if (session := self._board.get(session_id)) is not None
-        ]
-        if not demands:
+        wanted = reserved.total
+        if not wanted:
             return 0
-        left = dict(reserved)
+        self._emptied = True  # unless there is more work meanwhile, or more than was wanted
         try:
-            leases = await claim(self._db, demands)
+            leases = await claim(
+                self._db,
+                [
+                    Demand(session.session_id, session.intents, slots)
+                    for session, slots in reserved.slots.items()
+                ],
+            )
         except BaseException:
-            self._board.doubt(reserved)
-            for session_id, slots in left.items():
-                self._board.give_back(session_id, slots)
+            self._emptied = False
+            reserved.doubt()
             raise
         for lease in leases:
-            left[lease.session_id] -= 1
-            session = self._board.get(lease.session_id)
-            if session is not None:  # else its stream just broke: it gets the lease when it comes back
-                session.lease(leased_assignment(lease))
-        for session_id, slots in left.items():
-            self._board.give_back(session_id, slots)
-        self._emptied = len(leases) < sum(reserved.values())
+            reserved.spend(lease)
+        reserved.give_back()
+        if len(leases) >= wanted:
+            self._emptied = False
         return len(leases)

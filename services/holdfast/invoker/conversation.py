@@ -6,148 +6,147 @@ idle ──start | attach──▶ following ──run ended──▶ idle ─�
 """
 
 import asyncio
-import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing
+from typing import TypeVar
 
-from holdfast.invoker.door import Door
 from holdfast.invoker.envelope import Violations, read_envelope
-from holdfast.invoker.follow import Followers
-from holdfast.invoker.stopping import Stopping
+from holdfast.invoker.parts import Parts
 from holdfast.invoker.view import run_message
-from holdfast.kit.db import Database
-from holdfast.kit.errors import NotYetAvailable, StreamProtocol
+from holdfast.kit.errors import NotYetAvailable, ShuttingDown, StreamProtocol
+from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import inspect
+from holdfast.ledger.values import Admitted
 from holdfast.v1 import invoker_service_pb2 as pb
 from holdfast.v1 import run_pb2, transcript_pb2
 
 MAX_REASON_BYTES = 1000
 
+_log = logger("invoker")
+
+T = TypeVar("T")
+
 
 class Conversation:
-    """Holds one Converse stream."""
+    """Holds one Converse stream of a tenant."""
 
-    def __init__(
-        self,
-        *,
-        db: Database,
-        door: Door,
-        followers: Followers,
-        stopping: Stopping,
-        tenant: str,
-        max_attempts: int,
-    ) -> None:
-        self._db = db
-        self._door = door
-        self._followers = followers
-        self._stopping = stopping
+    def __init__(self, parts: Parts, tenant: str) -> None:
+        self._parts = parts
         self._tenant = tenant
-        self._max_attempts = max_attempts
+        # What opens a run waits here until the run before has ended.
+        self._openings: asyncio.Queue[pb.ConverseRequest] = asyncio.Queue(maxsize=1)
+        self._opened = 0
+        self._followed = asyncio.Event()
         self._run_id: uuid.UUID | None = None
+        self._admission: asyncio.Future[Admitted] | None = None
         self._cancel_if_left = False
-        self._next: asyncio.Queue[pb.ConverseRequest | None] = asyncio.Queue(maxsize=1)
+        self._reader: asyncio.Task[None] | None = None
 
-    async def hold(self, requests: AsyncIterator[pb.ConverseRequest]) -> AsyncIterator[pb.ConverseResponse]:
+    async def hold(
+        self, requests: AsyncIterator[pb.ConverseRequest]
+    ) -> AsyncGenerator[pb.ConverseResponse, None]:
         """Answer what the client says until it has closed its side and its last run has ended."""
-        reader = asyncio.create_task(self._read(requests), name="converse-reader")
+        self._reader = asyncio.create_task(self._read(requests), name="converse-reader")
         try:
-            while True:
-                request = await self._opening(reader)
-                if request is None:
-                    return
-                async for response in self._follow(request, reader):
-                    yield response
-                self._run_id = None
+            while (request := await self._opening()) is not None:
+                async with aclosing(self._follow(request)) as responses:
+                    async for response in responses:
+                        yield response
+                self._cancel_if_left = False
         finally:
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await reader
-            if self._run_id is not None and self._cancel_if_left:
-                leaving = self._stopping.cancel(self._tenant, self._run_id, "the client left")
-                await asyncio.shield(asyncio.create_task(leaving))
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+            if self._cancel_if_left and not self._parts.followers.leaving.is_set():
+                # In a task of its own: this one is being cancelled.
+                await asyncio.shield(asyncio.create_task(self._cancel_left()))
 
-    async def _opening(self, reader: "asyncio.Task[None]") -> pb.ConverseRequest | None:
+    async def _opening(self) -> pb.ConverseRequest | None:
         """Wait for the next start or attach; None once the client has closed its side."""
-        waiting = asyncio.ensure_future(self._next.get())
+        assert self._reader is not None  # hold() made it
+        waiting = asyncio.create_task(self._openings.get())
+        leaving = asyncio.create_task(self._parts.followers.leaving.wait())
         try:
-            await asyncio.wait({waiting, reader}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({waiting, leaving, self._reader}, return_when=asyncio.FIRST_COMPLETED)
+            if self._reader.done():
+                self._reader.result()  # raises what was wrong with the client's messages
+            if leaving.done():
+                raise ShuttingDown("This invoker is ending; converse with another.")
             if waiting.done():
                 return waiting.result()
-            reader.result()  # raises what was wrong with the client's messages
-            return self._next.get_nowait() if not self._next.empty() else None
+            return None if self._openings.empty() else self._openings.get_nowait()
         finally:
             waiting.cancel()
+            leaving.cancel()
 
-    async def _follow(
-        self, request: pb.ConverseRequest, reader: "asyncio.Task[None]"
-    ) -> AsyncIterator[pb.ConverseResponse]:
-        started, after, epoch = await self._start(request)
-        yield pb.ConverseResponse(started=started)
-        assert self._run_id is not None  # _start sets it
-        updates = aiter(self._followers.follow(self._tenant, self._run_id, after, epoch))
-        pending: asyncio.Future[transcript_pb2.RunEvent | transcript_pb2.Rewound] | None = None
-        try:
-            while True:
-                pending = asyncio.ensure_future(anext(updates))
-                if not reader.done():
-                    await asyncio.wait({pending, reader}, return_when=asyncio.FIRST_COMPLETED)
-                if reader.done():
-                    reader.result()  # a message out of order ends the stream
-                try:
-                    update = await pending
-                except StopAsyncIteration:
-                    return
-                if isinstance(update, transcript_pb2.RunEvent):
-                    yield pb.ConverseResponse(event=update)
-                else:
-                    yield pb.ConverseResponse(rewound=update)
-        finally:
-            if pending is not None and not pending.done():
-                pending.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await pending
-            await updates.aclose()  # type: ignore[attr-defined]  # an async generator
-
-    async def _start(self, request: pb.ConverseRequest) -> tuple[pb.ConverseStarted, int, int]:
+    async def _follow(self, request: pb.ConverseRequest) -> AsyncGenerator[pb.ConverseResponse, None]:
+        """Open a run and pass on what happens in it, until it has ended."""
         if request.WhichOneof("message") == "start":
-            start = request.start
-            invocation = read_envelope(
-                start.invocation,
-                tenant=self._tenant,
-                shape=run_pb2.SHAPE_SERVICE,
-                max_attempts=self._max_attempts,
-                prefix="start.invocation.",
-            )
-            admitted = await self._door.admit(invocation)
-            self._cancel_if_left = start.on_disconnect == run_pb2.ON_DISCONNECT_CANCEL
-            return await self._started(admitted.run_id, reattached=not admitted.created), 0, 0
-        attach = request.attach
+            run_id, reattached = await self._start(request.start)
+            after, epoch = 0, 0
+        else:
+            run_id, reattached = await self._attach(request.attach), True
+            after, epoch = request.attach.after_sequence, request.attach.after_epoch
+        async with self._parts.db.connection() as connection:
+            view = await inspect.get(connection, self._tenant, run_id)
+        self._run_id = run_id
+        self._followed.set()
+        started = pb.ConverseStarted(run=run_message(view), reattached=reattached)
+        yield pb.ConverseResponse(started=started)
+        async with aclosing(self._parts.followers.follow(self._tenant, run_id, after, epoch)) as updates:
+            while (update := await self._while_in_order(anext(updates, None))) is not None:
+                if isinstance(update, transcript_pb2.Rewound):
+                    yield pb.ConverseResponse(rewound=update)
+                else:
+                    for event in update:
+                        yield pb.ConverseResponse(event=event)
+        self._opened -= 1
+        if self._opened:
+            self._followed.clear()  # what the client has said since is about the next run
+
+    async def _start(self, start: pb.ConverseStart) -> tuple[uuid.UUID, bool]:
+        wrong = Violations("start.")
+        if start.on_disconnect not in run_pb2.OnDisconnect.values():
+            wrong.add("on_disconnect", "is not one of its values")
+        invocation = read_envelope(
+            start.invocation,
+            tenant=self._tenant,
+            shape=run_pb2.SHAPE_SERVICE,
+            max_attempts=self._parts.settings.max_attempts,
+            wrong=wrong.within("invocation."),
+        )
+        self._cancel_if_left = start.on_disconnect == run_pb2.ON_DISCONNECT_CANCEL
+        self._admission = asyncio.ensure_future(self._parts.door.admit(invocation))
+        try:
+            admitted = await asyncio.shield(self._admission)
+        except Exception:
+            self._cancel_if_left = False  # there is nothing to cancel
+            raise
+        return admitted.run_id, not admitted.created
+
+    async def _attach(self, attach: pb.ConverseAttach) -> uuid.UUID:
         wrong = Violations("attach.")
-        if attach.after_sequence < 0 or attach.after_epoch < 0:
-            wrong.add("after_sequence", "must not be negative")
+        wrong.not_negative("after_sequence", attach.after_sequence)
+        wrong.not_negative("after_epoch", attach.after_epoch)
         if bool(attach.run_id) == bool(attach.idempotency_key):
             wrong.add("run_id", "or idempotency_key must be given, and not both")
         wrong.text("idempotency_key", attach.idempotency_key)
         run_id = wrong.run_id("run_id", attach.run_id) if attach.run_id else None
         wrong.settle()
-        if run_id is None:
-            async with self._db.connection() as connection:
-                run_id = (await inspect.get_by_key(connection, self._tenant, attach.idempotency_key)).run_id
-        self._cancel_if_left = False
-        return await self._started(run_id, reattached=True), attach.after_sequence, attach.after_epoch
-
-    async def _started(self, run_id: uuid.UUID, *, reattached: bool) -> pb.ConverseStarted:
-        async with self._db.connection() as connection:
-            view = await inspect.get(connection, self._tenant, run_id)
-        self._run_id = run_id
-        return pb.ConverseStarted(run=run_message(view), reattached=reattached)
+        if run_id is not None:
+            return run_id
+        async with self._parts.db.connection() as connection:
+            return (await inspect.get_by_key(connection, self._tenant, attach.idempotency_key)).run_id
 
     async def _read(self, requests: AsyncIterator[pb.ConverseRequest]) -> None:
         """Take the client's messages; one that opens a run waits until the one before has ended."""
         async for request in requests:
             kind = request.WhichOneof("message")
             if kind in {"start", "attach"}:
-                await self._next.put(request)
+                if not self._opened:
+                    self._followed.clear()  # what the client says next is about this run
+                self._opened += 1
+                await self._openings.put(request)
             elif kind == "cancel":
                 await self._cancel(request.cancel)
             elif kind is None:
@@ -156,9 +155,37 @@ class Conversation:
                 raise NotYetAvailable(f"{kind} is not served by this release; start, attach and cancel are")
 
     async def _cancel(self, message: pb.ConverseCancel) -> None:
+        """Cancel the run that is followed, or about to be; the last one may have ended already."""
         wrong = Violations("cancel.")
         wrong.text("reason", message.reason, limit=MAX_REASON_BYTES)
         wrong.settle()
-        if self._run_id is None:
+        if self._opened == 0 and self._run_id is None:
             raise StreamProtocol("there is no run to cancel: start or attach first")
-        await self._stopping.cancel(self._tenant, self._run_id, message.reason)
+        await self._followed.wait()
+        assert self._run_id is not None  # _follow sets it first
+        await self._parts.stopping.cancel(self._tenant, self._run_id, message.reason)
+
+    async def _cancel_left(self) -> None:
+        """Cancel the run whose client has left, also if it left during the admission."""
+        try:
+            assert self._admission is not None  # _start sets it first
+            admitted = await self._admission
+            await self._parts.stopping.cancel(self._tenant, admitted.run_id, "the client left")
+        except Exception as error:  # noqa: BLE001 - nobody is left to be told; the run's own budget ends it
+            _log.warning("run of a client that left not cancelled", error=type(error).__name__)
+
+    async def _while_in_order(self, work: Awaitable[T]) -> T:
+        """Await the next update, or raise what is wrong with the client's messages meanwhile."""
+        assert self._reader is not None  # hold() made it
+        pending = asyncio.ensure_future(work)
+        try:
+            while not pending.done():
+                waits = {pending} if self._reader.done() else {pending, self._reader}
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if self._reader.done():
+                    self._reader.result()
+            return pending.result()
+        finally:
+            if not pending.done():
+                pending.cancel()
+                await asyncio.wait([pending])  # else the generator below could not be closed

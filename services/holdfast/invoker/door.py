@@ -1,22 +1,23 @@
 """One door for all runs: what waits goes in as one group, idle runners get theirs in the same transaction."""
 
 import asyncio
+import secrets
+from collections import deque
 from collections.abc import Sequence
-from uuid import UUID
 
-from holdfast.invoker.assignment import leased_assignment
-from holdfast.invoker.board import Board
-from holdfast.invoker.claimer import Claimer
+from holdfast.invoker.board import Board, Reservation
+from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger.admission import Answer, Placements, Server, admit
-from holdfast.ledger.notice import READY, Notices
+from holdfast.ledger.admission import Placements, Server, admit
 from holdfast.ledger.values import Admitted, Invocation, Refused, pool_of
 
 MAX_GROUP = 256
+MAX_GROUP_BYTES = 4 * 1024 * 1024
 MAX_WAITING = 20_000
+MAX_WAITING_BYTES = 128 * 1024 * 1024
 
 _log = logger("invoker")
 
@@ -26,15 +27,13 @@ Waiting = tuple[Invocation, "asyncio.Future[Admitted]"]
 class Door:
     """Admits invocations in groups: a lone one at once, those that arrive meanwhile together."""
 
-    def __init__(
-        self, db: Database, board: Board, claimer: Claimer, notices: Notices, intents: Intents
-    ) -> None:
+    def __init__(self, db: Database, board: Board, hints: Hints, intents: Intents) -> None:
         self._db = db
         self._board = board
-        self._claimer = claimer
-        self._notices = notices
+        self._hints = hints
         self._intents = intents
-        self._waiting: list[Waiting] = []
+        self._waiting: deque[Waiting] = deque()
+        self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._closed = False
 
@@ -62,19 +61,14 @@ class Door:
             answers[place] = answer
         return [answer for answer in answers if answer is not None]
 
-    def queued(self, pools: Sequence[str]) -> None:
-        """Say that runs wait in these pools: wake whoever serves them, here and elsewhere."""
-        if any(self._board.serves(pool) for pool in pools):
-            self._claimer.queued()
-        self._notices.send(READY, pools)
-
     def _enter(self, invocation: Invocation) -> "asyncio.Future[Admitted]":
         if self._closed:
             raise ShuttingDown("This invoker is draining; call another.")
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
             raise LedgerUnavailable("The ledger does not keep up; come again.", retry_after=1.0)
         future: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
         self._waiting.append((invocation, future))
+        self._waiting_bytes += len(invocation.envelope)
         self._arrived.set()
         return future
 
@@ -87,8 +81,7 @@ class Door:
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
-                group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
-                await self._admit_group(group)
+                await self._admit_group(self._take())
         finally:
             self._closed = True
             ending.cancel()
@@ -98,59 +91,72 @@ class Door:
         self._closed = True
         self._arrived.set()
 
+    def _take(self) -> list[Waiting]:
+        """Take what waits, in order, up to a group's limits; at least one."""
+        group: list[Waiting] = []
+        size = 0
+        while self._waiting and len(group) < MAX_GROUP:
+            bytes_of = len(self._waiting[0][0].envelope)
+            if group and size + bytes_of > MAX_GROUP_BYTES:
+                break
+            size += bytes_of
+            group.append(self._waiting.popleft())
+        self._waiting_bytes -= size
+        return group
+
     async def _admit_group(self, group: list[Waiting]) -> None:
         invocations = [invocation for invocation, _ in group]
-        placements, credit = self._placements(invocations)
-        left = dict(credit)
-        answers: list[Answer] = []
+        placements, reserved = self._placements(invocations)
         try:
             answers = await admit(self._db, invocations, placements)
-        except Exception as error:  # noqa: BLE001 - the group's callers get it, the loop goes on
-            self._board.doubt(credit)
-            if not isinstance(error, Fault):
-                _log.error("admission failed", error=error, runs=len(group))
-                error = Internal("Admission failed.")
+        except BaseException as error:
+            reserved.doubt()
+            if not isinstance(error, Exception):
+                raise
+            fault = _fault_of(error, len(group))
             for _, future in group:
-                _refuse(future, error)
+                _refuse(future, fault)
+            return
         queued: dict[str, None] = {}
-        for (_, future), answer in zip(group, answers, strict=False):
+        for (_, future), answer in zip(group, answers, strict=True):
             if isinstance(answer, Refused):
                 _refuse(future, answer.fault)
                 continue
             if answer.created and answer.lease is not None:
-                left[answer.lease.session_id] -= 1
-                self._push(answer)
+                reserved.spend(answer.lease)
             elif answer.created:
                 queued[answer.pool] = None
             if not future.done():
                 future.set_result(answer)
-        for session_id, slots in left.items():
-            self._board.give_back(session_id, slots)
-        self.queued(list(queued))
+        reserved.give_back()
+        self._hints.queued(list(queued))
 
-    def _placements(self, invocations: Sequence[Invocation]) -> tuple[Placements, dict[UUID, int]]:
+    def _placements(self, invocations: Sequence[Invocation]) -> tuple[Placements, Reservation]:
         """Reserve credit of the runners that could take these runs at once."""
         wanted = {(each.intent, each.agent_version) for each in invocations}
         able = {pool_of(*want): (want[0], self._board.serving(pool_of(*want))) for want in wanted}
-        runners = {session.session_id: session for _, sessions in able.values() for session in sessions}
-        credit = self._board.reserve(runners.values(), len(invocations))
+        runners = dict.fromkeys(session for _, sessions in able.values() for session in sessions)
+        reserved = self._board.reserve(runners, len(invocations))
         servers = {
             pool: [
                 Server(session.session_id, served.agent_version)
                 for session in sessions
-                if session.session_id in credit
+                if session in reserved.slots
                 for served in session.intents
                 if served.intent == intent
             ]
             for pool, (intent, sessions) in able.items()
         }
-        return Placements(servers=servers, credit=credit), credit
+        credit = {session.session_id: slots for session, slots in reserved.slots.items()}
+        return Placements(servers=servers, credit=credit), reserved
 
-    def _push(self, admitted: Admitted) -> None:
-        assert admitted.lease is not None  # only placed runs are pushed
-        session = self._board.get(admitted.lease.session_id)
-        if session is not None:  # else its stream just broke: it gets the lease when it comes back
-            session.lease(leased_assignment(admitted.lease))
+
+def _fault_of(error: Exception, runs: int) -> Fault:
+    if isinstance(error, Fault):
+        return error
+    error_id = secrets.token_hex(8)
+    _log.error("admission failed", error=error, runs=runs, error_id=error_id)
+    return Internal(f"Unexpected error {error_id}.", facts={"error_id": error_id})
 
 
 def _refuse(future: "asyncio.Future[Admitted]", error: Exception) -> None:

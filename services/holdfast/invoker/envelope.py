@@ -4,8 +4,9 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from holdfast.invoker.payload import MAX_BYTES, PayloadError, plain_struct
 from holdfast.kit.errors import InvalidField, TenantMismatch, Violation
@@ -28,12 +29,20 @@ _INTENT = re.compile(r"[A-Za-z0-9_./-]{1,255}\Z")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 
 
+class _NamesRun(Protocol):
+    run_id: str
+
+
 class Violations:
     """Collects what is wrong with a request; `settle` raises InvalidField naming all of it."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", found: list[Violation] | None = None) -> None:
         self._prefix = prefix
-        self._found: list[Violation] = []
+        self._found: list[Violation] = [] if found is None else found
+
+    def within(self, field: str) -> "Violations":
+        """Return the same collection for the fields of a nested message."""
+        return Violations(self._prefix + field, self._found)
 
     def add(self, field: str, description: str) -> None:
         """Note that a field is not as it must be."""
@@ -45,6 +54,24 @@ class Violations:
             self.add(field, "must not hold a NUL character")
         elif len(value) * 4 > limit and len(value.encode()) > limit:
             self.add(field, f"must be at most {limit:,} bytes long")
+
+    def intent(self, field: str, value: str) -> None:
+        """Check an intent's name."""
+        if not _INTENT.match(value):
+            self.add(field, "must be 1 to 255 letters, digits, '_', '-', '.' or '/'")
+
+    def labels(self, field: str, labels: Mapping[str, str]) -> None:
+        """Check labels."""
+        if len(labels) > MAX_LABELS:
+            self.add(field, f"must be at most {MAX_LABELS}")
+        for key, value in labels.items():
+            self.text(field, key)
+            self.text(field, value)
+
+    def not_negative(self, field: str, value: int) -> None:
+        """Check a count."""
+        if value < 0:
+            self.add(field, "must not be negative")
 
     def run_id(self, field: str, value: str) -> uuid.UUID | None:
         """Check and parse a run id."""
@@ -60,11 +87,10 @@ class Violations:
             raise InvalidField(f"{first.field} {first.description}", violations=self._found)
 
 
-def parse_run_id(value: str, field: str = "run_id") -> uuid.UUID:
-    """Return the run id in a request; raise InvalidField naming the field."""
-    violations = Violations()
-    run_id = violations.run_id(field, value)
-    violations.settle()
+def named_run(request: _NamesRun, wrong: Violations) -> uuid.UUID:
+    """Return the run that a request names; raise InvalidField with all that is wrong with the request."""
+    run_id = wrong.run_id("run_id", request.run_id)
+    wrong.settle()
     assert run_id is not None  # settle() raised otherwise
     return run_id
 
@@ -75,21 +101,20 @@ def read_envelope(
     tenant: str,
     shape: run_pb2.Shape.ValueType,
     max_attempts: int,
-    prefix: str = "",
+    wrong: Violations | None = None,
     event: bool = False,
 ) -> Invocation:
     """Check an envelope and return it as the ledger takes it.
 
-    `tenant` is the caller's by credential; `shape` what the run is if the envelope does not say. An
-    event must carry its own idempotency key. Raises InvalidField naming every malformed field, and
-    TenantMismatch if the envelope names another tenant.
+    `tenant` is the caller's by credential; `shape` what the run is if the envelope does not say; `wrong`
+    may hold what is wrong around it. An event must carry its own idempotency key. Raises InvalidField naming
+    every malformed field, and TenantMismatch if the envelope names another tenant.
     """
     if request.caller.tenant and request.caller.tenant != tenant:
         raise TenantMismatch("caller.tenant is not the tenant of the credential")
-    wrong = Violations(prefix)
+    wrong = wrong or Violations()
     run_id = wrong.run_id("run_id", request.run_id) if request.run_id else new_id()
-    if not _INTENT.match(request.intent):
-        wrong.add("intent", "must be 1 to 255 letters, digits, '_', '-', '.' or '/'")
+    wrong.intent("intent", request.intent)
     if event and not request.idempotency_key:
         wrong.add("idempotency_key", "must be given: the event's own id")
     _check_texts(request, wrong)
@@ -98,7 +123,7 @@ def read_envelope(
     not_before = _not_before(request, wrong)
     wrong.settle()
     assert run_id is not None  # settle() raised otherwise
-    budget = request.budget
+    request.DiscardUnknownFields()  # what nobody has checked is not kept
     return Invocation(
         run_id=run_id,
         tenant=tenant,
@@ -114,15 +139,20 @@ def read_envelope(
         labels=dict(request.labels),
         envelope=request.SerializeToString(),
         agent_version=request.agent_version,
-        limits=Limits(
-            deadline_ms=budget.deadline_ms,
-            max_steps=budget.max_steps,
-            max_tools=budget.max_tools,
-            max_tokens=budget.max_tokens,
-            max_context=budget.max_context,
-        ),
+        limits=limits_of(request.budget),
         not_before=not_before,
         max_attempts=max_attempts,
+    )
+
+
+def limits_of(budget: run_pb2.Budget) -> Limits:
+    """Return the limits of a budget, 0 where it has none."""
+    return Limits(
+        deadline_ms=budget.deadline_ms,
+        max_steps=budget.max_steps,
+        max_tools=budget.max_tools,
+        max_tokens=budget.max_tokens,
+        max_context=budget.max_context,
     )
 
 
@@ -135,17 +165,14 @@ def check_budget(budget: run_pb2.Budget, wrong: Violations, prefix: str = "budge
 
 
 def wait_seconds(
-    request: invoker_service_pb2.InvokeRequest | invoker_service_pb2.AwaitRunRequest,
+    request: invoker_service_pb2.InvokeRequest | invoker_service_pb2.AwaitRunRequest, wrong: Violations
 ) -> float | None:
-    """Return how long the caller wants to wait, None if not at all; raise InvalidField beyond an hour."""
+    """Check and return how long the caller wants to wait, None if it does not say."""
     if not request.HasField("wait"):
         return None
     seconds = request.wait.seconds + request.wait.nanos / 1e9
-    if not 0 <= seconds <= MAX_WAIT_SECONDS:
-        raise InvalidField(
-            "wait must be between 0 s and 1 hour",
-            violations=[Violation("wait", "must be between 0 s and 1 hour")],
-        )
+    if not (0 <= seconds <= MAX_WAIT_SECONDS and 0 <= request.wait.nanos < 1_000_000_000):  # noqa: PLR2004
+        wrong.add("wait", "must be between 0 s and 1 hour")
     return seconds
 
 
@@ -162,11 +189,7 @@ def _check_texts(request: invoker_service_pb2.InvokeRequest, wrong: Violations) 
     for field, value in texts:
         if value:
             wrong.text(field, value)
-    if len(request.labels) > MAX_LABELS:
-        wrong.add("labels", f"must be at most {MAX_LABELS}")
-    for key, value in request.labels.items():
-        wrong.text("labels", key)
-        wrong.text("labels", value)
+    wrong.labels("labels", request.labels)
 
 
 def _check_numbers(request: invoker_service_pb2.InvokeRequest, wrong: Violations) -> None:
@@ -178,10 +201,7 @@ def _check_numbers(request: invoker_service_pb2.InvokeRequest, wrong: Violations
         wrong.add("priority", "must be between 0 and 9")
     if request.shape not in run_pb2.Shape.values():
         wrong.add("shape", "is not a shape")
-    try:
-        wait_seconds(request)
-    except InvalidField as fault:
-        wrong.add("wait", fault.violations[0].description)
+    wait_seconds(request, wrong)
 
 
 def _not_before(request: invoker_service_pb2.InvokeRequest, wrong: Violations) -> datetime | None:
@@ -189,7 +209,7 @@ def _not_before(request: invoker_service_pb2.InvokeRequest, wrong: Violations) -
         return None
     try:
         moment = request.not_before.ToDatetime(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         wrong.add("not_before", "is not a time")
         return None
     if moment > datetime.now(UTC) + MAX_AHEAD:

@@ -4,9 +4,9 @@ from typing import Any
 
 import grpc
 
-from holdfast.invoker.door import Door
 from holdfast.invoker.envelope import Violations, read_envelope
-from holdfast.kit.errors import Fault, InvalidField
+from holdfast.invoker.parts import Parts
+from holdfast.kit.errors import Fault, InvalidField, Unavailable
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger.values import Admitted, Invocation
 from holdfast.v1 import event_service_pb2 as pb
@@ -20,9 +20,9 @@ MAX_EVENTS = 1000
 class EventServicer(event_service_pb2_grpc.EventServiceServicer):
     """The Worker shape's door."""
 
-    def __init__(self, door: Door, max_attempts: int) -> None:
-        self._door = door
-        self._max_attempts = max_attempts
+    def __init__(self, parts: Parts) -> None:
+        self._door = parts.door
+        self._max_attempts = parts.settings.max_attempts
 
     async def PublishEvents(  # noqa: N802 - the contract's name
         self,
@@ -44,7 +44,7 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
                     tenant=tenant,
                     shape=run_pb2.SHAPE_WORKER,
                     max_attempts=self._max_attempts,
-                    prefix=f"events[{index}].",
+                    wrong=Violations(f"events[{index}]."),
                     event=True,
                 )
             except Fault as fault:
@@ -53,6 +53,9 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
                 accepted.append((index, invocation))
                 results.append(None)
         answers = await self._door.admit_all([invocation for _, invocation in accepted])
+        away = [answer for answer in answers if isinstance(answer, Unavailable)]
+        if away and len(away) == len(results):
+            raise away[0]  # nothing is durable: the call as a whole is to be repeated
         for (index, _), answer in zip(accepted, answers, strict=True):
             results[index] = _answer(answer)
         return pb.PublishEventsResponse(results=[result for result in results if result is not None])

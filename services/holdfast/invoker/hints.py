@@ -1,6 +1,7 @@
-"""Hints from other processes save waiting for the next poll; none of them is needed for correctness."""
+"""What moved is told to whoever waits for it, here and in other processes; correctness never needs it."""
 
 import uuid
+from collections.abc import Iterable, Sequence
 
 from holdfast.invoker.board import Board
 from holdfast.invoker.claimer import Claimer
@@ -8,20 +9,46 @@ from holdfast.invoker.follow import Followers
 from holdfast.invoker.waiters import Waiters
 from holdfast.kit.db import Database
 from holdfast.kit.listener import Listener
-from holdfast.ledger.notice import ENDED, READY, keys_of
+from holdfast.ledger.notice import ENDED, READY, Notices, keys_of
+from holdfast.ledger.platform_move import Moved
 
 
 class Hints:
-    """Passes on what other processes say of queues and ends."""
+    """Passes on, both ways, what is said of queues and of ends."""
 
-    def __init__(self, board: Board, claimer: Claimer, waiters: Waiters, followers: Followers) -> None:
+    def __init__(
+        self, board: Board, claimer: Claimer, waiters: Waiters, followers: Followers, notices: Notices
+    ) -> None:
         self._board = board
         self._claimer = claimer
         self._waiters = waiters
         self._followers = followers
+        self._notices = notices
+
+    def queued(self, pools: Sequence[str]) -> None:
+        """Say that runs wait in these pools: wake whoever serves them, here and elsewhere."""
+        if not pools:
+            return
+        if any(self._board.serves(pool) for pool in pools):
+            self._claimer.queued()
+        self._notices.send(READY, pools)
+
+    def moved(self, moved: Moved) -> None:
+        """Say what a verb has moved: here, and to the other Invokers."""
+        self.queued(moved.pools)
+        changed = [*moved.ended, *moved.requeued]
+        if changed:
+            self.left(changed)
+            self._notices.send(ENDED, changed)
+
+    def left(self, run_ids: Iterable[uuid.UUID]) -> None:
+        """Wake those who wait here for these runs."""
+        run_ids = list(run_ids)
+        self._waiters.hint(run_ids)
+        self._followers.hint(run_ids)
 
     def listen(self, db: Database) -> list[Listener]:
-        """Listen until the listeners are closed."""
+        """Listen to the other processes until the listeners are closed."""
         return [db.listen(READY, self._ready), db.listen(ENDED, self._ended)]
 
     def _ready(self, payload: str) -> None:
@@ -29,7 +56,4 @@ class Hints:
             self._claimer.queued()
 
     def _ended(self, payload: str) -> None:
-        run_ids = [uuid.UUID(key) for key in keys_of(payload)] if payload else []
-        self._waiters.hint(run_ids)
-        for run_id in run_ids:
-            self._followers.hint(run_id)
+        self.left(uuid.UUID(key) for key in keys_of(payload))

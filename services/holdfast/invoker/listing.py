@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from holdfast.invoker.envelope import MAX_LABELS, Violations
+from holdfast.invoker.envelope import Violations
 from holdfast.ledger.run_list import Cursor, RunFilter
 from holdfast.ledger.values import RunStatus
 from holdfast.v1 import invoker_service_pb2, run_pb2
@@ -16,12 +16,7 @@ def list_filters(request: invoker_service_pb2.ListRunsRequest) -> tuple[RunFilte
     wrong = Violations()
     if not 0 <= request.page_size <= MAX_PAGE:
         wrong.add("page_size", f"must be between 0 and {MAX_PAGE}")
-    after = None
-    if request.page_token:
-        try:
-            after = Cursor.parse(request.page_token)
-        except ValueError:
-            wrong.add("page_token", "is not one that this call gave")
+    after = _cursor(request.page_token, wrong) if request.page_token else None
     for field, value in (
         ("intent", request.intent),
         ("session_id", request.session_id),
@@ -30,11 +25,7 @@ def list_filters(request: invoker_service_pb2.ListRunsRequest) -> tuple[RunFilte
         wrong.text(field, value)
     if any(status not in run_pb2.RunStatus.values() or status == 0 for status in request.statuses):
         wrong.add("statuses", "hold a value that is not a status")
-    if len(request.labels) > MAX_LABELS:
-        wrong.add("labels", f"must be at most {MAX_LABELS}")
-    for key, value in request.labels.items():
-        wrong.text("labels", key)
-        wrong.text("labels", value)
+    wrong.labels("labels", request.labels)
     times = {name: _time(request, name, wrong) for name in ("create_time_from", "create_time_before")}
     wrong.settle()
     which = RunFilter(
@@ -54,7 +45,18 @@ def _time(request: invoker_service_pb2.ListRunsRequest, name: str, wrong: Violat
         return None
     try:
         moment: datetime = getattr(request, name).ToDatetime(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         wrong.add(name, "is not a time")
         return None
     return moment
+
+
+def _cursor(token: str, wrong: Violations) -> Cursor | None:
+    try:
+        cursor = Cursor.parse(token)
+    except ValueError:
+        cursor = None
+    if cursor is None or not 0 <= cursor.seq < 1 << 63:
+        wrong.add("page_token", "is not one that this call gave")
+        return None
+    return cursor

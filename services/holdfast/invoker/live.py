@@ -7,6 +7,7 @@ following ──events──▶ following
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextvars import Context
 from typing import Final
 
 import grpc
@@ -16,6 +17,7 @@ from holdfast.kit.telemetry.logs import logger
 from holdfast.v1 import runner_service_pb2, runner_service_pb2_grpc
 
 MAX_BUFFERED_EVENTS: Final = 2_000
+MAX_BUFFERED_BYTES: Final = 4 * 1024 * 1024
 IDLE_SECONDS: Final = 30.0
 
 _log = logger("invoker")
@@ -31,6 +33,7 @@ class Feed:
         self._leave = leave
         self._messages: deque[runner_service_pb2.AttachResponse] = deque()
         self._events = 0
+        self._bytes = 0
         self._changed = asyncio.Event()
         self._ended = False
 
@@ -40,7 +43,9 @@ class Feed:
             return
         self._messages.append(message)
         self._events += len(message.events.events)
-        if self._events > MAX_BUFFERED_EVENTS or message.WhichOneof("message") != "events":
+        self._bytes += message.ByteSize()
+        full = self._events > MAX_BUFFERED_EVENTS or self._bytes > MAX_BUFFERED_BYTES
+        if full or message.WhichOneof("message") != "events":
             self.end()
         self._changed.set()
 
@@ -59,6 +64,7 @@ class Feed:
             while self._messages:
                 message = self._messages.popleft()
                 self._events -= len(message.events.events)
+                self._bytes -= message.ByteSize()
                 yield message
             if self._ended:
                 return
@@ -73,8 +79,9 @@ class RunnerLink:
         self.address = address
         self._forget = forget
         self._feeds: dict[str, list[Feed]] = {}
-        self._requests: asyncio.Queue[Attach | None] = asyncio.Queue()
-        self._task = asyncio.create_task(self._run(), name=f"attach-{address}")
+        self._requests: asyncio.Queue[Attach] = asyncio.Queue()
+        # In a context of its own: it outlives the call that needed it first, and serves others.
+        self._task = asyncio.create_task(self._run(), name=f"attach-{address}", context=Context())
 
     def follow(self, run_id: str, after_sequence: int) -> Feed:
         """Follow a run from after a sequence."""
@@ -108,7 +115,7 @@ class RunnerLink:
 
     async def _run(self) -> None:
         try:
-            async with channel(self.address) as opened:
+            async with channel(self.address, deadlines=False) as opened:
                 stub = runner_service_pb2_grpc.RunnerServiceStub(opened)
                 async with streaming(stub.Attach(self._outgoing())) as responses:
                     async for message in responses:
@@ -116,6 +123,8 @@ class RunnerLink:
                             feed.put(message)
         except grpc.aio.AioRpcError as error:
             _log.info("runner link lost", address=self.address, code=error.code().name)
+        except Exception as error:  # noqa: BLE001 - an address that is none, a message that cannot be read
+            _log.warning("runner link broken", address=self.address, error=type(error).__name__)
         finally:
             self._forget(self)
             for feeds in self._feeds.values():
@@ -130,8 +139,7 @@ class RunnerLink:
             except TimeoutError:
                 if self._feeds:
                     continue
-                return
-            if request is None:
+                self._forget(self)  # who comes now opens another
                 return
             yield request
 

@@ -7,7 +7,9 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 64
+# Each level is up to three messages on the wire, and protobuf reads no more than 100 inside one another: what
+# is admitted must still be readable inside of every message that carries it.
+MAX_DEPTH = 30
 
 
 class PayloadError(ValueError):
@@ -63,3 +65,31 @@ def _number(number: float, field: str) -> int | float:
         raise PayloadError(field, "has a number that JSON cannot hold")
     # Struct numbers are doubles: up to 2^53 a whole one is exact as an int.
     return int(number) if number.is_integer() and abs(number) <= 2**53 else number
+
+
+def value_of(plain: Any) -> struct_pb2.Value:
+    """Return a JSON value as a Value."""
+    value = struct_pb2.Value()
+    _fill(value, plain)
+    return value
+
+
+def _fill(value: struct_pb2.Value, plain: Any) -> None:
+    match plain:
+        case str():
+            value.string_value = plain
+        case bool():
+            value.bool_value = plain
+        case None:
+            value.null_value = struct_pb2.NULL_VALUE
+        case dict():
+            value.struct_value.SetInParent()
+            fields = value.struct_value.fields
+            for key, item in plain.items():
+                _fill(fields[key], item)
+        case list():
+            value.list_value.SetInParent()
+            for item in plain:
+                _fill(value.list_value.values.add(), item)
+        case _:
+            value.number_value = plain

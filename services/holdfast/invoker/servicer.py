@@ -2,62 +2,43 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from holdfast.invoker.caretaker import Caretaker
-from holdfast.invoker.conversation import Conversation
-from holdfast.invoker.door import Door
+from holdfast.invoker.conversation import MAX_REASON_BYTES, Conversation
 from holdfast.invoker.envelope import (
     Violations,
     check_budget,
-    parse_run_id,
+    limits_of,
+    named_run,
     read_envelope,
     wait_seconds,
 )
-from holdfast.invoker.follow import Followers
 from holdfast.invoker.listing import list_filters
-from holdfast.invoker.stopping import Stopping
+from holdfast.invoker.parts import Parts
 from holdfast.invoker.view import admitted_view, run_message
-from holdfast.invoker.waiters import Waiters
-from holdfast.kit.db import Database
 from holdfast.kit.errors import NotYetAvailable
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import inspect, retry
 from holdfast.ledger.domain.status import ENDED
-from holdfast.ledger.run_list import list_runs
-from holdfast.ledger.values import Limits
+from holdfast.ledger.run_list import Cursor, list_runs
 from holdfast.v1 import invoker_service_pb2 as pb
 from holdfast.v1 import invoker_service_pb2_grpc, run_pb2, transcript_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 DEFAULT_WAIT_SECONDS = 30.0
-MAX_REASON_BYTES = 1000
+MAX_PAGE_BYTES = 2 * 1024 * 1024
 
 
 class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
     """The door, and the windows onto what went through it."""
 
-    def __init__(
-        self,
-        *,
-        db: Database,
-        door: Door,
-        waiters: Waiters,
-        followers: Followers,
-        stopping: Stopping,
-        caretaker: Caretaker,
-        max_attempts: int,
-    ) -> None:
-        self._db = db
-        self._door = door
-        self._waiters = waiters
-        self._followers = followers
-        self._stopping = stopping
-        self._caretaker = caretaker
-        self._max_attempts = max_attempts
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._db = parts.db
 
     async def Invoke(  # noqa: N802 - the contract's name
         self,
@@ -66,14 +47,17 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
     ) -> pb.InvokeResponse:
         """Start a run, or find the one its idempotency key stands for."""
         tenant = current_tenant()
-        wait = wait_seconds(request)
         invocation = read_envelope(
-            request, tenant=tenant, shape=run_pb2.SHAPE_SERVICE, max_attempts=self._max_attempts
+            request,
+            tenant=tenant,
+            shape=run_pb2.SHAPE_SERVICE,
+            max_attempts=self._parts.settings.max_attempts,
         )
-        admitted = await self._door.admit(invocation)
+        wait = wait_seconds(request, Violations())
+        admitted = await self._parts.door.admit(invocation)
         view = None
         if wait and admitted.status not in ENDED:
-            view = await self._waiters.ended(admitted.run_id, wait)
+            view = await self._parts.waiters.ended(admitted.run_id, wait, look=not admitted.created)
         elif admitted.created:
             view = admitted_view(invocation, admitted)
         run = run_message(view) if view is not None else await self._run(tenant, admitted.run_id)
@@ -86,12 +70,14 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
     ) -> pb.AwaitRunResponse:
         """Wait until a run ends."""
         tenant = current_tenant()
-        run_id = parse_run_id(request.run_id)
-        wait = wait_seconds(request)
+        wrong = Violations()
+        asked = wait_seconds(request, wrong)
+        run_id = named_run(request, wrong)
         run = await self._run(tenant, run_id)
-        if not run.HasField("outcome"):
-            await self._waiters.ended(run_id, DEFAULT_WAIT_SECONDS if wait is None else wait)
-            run = await self._run(tenant, run_id)
+        wait = DEFAULT_WAIT_SECONDS if asked is None else asked
+        if wait and not run.HasField("outcome"):
+            view = await self._parts.waiters.ended(run_id, wait, look=True)
+            run = run_message(view) if view is not None else await self._run(tenant, run_id)
         return pb.AwaitRunResponse(run=run)
 
     async def Converse(  # noqa: N802
@@ -100,16 +86,10 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         _context: Context,
     ) -> AsyncIterator[pb.ConverseResponse]:
         """Hold an interactive conversation with runs."""
-        conversation = Conversation(
-            db=self._db,
-            door=self._door,
-            followers=self._followers,
-            stopping=self._stopping,
-            tenant=current_tenant(),
-            max_attempts=self._max_attempts,
-        )
-        async for response in conversation.hold(request_iterator):
-            yield response
+        conversation = Conversation(self._parts, current_tenant())
+        async with aclosing(conversation.hold(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     async def WatchRun(  # noqa: N802
         self,
@@ -118,20 +98,19 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
     ) -> AsyncIterator[pb.WatchRunResponse]:
         """Stream a run's events until it ends."""
         wrong = Violations()
-        run_id = wrong.run_id("run_id", request.run_id)
-        for name in ("after_sequence", "after_epoch"):
-            if getattr(request, name) < 0:
-                wrong.add(name, "must not be negative")
-        wrong.settle()
-        assert run_id is not None  # settle() raised otherwise
-        updates = self._followers.follow(
+        wrong.not_negative("after_sequence", request.after_sequence)
+        wrong.not_negative("after_epoch", request.after_epoch)
+        run_id = named_run(request, wrong)
+        follow = self._parts.followers.follow(
             current_tenant(), run_id, request.after_sequence, request.after_epoch
         )
-        async for update in updates:
-            if isinstance(update, transcript_pb2.RunEvent):
-                yield pb.WatchRunResponse(event=update)
-            else:
-                yield pb.WatchRunResponse(rewound=update)
+        async with aclosing(follow) as updates:
+            async for update in updates:
+                if isinstance(update, transcript_pb2.Rewound):
+                    yield pb.WatchRunResponse(rewound=update)
+                else:
+                    for event in update:
+                        yield pb.WatchRunResponse(event=event)
 
     async def GetRun(  # noqa: N802
         self,
@@ -139,7 +118,7 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         _context: Context,
     ) -> pb.GetRunResponse:
         """Read a run."""
-        return pb.GetRunResponse(run=await self._run(current_tenant(), parse_run_id(request.run_id)))
+        return pb.GetRunResponse(run=await self._run(current_tenant(), named_run(request, Violations())))
 
     async def ListRuns(  # noqa: N802
         self,
@@ -149,10 +128,17 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         """List the tenant's runs, newest first."""
         which, limit, after = list_filters(request)
         views, cursor = await list_runs(self._db, current_tenant(), which, limit=limit, after=after)
-        return pb.ListRunsResponse(
-            runs=[run_message(view, whole=False) for view in views],
-            next_page_token="" if cursor is None else str(cursor),
-        )
+        runs: list[run_pb2.Run] = []
+        size = 0
+        for view in views:
+            run = run_message(view, whole=False)
+            size += run.ByteSize()
+            if runs and size > MAX_PAGE_BYTES:  # the page must arrive; the rest is the next one's
+                last = views[len(runs) - 1]
+                cursor = Cursor(last.create_time, last.seq)
+                break
+            runs.append(run)
+        return pb.ListRunsResponse(runs=runs, next_page_token="" if cursor is None else str(cursor))
 
     async def CancelRun(  # noqa: N802
         self,
@@ -161,12 +147,10 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
     ) -> pb.CancelRunResponse:
         """Ask a run to stop."""
         wrong = Violations()
-        run_id = wrong.run_id("run_id", request.run_id)
         wrong.text("reason", request.reason, limit=MAX_REASON_BYTES)
-        wrong.settle()
-        assert run_id is not None  # settle() raised otherwise
+        run_id = named_run(request, wrong)
         tenant = current_tenant()
-        await self._stopping.cancel(tenant, run_id, request.reason)
+        await self._parts.stopping.cancel(tenant, run_id, request.reason)
         return pb.CancelRunResponse(run=await self._run(tenant, run_id))
 
     async def InterruptRun(  # noqa: N802
@@ -192,25 +176,11 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
     ) -> pb.RetryRunResponse:
         """Start an ended run again from its recorded steps."""
         wrong = Violations()
-        run_id = wrong.run_id("run_id", request.run_id)
         check_budget(request.budget, wrong)
-        wrong.settle()
-        assert run_id is not None  # settle() raised otherwise
+        run_id = named_run(request, wrong)
         tenant = current_tenant()
-        budget = request.budget
-        moved = await retry.retry(
-            self._db,
-            tenant,
-            run_id,
-            Limits(
-                deadline_ms=budget.deadline_ms,
-                max_steps=budget.max_steps,
-                max_tools=budget.max_tools,
-                max_tokens=budget.max_tokens,
-                max_context=budget.max_context,
-            ),
-        )
-        self._caretaker.moved(moved)
+        moved = await retry.retry(self._db, tenant, run_id, limits_of(request.budget))
+        self._parts.hints.moved(moved)
         return pb.RetryRunResponse(run=await self._run(tenant, run_id))
 
     async def _run(self, tenant: str, run_id: uuid.UUID) -> run_pb2.Run:

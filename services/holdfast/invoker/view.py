@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
 
 from holdfast.invoker.assignment import timestamp
+from holdfast.invoker.payload import value_of
 from holdfast.ledger.values import Admitted, Failure, Invocation, RunView, TranscriptRow, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, transcript_pb2
 
 
 def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
     """Return a run; without payload and result unless `whole`."""
-    envelope = invoker_service_pb2.InvokeRequest.FromString(view.envelope) if view.envelope else None
     limits = view.limits
     run = run_pb2.Run(
         run_id=str(view.run_id),
@@ -62,15 +61,15 @@ def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
             run.outcome.failure.CopyFrom(failure_message(view.outcome.failure))
         if whole and view.outcome.result is not None:
             run.outcome.result.CopyFrom(value_message(view.outcome.result))
-    if whole and envelope is not None:
-        run.payload.CopyFrom(envelope.payload)
+    if whole and view.envelope:
+        envelope = invoker_service_pb2.InvokeRequest.FromString(view.envelope)
+        if envelope.HasField("payload"):
+            run.payload.CopyFrom(envelope.payload)
     return run
 
 
 def admitted_view(invocation: Invocation, admitted: Admitted) -> RunView:
     """Return a run as it was admitted a moment ago, without asking the ledger."""
-    limits = admitted.limits
-    start = max(admitted.create_time, invocation.not_before or admitted.create_time)
     return RunView(
         run_id=admitted.run_id,
         seq=admitted.seq,
@@ -89,14 +88,14 @@ def admitted_view(invocation: Invocation, admitted: Admitted) -> RunView:
         attempt=1 if admitted.lease else 0,
         max_attempts=invocation.max_attempts,
         epoch=1 if admitted.lease else 0,
-        limits=limits,
+        limits=admitted.limits,
         usage=Usage(),
         last_sequence=1,
         cancel_requested=False,
         create_time=admitted.create_time,
         start_time=admitted.create_time if admitted.lease else None,
         end_time=None,
-        deadline_time=start + timedelta(milliseconds=limits.deadline_ms),
+        deadline_time=admitted.deadline_time,
         now=admitted.create_time,
         last_failure=None,
         outcome=None,
@@ -117,10 +116,7 @@ def failure_message(failure: Failure) -> run_pb2.Failure:
 
 def value_message(encoded: bytes) -> struct_pb2.Value:
     """Return JSON text as a Value."""
-    plain = json.loads(encoded)
-    if isinstance(plain, str):
-        return struct_pb2.Value(string_value=plain)
-    return json_format.ParseDict(plain, struct_pb2.Value())
+    return value_of(json.loads(encoded))
 
 
 def row_events(run_id: str, row: TranscriptRow) -> list[transcript_pb2.RunEvent]:

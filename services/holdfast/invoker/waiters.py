@@ -1,12 +1,14 @@
 """Whoever waits for a run's end is woken by a hint and answered from the ledger."""
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Collection, Iterable
 from uuid import UUID
 
 from holdfast.kit.db import Database
+from holdfast.kit.errors import ShuttingDown
 from holdfast.kit.loops import Loop
-from holdfast.ledger.inspect import get_many
+from holdfast.ledger.inspect import get_many, outcomes
 from holdfast.ledger.values import RunView
 
 POLL_SECONDS = 1.0
@@ -19,6 +21,8 @@ class Waiters:
         self._db = db
         self._waiting: dict[UUID, list[asyncio.Future[RunView]]] = {}
         self._hinted: set[UUID] = set()
+        self._polled = time.monotonic()
+        self._closed = False
         self.loop = Loop("ends", self.run_once, interval=POLL_SECONDS, eager=False)
 
     def hint(self, run_ids: Iterable[UUID]) -> None:
@@ -28,10 +32,18 @@ class Waiters:
             self._hinted.update(known)
             self.loop.wake()
 
-    async def ended(self, run_id: UUID, within: float) -> RunView | None:
-        """Wait until the run has ended, and return it; None if it has not after `within` seconds."""
+    async def ended(self, run_id: UUID, within: float, *, look: bool = False) -> RunView | None:
+        """Wait until the run has ended, and return it; None if it has not after `within` seconds.
+
+        With `look` the ledger is asked soon: what is known of the run may be older than its end. Raises
+        ShuttingDown when this process ends first.
+        """
+        if self._closed:
+            raise _leaving()
         future: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(run_id, []).append(future)
+        if look:
+            self.hint((run_id,))
         try:
             async with asyncio.timeout(within):
                 return await future
@@ -45,19 +57,32 @@ class Waiters:
                     del self._waiting[run_id]
 
     async def run_once(self) -> int:
-        """Read the hinted runs, or without a hint all that are waited for; answer for those that ended."""
-        asked = list(self._hinted or self._waiting)
-        self._hinted = set()
-        if not asked:
+        """Answer for the hinted runs that have ended; once a second for all, since hints may be lost."""
+        if not self._waiting:
             return 0
+        asked, self._hinted = self._hinted, set()
+        due = time.monotonic() - self._polled >= POLL_SECONDS / 2  # rounds vary a little
         async with self._db.connection() as connection:
-            views = await get_many(connection, asked)
-        ended = 0
-        for run_id, view in views.items():
-            if view.outcome is None:
-                continue
-            ended += 1
-            for future in self._waiting.pop(run_id, ()):
+            found: Collection[UUID] = asked
+            if due:
+                found = (await outcomes(connection, list(self._waiting))).keys()
+                self._polled = time.monotonic()
+            views = await get_many(connection, list(found)) if found else {}
+        ended = [view for view in views.values() if view.outcome is not None]
+        for view in ended:
+            for future in self._waiting.pop(view.run_id, ()):
                 if not future.done():
                     future.set_result(view)
-        return ended
+        return len(ended)
+
+    def close(self) -> None:
+        """Let those who still wait, and those who come, call another Invoker."""
+        self._closed = True
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(_leaving())
+
+
+def _leaving() -> ShuttingDown:
+    return ShuttingDown("This invoker is ending; wait at another.")

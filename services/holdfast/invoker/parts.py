@@ -1,0 +1,126 @@
+"""The parts of an Invoker and how they know each other; every service it serves is made of them."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Self
+
+from holdfast.invoker.board import Board
+from holdfast.invoker.caretaker import Caretaker
+from holdfast.invoker.claimer import Claimer
+from holdfast.invoker.door import Door
+from holdfast.invoker.follow import Followers
+from holdfast.invoker.hints import Hints
+from holdfast.invoker.intents import Intents
+from holdfast.invoker.live import Live
+from holdfast.invoker.settings import InvokerSettings
+from holdfast.invoker.stopping import Stopping
+from holdfast.invoker.waiters import Waiters
+from holdfast.kit.db import Database
+from holdfast.kit.loops import Loop
+from holdfast.ledger.notice import Notices
+
+LEAVE_AFTER = 0.8
+"""The share of the grace in which open calls may end by themselves, before they are sent elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an Invoker is made of.
+
+    running ──drain──▶ nothing new comes in ──(most of the grace)──▶ waits and streams leave ──close──▶ over
+    """
+
+    settings: InvokerSettings
+    db: Database
+    board: Board
+    live: Live
+    notices: Notices
+    claimer: Claimer
+    intents: Intents
+    door: Door
+    waiters: Waiters
+    followers: Followers
+    caretaker: Caretaker
+    stopping: Stopping
+    hints: Hints
+
+    @classmethod
+    def make(cls, db: Database, settings: InvokerSettings) -> Self:
+        """Put the parts together; nothing runs yet."""
+        board, live, notices = Board(settings.heartbeat_interval * 2), Live(), Notices(db)
+        claimer = Claimer(db, board)
+        intents = Intents(db, queue_unknown=settings.queue_unknown_intents)
+        waiters, followers = Waiters(db), Followers(db, live)
+        hints = Hints(board, claimer, waiters, followers, notices)
+        caretaker = Caretaker(db, board, hints, settings)
+        return cls(
+            settings=settings,
+            db=db,
+            board=board,
+            live=live,
+            notices=notices,
+            claimer=claimer,
+            intents=intents,
+            door=Door(db, board, hints, intents),
+            waiters=waiters,
+            followers=followers,
+            caretaker=caretaker,
+            stopping=Stopping(db, board, live, hints),
+            hints=hints,
+        )
+
+
+class Running:
+    """The loops of an Invoker, from the block's begin to its end."""
+
+    def __init__(self, parts: Parts, stop: asyncio.Event) -> None:
+        self._parts = parts
+        self._stop = stop
+        self._over = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        parts = self._parts
+        self._listeners = parts.hints.listen(parts.db)
+        self._admitting = self._task("door", parts.door.run(self._stop))
+        # What brings new work ends when asked to; what serves the calls that are still open, after them.
+        for loop in (parts.claimer.loop, *parts.caretaker.loops):
+            self._loop(loop, self._stop)
+        for loop in (parts.waiters.loop, parts.followers.loop, parts.caretaker.heartbeats):
+            self._loop(loop, self._over)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._over.set()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for listener in self._listeners:
+            await listener.close()
+        await self._parts.live.close()
+        await self._parts.notices.close()
+
+    async def drain(self) -> None:
+        """Send the runners elsewhere and answer what was let in; what is still open later leaves too."""
+        parts = self._parts
+        grace = parts.settings.drain_grace
+        parts.board.drain(grace)
+        self._task("leave", self._leave(grace * LEAVE_AFTER))
+        await asyncio.wait([self._admitting], timeout=grace)
+
+    async def _leave(self, after: float) -> None:
+        await asyncio.sleep(after)
+        self._parts.waiters.close()
+        self._parts.followers.close()
+        self._parts.board.close()
+
+    def _loop(self, loop: Loop, until: asyncio.Event) -> None:
+        self._task(loop.name, loop.run(until))
+
+    def _task(self, name: str, work: Awaitable[None]) -> "asyncio.Task[None]":
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)  # work is a coroutine
+        task.set_name(name)
+        self._tasks.append(task)
+        return task
