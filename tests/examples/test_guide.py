@@ -16,7 +16,7 @@ import pytest_asyncio
 from examples.standins.chat_protocol import Answer, ChatRequest
 from examples.standins.model_server import ModelServer
 from examples.standins.webhook_receiver import WebhookReceiver
-from holdfast.client import Budget, BudgetDimension, Client, Destination, RunStatus
+from holdfast.client import Budget, BudgetDimension, Client, Destination, RunStatus, RunUnsuccessful
 from holdfast.dev import Suite
 
 on_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
@@ -121,6 +121,9 @@ async def test_an_effect_of_one_key_is_one_over_all_runs(guide: Guide) -> None:
         assert await _result(guide, "ship", ORDER) == "ship:o-1"
     effects = [each async for each in guide.client.outbox.list_effects(destination="warehouse")]
     assert [each.idempotency_key for each in effects] == ["ship:o-1"]
+    with pytest.raises(RunUnsuccessful) as ended:
+        await _result(guide, "ship", {**ORDER, "customer": "another"})
+    assert ended.value.run.status is RunStatus.FAILED
 
 
 @on_the_modules_loop
