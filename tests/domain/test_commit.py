@@ -1,4 +1,4 @@
-"""Whatever runners send, in whatever order: only the holder's next commit lands, and only within the budget."""
+"""Whatever runners send, only the holder's next commit lands, and only within the budget."""
 
 from dataclasses import replace
 

@@ -6,7 +6,6 @@ commit that cannot be stored (a value PostgreSQL refuses, an unknown destination
 divided until it is found. Each commit is safe to send again: stored ones are known by epoch and number.
 """
 
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from typing import Final
@@ -54,13 +53,14 @@ async def commit_group(
     results: dict[int, CommitResult] = {}
     waiting = list(range(len(items)))
     while waiting:
-        taken: set[uuid.UUID] = set()
+        taken: set[int] = set()
         wave: list[int] = []
         later: list[int] = []
         for at in waiting:
-            (later if items[at].run_id in taken else wave).append(at)
-            taken.add(items[at].run_id)
-        wave.sort(key=lambda at: items[at].run_id)  # the order of locks
+            run = items[at].run_id.int
+            (later if run in taken else wave).append(at)
+            taken.add(run)
+        wave.sort(key=lambda at: items[at].run_id.int)  # the order of locks, and PostgreSQL's of a uuid
         for store, plain in ((progress, True), (moves, False)):
             kind = [at for at in wave if items[at].is_plain is plain]
             if kind:
