@@ -175,6 +175,7 @@ class Execution:
         elif self.stopped is not None or self._closing:
             return
         self.stopped = stopped
+        self._family.stopping = True
         driver = self._driver
         if driver is None or self._closing:
             return

@@ -1,7 +1,7 @@
 """Branches of an agent that go on at once, each a scope of its own, so that a replay tells them apart."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from holdfast.agent.engine.scope import Scope, here
@@ -43,9 +43,12 @@ def branch(scope: Scope, coroutine: Coroutine[Any, Any, R], name: str) -> "async
     return scope.owner.spawn(coroutine, scope.child(name))
 
 
-async def _ended(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+async def _ended(tasks: Sequence["asyncio.Task[Any]"]) -> None:
     left = [task for task in tasks if not task.done()]
     for task in left:
         task.cancel()
     if left:
         await asyncio.wait(left)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # the first failure is raised; the others are not asked for

@@ -78,10 +78,11 @@ class Frame(Place):
 class Family:
     """All tasks of one run, and what its scopes have told in earlier attempts."""
 
-    __slots__ = ("emitted", "tasks")
+    __slots__ = ("emitted", "stopping", "tasks")
 
     def __init__(self, emitted: dict[str, int]) -> None:
         self.emitted = emitted
+        self.stopping = False
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any], scope: Scope) -> "asyncio.Task[Any]":
@@ -93,8 +94,13 @@ class Family:
     def adopt(self, task: "asyncio.Task[Any]") -> "asyncio.Task[Any]":
         """Hold a task until it is done."""
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self.tasks.discard(task)
+        if self.stopping and not task.cancelled():
+            task.exception()  # that it was stopped is nothing to complain about when nobody asks
 
 
 here: contextvars.ContextVar[Place | None] = contextvars.ContextVar("holdfast_place", default=None)
