@@ -6,6 +6,7 @@ signal.
 
 import asyncio
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -87,6 +88,17 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _collect_seldom() -> None:
+    """Leave what was imported out of every collection, and collect less often.
+
+    A service makes many short-lived messages and few cycles: with the interpreter's thresholds a tenth of its
+    CPU time went into looking for them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 async def _run(main: Callable[[Stop], Awaitable[None]]) -> int:
     stop = Stop()
     loop = asyncio.get_running_loop()
@@ -99,6 +111,7 @@ async def _run(main: Callable[[Stop], Awaitable[None]]) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked, number)
+    _collect_seldom()
     try:
         await main(stop)
     except (SettingsError, Refused):
