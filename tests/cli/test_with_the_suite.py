@@ -1,0 +1,141 @@
+"""The command line against the real services: what a newcomer types after `holdfast dev`."""
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.standins.webhook_receiver import WebhookReceiver
+from holdfast.dev import Suite
+from tests.cli.conftest import DEADLINE_S, Ended, finish, start
+
+AGENT = """
+import asyncio
+from typing import Any
+
+from holdfast.agent import App, Run
+
+app = App("desk")
+
+
+async def look_up(name: str) -> str:
+    return name.upper()
+
+
+async def think(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@app.agent("greet")
+async def greet(run: Run, payload: dict[str, Any]) -> str:
+    name = await run.step(look_up, payload["name"])
+    run.say(f"Hello {name}")
+    if "tell" in payload:
+        run.send(payload["tell"], {"greeted": name})
+    if "think" in payload:
+        await run.step(think, payload["think"])
+    return f"greeted {name}"
+"""
+
+
+@pytest.fixture
+async def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str) -> AsyncIterator[Suite]:
+    (tmp_path / "desk.py").write_text(AGENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with Suite(agents=["desk:app"], database_url=database_url) as running:
+        yield running
+
+
+class Terminal:
+    """Somebody typing in a folder, against a suite."""
+
+    def __init__(self, suite: Suite, folder: Path) -> None:
+        self._folder = folder
+        self._environment = {
+            "HOLDFAST_ADDRESS": suite.addresses["invoker"],
+            "HOLDFAST_DISPATCHER_ADDRESS": suite.addresses["dispatcher"],
+            "HOLDFAST_CHECKPOINT_ADDRESS": suite.addresses["checkpoint"],
+        }
+
+    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
+        return await start(*arguments, folder=self._folder, **self._environment)
+
+    async def type(self, *arguments: str, given: str = "") -> Ended:
+        return await finish(await self.start(*arguments), given)
+
+    async def delivered(self) -> list[Any]:
+        """Wait until effects are delivered, and list them."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                told = await self.type("outbox", "list", "--status", "delivered", "-o", "json")
+                if told.json:
+                    return told.json
+
+
+@pytest.fixture
+def terminal(suite: Suite, tmp_path: Path) -> Terminal:
+    return Terminal(suite, tmp_path)
+
+
+async def test_a_run_is_invoked_watched_read_and_its_effect_delivered(terminal: Terminal) -> None:
+    async with WebhookReceiver() as crm:
+        put = await terminal.type("outbox", "put-destination", "crm", f"{crm.url}/in")
+        assert put.code == 0, put.err
+        told = await terminal.type("invoke", "greet", "-d", '{"name": "Ada", "tell": "crm"}', "--watch")
+        assert told.code == 0, told.err
+        assert "Hello ADA" in told.out
+        assert '"greeted ADA"' in told.out
+        runs = (await terminal.type("runs", "list", "-o", "json")).json
+        assert [(run["intent"], run["status"]) for run in runs] == [("greet", "SUCCEEDED")]
+        read = await terminal.type("runs", "get", runs[0]["run_id"])
+        assert "SUCCEEDED" in read.out
+        listed = await terminal.delivered()
+    assert (listed[0]["run_id"], listed[0]["destination"]) == (runs[0]["run_id"], "crm")
+    assert [delivery.applied for delivery in crm.deliveries] == [True]
+
+
+async def test_events_of_one_key_make_one_run(terminal: Terminal) -> None:
+    event = json.dumps({"intent": "greet", "idempotency_key": "e1", "payload": {"name": "Ada"}})
+    told = await terminal.type("events", "publish", "-o", "json", given=f"{event}\n{event}\n")
+    assert told.code == 0, told.err
+    assert [answer["duplicate"] for answer in told.json] == [False, True]
+    assert len({answer["run_id"] for answer in told.json}) == 1
+    ended = await terminal.type("runs", "wait", told.json[0]["run_id"])
+    assert ended.code == 0
+
+
+async def test_ctrl_c_cancels_a_conversation_and_retry_takes_it_up_again(terminal: Terminal) -> None:
+    process = await terminal.start("converse", "greet", "-d", '{"name": "Ada", "think": 3}')
+    assert process.stdout is not None
+    async with asyncio.timeout(DEADLINE_S):
+        while b"Hello" not in await process.stdout.readline():
+            pass
+    process.send_signal(signal.SIGINT)
+    told = await finish(process)
+    assert told.code == 130, told.err
+    assert "CANCELLED" in told.out
+    run = (await terminal.type("runs", "list", "-o", "json")).json[0]
+    assert run["status"] == "CANCELLED"
+    assert (await terminal.type("runs", "retry", run["run_id"])).code == 0
+    again = await terminal.type("runs", "watch", run["run_id"], "--after", str(run["last_sequence"]))
+    assert again.code == 0, again.err
+    assert '"greeted ADA"' in again.out
+
+
+async def test_refusals_of_the_services_are_sentences(terminal: Terminal) -> None:
+    unknown = await terminal.type("invoke", "nonsense")
+    assert unknown.code == 3
+    assert unknown.err.startswith("Error: UNKNOWN_INTENT: ")
+    assert "greet" in unknown.err
+    missing = await terminal.type("runs", "get", "00000000-0000-7000-8000-000000000000")
+    assert (missing.code, missing.err.split(":")[1].strip()) == (3, "RUN_NOT_FOUND")
+    malformed = await terminal.type("runs", "get", "x")
+    assert malformed.code == 3
+    assert "run_id" in malformed.err
+    lines = [line for told in (unknown, missing, malformed) for line in told.err.splitlines()]
+    assert len(lines) == 3
