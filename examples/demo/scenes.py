@@ -75,6 +75,7 @@ class Scenes:
             shape=Shape.WORKER,
             labels={"ticket": ticket["id"]},
         )
+        before = self.world.tool_calls()
         answers = await asyncio.gather(*(self.world.client.publish([event]) for _ in range(COPIES)))
         published = [answer for (answer,) in answers]
         for refusal in (each.refusal for each in published if each.refusal is not None):
@@ -88,6 +89,7 @@ class Scenes:
         self._answered(run)
         listed = [each async for each in self.world.client.list_runs(labels={"ticket": ticket["id"]})]
         prove("runs in the list", [each.run_id for each in listed], [run_id])
+        self._each_tool_once(before)
         self.screen.event("ended", f"{run.status.name} after {run.usage.steps} steps")
         self.screen.proved(f"{COPIES} events, 1 run, {COPIES - 1} answered with its id")
 
@@ -177,17 +179,17 @@ class Scenes:
         resumed = [event for event in story.events if event.kind == "started"][-1]
         prove("attempts", resumed.attempt, 2)
         prove("recorded steps replayed", resumed.data["replayed_steps"], 3)
-        after = self.world.tool_calls()
-        prove(
-            "executions of each tool",
-            {tool: after[tool] - before[tool] for tool in after},
-            dict.fromkeys(after, 1),
-        )
+        self._each_tool_once(before)
         prove("the answer told after the crash", story.said_in("draft"), self.answers[run_id])
         sequences = [event.sequence for event in story.events]
         prove("the transcript's numbers", sequences, list(range(1, len(sequences) + 1)))
         if self.world.model is not None:
             prove("requests the model got", self.world.model_requests(run_id), {"plan": 1, "draft": 2})
+
+    def _each_tool_once(self, before: Mapping[str, int]) -> None:
+        after = self.world.tool_calls()
+        executed = {tool: after[tool] - before[tool] for tool in after}
+        prove("executions of each tool", executed, dict.fromkeys(after, 1))
 
     async def _delivered(self, run_id: str) -> dict[str, Any]:
         """Wait for the run's one effect to be acknowledged, and return what the receiver has of it."""
