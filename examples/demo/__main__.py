@@ -14,7 +14,7 @@ from examples.demo.world import World
 from holdfast.client import HoldfastError
 from holdfast.dev import Suite, SuiteError
 
-PATIENCE_S: Final = 240.0
+PATIENCE_S: Final = 120.0
 INTERRUPTED: Final = 130
 
 NEXT: Final = """

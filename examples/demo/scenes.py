@@ -199,7 +199,7 @@ class Scenes:
             prove("effects of the run", len(effects), 1)
             if effects[0].status is EffectStatus.DELIVERED:
                 break
-            if time.monotonic() > give_up:
+            if effects[0].status is EffectStatus.DEAD_LETTERED or time.monotonic() > give_up:
                 raise Disproved(f"The effect of run {run_id} is {effects[0].status.name}, not DELIVERED.")
             await asyncio.sleep(0.05)
         (delivered,) = (
