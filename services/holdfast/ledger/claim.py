@@ -113,7 +113,16 @@ async def _take_shares(
         [serving[turn.pool].agent_version for turn in shares],
         seats,
     )
+    if len(rows) < sum(shares.values()):
+        await _set_right(connection, shares, rows)
     return [leased(row) for row in rows]
+
+
+async def _set_right(connection: Connection, shares: Mapping[Turn, int], rows: Sequence[Any]) -> None:
+    """Correct counts that promised more runs than there were: no claim shall come for them again."""
+    took = Counter((row["taken_from"], row["tenant"]) for row in rows)
+    short = [turn for turn, wanted in shares.items() if took[turn.pool, turn.tenant] < wanted]
+    await connection.execute(sql.EMPTY, [turn.pool for turn in short], [turn.tenant for turn in short])
 
 
 def _seats(left: Mapping[UUID, int]) -> list[UUID]:

@@ -43,8 +43,8 @@ JOIN tenant_pool p ON p.pool = s.pool AND p.tenant = t.tenant
 WHERE p.ready > 0
 """
 
-# $1.. one row per (pool, tenant) and how many of its runs; $6 a seat (a session) for each run.
-# A share that finds fewer rows than `ready` promised sets the count right.
+# $1.. one row per (pool, tenant) and how many of its runs; $6 a seat (a session) for each run. No row set is
+# joined to another: the planner cannot know their size, and would compare each with each.
 TAKE: Final = """
 WITH share AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[]) WITH ORDINALITY
@@ -64,23 +64,20 @@ WITH share AS MATERIALIZED (
     SET status = 2, epoch = s.epoch + 1, attempt = s.attempt + 1, pool = p.next_pool,
         agent_version = p.agent_version, start_time = coalesce(s.start_time, clock_timestamp())
     FROM picked p
-    JOIN unnest($6::uuid[]) WITH ORDINALITY AS u (session_id, seat) ON u.seat = p.seat
     JOIN run r ON r.run_id = p.run_id
     WHERE s.run_id = p.run_id
-    RETURNING p.seat, u.session_id, r.intent, r.envelope, s.run_id, s.tenant, s.epoch, s.attempt,
-              s.max_attempts, s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context,
-              s.create_time, s.deadline_time, s.last_commit, s.last_sequence, s.steps, s.tools, s.tokens,
-              s.context, s.cancel_requested
+    RETURNING p.seat, p.pool AS taken_from, ($6::uuid[])[p.seat] AS session_id, r.intent, r.envelope,
+              s.run_id, s.tenant, s.epoch, s.attempt, s.max_attempts, s.deadline_ms, s.max_steps, s.max_tools,
+              s.max_tokens, s.max_context, s.create_time, s.deadline_time, s.last_commit, s.last_sequence,
+              s.steps, s.tools, s.tokens, s.context, s.cancel_requested
 ), leases AS (
     INSERT INTO lease (run_id, session_id, epoch, tenant)
     SELECT run_id, session_id, epoch, tenant FROM started
 ), pools AS (
     UPDATE tenant_pool t
-    SET ready = CASE WHEN d.n < d.wanted THEN 0 ELSE t.ready - d.n END, turn = nextval('turn_seq')
+    SET ready = t.ready - d.n, turn = nextval('turn_seq')
     FROM (
-        SELECT s.pool, s.tenant, s.wanted, count(p.run_id) AS n
-        FROM share s LEFT JOIN picked p ON p.place = s.place GROUP BY s.place, s.pool, s.tenant, s.wanted
-        ORDER BY s.place
+        SELECT pool, tenant, count(*) AS n FROM picked GROUP BY pool, tenant ORDER BY min(place)
     ) d
     WHERE t.pool = d.pool AND t.tenant = d.tenant
 ), counted AS (
@@ -89,6 +86,12 @@ WITH share AS MATERIALIZED (
 )
 SELECT *, extract(epoch FROM deadline_time - clock_timestamp())::float8 AS remaining_s
 FROM started ORDER BY seat
+"""
+
+# A share that found fewer runs than `ready` promised: there are no more.
+EMPTY: Final = """
+UPDATE tenant_pool t SET ready = 0 FROM unnest($1::text[], $2::text[]) AS u (pool, tenant)
+WHERE t.pool = u.pool AND t.tenant = u.tenant
 """
 
 CAP: Final = "UPDATE tenant_pool SET capped = true WHERE tenant = ANY($1::text[]) AND NOT capped"

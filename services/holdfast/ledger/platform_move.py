@@ -135,11 +135,10 @@ async def end(connection: Connection, endings: Sequence[Ending]) -> Moved:
     )
     leased = [run.place.run_id for run in runs if run.status is not RunStatus.QUEUED]
     queued = [run.place for run in runs if run.status is RunStatus.QUEUED]
-    if leased:
-        await release_leases(connection, leased)
+    pools = await release_leases(connection, leased) if leased else []
     if queued:
         await unqueue(connection, queued)
-    pools = await pass_lanes(
+    pools += await pass_lanes(
         connection, [(run.place.tenant, run.place.ordering_key, run.place.run_id) for run in runs]
     )
     return Moved(
@@ -160,8 +159,9 @@ async def requeue(connection: Connection, runs: Sequence[tuple[Standing, Next, F
         [after.attempt for _, after, _ in runs],
         [failure and failure.to_json() for _, _, failure in runs],
     )
-    await release_leases(connection, ids, ended=())
-    return Moved(requeued=ids, pools=await enqueue(connection, [run.place for run, _, _ in runs]))
+    pools = await release_leases(connection, ids, ended=())
+    pools += await enqueue(connection, [run.place for run, _, _ in runs])
+    return Moved(requeued=ids, pools=pools)
 
 
 async def settle(

@@ -64,7 +64,9 @@ UPDATE tenant SET in_flight = in_flight - freed.n FROM freed WHERE tenant.tenant
 RETURNING tenant.tenant, (in_flight + freed.n >= max_in_flight AND in_flight < max_in_flight) AS uncapped
 """
 
-_UNCAP: Final = "UPDATE tenant_pool SET capped = false WHERE tenant = ANY($1::text[]) AND capped"
+_UNCAP: Final = """
+UPDATE tenant_pool SET capped = false WHERE tenant = ANY($1::text[]) AND capped RETURNING pool, ready
+"""
 
 _UNQUEUE: Final = """
 WITH run AS MATERIALIZED (
@@ -122,17 +124,16 @@ WITH leaving AS MATERIALIZED (
     JOIN lane l ON l.tenant = u.tenant AND l.ordering_key = u.ordering_key AND l.holder = u.run_id
 ), next AS MATERIALIZED (
     SELECT v.tenant, v.ordering_key, b.seq, b.run_id
-    FROM leaving v CROSS JOIN LATERAL (
+    FROM leaving v LEFT JOIN LATERAL (
         SELECT seq, run_id FROM blocked WHERE tenant = v.tenant AND ordering_key = v.ordering_key
         ORDER BY seq LIMIT 1
-    ) b
+    ) b ON true
 ), handed AS (
     UPDATE lane SET holder = next.run_id FROM next
-    WHERE lane.tenant = next.tenant AND lane.ordering_key = next.ordering_key
+    WHERE lane.tenant = next.tenant AND lane.ordering_key = next.ordering_key AND next.run_id IS NOT NULL
 ), closed AS (
-    DELETE FROM lane USING leaving v
-    WHERE lane.tenant = v.tenant AND lane.ordering_key = v.ordering_key
-      AND NOT EXISTS (SELECT FROM next n WHERE n.tenant = v.tenant AND n.ordering_key = v.ordering_key)
+    DELETE FROM lane USING next
+    WHERE lane.tenant = next.tenant AND lane.ordering_key = next.ordering_key AND next.run_id IS NULL
 ), unblocked AS (
     DELETE FROM blocked USING next
     WHERE (blocked.tenant, blocked.ordering_key, blocked.seq) = (next.tenant, next.ordering_key, next.seq)
@@ -165,18 +166,19 @@ async def lock_tenants_of(connection: Connection, run_ids: Collection[UUID]) -> 
 
 async def release_leases(
     connection: Connection, run_ids: Sequence[UUID], *, ended: Collection[UUID] | None = None
-) -> None:
+) -> list[str]:
     """Delete the runs' leases, give back the tenants' slots, and drop the timers of those that ended.
 
-    `ended` names those of them whose deadline no longer matters; left out, all. A run without a lease is
+    Returns the pools in which runs wait that their tenant's cap has held back until now. `ended` names those of them whose deadline no longer matters; left out, all. A run without a lease is
     passed over, its timers dropped all the same.
     """
     final = list(run_ids if ended is None else ended)
     ids, kinds = [*final, *final], [1] * len(final) + [2] * len(final)
     rows = await connection.fetch(_RELEASE, list(run_ids), ids, kinds)
     uncapped = [row["tenant"] for row in rows if row["uncapped"]]
-    if uncapped:
-        await connection.execute(_UNCAP, uncapped)
+    if not uncapped:
+        return []
+    return sorted({row["pool"] for row in await connection.fetch(_UNCAP, uncapped) if row["ready"] > 0})
 
 
 async def unqueue(connection: Connection, places: Sequence[Place]) -> None:
