@@ -41,7 +41,7 @@ async def test_all_services_stand_heal_and_are_gone_together() -> None:
         invoker = suite.processes["invoker"]
         before = invoker.pid
         await invoker.kill()
-        await until(lambda: invoker.running and invoker.starts == 2)
+        await until(lambda: invoker.ready and invoker.starts == 2)
         assert await runs(suite.invoker_addresses[0]) == []
         assert invoker.pid != before
         assert suite.postgres is not None

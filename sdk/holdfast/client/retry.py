@@ -24,7 +24,7 @@ class Retries:
     is not called before. `patience` bounds the pauses together.
     """
 
-    attempts: int = 6
+    attempts: int = 8
     first_pause: float = 0.1
     longest_pause: float = 3.0
     patience: float = 30.0

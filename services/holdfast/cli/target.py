@@ -13,7 +13,7 @@ import click
 
 from holdfast.cli import exit_code
 from holdfast.cli.output import Form, note, refusal
-from holdfast.client import Client, HoldfastError
+from holdfast.client import Client, HoldfastError, Retries
 from holdfast.dev.record import find_record
 
 USUAL: Final = {
@@ -41,7 +41,11 @@ class Target:
     def client(self) -> Client:
         """Return a client of these services."""
         return Client(
-            self.invoker, tenant=self.tenant, dispatcher=self.dispatcher, checkpoint=self.checkpoint
+            self.invoker,
+            tenant=self.tenant,
+            dispatcher=self.dispatcher,
+            checkpoint=self.checkpoint,
+            retries=Retries(attempts=4),  # a person waits for the sentence
         )
 
 

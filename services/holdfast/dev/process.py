@@ -43,6 +43,7 @@ class ServiceProcess:
         self.address = address
         self.starts = 0
         self.wanted = False  # it is meant to run: an end now is a death
+        self._is_ready = False
         self._module = module
         self._environment = dict(environment)
         self._sink = sink
@@ -62,6 +63,11 @@ class ServiceProcess:
     def running(self) -> bool:
         """Tell whether the process lives."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether it has said so in this life, and lives."""
+        return self._is_ready and self.running
 
     @property
     def returncode(self) -> int | None:
@@ -84,6 +90,7 @@ class ServiceProcess:
             return
         self.wanted = True
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._is_ready = False
         self._process = process = await self._launch()
         self.starts += 1
         assert process.stdout is not None
@@ -94,6 +101,7 @@ class ServiceProcess:
             problem = await self._until_ready(process, ready, patience)
             if problem is None:
                 self.address = ready.result()
+                self._is_ready = True
         except BaseException:
             await self.kill()
             raise
