@@ -708,3 +708,95 @@ async def test_a_step_that_exits_the_process_only_fails() -> None:
     memory = Memory("exit")
     assert await memory.run(app) is Left.ENDED
     assert memory.outcome.status == wire.FAILED
+
+
+async def test_a_run_stopped_before_it_begins_ends_at_once() -> None:
+    app = App("early")
+    entered = Counter()
+
+    @app.agent("early")
+    async def agent(_: Run) -> None:
+        entered.note("agent")
+
+    memory = Memory("early")
+    execution = memory.lease(app)
+    execution.stop(RunCancelled("never mind"))
+    assert await execution.run() is Left.ENDED
+    assert memory.outcome.status == wire.CANCELLED
+
+    other = Memory("early")
+    execution = other.lease(app)
+    ended = asyncio.create_task(execution.run())
+    await asyncio.sleep(0)
+    execution.stop(HandedBack())
+    async with asyncio.timeout(0.5):
+        assert await ended is Left.REQUEUED
+    assert len(entered) == 0
+
+
+def _nested(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [(_nested(20), None), (_nested(30), "nested more than"), ([7] * 200_000, "are the most")],
+)
+async def test_a_result_that_no_message_can_hold_fails_the_run(value: Any, word: str | None) -> None:
+    app = App("large")
+
+    @app.agent("large")
+    async def agent(_: Run) -> Any:
+        return value
+
+    memory = Memory("large")
+    assert await memory.run(app) is Left.ENDED
+    if word is None:
+        assert memory.outcome.status == wire.SUCCEEDED
+    else:
+        assert memory.outcome.failure.reason == "NOT_RECORDABLE"
+        assert word in memory.outcome.failure.message
+
+
+async def test_a_tools_long_or_deep_answer_is_shown_as_text_and_returned_whole() -> None:
+    app = App("long")
+
+    async def dump(size: int) -> list[int]:
+        return [1] * size
+
+    async def nest() -> Any:
+        return _nested(40)
+
+    @app.agent("long")
+    async def agent(run: Run) -> int:
+        assert await run.tool(nest) == _nested(40)
+        return len(await run.tool(dump, size=100_000))
+
+    memory = Memory("long")
+    assert await memory.run(app) is Left.ENDED
+    assert memory.outcome.result.number_value == 100_000
+    deep, long = memory.told("tool_returned")
+    assert deep.result.string_value == "[" * 41 + "]" * 41
+    assert long.result.string_value.endswith("…")
+
+
+async def test_much_that_is_said_at_once_is_committed_in_parts() -> None:
+    app = App("flood")
+
+    async def nothing() -> None:
+        pass
+
+    @app.agent("flood")
+    async def agent(run: Run) -> None:
+        for _ in range(20):
+            run.say("x" * 200_000)
+        await run.step(nothing)
+
+    memory = Memory("flood")
+    assert await memory.run(app) is Left.ENDED
+    assert len(memory.told("said")) == 20
+    assert max(commit.ByteSize() for commit in memory.commits) < 1_000_000
+    assert len(memory.commits) > 5

@@ -109,3 +109,20 @@ async def test_commits_of_many_runs_share_messages(platform: Platform, runner: R
                 await run.moved.wait()
     assert len(executed) == 200
     assert len(platform.received) == 250
+
+
+async def test_a_commit_no_stream_could_carry_fails_its_run_alone(platform: Platform, runner: Runner) -> None:
+    app, _ = _app()
+
+    @app.agent("huge")
+    async def huge(run: Run) -> None:
+        for number in range(8):
+            run.send("somewhere", "x" * 900_000, key=str(number))
+
+    monster, fine = platform.add("huge"), platform.add("count")
+    async with runner(app):
+        platform.lease(monster, fine)
+        await monster.moved.wait()
+        await fine.moved.wait()
+    assert fine.outcome.result.number_value == 6
+    assert max(commit.ByteSize() for commit in platform.received) < 4 * 1024 * 1024

@@ -153,13 +153,18 @@ class Execution:
         )
         self._transcript.started(self._agent.version, self._replayed)
         root = Scope(self._family, "")
-        self._driver = self._family.spawn(self._driven(), root)
         try:
-            await self._finished
+            if self.stopped is None:
+                self._driver = self._family.spawn(self._driven(), root)
+                self._driver.add_done_callback(self._agent_done)
+                await self._finished
+            else:
+                self._error = self.stopped
             return await self._close(root)
         finally:
             self._transcript.closed = True
-            self._driver.cancel()
+            if self._driver is not None:
+                self._driver.cancel()
             for timer in self._timers:
                 timer.cancel()
 
@@ -194,6 +199,13 @@ class Execution:
             self._pipeline.ending = True
             self._finished.set_result(None)
 
+    def _agent_done(self, driver: "asyncio.Task[None]") -> None:
+        if not self._finished.done():  # cancelled before it began
+            self._error = self.stopped or asyncio.CancelledError()
+            self._finished.set_result(None)
+        if not driver.cancelled():
+            driver.exception()
+
     def _settle_without_agent(self) -> None:
         """Go on to the end though the agent's code does not let go; what it does from now on is refused."""
         if not self._finished.done():
@@ -226,6 +238,7 @@ class Execution:
         await self._reap()
         if isinstance(self.stopped, BudgetExhausted) and self._value is None:
             await self._last_words(root)
+            await self._reap()
         self._transcript.closed = True
         self._transcript.all_spoken()
         self._reached("before_end")
@@ -318,21 +331,20 @@ class Execution:
 
     def _succeeded(self) -> _Move:
         try:
-            return _Move(Outcome(SUCCEEDED, result=self._result()), survived=True)
+            return _Move(_checked(Outcome(SUCCEEDED, result=self._result())), survived=True)
         except NotRecordable as error:
             message = storable(f"the agent's result cannot be recorded: {error}", LONGEST_MESSAGE)
             return _Move(Outcome(FAILED, failure=Failure(error.reason, message)))
 
     def _partial(self, stopped: BudgetExhausted) -> _Move:
-        failure = Failure("BUDGET_EXHAUSTED", str(stopped))
+        reason, exhausted = "BUDGET_EXHAUSTED", stopped.dimension
         try:
             result = plain(self._value)  # what was managed need not be what was promised
+            failure = Failure(reason, str(stopped))
+            outcome = _checked(Outcome(PARTIAL, result=result, failure=failure, exhausted=exhausted))
         except NotRecordable as error:
-            result = None
-            failure = Failure(
-                failure.reason, storable(f"{stopped}; its result is lost: {error}", LONGEST_MESSAGE)
-            )
-        outcome = Outcome(PARTIAL, result=result, failure=failure, exhausted=stopped.dimension)
+            failure = Failure(reason, storable(f"{stopped}; its result is lost: {error}", LONGEST_MESSAGE))
+            outcome = Outcome(PARTIAL, failure=failure, exhausted=exhausted)
         return _Move(outcome, survived=True)
 
     def _failed(self, error: BaseException) -> _Move:
@@ -346,3 +358,13 @@ class Execution:
 
     def _result(self) -> Any:
         return from_json(self._agent.result.record(self._value)[0])
+
+
+LARGEST_RESULT: Final = 1024 * 1024
+"""Bytes of a result as the contract has it, where a number takes more than in JSON."""
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    if outcome.size > LARGEST_RESULT:
+        raise NotRecordable(f"it takes {outcome.size:,} bytes, and {LARGEST_RESULT:,} are the most")
+    return outcome

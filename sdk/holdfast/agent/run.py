@@ -2,14 +2,13 @@
 
 import asyncio
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
 
 from holdfast.agent.budget import Budget
-from holdfast.agent.codec import canonical, plain
+from holdfast.agent.codec import LARGEST, canonical, plain
 from holdfast.agent.engine.branch import branch, in_branches
 from holdfast.agent.engine.model_call import model_call
 from holdfast.agent.engine.scope import Frame, Scope
@@ -120,7 +119,7 @@ class Run:
         transcript = self._transcript
 
         def told(frame: Frame, encoded: bytes) -> None:
-            transcript.tool_returned(frame, step.name, json.loads(encoded), len(encoded))
+            transcript.tool_returned(frame, step.name, encoded)
 
         return self._perform(step, TOOL, (), arguments, told)
 
@@ -178,7 +177,8 @@ class Run:
             def each(item: T) -> Coroutine[Any, Any, R]:
                 return self.step(fn, item)
 
-        return in_branches(self._stepper.scope(), each, items, at_once)
+        scope = self._stepper.scope()
+        return in_branches(scope, scope.key("map"), each, items, at_once=at_once)
 
     def task(self, coroutine: Coroutine[Any, Any, R], *, name: str = "task") -> "asyncio.Task[R]":
         """Start a branch of the agent as a task; await it, or it is cancelled when the agent returns."""
@@ -232,6 +232,8 @@ class Run:
         if isinstance(place, Scope):
             self._transcript.effect(place, effect)
         else:
+            if sum(len(each.body) for each in place.effects) + len(effect.body) > LARGEST:
+                raise ValueError(f"The effects of one step take at most {LARGEST:,} bytes.")
             place.effects.append(effect)
         return key
 
@@ -260,8 +262,7 @@ class Run:
             if step.wants_key and IDEMPOTENCY_KEY not in kwargs:
                 given = {**kwargs, IDEMPOTENCY_KEY: self._stable_key(key)}
             if told is not None:
-                arguments = plain(named)
-                transcript.tool_called(frame, step.name, arguments, len(str(arguments)))
+                transcript.tool_called(frame, step.name, canonical(named))
             return step.fn(*args, **given)
 
         return self._stepper.perform(

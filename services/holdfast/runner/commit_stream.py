@@ -63,7 +63,14 @@ class CommitStream:
     def commit(self, commit: Commit, answered: Answered) -> None:
         """Send a commit with the others of this tick; a run has at most one open under an epoch."""
         key = (commit.run_id, commit.epoch)
-        self._open[key] = _Open(commit, answered)
+        each = _Open(commit, answered)
+        if each.size > MAX_BYTES:  # it would break the stream for all runs, again and again
+            refusal = Refused(
+                "INVALID_FIELD", f"the commit takes {each.size:,} bytes, and {MAX_BYTES:,} are the most"
+            )
+            asyncio.get_running_loop().call_soon(answered, refusal)
+            return
+        self._open[key] = each
         self._waiting.append(key)
         self._wake.set()
 

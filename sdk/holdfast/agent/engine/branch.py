@@ -11,15 +11,16 @@ R = TypeVar("R")
 
 
 async def in_branches(
-    scope: Scope, fn: Callable[[T], Awaitable[R]], items: Iterable[T], at_once: int
+    scope: Scope, name: str, fn: Callable[[T], Awaitable[R]], items: Iterable[T], *, at_once: int
 ) -> list[R]:
     """Call `fn` for each item, at most `at_once` at a time, and return the results in order.
+
+    Item n is done in the scope `name.n`.
 
     The first failure cancels the others and is raised as it is.
     """
     waiting = list(enumerate(items))
     results: list[Any] = [None] * len(waiting)
-    name = scope.key("map")
     waiting.reverse()
 
     async def work() -> None:

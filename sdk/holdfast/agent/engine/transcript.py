@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from typing import Any, Final
+from typing import Final
 
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Frame, Place, Scope, Tokens
@@ -66,14 +66,14 @@ class Transcript:
         self.spoken(frame)
         self._pen.step_failed(self._pipeline.draft, frame.step, attempt, failure, retry_in)
 
-    def tool_called(self, frame: Frame, tool: str, arguments: Any, size: int) -> None:
-        """Tell that a tool is called."""
-        self._pen.tool_called(self._pipeline.draft, frame.step, tool, arguments, size)
+    def tool_called(self, frame: Frame, tool: str, arguments: bytes) -> None:
+        """Tell that a tool is called with these arguments, as JSON."""
+        self._pen.tool_called(self._pipeline.draft, frame.step, tool, arguments)
 
-    def tool_returned(self, frame: Frame, tool: str, result: Any, size: int) -> None:
-        """Tell what a tool returned."""
+    def tool_returned(self, frame: Frame, tool: str, result: bytes) -> None:
+        """Tell what a tool returned, as JSON."""
         self.spoken(frame)
-        self._pen.tool_returned(self._pipeline.draft, frame.step, tool, result, size)
+        self._pen.tool_returned(self._pipeline.draft, frame.step, tool, result)
 
     def say(self, place: Place, text: str) -> None:
         """Tell something whole, unless an earlier attempt has."""
@@ -146,6 +146,6 @@ class Transcript:
 
 
 def _check(text: str) -> None:
-    if len(text) > LARGEST_TEXT:
-        raise ValueError(f"At most {LARGEST_TEXT:,} characters can be said at once, not {len(text):,}.")
-    text.encode()  # half of a character (a lone surrogate) is refused here, where it is said
+    size = len(text.encode())  # half of a character (a lone surrogate) is refused here, where it is said
+    if size > LARGEST_TEXT:
+        raise ValueError(f"At most {LARGEST_TEXT:,} bytes can be said at once, not {size:,}.")

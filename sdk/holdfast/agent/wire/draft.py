@@ -53,6 +53,11 @@ class Outcome:
         if failure is not None:
             _write_failure(self.message.failure, failure)
 
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return self.message.ByteSize()
+
 
 class Draft:
     """Grows until it is sent; its events are a message apart, so that who keeps events keeps no more."""
@@ -255,18 +260,18 @@ class Pen:
         event.token.text = text
         self._told(event)
 
-    def tool_called(self, draft: Draft, step: str, tool: str, arguments: Any, size: int) -> None:
-        """Tell that a tool is called."""
-        event = self._event(draft, step, size)
+    def tool_called(self, draft: Draft, step: str, tool: str, arguments: bytes) -> None:
+        """Tell that a tool is called with these arguments, as JSON."""
+        event = self._event(draft, step, 4 * len(arguments))
         event.tool_called.tool = tool
-        json_value.write(event.tool_called.arguments, arguments)
+        json_value.show(event.tool_called.arguments, arguments)
         self._told(event)
 
-    def tool_returned(self, draft: Draft, step: str, tool: str, result: Any, size: int) -> None:
-        """Tell what a tool returned."""
-        event = self._event(draft, step, size)
+    def tool_returned(self, draft: Draft, step: str, tool: str, result: bytes) -> None:
+        """Tell what a tool returned, as JSON."""
+        event = self._event(draft, step, 4 * len(result))
         event.tool_returned.tool = tool
-        json_value.write(event.tool_returned.result, result)
+        json_value.show(event.tool_returned.result, result)
         self._told(event)
 
     def effect_staged(self, draft: Draft, step: str, effect: Effect) -> None:

@@ -1,16 +1,25 @@
 """JSON as Python has it and JSON as the contract has it."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
+from holdfast.agent.error import NotRecordable
+
 EXACT = 2**53
 """Whole numbers below this survive a double."""
+DEEPEST = 24
+"""Levels of JSON: each is three of a message, and no reader of messages goes deeper than 100."""
+SHOWN = 32 * 1024
+"""Bytes of JSON that are shown whole."""
 
 
-def write(target: Value, value: Any) -> None:
-    """Put JSON's own types (as `codec.plain` returns them) into a message."""
+def write(target: Value, value: Any, depth: int = DEEPEST) -> None:
+    """Put JSON's own types (as `codec.plain` returns them) into a message. Raises `NotRecordable`."""
+    if depth < 0:
+        raise NotRecordable(f"it is nested more than {DEEPEST} levels deep")
     if value is None:
         target.null_value = 0  # type: ignore[assignment]  # the enum has one member, of this number
     elif isinstance(value, bool):
@@ -23,11 +32,11 @@ def write(target: Value, value: Any) -> None:
         fields = target.struct_value.fields
         target.struct_value.SetInParent()
         for key, member in value.items():
-            write(fields[key], member)
+            write(fields[key], member, depth - 1)
     else:
         target.list_value.SetInParent()
         for member in value:
-            write(target.list_value.values.add(), member)
+            write(target.list_value.values.add(), member, depth - 1)
 
 
 def read(value: Value) -> Any:
@@ -48,3 +57,16 @@ def read(value: Value) -> Any:
 def read_struct(struct: Struct) -> dict[str, Any]:
     """Return an object's JSON."""
     return {key: read(member) for key, member in struct.fields.items()}
+
+
+def show(target: Value, encoded: bytes) -> None:
+    """Put JSON into a message for people to see: what is long or deep is cut, and shown as text."""
+    if len(encoded) <= SHOWN:
+        try:
+            write(target, json.loads(encoded))
+        except NotRecordable:
+            target.Clear()
+        else:
+            return
+    shown = encoded[:SHOWN].decode(errors="ignore")
+    target.string_value = shown if len(encoded) <= SHOWN else shown + "…"
