@@ -44,7 +44,9 @@ def test_a_runner_is_told_no_way_to_the_database(monkeypatch: pytest.MonkeyPatch
     plan = Plan(
         ["a:app"], runners=2, environments={"runner-2": {"HOLDFAST_SLOTS": "1"}, "runner": {"X": "y"}}
     )
+    monkeypatch.setenv("HOLDFAST_SECRET_TICKETS", "whsec_x")
     told = plan.environment_of("runner-2", {"HOLDFAST_AGENTS": "a:app"})
+    assert "HOLDFAST_SECRET_TICKETS" not in told
     assert "HOLDFAST_DATABASE_URL" not in told
     assert (told["HOLDFAST_SLOTS"], told["X"], told["HOLDFAST_AGENTS"]) == ("1", "y", "a:app")
     assert plan.environment_of("invoker", {})["HOLDFAST_DATABASE_URL"] == "postgresql://x/y"

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 _NONE: Mapping[str, str] = MappingProxyType({})
-_SECRETS_OF_THE_PLATFORM = ("HOLDFAST_DATABASE_URL", "PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE")
+_SECRETS_OF_THE_PLATFORM = ("HOLDFAST_DATABASE_URL", "HOLDFAST_SECRET", "PGPASS", "PGSERVICEFILE")
+"""What the names begin with: the way to the database, and what effects are signed with."""
 
 FOUNDATION = ("invoker", "checkpoint", "approval", "dispatcher")
 """The kinds that stand before a runner starts, for it dials two of them."""
@@ -39,13 +40,12 @@ class Plan:
         return self.modules.get(kind, f"holdfast.{kind}")
 
     def environment_of(self, name: str, own: Mapping[str, str]) -> dict[str, str]:
-        """Return all that a process is told; a runner is told no way to the database, whoever sets one."""
+        """Return all that a process is told; a runner is told no secret of the platform."""
         kind = kind_of(name)
         told = {**os.environ, **own, **self.environment}
         told |= {**self.environments.get(kind, _NONE), **(self.environments.get(name, _NONE))}
         if kind == "runner":
-            for secret in _SECRETS_OF_THE_PLATFORM:
-                told.pop(secret, None)
+            told = {key: value for key, value in told.items() if not key.startswith(_SECRETS_OF_THE_PLATFORM)}
         return told
 
     def local_ease(self, name: str) -> dict[str, str]:
