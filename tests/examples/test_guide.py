@@ -145,6 +145,17 @@ async def test_a_limit_ends_the_run_with_what_was_managed(guide: Guide) -> None:
 
 
 @on_the_modules_loop
+@pytest.mark.parametrize("budget", [Budget(max_steps=2), Budget(deadline_ms=700)])
+async def test_an_agent_may_return_what_it_has_when_the_budget_ends(guide: Guide, budget: Budget) -> None:
+    run = await (await guide.client.invoke("collect", budget=budget)).ended(patience=30)
+    assert run.status is RunStatus.PARTIAL
+    assert run.outcome is not None
+    assert run.outcome.result[:2] == ["o-0", "o-1"]
+    # A step may be recorded just when the time is over, too late for the agent to see it.
+    assert run.usage.steps - len(run.outcome.result) in {0, 1}
+
+
+@on_the_modules_loop
 async def test_an_agent_may_survive_a_failed_step(guide: Guide) -> None:
     assert await _result(guide, "reserve", {**ORDER, "id": "o-0"}) == "sorry: o-0 is sold out"
     assert await _result(guide, "reserve", ORDER) == "o-1"
