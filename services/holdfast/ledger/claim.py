@@ -85,9 +85,10 @@ async def _take(
     passed_over = len(tenants) < len(candidates)
     if not tenants:
         return [], passed_over
-    alive = {row["session_id"] for row in await connection.fetch(sql.ALIVE, list(left))}
+    found = await connection.fetch(sql.TURNS, tenants, pools, list(left))
+    alive = {row["session_id"] for row in found if row["session_id"] is not None}
     seats = _seats({session: n for session, n in left.items() if session in alive})
-    rows = await connection.fetch(sql.TURNS, tenants, pools)
+    rows = [row for row in found if row["session_id"] is None]
     room = {row["tenant"]: row["room"] for row in rows}
     turns = [Turn(r["pool"], r["tenant"], r["turn"], r["ready"], r["weight"]) for r in rows]
     shares = share(len(seats), turns, room)

@@ -28,19 +28,22 @@ SELECT tenant, true AS locked FROM tenant
 WHERE tenant = ANY(ARRAY(SELECT tenant FROM candidate)) ORDER BY tenant FOR NO KEY UPDATE
 """  # noqa: S608 - a constant of ours
 
-# The sessions are locked so that a sweep that buries one cannot miss a lease given to it meanwhile.
-ALIVE: Final = """
-SELECT session_id FROM runner_session
-WHERE session_id = ANY($1::uuid[]) AND expire_time > clock_timestamp() FOR KEY SHARE
-"""
-
+# Those whose turn it is, and in rows of their own the sessions that live. The sessions are locked so that a
+# sweep that buries one cannot miss a lease given to it meanwhile.
 TURNS: Final = """
-SELECT p.pool, p.tenant, p.turn, p.ready, t.weight, t.max_in_flight - t.in_flight AS room
+WITH alive AS MATERIALIZED (
+    SELECT session_id FROM runner_session
+    WHERE session_id = ANY($3::uuid[]) AND expire_time > clock_timestamp() FOR KEY SHARE
+)
+SELECT p.pool, p.tenant, p.turn, p.ready, t.weight, t.max_in_flight - t.in_flight AS room,
+       NULL::uuid AS session_id
 FROM unnest($1::text[]) AS c (tenant)
 JOIN tenant t ON t.tenant = c.tenant
 CROSS JOIN unnest($2::text[]) AS s (pool)
 JOIN tenant_pool p ON p.pool = s.pool AND p.tenant = t.tenant
 WHERE p.ready > 0
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, session_id FROM alive
 """
 
 # $1.. one row per (pool, tenant) and how many of its runs; $6 a seat (a session) for each run. No row set is

@@ -169,8 +169,9 @@ async def release_leases(
 ) -> list[str]:
     """Delete the runs' leases, give back the tenants' slots, and drop the timers of those that ended.
 
-    Returns the pools in which runs wait that their tenant's cap has held back until now. `ended` names those of them whose deadline no longer matters; left out, all. A run without a lease is
-    passed over, its timers dropped all the same.
+    Returns the pools in which runs wait that their tenant's cap has held back until now. `ended` names those
+    of the runs whose deadline no longer matters; left out, all. A run without a lease is passed over, its
+    timers dropped all the same.
     """
     final = list(run_ids if ended is None else ended)
     ids, kinds = [*final, *final], [1] * len(final) + [2] * len(final)
