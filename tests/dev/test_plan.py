@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.dev import PortBusyError
-from holdfast.dev.database import acting_as
+from holdfast.dev.database import acting_as, logging_in_as
 from holdfast.dev.log_line import readable
 from holdfast.dev.plan import Plan
 from holdfast.dev.port import USUAL, choose_addresses, is_free
@@ -57,6 +57,11 @@ def test_a_role_is_added_to_a_url_of_any_form() -> None:
     url = acting_as("postgresql://postgres@/holdfast?host=/tmp/a b&port=5432", "holdfast_invoker")
     assert url == "postgresql://postgres@/holdfast?host=/tmp/a%20b&port=5432&role=holdfast_invoker"
     assert acting_as("postgresql://u:p@h:1/d", "r") == "postgresql://u:p@h:1/d?role=r"
+
+
+def test_a_role_that_logs_in_itself_brings_nobody_elses_password() -> None:
+    own = logging_in_as("postgresql://postgres:secret@/holdfast?host=/tmp/a", "holdfast_invoker")
+    assert own == "postgresql://holdfast_invoker@/holdfast?host=/tmp/a"
 
 
 def test_a_running_suite_is_found_from_the_folders_below(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from holdfast.dev.database import prepare, until_in_session
+from holdfast.dev.database import prepare
 from holdfast.dev.error import SuiteError
 from holdfast.dev.output import Sink, log_file, to_files
 from holdfast.dev.plan import STOPPING, Plan, kind_of
@@ -133,7 +133,7 @@ class Suite:
         addresses = choose_addresses(self._port, self._plan.names())
         sink = self._sink or self._files()
         self._url = self._given_url or await self._own_database()
-        urls = await prepare(self._url)
+        urls = await prepare(self._url, may_log_in=self._given_url is None)
         foundation = [name for name in self._plan.names() if kind_of(name) != "runner"]
         for name in foundation:
             own = {"HOLDFAST_DATABASE_URL": urls[kind_of(name)], **self._plan.local_ease(name)}
@@ -144,7 +144,6 @@ class Suite:
             if kind_of(name) == "runner":
                 self._add(name, own, addresses[name], sink)
         await _all_of(*(runner.start() for runner in self.runners))
-        await until_in_session(self._url, [runner.address for runner in self.runners])
         if self.supervise:
             self._watchdogs = [asyncio.create_task(keep_running(p, sink)) for p in self.processes.values()]
 
