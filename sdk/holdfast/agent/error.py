@@ -91,7 +91,8 @@ class BudgetExhausted(RunStopped):
     """The run has reached a limit of its budget; no further step starts."""
 
     def __init__(self, dimension: Dimension) -> None:
-        super().__init__(f"the run's budget of {dimension.name.lower()} is spent")
+        spent = f"the run's budget of {dimension.name.lower()} is spent"
+        super().__init__("the run's deadline has passed" if dimension is Dimension.DEADLINE else spent)
         self.dimension = dimension
 
 

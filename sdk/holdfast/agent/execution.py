@@ -11,16 +11,13 @@ started ──▶ the agent runs ──(returns)──────────�
 import asyncio
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
-
-from pydantic_core import from_json
 
 from holdfast.agent.app import Agent
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Dimension, Meter
-from holdfast.agent.codec import plain
+from holdfast.agent.ending import Move, decide
 from holdfast.agent.engine.journal import Journal, Refused
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
@@ -30,32 +27,20 @@ from holdfast.agent.error import (
     LONGEST_MESSAGE,
     BudgetExhausted,
     CommitRefused,
-    Drifted,
     Failure,
-    HandedBack,
     LeaseLost,
-    NotRecordable,
-    Permanent,
     RunCancelled,
     RunStopped,
-    StepFailed,
-    failure_of,
     storable,
 )
 from holdfast.agent.model import ModelEndpoint
 from holdfast.agent.run import Run
 from holdfast.agent.wire.draft import (
-    CANCELLED,
-    DRIFTED,
-    FAILED,
-    PARTIAL,
-    SUCCEEDED,
     Draft,
     Event,
-    Outcome,
-    Pen,
 )
 from holdfast.agent.wire.invocation import History, Invocation
+from holdfast.agent.wire.pen import Pen
 
 STOP_GRACE: Final = 1.0
 """Seconds that agent code has to unwind after it was stopped; then the run ends without it."""
@@ -72,17 +57,6 @@ class Left(Enum):
     REQUEUED = "it is back in the queue"
     LOST = "another has it, or may have it"
     REFUSED = "even its end was refused: the lease is still held"
-
-
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """Where the run goes: to its end, or back to the queue."""
-
-    outcome: Outcome | None = None
-    survived: bool = False
-    failure: Failure | None = None
-    delay: float = 0.0
-    blameless: bool = False
 
 
 class Execution:
@@ -245,7 +219,7 @@ class Execution:
         for last_resort in (False, False, True):
             if isinstance(self.stopped, LeaseLost):
                 return Left.LOST
-            move = self._undecidable() if last_resort else self._decided()
+            move = self._refused_move() if last_resort else self._decided()
             try:
                 ended = await self._commit(move, bare=last_resort)
             except asyncio.CancelledError:
@@ -257,7 +231,7 @@ class Execution:
             return Left.REQUEUED if move.outcome is None else Left.ENDED
         return Left.LOST if isinstance(self.stopped, LeaseLost) else Left.REFUSED
 
-    async def _commit(self, move: _Move, *, bare: bool) -> Event | None:
+    async def _commit(self, move: Move, *, bare: bool) -> Event | None:
         """Commit the last move; return the last event, which nobody is told before it is durable."""
         ended: list[Event] = []
 
@@ -303,68 +277,8 @@ class Execution:
         finally:
             here.set(None)
 
-    def _decided(self) -> _Move:
-        """Decide where the run goes."""
-        stopped = self.stopped
-        if isinstance(stopped, BudgetExhausted):
-            return self._partial(stopped)
-        if stopped is not None and not isinstance(stopped, HandedBack):
-            return _Move(self._stopped_outcome(stopped))
-        if self._error is None:
-            return self._succeeded()
-        if stopped is not None:
-            return _Move(blameless=True, survived=True)
-        return self._failed(self._error)
+    def _decided(self) -> Move:
+        return decide(self._agent, self._invocation, self.stopped, value=self._value, error=self._error)
 
-    @staticmethod
-    def _stopped_outcome(stopped: RunStopped) -> Outcome:
-        message = storable(str(stopped), LONGEST_MESSAGE)
-        if isinstance(stopped, RunCancelled):
-            return Outcome(CANCELLED, failure=Failure("CANCELLED", message))
-        if isinstance(stopped, Drifted):
-            return Outcome(DRIFTED, failure=Failure("DRIFTED", message, stopped.step))
-        reason = stopped.reason if isinstance(stopped, CommitRefused) else "STOPPED"
-        return Outcome(FAILED, failure=Failure(reason, message))
-
-    def _undecidable(self) -> _Move:
-        return _Move(failure=self._refusal, delay=pause(self._invocation.attempt))
-
-    def _succeeded(self) -> _Move:
-        try:
-            return _Move(_checked(Outcome(SUCCEEDED, result=self._result())), survived=True)
-        except NotRecordable as error:
-            message = storable(f"the agent's result cannot be recorded: {error}", LONGEST_MESSAGE)
-            return _Move(Outcome(FAILED, failure=Failure(error.reason, message)))
-
-    def _partial(self, stopped: BudgetExhausted) -> _Move:
-        reason, exhausted = "BUDGET_EXHAUSTED", stopped.dimension
-        try:
-            result = plain(self._value)  # what was managed need not be what was promised
-            failure = Failure(reason, str(stopped))
-            outcome = _checked(Outcome(PARTIAL, result=result, failure=failure, exhausted=exhausted))
-        except NotRecordable as error:
-            failure = Failure(reason, storable(f"{stopped}; its result is lost: {error}", LONGEST_MESSAGE))
-            outcome = Outcome(PARTIAL, failure=failure, exhausted=exhausted)
-        return _Move(outcome, survived=True)
-
-    def _failed(self, error: BaseException) -> _Move:
-        invocation = self._invocation
-        failure = failure_of(error)
-        if isinstance(error, Permanent) and not (isinstance(error, StepFailed) and not error.permanent):
-            return _Move(Outcome(FAILED, failure=failure))
-        if self._agent.max_attempts is not None and invocation.attempt >= self._agent.max_attempts:
-            return _Move(Outcome(FAILED, failure=failure))
-        return _Move(failure=failure, delay=pause(invocation.attempt))
-
-    def _result(self) -> Any:
-        return from_json(self._agent.result.record(self._value)[0])
-
-
-LARGEST_RESULT: Final = 1024 * 1024
-"""Bytes of a result as the contract has it, where a number takes more than in JSON."""
-
-
-def _checked(outcome: Outcome) -> Outcome:
-    if outcome.size > LARGEST_RESULT:
-        raise NotRecordable(f"it takes {outcome.size:,} bytes, and {LARGEST_RESULT:,} are the most")
-    return outcome
+    def _refused_move(self) -> Move:
+        return Move(failure=self._refusal, delay=pause(self._invocation.attempt))

@@ -10,9 +10,10 @@ from typing import Any, ParamSpec, TypeVar
 from holdfast.agent.budget import Budget
 from holdfast.agent.codec import LARGEST, canonical, plain
 from holdfast.agent.engine.branch import branch, in_branches
+from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.model_call import model_call
 from holdfast.agent.engine.scope import Frame, Scope
-from holdfast.agent.engine.stepper import Call, Stepper
+from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
 from holdfast.agent.model import (
     Message,

@@ -6,8 +6,8 @@ from typing import Any
 
 from holdfast.agent.budget import Budget
 from holdfast.agent.codec import canonical
+from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.scope import Frame
-from holdfast.agent.engine.stepper import Call
 from holdfast.agent.engine.transcript import Transcript
 from holdfast.agent.error import NotRecordable
 from holdfast.agent.model import Message, ModelEndpoint, ModelError, ModelReply, ToolSpec

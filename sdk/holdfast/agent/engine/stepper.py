@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Meter, Usage
 from holdfast.agent.codec import canonical
+from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Family, Frame, Place, Scope, here
 from holdfast.agent.engine.transcript import Transcript
@@ -29,23 +30,12 @@ from holdfast.agent.error import (
     StepFailed,
     failure_of,
 )
-from holdfast.agent.step import Policy
 from holdfast.agent.wire.draft import TOOL, Record, make_record
 from holdfast.agent.wire.invocation import History, Recorded
 
 LARGEST_INPUT = 64 * 1024
 """Bytes of input kept with a record; of a larger one only the fingerprint is."""
 SHOWN_INPUT = 200
-
-
-class Recordable(Protocol):
-    """How a step's outcome is recorded and read back: `codec.Shape`, or one that knows its type better."""
-
-    def record(self, value: Any) -> tuple[bytes, Any]:
-        """Return the JSON of a value, and the value as a replay will see it."""
-
-    def read(self, encoded: bytes) -> Any:
-        """Return the value of a record."""
 
 
 class Stops(Protocol):
@@ -55,21 +45,6 @@ class Stops(Protocol):
 
     def stop(self, stopped: RunStopped) -> None:
         """Stop the run; repeatable, the first cause counts."""
-
-
-@dataclass(slots=True)
-class Call:
-    """One use of a step: what is asked, how it is executed, what it may need."""
-
-    name: str
-    kind: int
-    input: dict[str, Any]
-    policy: Policy
-    result: Recordable
-    execute: Callable[[str, Frame], Awaitable[Any]]
-    tokens: int = 0
-    context: int = 0
-    tells_result: Callable[[Frame, bytes], None] | None = None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ from typing import Final
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Frame, Place, Scope, Tokens
 from holdfast.agent.error import Failure
-from holdfast.agent.wire.draft import Draft, Effect, Pen, Record
+from holdfast.agent.wire.draft import Draft, Effect, Record
+from holdfast.agent.wire.pen import Pen
 
 LARGEST_TEXT: Final = 256 * 1024
 PIECE: Final = 1024  # characters

@@ -1,15 +1,11 @@
 """One commit in the making: records, effects and events that become durable together."""
 
-import time
-from collections.abc import Callable
 from typing import Any, Final
-
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.agent.budget import Dimension, Usage
 from holdfast.agent.error import Failure
 from holdfast.agent.wire import value as json_value
+from holdfast.agent.wire.field import GIGA, write_duration, write_failure, write_time, write_usage
 from holdfast.v1 import checkpoint_pb2, run_pb2
 from holdfast.v1.transcript_pb2 import EventBatch, RunEvent
 
@@ -31,8 +27,6 @@ CANCELLED: Final = 8
 DRIFTED: Final = 11
 """The statuses a runner moves a run to, numbered as `holdfast.v1.RunStatus`."""
 
-_GIGA: Final = 1_000_000_000
-
 
 class Outcome:
     """How a run ends."""
@@ -51,7 +45,7 @@ class Outcome:
         if status in (SUCCEEDED, PARTIAL):
             json_value.write(self.message.result, result)
         if failure is not None:
-            _write_failure(self.message.failure, failure)
+            write_failure(self.message.failure, failure)
 
     @property
     def size(self) -> int:
@@ -108,7 +102,7 @@ class Draft:
         move.blameless = blameless
         write_duration(move.delay, delay)
         if failure is not None:
-            _write_failure(move.failure, failure)
+            write_failure(move.failure, failure)
 
     def forget_records(self) -> None:
         """Leave only the events that have been told: all but the run's end."""
@@ -158,10 +152,10 @@ def make_record(
         output=output,
         attempts=attempts,
     )
-    _write_usage(record.usage, usage)
+    write_usage(record.usage, usage)
     write_duration(record.duration, duration)
     if failure is not None:
-        _write_failure(record.failure, failure)
+        write_failure(record.failure, failure)
     return record
 
 
@@ -177,152 +171,10 @@ def make_effect(
         body=body,
     )
     if not_before is not None:
-        _write_time(effect.not_before, int(not_before * _GIGA))
+        write_time(effect.not_before, int(not_before * GIGA))
     return effect
-
-
-class Pen:
-    """Writes events into drafts, numbers them without gaps, and tells each to `told` when it is complete."""
-
-    __slots__ = ("_attempt", "_epoch", "_run_id", "_told", "sequence")
-
-    def __init__(
-        self, run_id: str, epoch: int, attempt: int, last_sequence: int, told: Callable[[RunEvent], None]
-    ) -> None:
-        self._run_id = run_id
-        self._epoch = epoch
-        self._attempt = attempt
-        self._told = told
-        self.sequence = last_sequence
-
-    def _event(self, draft: Draft, step: str, size: int) -> RunEvent:
-        self.sequence += 1
-        event = draft.event()
-        event.run_id = self._run_id
-        event.sequence = self.sequence
-        event.attempt = self._attempt
-        event.epoch = self._epoch
-        if step:
-            event.step = step
-        _write_time(event.time, time.time_ns())
-        draft.size += 96 + size
-        return event
-
-    def started(self, draft: Draft, version: str, replayed: int) -> None:
-        """Tell that the run has started or resumed here."""
-        event = self._event(draft, "", len(version))
-        event.started.epoch = self._epoch
-        event.started.agent_version = version
-        event.started.replayed_steps = replayed
-        self._told(event)
-
-    def step_started(self, draft: Draft, key: str, kind: int, attempt: int) -> None:
-        """Tell that a try of a step begins."""
-        event = self._event(draft, key, len(key))
-        started = event.step_started
-        started.key = key
-        started.kind = kind  # type: ignore[assignment]
-        started.attempt = attempt
-        self._told(event)
-
-    def step_finished(self, draft: Draft, record: Record) -> None:
-        """Tell that a step was recorded."""
-        event = self._event(draft, record.key, len(record.key))
-        finished = event.step_finished
-        finished.key = record.key
-        finished.kind = record.kind
-        finished.attempts = record.attempts
-        finished.usage.CopyFrom(record.usage)
-        finished.duration.CopyFrom(record.duration)
-        if record.HasField("failure"):
-            finished.failure.CopyFrom(record.failure)
-        self._told(event)
-
-    def step_failed(self, draft: Draft, key: str, attempt: int, failure: Failure, retry_in: float) -> None:
-        """Tell that a try failed and another follows."""
-        event = self._event(draft, key, len(key) + len(failure.message))
-        failed = event.step_failed
-        failed.key = key
-        failed.attempt = attempt
-        _write_failure(failed.failure, failure)
-        write_duration(failed.retry_in, retry_in)
-        self._told(event)
-
-    def said(self, draft: Draft, step: str, text: str) -> None:
-        """Tell something whole."""
-        event = self._event(draft, step, len(text))
-        event.said.text = text
-        self._told(event)
-
-    def token(self, draft: Draft, step: str, text: str) -> None:
-        """Tell a piece."""
-        event = self._event(draft, step, len(text))
-        event.token.text = text
-        self._told(event)
-
-    def tool_called(self, draft: Draft, step: str, tool: str, arguments: bytes) -> None:
-        """Tell that a tool is called with these arguments, as JSON."""
-        event = self._event(draft, step, 4 * len(arguments))
-        event.tool_called.tool = tool
-        json_value.show(event.tool_called.arguments, arguments)
-        self._told(event)
-
-    def tool_returned(self, draft: Draft, step: str, tool: str, result: bytes) -> None:
-        """Tell what a tool returned, as JSON."""
-        event = self._event(draft, step, 4 * len(result))
-        event.tool_returned.tool = tool
-        json_value.show(event.tool_returned.result, result)
-        self._told(event)
-
-    def effect_staged(self, draft: Draft, step: str, effect: Effect) -> None:
-        """Tell that an effect was staged."""
-        event = self._event(draft, step, 128)
-        staged = event.effect_staged
-        staged.effect_id = effect.effect_id
-        staged.destination = effect.destination
-        staged.idempotency_key = effect.idempotency_key
-        self._told(event)
-
-    def ended(self, draft: Draft, outcome: Outcome, usage: Usage, elapsed: float) -> RunEvent:
-        """Write how the run ends, the last event; it is told when it is durable, by who has it then."""
-        event = self._event(draft, "", outcome.message.ByteSize())
-        event.ended.outcome.CopyFrom(outcome.message)
-        _write_usage(event.ended.usage, usage)
-        event.ended.usage.elapsed_ms = int(elapsed * 1000)
-        return event
-
-    def unsay(self) -> None:
-        """Take back the last number: its event was refused and has not been told."""
-        self.sequence -= 1
 
 
 def usage_of(record: Record) -> Usage:
     """Return what a step has cost apart from being one."""
     return Usage(0, record.usage.tools, record.usage.tokens, record.usage.context)
-
-
-def write_duration(target: Duration, seconds: float) -> None:
-    """Put seconds into a message."""
-    whole = int(seconds)
-    target.seconds = whole
-    target.nanos = int((seconds - whole) * _GIGA)
-
-
-def _write_time(target: Timestamp, nanoseconds: int) -> None:
-    target.seconds, target.nanos = divmod(nanoseconds, _GIGA)
-
-
-def _write_usage(target: run_pb2.Usage, usage: Usage) -> None:
-    target.steps = usage.steps
-    if usage.tools:
-        target.tools = usage.tools
-    if usage.tokens:
-        target.tokens = usage.tokens
-        target.context = usage.context
-
-
-def _write_failure(target: run_pb2.Failure, failure: Failure) -> None:
-    target.reason = failure.reason
-    target.message = failure.message
-    target.step = failure.step
-    target.attempts = failure.attempts

@@ -1,0 +1,110 @@
+"""Decides where a run goes when its agent returned, failed or was stopped: pure, to be asked twice."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from holdfast.agent.app import Agent
+from holdfast.agent.backoff import pause
+from holdfast.agent.codec import plain
+from holdfast.agent.error import (
+    LONGEST_MESSAGE,
+    BudgetExhausted,
+    CommitRefused,
+    Drifted,
+    Failure,
+    HandedBack,
+    NotRecordable,
+    Permanent,
+    RunCancelled,
+    RunStopped,
+    StepFailed,
+    failure_of,
+    storable,
+)
+from holdfast.agent.wire.draft import CANCELLED, DRIFTED, FAILED, PARTIAL, SUCCEEDED, Outcome
+from holdfast.agent.wire.invocation import Invocation
+
+LARGEST_RESULT: Final = 1024 * 1024
+"""Bytes of a result as the contract has it, where a number takes more than in JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where the run goes: to its end, or back to the queue.
+
+    `survived` if the agent went on after every failure of a step so far.
+    """
+
+    outcome: Outcome | None = None
+    survived: bool = False
+    failure: Failure | None = None
+    delay: float = 0.0
+    blameless: bool = False
+
+
+def decide(
+    agent: Agent,
+    invocation: Invocation,
+    stopped: RunStopped | None,
+    *,
+    value: Any,
+    error: BaseException | None,
+) -> Move:
+    """Decide by what stopped the run first, then by what the agent returned or raised."""
+    if isinstance(stopped, BudgetExhausted):
+        return _partial(stopped, value)
+    if stopped is not None and not isinstance(stopped, HandedBack):
+        return Move(_stopped_outcome(stopped))
+    if error is None:
+        return _succeeded(agent, value)
+    if stopped is not None:
+        return Move(blameless=True, survived=True)
+    return _failed(agent, invocation, error)
+
+
+def _stopped_outcome(stopped: RunStopped) -> Outcome:
+    message = storable(str(stopped), LONGEST_MESSAGE)
+    if isinstance(stopped, RunCancelled):
+        return Outcome(CANCELLED, failure=Failure("CANCELLED", message))
+    if isinstance(stopped, Drifted):
+        return Outcome(DRIFTED, failure=Failure("DRIFTED", message, stopped.step))
+    reason = stopped.reason if isinstance(stopped, CommitRefused) else "STOPPED"
+    return Outcome(FAILED, failure=Failure(reason, message))
+
+
+def _succeeded(agent: Agent, value: Any) -> Move:
+    try:
+        result = from_json(agent.result.record(value)[0])
+        return Move(_checked(Outcome(SUCCEEDED, result=result)), survived=True)
+    except NotRecordable as error:
+        message = storable(f"the agent's result cannot be recorded: {error}", LONGEST_MESSAGE)
+        return Move(Outcome(FAILED, failure=Failure(error.reason, message)))
+
+
+def _partial(stopped: BudgetExhausted, value: Any) -> Move:
+    reason, exhausted = "BUDGET_EXHAUSTED", stopped.dimension
+    try:
+        result = plain(value)  # what was managed need not be what was promised
+        failure = Failure(reason, str(stopped))
+        outcome = _checked(Outcome(PARTIAL, result=result, failure=failure, exhausted=exhausted))
+    except NotRecordable as error:
+        failure = Failure(reason, storable(f"{stopped}; its result is lost: {error}", LONGEST_MESSAGE))
+        outcome = Outcome(PARTIAL, failure=failure, exhausted=exhausted)
+    return Move(outcome, survived=True)
+
+
+def _failed(agent: Agent, invocation: Invocation, error: BaseException) -> Move:
+    failure = failure_of(error)
+    if isinstance(error, Permanent) and not (isinstance(error, StepFailed) and not error.permanent):
+        return Move(Outcome(FAILED, failure=failure))
+    if agent.max_attempts is not None and invocation.attempt >= agent.max_attempts:
+        return Move(Outcome(FAILED, failure=failure))
+    return Move(failure=failure, delay=pause(invocation.attempt))
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    if outcome.size > LARGEST_RESULT:
+        raise NotRecordable(f"it takes {outcome.size:,} bytes, and {LARGEST_RESULT:,} are the most")
+    return outcome

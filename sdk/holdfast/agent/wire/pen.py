@@ -1,0 +1,126 @@
+"""Writes what happens in a run as events, in order and without gaps."""
+
+import time
+from collections.abc import Callable
+
+from holdfast.agent.budget import Usage
+from holdfast.agent.error import Failure
+from holdfast.agent.wire import value as json_value
+from holdfast.agent.wire.draft import Draft, Effect, Outcome, Record
+from holdfast.agent.wire.field import write_duration, write_failure, write_time, write_usage
+from holdfast.v1.transcript_pb2 import RunEvent
+
+
+class Pen:
+    """Writes events into drafts, numbers them without gaps, and tells each to `told` when it is complete."""
+
+    __slots__ = ("_attempt", "_epoch", "_run_id", "_told", "sequence")
+
+    def __init__(
+        self, run_id: str, epoch: int, attempt: int, last_sequence: int, told: Callable[[RunEvent], None]
+    ) -> None:
+        self._run_id = run_id
+        self._epoch = epoch
+        self._attempt = attempt
+        self._told = told
+        self.sequence = last_sequence
+
+    def _event(self, draft: Draft, step: str, size: int) -> RunEvent:
+        self.sequence += 1
+        event = draft.event()
+        event.run_id = self._run_id
+        event.sequence = self.sequence
+        event.attempt = self._attempt
+        event.epoch = self._epoch
+        if step:
+            event.step = step
+        write_time(event.time, time.time_ns())
+        draft.size += 96 + size
+        return event
+
+    def started(self, draft: Draft, version: str, replayed: int) -> None:
+        """Tell that the run has started or resumed here."""
+        event = self._event(draft, "", len(version))
+        event.started.epoch = self._epoch
+        event.started.agent_version = version
+        event.started.replayed_steps = replayed
+        self._told(event)
+
+    def step_started(self, draft: Draft, key: str, kind: int, attempt: int) -> None:
+        """Tell that a try of a step begins."""
+        event = self._event(draft, key, len(key))
+        started = event.step_started
+        started.key = key
+        started.kind = kind  # type: ignore[assignment]
+        started.attempt = attempt
+        self._told(event)
+
+    def step_finished(self, draft: Draft, record: Record) -> None:
+        """Tell that a step was recorded."""
+        event = self._event(draft, record.key, len(record.key))
+        finished = event.step_finished
+        finished.key = record.key
+        finished.kind = record.kind
+        finished.attempts = record.attempts
+        finished.usage.CopyFrom(record.usage)
+        finished.duration.CopyFrom(record.duration)
+        if record.HasField("failure"):
+            finished.failure.CopyFrom(record.failure)
+        self._told(event)
+
+    def step_failed(self, draft: Draft, key: str, attempt: int, failure: Failure, retry_in: float) -> None:
+        """Tell that a try failed and another follows."""
+        event = self._event(draft, key, len(key) + len(failure.message))
+        failed = event.step_failed
+        failed.key = key
+        failed.attempt = attempt
+        write_failure(failed.failure, failure)
+        write_duration(failed.retry_in, retry_in)
+        self._told(event)
+
+    def said(self, draft: Draft, step: str, text: str) -> None:
+        """Tell something whole."""
+        event = self._event(draft, step, len(text))
+        event.said.text = text
+        self._told(event)
+
+    def token(self, draft: Draft, step: str, text: str) -> None:
+        """Tell a piece."""
+        event = self._event(draft, step, len(text))
+        event.token.text = text
+        self._told(event)
+
+    def tool_called(self, draft: Draft, step: str, tool: str, arguments: bytes) -> None:
+        """Tell that a tool is called with these arguments, as JSON."""
+        event = self._event(draft, step, 4 * len(arguments))
+        event.tool_called.tool = tool
+        json_value.show(event.tool_called.arguments, arguments)
+        self._told(event)
+
+    def tool_returned(self, draft: Draft, step: str, tool: str, result: bytes) -> None:
+        """Tell what a tool returned, as JSON."""
+        event = self._event(draft, step, 4 * len(result))
+        event.tool_returned.tool = tool
+        json_value.show(event.tool_returned.result, result)
+        self._told(event)
+
+    def effect_staged(self, draft: Draft, step: str, effect: Effect) -> None:
+        """Tell that an effect was staged."""
+        event = self._event(draft, step, 128)
+        staged = event.effect_staged
+        staged.effect_id = effect.effect_id
+        staged.destination = effect.destination
+        staged.idempotency_key = effect.idempotency_key
+        self._told(event)
+
+    def ended(self, draft: Draft, outcome: Outcome, usage: Usage, elapsed: float) -> RunEvent:
+        """Write how the run ends, the last event; it is told when it is durable, by who has it then."""
+        event = self._event(draft, "", outcome.message.ByteSize())
+        event.ended.outcome.CopyFrom(outcome.message)
+        write_usage(event.ended.usage, usage)
+        event.ended.usage.elapsed_ms = int(elapsed * 1000)
+        return event
+
+    def unsay(self) -> None:
+        """Take back the last number: its event was refused and has not been told."""
+        self.sequence -= 1
