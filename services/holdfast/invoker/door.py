@@ -11,7 +11,7 @@ from holdfast.invoker.intents import Intents
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger.admission import Placements, Server, admit
+from holdfast.ledger.admission import Answer, Placements, Server, admit
 from holdfast.ledger.values import Admitted, Invocation, Refused, pool_of
 
 MAX_GROUP = 256
@@ -105,28 +105,33 @@ class Door:
         return group
 
     async def _admit_group(self, group: list[Waiting]) -> None:
-        invocations = [invocation for invocation, _ in group]
-        placements, reserved = self._placements(invocations)
+        """Admit a group and answer each; whatever goes wrong is its answer, not the end of the loop."""
+        placements, reserved = self._placements([invocation for invocation, _ in group])
         try:
-            answers = await admit(self._db, invocations, placements)
+            answers = await admit(self._db, [invocation for invocation, _ in group], placements)
+            self._answer(group, answers, reserved)
         except BaseException as error:
             reserved.doubt()
-            if not isinstance(error, Exception):
-                raise
             fault = _fault_of(error, len(group))
             for _, future in group:
-                _refuse(future, fault)
-            return
+                if not future.done():
+                    future.set_exception(fault)
+            if not isinstance(error, Exception):
+                raise
+
+    def _answer(self, group: list[Waiting], answers: Sequence[Answer], reserved: Reservation) -> None:
         queued: dict[str, None] = {}
         for (_, future), answer in zip(group, answers, strict=True):
+            if isinstance(answer, Admitted) and answer.created:
+                if answer.lease is not None:
+                    reserved.spend(answer.lease)
+                else:
+                    queued[answer.pool] = None
+            if future.done():
+                continue  # its caller has gone
             if isinstance(answer, Refused):
-                _refuse(future, answer.fault)
-                continue
-            if answer.created and answer.lease is not None:
-                reserved.spend(answer.lease)
-            elif answer.created:
-                queued[answer.pool] = None
-            if not future.done():
+                future.set_exception(answer.fault)
+            else:
                 future.set_result(answer)
         reserved.give_back()
         self._hints.queued(list(queued))
@@ -151,14 +156,11 @@ class Door:
         return Placements(servers=servers, credit=credit), reserved
 
 
-def _fault_of(error: Exception, runs: int) -> Fault:
+def _fault_of(error: BaseException, runs: int) -> Fault:
     if isinstance(error, Fault):
         return error
+    if not isinstance(error, Exception):
+        return ShuttingDown("This invoker is ending; call another.")
     error_id = secrets.token_hex(8)
     _log.error("admission failed", error=error, runs=runs, error_id=error_id)
     return Internal(f"Unexpected error {error_id}.", facts={"error_id": error_id})
-
-
-def _refuse(future: "asyncio.Future[Admitted]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)

@@ -59,10 +59,10 @@ async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[
     ended = [row for row in left if RunStatus(row["status"]) in ENDED]
     back = [row for row in left if row["status"] == RunStatus.QUEUED]
     ids = [row["run_id"] for row in left]
-    await release_leases(connection, ids, ended=[row["run_id"] for row in ended])
+    woken = await release_leases(connection, ids, ended=[row["run_id"] for row in ended])
     moves = [items[row["index"]].move for row in back]
     delays = [move.delay if isinstance(move, Requeue) else 0.0 for move in moves]
-    woken = await enqueue(connection, [_place(row) for row in back], delays=delays)
+    woken += await enqueue(connection, [_place(row) for row in back], delays=delays)
     woken += await pass_lanes(
         connection, [(row["tenant"], row["ordering_key"], row["run_id"]) for row in ended]
     )
