@@ -1,0 +1,133 @@
+"""Agents that write down what they do: work that can be checked, a gate to stop at, and poison."""
+
+import asyncio
+import os
+import secrets
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.agent import App, Run, step
+from tests.support.deeds import note
+
+app = App("crash")
+
+
+@dataclass
+class Change:
+    """What a step returns: under which key it was executed, and what only this execution knows."""
+
+    step: str
+    token: str
+
+
+@dataclass
+class Work:
+    """How much there is to do."""
+
+    steps: int = 3
+    pause: float = 0.01  # seconds a step takes
+    lane: str = ""  # the effects' order
+    effects: bool = True
+    fresh_keys: bool = False  # effects by keys that only their execution knows
+    asks_model: bool = False
+
+
+async def _execute(idempotency_key: str, attempt: int, pause: float) -> Change:
+    run_id, _, key = idempotency_key.partition("/")
+    change = Change(key, secrets.token_hex(6))
+    note("executed", run_id, attempt=attempt, step=key, token=change.token)
+    await asyncio.sleep(pause)
+    return change
+
+
+def _passed(run: Run, change: Change) -> None:
+    note("passed", run.id, attempt=run.attempt, step=change.step, token=change.token)
+
+
+@step(repeatable=True)
+async def look(pause: float, idempotency_key: str) -> Change:
+    """Read something: may be done again."""
+    return await _execute(idempotency_key, 0, pause)
+
+
+@app.agent("crash.work")
+async def work(run: Run, todo: Work) -> list[str]:
+    """Change the world step by step, tell it, and let effects go with what caused them."""
+
+    async def change(number: int, idempotency_key: str) -> Change:
+        """Change something, and let the outside know of this very execution."""
+        done = await _execute(idempotency_key, run.attempt, todo.pause)
+        if todo.effects and number % 2 == 0:
+            body = {"run": run.id, "step": done.step, "token": done.token, "lane": ""}
+            run.send("sink", body, key=f"{idempotency_key}/{done.token}" if todo.fresh_keys else None)
+        return done
+
+    note("started", run.id, attempt=run.attempt)
+    run.say("started")
+    tokens = []
+    for number in range(todo.steps):
+        await run.step(look, todo.pause)
+        done = await (
+            run.tool(change, number=number) if number % 3 == 2 else run.step(change, number)
+        )
+        _passed(run, done)
+        run.token(f"{done.token} ")
+        if todo.effects:
+            body = {"run": run.id, "step": done.step, "token": done.token, "lane": todo.lane}
+            run.send("sink", body, ordering_key=todo.lane)
+        tokens.append(done.token)
+    for done in await run.map(lambda number: run.step(change, number), [1, 3]):
+        _passed(run, done)
+        tokens.append(done.token)
+    if todo.asks_model:
+        await run.model("How are you?", max_tokens=50)
+    note("ended", run.id, attempt=run.attempt)
+    return tokens
+
+
+@dataclass
+class Gate:
+    """A file that opens the gate when it is there."""
+
+    file: str
+    holds: list[str] = field(default_factory=list)
+
+
+@app.agent("crash.gate")
+async def gate(run: Run, at: Gate) -> list[str]:
+    """Do something, stand at the gate in the middle of a step with an effect, and do something after it."""
+
+    async def change(idempotency_key: str) -> Change:
+        return await _execute(idempotency_key, run.attempt, 0)
+
+    async def wait(idempotency_key: str) -> Change:
+        done = await _execute(idempotency_key, run.attempt, 0)
+        while not Path(at.file).exists():  # noqa: ASYNC110 - the test opens it
+            await asyncio.sleep(0.005)
+        body = {"run": run.id, "step": done.step, "token": done.token, "lane": ""}
+        run.send("sink", body, key=f"{idempotency_key}/{done.token}")
+        return done
+
+    note("started", run.id, attempt=run.attempt)
+    tokens = []
+    for stage in (change, wait, change):
+        done = await run.step(stage)
+        _passed(run, done)
+        tokens.append(done.token)
+    note("ended", run.id, attempt=run.attempt)
+    return tokens
+
+
+@app.agent("crash.poison")
+async def poison(run: Run, todo: dict[str, Any]) -> str:
+    """Kill the runner in each attempt, until there is an antidote."""
+
+    async def swallow() -> str:
+        if not Path(todo["antidote"]).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "survived"
+
+    note("started", run.id, attempt=run.attempt)
+    return await run.step(swallow)

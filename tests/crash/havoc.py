@@ -1,0 +1,34 @@
+"""Kills one process after the other at moments that a seed decides, and starts each again."""
+
+import asyncio
+import os
+import random
+from typing import Final
+
+from tests.crash.world import World
+
+ROUNDS: Final = int(os.environ.get("HOLDFAST_CRASH_ROUNDS", "1"))
+"""How much longer than usual the random tests go on: for soaks."""
+
+
+def victims(world: World) -> list[str]:
+    """Name all that can be killed, what matters most more than once."""
+    services = [name for name in world.suite.processes if name != "approval"]
+    return [*services, "checkpoint", "postgres"]
+
+
+async def wreak(world: World, seed: int, kills: int) -> None:
+    """Kill so many, one after the other, each in the middle of what it does."""
+    chance = random.Random(seed)
+    for _ in range(kills):
+        await asyncio.sleep(chance.uniform(0.0, 0.5))  # the moment is the point
+        name = chance.choice(victims(world))
+        print(f"kill {name}")
+        if name == "postgres":
+            assert world.suite.postgres is not None
+            await world.suite.postgres.kill()
+            await world.suite.postgres.ready()
+        else:
+            process = world.suite.processes[name]
+            await process.kill()
+            await process.start()
