@@ -151,7 +151,7 @@ def whole_table_reads(plan: dict[str, Any]) -> Iterator[str]:
             continue
         if node.get("Index Name") in SMALL_INDEXES:
             continue
-        bounded = "Index Cond" in node or any("Index Cond" in child for child in node.get("Plans", ()))
+        bounded = "TID Cond" in node or any("Index Cond" in n for n in (node, *node.get("Plans", ())))
         if not bounded:
             yield f"{node['Node Type']} of {table}"
 

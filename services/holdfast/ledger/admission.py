@@ -105,11 +105,13 @@ async def _look(connection: Connection, firsts: Sequence[Invocation], placements
 
 async def _write(connection: Connection, group: Group, facts: Facts, doors: Mapping[str, TenantDoor]) -> None:
     columns = map(list, zip(*map(_values, group.entries), strict=True))
-    await connection.execute(sql.INSERT, facts.now, facts.now.date(), *columns)
     moved = {name: d.door for name, d in doors.items()}
     pools = list(group.readied)
     await connection.execute(
-        sql.COUNT,
+        sql.INSERT,
+        facts.now,
+        facts.now.date(),
+        *columns,
         list(moved),
         [door.in_flight for door in moved.values()],
         [door.queued for door in moved.values()],

@@ -25,12 +25,18 @@ WITH wanted AS MATERIALIZED (
 )
 SELECT {KNOWN} AS kind, w.place, i.run_id AS id, i.fingerprint, NULL::bigint AS seq, NULL::text AS pool,
        NULL::timestamptz AS now
-FROM wanted w JOIN idempotency i ON i.tenant = w.tenant AND i.idempotency_key = w.idempotency_key
+FROM wanted w CROSS JOIN LATERAL (
+    SELECT run_id, fingerprint FROM idempotency
+    WHERE idempotency.tenant = w.tenant AND idempotency.idempotency_key = w.idempotency_key LIMIT 1
+) i
 UNION ALL
-SELECT {TAKEN}, w.place, NULL, NULL, NULL, NULL, NULL FROM wanted w JOIN run r ON r.run_id = w.run_id
+SELECT {TAKEN}, w.place, NULL, NULL, NULL, NULL, NULL
+FROM wanted w CROSS JOIN LATERAL (SELECT FROM run WHERE run.run_id = w.run_id LIMIT 1) r
 UNION ALL
 SELECT {HELD}, w.place, NULL, NULL, NULL, NULL, NULL
-FROM wanted w JOIN lane l ON l.tenant = w.tenant AND l.ordering_key = w.ordering_key
+FROM wanted w CROSS JOIN LATERAL (
+    SELECT FROM lane WHERE lane.tenant = w.tenant AND lane.ordering_key = w.ordering_key LIMIT 1
+) l
 WHERE w.ordering_key <> ''
 UNION ALL
 SELECT {BUSY}, NULL, NULL, NULL, NULL, p, NULL FROM unnest($6::text[]) AS p
@@ -41,7 +47,8 @@ UNION ALL
 SELECT {SEQ}, NULL, NULL, NULL, nextval('run_seq'), NULL, clock_timestamp() FROM wanted
 """  # noqa: S608 - the numbers above are the only insertions
 
-# $1 the moment of acceptance, $2 its day; then a column per value of the new runs.
+# $1 the moment of acceptance, $2 its day; then a column per value of the new runs, the tenants' new counters,
+# and how many runs became ready in which pools.
 INSERT: Final = """
 WITH new AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -87,23 +94,20 @@ WITH new AS MATERIALIZED (
 ), waiting AS (
     INSERT INTO ready (pool, tenant, rank, seq, run_id)
     SELECT pool, tenant, -priority, seq, run_id FROM new WHERE place = 2
+), counted AS (
+    UPDATE tenant SET in_flight = u.in_flight, queued = u.queued
+    FROM unnest($29::text[], $30::int[], $31::int[]) AS u (tenant, in_flight, queued)
+    WHERE tenant.tenant = u.tenant
+), pools AS (
+    INSERT INTO tenant_pool AS p (pool, tenant, ready, capped)
+    SELECT * FROM unnest($32::text[], $33::text[], $34::int[], $35::boolean[])
+    ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready, capped = excluded.capped
 ), behind AS (
     INSERT INTO blocked (tenant, ordering_key, seq, run_id)
     SELECT tenant, ordering_key, seq, run_id FROM new WHERE place = 3
 )
 INSERT INTO lane (tenant, ordering_key, holder)
 SELECT tenant, ordering_key, run_id FROM new WHERE ordering_key <> '' AND place <> 3
-"""
-
-COUNT: Final = """
-WITH counted AS (
-    UPDATE tenant SET in_flight = u.in_flight, queued = u.queued
-    FROM unnest($1::text[], $2::int[], $3::int[]) AS u (tenant, in_flight, queued)
-    WHERE tenant.tenant = u.tenant
-)
-INSERT INTO tenant_pool AS p (pool, tenant, ready, capped)
-SELECT * FROM unnest($4::text[], $5::text[], $6::int[], $7::boolean[])
-ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready, capped = excluded.capped
 """
 
 CAP: Final = "UPDATE tenant_pool SET capped = true WHERE tenant = ANY($1::text[]) AND NOT capped"

@@ -56,12 +56,11 @@ WITH share AS MATERIALIZED (
     SELECT s.place, s.next_pool, s.agent_version, r.*,
            row_number() OVER (ORDER BY s.place, r.rank, r.seq) AS seat
     FROM share s CROSS JOIN LATERAL (
-        SELECT pool, tenant, rank, seq, run_id FROM ready
+        SELECT ctid AS row, pool, tenant, rank, seq, run_id FROM ready
         WHERE ready.pool = s.pool AND ready.tenant = s.tenant ORDER BY rank, seq LIMIT s.wanted
     ) r
 ), taken AS (
-    DELETE FROM ready USING picked p
-    WHERE (ready.pool, ready.tenant, ready.rank, ready.seq) = (p.pool, p.tenant, p.rank, p.seq)
+    DELETE FROM ready WHERE ctid = ANY(ARRAY(SELECT row FROM picked))
 ), started AS (
     UPDATE run_state s
     SET status = 2, epoch = s.epoch + 1, attempt = s.attempt + 1, pool = p.next_pool,

@@ -49,14 +49,14 @@ WHERE tenant = ANY(ARRAY(SELECT DISTINCT s.tenant FROM unnest($1::uuid[]) AS u (
 ORDER BY tenant FOR NO KEY UPDATE
 """
 
-# The leases' rows, the runs' timers, and the count of what each tenant has in flight.
+# The leases' rows, the runs' timers, and the count of what each tenant has in flight. Here and below rows
+# are found by an array of keys, or by their place (ctid) after a lookup by key: these tables are empty one
+# moment and full the next, and a join planned for the empty one would compare each row with each.
 _RELEASE: Final = """
 WITH gone AS (
-    DELETE FROM lease USING unnest($1::uuid[]) AS u (run_id) WHERE lease.run_id = u.run_id
-    RETURNING lease.tenant
+    DELETE FROM lease WHERE run_id = ANY($1::uuid[]) RETURNING tenant
 ), timers AS (
-    DELETE FROM timer USING unnest($2::uuid[], $3::smallint[]) AS u (run_id, kind)
-    WHERE timer.run_id = u.run_id AND timer.kind = u.kind
+    DELETE FROM timer WHERE run_id = ANY($2::uuid[])
 ), freed AS (
     SELECT tenant, count(*) AS n FROM gone GROUP BY tenant
 )
@@ -73,14 +73,22 @@ WITH run AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::text[])
         AS u (run_id, tenant, pool, rank, seq, ordering_key)
 ), unready AS (
-    DELETE FROM ready USING run
-    WHERE (ready.pool, ready.tenant, ready.rank, ready.seq) = (run.pool, run.tenant, run.rank, run.seq)
-    RETURNING ready.pool, ready.tenant
+    DELETE FROM ready WHERE ctid = ANY(ARRAY(
+        SELECT r.place FROM run CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM ready
+            WHERE (pool, tenant, rank, seq) = (run.pool, run.tenant, run.rank, run.seq) LIMIT 1
+        ) r
+    ))
+    RETURNING pool, tenant
 ), unblocked AS (
-    DELETE FROM blocked USING run
-    WHERE (blocked.tenant, blocked.ordering_key, blocked.seq) = (run.tenant, run.ordering_key, run.seq)
+    DELETE FROM blocked WHERE ctid = ANY(ARRAY(
+        SELECT b.place FROM run CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM blocked
+            WHERE (tenant, ordering_key, seq) = (run.tenant, run.ordering_key, run.seq) LIMIT 1
+        ) b
+    ))
 ), timers AS (
-    DELETE FROM timer USING run WHERE timer.run_id = run.run_id
+    DELETE FROM timer WHERE run_id = ANY($1::uuid[])
 ), pools AS (
     UPDATE tenant_pool p SET ready = p.ready - d.n
     FROM (SELECT pool, tenant, count(*) AS n FROM unready GROUP BY pool, tenant) d
@@ -119,24 +127,24 @@ RETURNING pool
 # has a delay of its own, whose timer makes it ready.
 _HAND_OVER: Final = """
 WITH leaving AS MATERIALIZED (
-    SELECT l.tenant, l.ordering_key
-    FROM unnest($1::text[], $2::text[], $3::uuid[]) AS u (tenant, ordering_key, run_id)
-    JOIN lane l ON l.tenant = u.tenant AND l.ordering_key = u.ordering_key AND l.holder = u.run_id
+    SELECT u.tenant, u.ordering_key, l.lane
+    FROM unnest($1::text[], $2::text[], $3::uuid[]) AS u (tenant, ordering_key, run_id) CROSS JOIN LATERAL (
+        SELECT ctid AS lane, holder FROM lane
+        WHERE lane.tenant = u.tenant AND lane.ordering_key = u.ordering_key LIMIT 1
+    ) l
+    WHERE l.holder = u.run_id
 ), next AS MATERIALIZED (
-    SELECT v.tenant, v.ordering_key, b.seq, b.run_id
+    SELECT v.lane, b.place, b.run_id
     FROM leaving v LEFT JOIN LATERAL (
-        SELECT seq, run_id FROM blocked WHERE tenant = v.tenant AND ordering_key = v.ordering_key
-        ORDER BY seq LIMIT 1
+        SELECT ctid AS place, run_id FROM blocked
+        WHERE tenant = v.tenant AND ordering_key = v.ordering_key ORDER BY seq LIMIT 1
     ) b ON true
 ), handed AS (
-    UPDATE lane SET holder = next.run_id FROM next
-    WHERE lane.tenant = next.tenant AND lane.ordering_key = next.ordering_key AND next.run_id IS NOT NULL
+    UPDATE lane SET holder = next.run_id FROM next WHERE lane.ctid = next.lane AND next.run_id IS NOT NULL
 ), closed AS (
-    DELETE FROM lane USING next
-    WHERE lane.tenant = next.tenant AND lane.ordering_key = next.ordering_key AND next.run_id IS NULL
+    DELETE FROM lane WHERE ctid = ANY(ARRAY(SELECT lane FROM next WHERE run_id IS NULL))
 ), unblocked AS (
-    DELETE FROM blocked USING next
-    WHERE (blocked.tenant, blocked.ordering_key, blocked.seq) = (next.tenant, next.ordering_key, next.seq)
+    DELETE FROM blocked WHERE ctid = ANY(ARRAY(SELECT place FROM next WHERE place IS NOT NULL))
 ), promoted AS (
     INSERT INTO ready (pool, tenant, rank, seq, run_id)
     SELECT s.pool, s.tenant, s.rank, s.seq, s.run_id FROM next JOIN run_state s ON s.run_id = next.run_id
@@ -173,9 +181,7 @@ async def release_leases(
     of the runs whose deadline no longer matters; left out, all. A run without a lease is passed over, its
     timers dropped all the same.
     """
-    final = list(run_ids if ended is None else ended)
-    ids, kinds = [*final, *final], [1] * len(final) + [2] * len(final)
-    rows = await connection.fetch(_RELEASE, list(run_ids), ids, kinds)
+    rows = await connection.fetch(_RELEASE, list(run_ids), list(run_ids if ended is None else ended))
     uncapped = [row["tenant"] for row in rows if row["uncapped"]]
     if not uncapped:
         return []
