@@ -6,6 +6,7 @@ import pytest
 
 from tests.invoker.runner import Runner, runner
 from tests.invoker.stand import Invoker, checkpoint, invoker
+from tests.kit.until import until
 
 
 @pytest.fixture
@@ -26,4 +27,5 @@ async def commits(database_url: str) -> AsyncIterator[str]:
 async def worker(door: Invoker, commits: str) -> AsyncIterator[Runner]:
     """A runner of `count` with room for ten runs."""
     async with runner(door.address, commits, slots=10) as one:
+        await until(lambda: door.parts.board.sessions()[0].credit == 10)
         yield one

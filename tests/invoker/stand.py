@@ -42,11 +42,11 @@ class Stubs:
     """The services of one Invoker, as a client has them."""
 
     def __init__(self, opened: grpc.aio.Channel) -> None:
-        self.invoker = invoker_service_pb2_grpc.InvokerServiceStub(opened)
-        self.events = event_service_pb2_grpc.EventServiceStub(opened)
-        self.work = work_service_pb2_grpc.WorkServiceStub(opened)
+        self.invoker: Any = invoker_service_pb2_grpc.InvokerServiceStub(opened)
+        self.events: Any = event_service_pb2_grpc.EventServiceStub(opened)
+        self.work: Any = work_service_pb2_grpc.WorkServiceStub(opened)
 
-    async def invoke(self, intent: str = "count", **more: Any) -> invoker_service_pb2.InvokeResponse:
+    async def invoke(self, intent: str = "count", **more: Any) -> Any:
         """Invoke, with the shortest envelope unless told more."""
         return await self.invoker.Invoke(pb.InvokeRequest(intent=intent, **more))
 

@@ -36,7 +36,7 @@ class Conversation:
         self._tenant = tenant
         # What opens a run waits here until the run before has ended.
         self._openings: asyncio.Queue[pb.ConverseRequest] = asyncio.Queue(maxsize=1)
-        self._opened = 0
+        self._waiting_openings = 0
         self._followed = asyncio.Event()
         self._run_id: uuid.UUID | None = None
         self._admission: asyncio.Future[Admitted] | None = None
@@ -90,6 +90,7 @@ class Conversation:
         async with self._parts.db.connection() as connection:
             view = await inspect.get(connection, self._tenant, run_id)
         self._run_id = run_id
+        self._waiting_openings -= 1
         self._followed.set()
         started = pb.ConverseStarted(run=run_message(view), reattached=reattached)
         yield pb.ConverseResponse(started=started)
@@ -97,12 +98,12 @@ class Conversation:
             while (update := await self._while_in_order(anext(updates, None))) is not None:
                 if isinstance(update, transcript_pb2.Rewound):
                     yield pb.ConverseResponse(rewound=update)
-                else:
-                    for event in update:
-                        yield pb.ConverseResponse(event=event)
-        self._opened -= 1
-        if self._opened:
-            self._followed.clear()  # what the client has said since is about the next run
+                    continue
+                if update[-1].HasField("ended"):
+                    self._followed.clear()  # what the client says to this is about the next run
+                for event in update:
+                    yield pb.ConverseResponse(event=event)
+        self._followed.clear()
 
     async def _start(self, start: pb.ConverseStart) -> tuple[uuid.UUID, bool]:
         wrong = Violations("start.")
@@ -143,9 +144,7 @@ class Conversation:
         async for request in requests:
             kind = request.WhichOneof("message")
             if kind in {"start", "attach"}:
-                if not self._opened:
-                    self._followed.clear()  # what the client says next is about this run
-                self._opened += 1
+                self._waiting_openings += 1
                 await self._openings.put(request)
             elif kind == "cancel":
                 await self._cancel(request.cancel)
@@ -155,12 +154,14 @@ class Conversation:
                 raise NotYetAvailable(f"{kind} is not served by this release; start, attach and cancel are")
 
     async def _cancel(self, message: pb.ConverseCancel) -> None:
-        """Cancel the run that is followed, or about to be; the last one may have ended already."""
+        """Cancel the run that is followed, or the next; nothing if the last one has ended meanwhile."""
         wrong = Violations("cancel.")
         wrong.text("reason", message.reason, limit=MAX_REASON_BYTES)
         wrong.settle()
-        if self._opened == 0 and self._run_id is None:
-            raise StreamProtocol("there is no run to cancel: start or attach first")
+        if not self._waiting_openings and not self._followed.is_set():
+            if self._run_id is None:
+                raise StreamProtocol("there is no run to cancel: start or attach first")
+            return
         await self._followed.wait()
         assert self._run_id is not None  # _follow sets it first
         await self._parts.stopping.cancel(self._tenant, self._run_id, message.reason)

@@ -92,7 +92,6 @@ class Follower:
                 if misses:
                     await self._rest(min(LONGEST_PAUSE, FIRST_PAUSE * 2**misses))
             else:
-                self._refuse_beyond(position)
                 await self._woken.wait()
             self._woken.clear()
             position = await self._look()
@@ -108,17 +107,19 @@ class Follower:
         return position
 
     def _trust_cursor(self, position: Position) -> None:
-        """Take a cursor without an epoch as committed; one beyond what is, as of the lease that lives now."""
-        if self._epoch == 0 and self._sequence > position.last_sequence and position.status in LEASED:
-            self._committed = position.last_sequence
-            self._epoch = position.epoch
+        """Take a cursor without an epoch as committed; one beyond what is, as of the lease that lives now.
 
-    def _refuse_beyond(self, position: Position) -> None:
-        if self._sequence > position.last_sequence:
+        Only here it can be refused: later the cursor may be ahead of a position that was read before it.
+        """
+        if self._epoch or self._sequence <= position.last_sequence:
+            return
+        if position.status not in LEASED:
             raise SequenceOutOfRange(
                 f"The run's transcript ends at {position.last_sequence}.",
                 facts={"last_sequence": str(position.last_sequence)},
             )
+        self._committed = position.last_sequence
+        self._epoch = position.epoch
 
     async def _rewound(self, position: Position) -> transcript_pb2.Rewound | None:
         """Step back from what died with its runner, if anything did."""

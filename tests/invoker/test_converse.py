@@ -1,0 +1,172 @@
+"""A conversation: start or attach, cancel, one run after another, and what happens when the client leaves."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from holdfast.v1 import run_pb2
+from tests.invoker.runner import Runner
+from tests.invoker.stand import Invoker, invoker, pb, reason_of
+from tests.kit.until import until
+
+
+def start(**more: Any) -> Any:
+    on_disconnect = more.pop("on_disconnect", 0)
+    invocation = {"intent": "count", **more}
+    return pb.ConverseRequest(start={"invocation": invocation, "on_disconnect": on_disconnect})
+
+
+def attach(**more: Any) -> Any:
+    return pb.ConverseRequest(attach=more)
+
+
+CANCEL = pb.ConverseRequest(cancel={"reason": "enough"})
+
+
+async def ended(call: Any) -> Any:
+    """Read until the run's end."""
+    async with asyncio.timeout(10):
+        while True:
+            update = await call.read()
+            assert update is not grpc.aio.EOF
+            if update.event.HasField("ended"):
+                return update.event.ended.outcome
+
+
+async def test_several_runs_follow_each_other_on_one_stream(door: Invoker, worker: Runner) -> None:
+    call = door.invoker.Converse()
+    for n in range(3):
+        await call.write(start(idempotency_key=f"{n}"))
+        started = (await call.read()).started
+        assert started.run.idempotency_key == f"{n}"
+        held = await worker.take(started.run.run_id)
+        held.show("hello")
+        assert (await call.read()).event.HasField("accepted")
+        assert (await call.read()).event.said.text == "hello"
+        await worker.end(held)
+        assert (await ended(call)).status == run_pb2.RUN_STATUS_SUCCEEDED
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+
+
+async def test_runs_asked_for_at_once_are_started_one_after_the_other(door: Invoker, worker: Runner) -> None:
+    call = door.invoker.Converse()
+    for n in range(3):
+        await call.write(start(idempotency_key=f"{n}"))
+    await call.done_writing()
+    for n in range(3):
+        started = (await call.read()).started
+        assert started.run.idempotency_key == f"{n}"
+        held = await worker.take(started.run.run_id)
+        assert len(worker.held) == 1
+        await worker.end(held)
+        await ended(call)
+    assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_cancel_right_behind_the_start_cancels_that_run(door: Invoker, worker: Runner) -> None:
+    call = door.invoker.Converse()
+    for n in range(2):
+        await call.write(start(idempotency_key=f"{n}"))
+        await call.write(CANCEL)
+        run_id = (await call.read()).started.run.run_id
+        held = await worker.take(run_id)
+        await until(partial(worker.cancels.__contains__, run_id))
+        outcome = run_pb2.Outcome(status=run_pb2.RUN_STATUS_CANCELLED)
+        held.show_end(outcome)
+        await worker.commit(held, end=outcome)
+        worker.forget(held)
+        await worker.credit(1, [run_id])
+        assert (await ended(call)).status == run_pb2.RUN_STATUS_CANCELLED
+    await call.write(CANCEL)  # it may have been on its way when the run ended
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+
+
+async def test_attach_follows_a_run_by_id_or_key_from_a_cursor(door: Invoker, worker: Runner) -> None:
+    run_id = (await door.invoke(idempotency_key="mine")).run.run_id
+    held = await worker.take(run_id)
+    held.show("a", "b")
+    await worker.end(held)
+    for how in ({"run_id": run_id}, {"idempotency_key": "mine"}):
+        call = door.invoker.Converse(iter([attach(after_sequence=2, **how)]))
+        started = (await call.read()).started
+        assert started.reattached
+        assert (await call.read()).event.said.text == "b"
+        await ended(call)
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_run_is_cancelled_when_its_client_leaves_only_if_it_said_so(
+    door: Invoker, worker: Runner
+) -> None:
+    goes_on = door.invoker.Converse()
+    await goes_on.write(start(idempotency_key="on"))
+    stays = (await goes_on.read()).started.run.run_id
+    leaving = door.invoker.Converse()
+    await leaving.write(start(idempotency_key="off", on_disconnect=run_pb2.ON_DISCONNECT_CANCEL))
+    stops = (await leaving.read()).started.run.run_id
+    goes_on.cancel()
+    leaving.cancel()
+    await until(lambda: stops in worker.cancels)
+    assert not (await door.run(stays)).cancel_requested
+
+
+async def test_a_client_that_closes_its_side_hears_the_run_out(door: Invoker, worker: Runner) -> None:
+    call = door.invoker.Converse(iter([start(on_disconnect=run_pb2.ON_DISCONNECT_CANCEL)]))
+    run_id = (await call.read()).started.run.run_id
+    await worker.end(await worker.take(run_id))
+    assert (await ended(call)).status == run_pb2.RUN_STATUS_SUCCEEDED
+    assert await call.read() is grpc.aio.EOF
+    assert not worker.cancels
+
+
+async def test_words_out_of_order_end_the_conversation(door: Invoker, worker: Runner) -> None:
+    del worker
+    for first, reason in (
+        (CANCEL, "STREAM_PROTOCOL"),
+        (pb.ConverseRequest(), "STREAM_PROTOCOL"),
+        (pb.ConverseRequest(input={"key": "x"}), "NOT_YET_AVAILABLE"),
+        (pb.ConverseRequest(decide={"approved": True}), "NOT_YET_AVAILABLE"),
+    ):
+        for before in ([], [start(idempotency_key=reason)]):
+            if first is CANCEL and before:
+                continue
+            call = door.invoker.Converse()
+            for message in before:
+                await call.write(message)
+                assert (await call.read()).HasField("started")
+            await call.write(first)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await ended(call)
+            assert reason_of(caught.value) == reason
+
+
+async def test_a_run_is_cancelled_wherever_it_is(door: Invoker, worker: Runner) -> None:
+    await door.invoke(idempotency_key="0", ordering_key="k")
+    queued = (await door.invoke(idempotency_key="1", ordering_key="k")).run.run_id
+    answer = await door.invoker.CancelRun(pb.CancelRunRequest(run_id=queued, reason="late"))
+    assert answer.run.status == run_pb2.RUN_STATUS_CANCELLED
+    assert answer.run.outcome.failure.message == "late"
+    held = await worker.take()
+    for _ in range(2):
+        answer = await door.invoker.CancelRun(pb.CancelRunRequest(run_id=held.run_id))
+        assert answer.run.status == run_pb2.RUN_STATUS_RUNNING
+        assert answer.run.cancel_requested
+    await until(lambda: held.run_id in worker.cancels)
+    await worker.end(held)
+    answer = await door.invoker.CancelRun(pb.CancelRunRequest(run_id=held.run_id))
+    assert answer.run.status == run_pb2.RUN_STATUS_SUCCEEDED
+
+
+async def test_a_cancel_reaches_a_runner_of_another_invoker(
+    door: Invoker, worker: Runner, database_url: str
+) -> None:
+    run_id = (await door.invoke()).run.run_id
+    held = await worker.take(run_id)
+    async with invoker(database_url, heartbeat_interval=0.5) as other:
+        await other.invoker.CancelRun(pb.CancelRunRequest(run_id=held.run_id))
+        await until(lambda: held.run_id in worker.cancels)
