@@ -95,7 +95,7 @@ class InvokeRequest(_message.Message):
 
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """What the agent is given; at most 1 MiB and 64 levels deep."""
+        """What the agent is given; at most 1 MiB and 30 levels deep."""
 
     @_builtins.property
     def handoff(self) -> _run_pb2.Handoff:
