@@ -2,18 +2,20 @@
 
 import asyncio
 import signal
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from examples.standins.fault import Fault
 from examples.standins.webhook_receiver import WebhookReceiver
+from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.ledger.domain.delivery import DeliveryMode, EffectStatus
 from holdfast.v1 import outbox_service_pb2 as pb
 from holdfast.v1.outbox_service_pb2_grpc import OutboxServiceStub
 from tests.support.dispatching import all_ended, dispatcher_process, to_receiver, until
-from tests.support.outbox import check_places, stage, staged, view_of
+from tests.support.outbox import check_places, open_database, stage, staged, view_of
 
 SHORT = {"lease_ttl": "1", "heartbeat_interval": "0.3", "poll_interval": "0.2"}
 
@@ -73,11 +75,8 @@ async def test_a_dispatcher_that_wakes_after_its_lease_ran_out_changes_nothing(
     effects = [staged("tickets", ordering_key="a") for _ in range(4)]
     await stage(db, *effects)
 
-    async def is_called() -> bool:
-        return bool(receiver.deliveries)
-
     async with dispatcher_process(db.url, **SHORT) as zombie:
-        await until(is_called)
+        await until(partial(_has_calls, receiver, 1))
         zombie.send(signal.SIGSTOP)
         async with dispatcher_process(db.url, **SHORT):
             await all_ended(db, 4)
@@ -95,6 +94,30 @@ async def test_a_dispatcher_that_wakes_after_its_lease_ran_out_changes_nothing(
     applied = [d.idempotency_key for d in receiver.deliveries if d.applied]
     assert applied == [str(effect.effect_id) for effect in (*effects, *more)]
     await check_places(db)
+
+
+async def test_postgresql_killed_while_effects_are_sent_loses_none_and_needs_no_restart(
+    mortal_postgres: EmbeddedPostgres, receiver: WebhookReceiver
+) -> None:
+    url = mortal_postgres.url()
+    effects = [staged("tickets", ordering_key=str(n % 5) if n % 2 else "") for n in range(120)]
+    async with open_database(url) as db:
+        await to_receiver(db, receiver, max_concurrent=4)
+        await stage(db, *effects)
+
+    async with dispatcher_process(url, **SHORT):
+        for calls in (10, 50):
+            await until(partial(_has_calls, receiver, calls))
+            await mortal_postgres.kill()
+            await mortal_postgres.ready()
+        async with open_database(url) as db:
+            await all_ended(db, len(effects))
+            await check_places(db)
+    keys = [d.idempotency_key for d in receiver.deliveries if d.applied]
+    assert sorted(keys, key=str) == sorted(str(effect.effect_id) for effect in effects)
+    for lane in "13579":
+        expected = [str(effect.effect_id) for effect in effects if effect.ordering_key == lane]
+        assert [key for key in keys if key in set(expected)] == expected
 
 
 async def test_sigterm_ends_calls_under_way_hands_back_the_rest_and_exits_cleanly(
@@ -124,6 +147,10 @@ async def test_the_process_serves_the_outbox_health_and_refuses_a_busy_port(db: 
             assert not (await outbox.ListEffects(pb.ListEffectsRequest(), timeout=10)).effects
         refused = asyncio.create_task(_start_at(db.url, process.address))
         assert "in use" in await refused
+
+
+async def _has_calls(receiver: WebhookReceiver, calls: int) -> bool:
+    return len(receiver.deliveries) >= calls
 
 
 async def _start_at(database_url: str, address: str) -> str:

@@ -263,7 +263,7 @@ async def test_destinations_beyond_one_walk_get_their_turn(db: Database) -> None
     session_id = await open_session(db)
     seen: set[str] = set()
     after = 0
-    for _ in range(4):
+    for _ in range(12):
         claimed = await claim(db, session_id, wanted=1000, after_destination=after)
         after = claimed.last_destination
         seen |= {delivery.destination.name for delivery in claimed.deliveries}

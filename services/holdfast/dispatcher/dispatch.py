@@ -24,6 +24,7 @@ from holdfast.kit.errors import Fault, SessionUnknown
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger.domain.delivery import Answer, BreakerVote, EffectStatus, decide
+from holdfast.ledger.notice import EFFECT
 from holdfast.ledger.outbox_claim import Delivery, claim
 from holdfast.ledger.outbox_settle import Settlement
 from holdfast.ledger.outbox_sweep import sweep
@@ -31,8 +32,6 @@ from holdfast.ledger.values import Failure
 
 _log: Final = logger("dispatch")
 _CONTENDED_S: Final = 0.02
-CHANNEL: Final = "holdfast_effect"
-"""Where the ledger hints that an effect was staged."""
 
 _NOT_SENT: Final = CallResult(Answer.NOT_SENT, BreakerVote.ABSTAINS)
 
@@ -78,7 +77,7 @@ class Dispatch:
     async def run(self) -> None:
         """Dispatch until `drain` is done; cancelling leaves everything as a crash would."""
         await self._session.open()
-        async with self._db.listen(CHANNEL, lambda _: self.wake()), asyncio.TaskGroup() as loops:
+        async with self._db.listen(EFFECT, lambda _: self.wake()), asyncio.TaskGroup() as loops:
             self._claims = loops.create_task(self.claiming.run())
             self._settles = loops.create_task(self._settle_loop.run())
             loops.create_task(self.sweeping.run())

@@ -18,8 +18,10 @@ from holdfast.ledger.destination import Destination, breaker_of, destination_of
 from holdfast.ledger.domain.breaker import BreakerState, Load, Permission, permit
 from holdfast.ledger.outbox_session import unknown
 
-WALK: Final = 256
-"""How many destinations one claim looks at."""
+WALK: Final = 128
+"""How many destinations one claim passes at most."""
+_FEWEST: Final = 8
+_MOST: Final = 64  # destinations locked by one claim: more than a few of them give enough work
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +159,12 @@ async def _claim(connection: Any, session_id: uuid.UUID, wanted: int, after: int
     if await connection.fetchval(_HOLD, session_id) is None:
         raise unknown(session_id)
     walked = await _walk(connection, after)
-    due = [row["destination_id"] for row in walked if row["due_in"] <= 0]
     waits = [row["due_in"] for row in walked if row["due_in"] > 0]
     last = walked[-1]["destination_id"] if walked else 0
+    due = [row["destination_id"] for row in walked if row["due_in"] <= 0]
+    if len(due) > (most := max(_FEWEST, min(wanted, _MOST))):
+        due = due[:most]
+        last = due[-1]
     if not due:
         return Claimed((), last, contended=False, wait_s=min(waits, default=None))
     locked = [row["destination_id"] for row in await connection.fetch(_LOCK, due)]

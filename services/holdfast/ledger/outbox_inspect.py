@@ -81,16 +81,11 @@ SELECT destination_id FROM destination WHERE tenant = $1 AND name = $2
 """
 
 _PENDING: Final = "e.status = 1 AND NOT EXISTS (SELECT FROM effect_lease l WHERE l.effect_id = e.effect_id)"
-_SENDING: Final = (
-    "e.status = 1 AND e.effect_id IN (SELECT l.effect_id FROM effect_lease l WHERE l.tenant = $1)"
-)
-_CONDITIONS: Final = {
-    EffectStatus.PENDING: _PENDING,
-    EffectStatus.SENDING: _SENDING,
-    EffectStatus.DELIVERED: "e.status = 3",
-    EffectStatus.DEAD_LETTERED: "e.status = 4",
-    EffectStatus.DISCARDED: "e.status = 5",
-}
+_NOT_ENDED: Final = frozenset({EffectStatus.PENDING, EffectStatus.SENDING})
+_ALL: Final = "effect e"
+# What is being sent is found from its lease: OFFSET 0 keeps the planner from walking all that are pending.
+_LEASED: Final = """(SELECT effect_id FROM effect_lease WHERE tenant = $1) l
+    CROSS JOIN LATERAL (SELECT * FROM effect WHERE effect_id = l.effect_id OFFSET 0) e"""
 
 
 async def get(connection: Any, tenant: str, effect_id: uuid.UUID) -> EffectView:
@@ -124,16 +119,31 @@ def _page_sql(wanted: EffectFilter, before_seq: int | None) -> str:
         narrow += f" AND e.destination_id = ${next(numbers)}"
     if wanted.run_id is not None:
         narrow += f" AND e.run_id = ${next(numbers)}"
-    conditions = [_CONDITIONS[status] for status in sorted(wanted.statuses or EffectStatus)]
-    if wanted.run_id is not None and not wanted.statuses:
-        conditions = ["TRUE"]  # the index of a run's effects knows no status
-    select = f"SELECT {_COLUMNS} FROM effect e WHERE e.tenant = $1 AND "  # noqa: S608 - our own constants
-    branches = [f"({select}{condition}{narrow} ORDER BY e.seq DESC LIMIT $2)" for condition in conditions]
+    branches = [
+        f"(SELECT {_COLUMNS} FROM {source} WHERE e.tenant = $1 AND {condition}{narrow}"  # noqa: S608 - our constants
+        " ORDER BY e.seq DESC LIMIT $2)"
+        for source, condition in _branches(wanted)
+    ]
     return (
         "-- List effects.\n"
         f"SELECT page.*, d.name AS destination FROM ({' UNION ALL '.join(branches)}) page "
         "JOIN destination d USING (destination_id) ORDER BY page.seq DESC LIMIT $2"
     )
+
+
+def _branches(wanted: EffectFilter) -> list[tuple[str, str]]:
+    """Return from where and under which condition effects are read, each along one index."""
+    statuses = wanted.statuses or frozenset(EffectStatus)
+    if wanted.run_id is not None and not wanted.statuses:
+        return [(_ALL, "TRUE")]  # the index of a run's effects knows no status
+    branches = [(_ALL, f"e.status = {int(status)}") for status in sorted(statuses - _NOT_ENDED)]
+    if statuses >= _NOT_ENDED:
+        branches.append((_ALL, "e.status = 1"))
+    elif EffectStatus.PENDING in statuses:
+        branches.append((_ALL, _PENDING))
+    elif EffectStatus.SENDING in statuses:
+        branches.append((_LEASED, "e.status = 1"))
+    return branches
 
 
 def _view(row: Any, *, body: bytes | None = None, history: Sequence[AttemptView] = ()) -> EffectView:
