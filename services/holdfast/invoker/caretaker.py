@@ -14,6 +14,7 @@ from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import due
 from holdfast.ledger import session as ledger_session
+from holdfast.ledger.partition import make_partitions
 from holdfast.ledger.position import cancels_asked
 from holdfast.ledger.sweep import sweep
 
@@ -104,5 +105,5 @@ class Caretaker:
     async def housekeeping(self) -> int:
         """Make the partitions of the coming days."""
         async with self._db.connection() as connection:
-            await connection.execute("SELECT make_partitions($1)", PARTITIONS_AHEAD)
+            await make_partitions(connection, PARTITIONS_AHEAD)
         return 0
