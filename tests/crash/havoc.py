@@ -17,12 +17,12 @@ def victims(world: World) -> list[str]:
     return [*services, "checkpoint", "postgres"]
 
 
-async def wreak(world: World, seed: int, kills: int) -> None:
-    """Kill so many, one after the other, each in the middle of what it does."""
+async def wreak(world: World, seed: int, kills: int, only: str = "") -> None:
+    """Kill so many, one after the other, each in the middle of what it does; `only` names the one victim."""
     chance = random.Random(seed)
     for _ in range(kills):
         await asyncio.sleep(chance.uniform(0.0, 0.5))  # the moment is the point
-        name = chance.choice(victims(world))
+        name = only or chance.choice(victims(world))
         print(f"kill {name}")
         if name == "postgres":
             assert world.suite.postgres is not None

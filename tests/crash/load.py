@@ -56,6 +56,12 @@ class Load:
             for number in range(before, before + runs):
                 sending.create_task(one(number))
 
+    async def invoke(self) -> str:
+        """Invoke one run and do not wait for its end."""
+        key = f"{self.seed}-{len(self.acknowledged)}"
+        await self._invoke(self.world.client, Invocation(INTENT, self.payload, idempotency_key=key))
+        return self.acknowledged[key]
+
     async def watchers(self) -> None:
         """Wait until those who watch have seen the end."""
         async with asyncio.timeout(PATIENCE_S):
