@@ -9,7 +9,7 @@ import httpx
 
 from holdfast.dispatcher.address import AddressPolicy
 from holdfast.dispatcher.answer import CallResult, of_failure, of_status
-from holdfast.dispatcher.connection import guarded_pool
+from holdfast.dispatcher.connection import Connections
 from holdfast.dispatcher.request import OutgoingRequest, outgoing
 from holdfast.dispatcher.secret import Secrets
 from holdfast.kit.clock import Clock
@@ -19,22 +19,22 @@ _MOST_READ: Final = 65_536  # of an answer's body, which nobody needs: read only
 
 
 class Sender:
-    """Sends deliveries over a pool of connections; `close` ends it."""
+    """Sends deliveries; `close` ends it."""
 
     def __init__(self, policy: AddressPolicy, secrets: Secrets, clock: Clock, *, at_once: int) -> None:
         self._policy = policy
         self._secrets = secrets
         self._clock = clock
-        self._pools = {scheme: guarded_pool(policy, scheme, most=at_once) for scheme in ("http", "https")}
+        self._connections = Connections(policy, most_idle=at_once)
 
     async def send(self, delivery: Delivery) -> CallResult:
         """Make the call, and say what came of it; takes at most the destination's timeout."""
         timeout = delivery.destination.timeout_s
         try:
             request = outgoing(delivery, self._secrets, self._clock.now)
-            pool = self._pools[self._policy.endpoint(request.url).scheme]
+            self._policy.endpoint(request.url)
             async with asyncio.timeout(timeout) as limit:
-                return await _exchange(pool, request, limit, timeout)
+                return await self._exchange(request, limit, timeout)
         except Exception as error:
             result = of_failure(error)
             if result is None:
@@ -43,29 +43,29 @@ class Sender:
 
     async def close(self) -> None:
         """Close all connections."""
-        for pool in self._pools.values():
-            await pool.aclose()
+        await self._connections.close()
+
+    async def _exchange(
+        self, outgoing: OutgoingRequest, limit: asyncio.Timeout, timeout: float
+    ) -> CallResult:
+        async with self._connections.exchange(_request(outgoing, timeout)) as response:
+            limit.reschedule(None)  # the status is the answer; what follows cannot take it back
+            result = of_status(response.status, _header(response.headers, b"retry-after"))
+            await _drain(response)
+            return result
 
 
-async def _exchange(
-    pool: httpcore.AsyncConnectionPool, request: OutgoingRequest, limit: asyncio.Timeout, timeout: float
-) -> CallResult:
-    parsed = httpx.URL(request.url)  # parsed by what checked it: two parsers may see two hosts
+def _request(outgoing: OutgoingRequest, timeout: float) -> httpcore.Request:
+    parsed = httpx.URL(outgoing.url)  # parsed by what checked it: two parsers may see two hosts
     url = httpcore.URL(
         scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
     )
-    phases = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
-    async with pool.stream(
-        "POST",
-        url,
-        headers=[(b"host", parsed.netloc), *request.headers],
-        content=request.body,
-        extensions={"timeout": phases},
-    ) as response:
-        limit.reschedule(None)  # the status is the answer; what follows cannot take it back
-        result = of_status(response.status, _header(response.headers, b"retry-after"))
-        await _drain(response)
-        return result
+    length = (b"content-length", str(len(outgoing.body)).encode())
+    headers = [(b"host", parsed.netloc), length, *outgoing.headers]
+    phases = dict.fromkeys(("connect", "read", "write"), timeout)
+    return httpcore.Request(
+        "POST", url, headers=headers, content=outgoing.body, extensions={"timeout": phases}
+    )
 
 
 async def _drain(response: httpcore.Response) -> None:
