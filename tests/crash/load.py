@@ -2,10 +2,12 @@
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.client import Client, Event, Invocation, Published, Rewound, Shape
+from holdfast.client import Client, Event, Invocation, Rewound, Shape
+from holdfast.client.errors import DeadlineExceeded, Unavailable
 from tests.crash.world import PATIENCE_S, World
 
 INTENT = "crash.work"
@@ -94,10 +96,23 @@ class Load:
             watched = Watched(run_id)
             self.watched.append(watched)
             self._watching.append(asyncio.create_task(watch(client, watched)))
-        await client.await_run(self.acknowledged[key], patience=PATIENCE_S)
+        await self._ended(client, self.acknowledged[key])
+
+    async def _ended(self, client: Client, run_id: str) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with suppress(DeadlineExceeded):
+                    await client.await_run(run_id, patience=PATIENCE_S)
+                    return
 
     async def _invoke(self, client: Client, invocation: Invocation) -> None:
-        self._acknowledge(invocation.idempotency_key, (await client.send(invocation)).run_id)
+        while True:
+            try:
+                handle = await client.send(invocation)
+            except DeadlineExceeded:
+                continue  # nobody has said yes or no
+            self._acknowledge(invocation.idempotency_key, handle.run_id)
+            return
 
     async def _publish(self, client: Client, invocation: Invocation) -> None:
         event = Invocation(
@@ -108,14 +123,17 @@ class Load:
             shape=Shape.WORKER,
         )
         while True:
-            answers: list[Published] = await client.publish([event, event])
+            try:
+                answers = await client.publish([event, event])
+            except DeadlineExceeded:
+                continue
             refused = [answer.refusal for answer in answers if answer.refusal is not None]
             for answer in answers:
                 if answer.refusal is None:
                     self._acknowledge(event.idempotency_key, answer.run_id)
             if not refused:
                 return
-            if not type(refused[0]).__name__ == "Unavailable":
+            if not isinstance(refused[0], Unavailable):
                 raise refused[0]
 
     def _acknowledge(self, key: str, run_id: str) -> None:

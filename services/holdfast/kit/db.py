@@ -52,7 +52,7 @@ class Database:
         role_name: str | None = None,
         server_settings: Mapping[str, str] = MappingProxyType({}),
         pool_size: int = 10,
-        statement_timeout: float = 15.0,
+        statement_timeout: float = 10.0,
         lock_timeout: float = 5.0,
         idle_in_transaction_timeout: float = 10.0,
         acquire_timeout: float = 5.0,
@@ -77,6 +77,9 @@ class Database:
             "dsn": url.replace("postgresql+asyncpg://", "postgresql://", 1),
             "server_settings": settings,
             "timeout": acquire_timeout,
+            # A server that lives ends a statement before this; the way to it may be gone without a word. Sooner
+            # than clients give up (15 s), so that they hear UNAVAILABLE.
+            "command_timeout": statement_timeout + 1.0,
             "statement_cache_size": 500,
             "max_cached_statement_lifetime": 0,  # a hot statement stays prepared
             "max_cacheable_statement_size": 64 * 1024,
@@ -137,6 +140,10 @@ class Database:
             await self._forget_old_plans(connection)
             yield connection
         except Exception as error:
+            if _fell_silent(error):  # then the others have most likely fallen silent too
+                connection.terminate()
+                await self._pool.expire_connections()
+                raise _silence() from error
             if _is_broken(error, connection):
                 connection.terminate()
             if isinstance(error, Fault):
@@ -162,8 +169,8 @@ class Database:
             await transaction.start()
             try:
                 yield connection
-            except BaseException:
-                if not _is_gone(connection):
+            except BaseException as error:
+                if not _is_gone(connection) and not _fell_silent(error):
                     await _to_its_end(_rolled_back(transaction, connection))
                 raise
             await _to_its_end(transaction.commit())
@@ -204,6 +211,10 @@ class Database:
             async with self.engine.connect() as connection:
                 yield connection
         except (DBAPIError, PoolTimeoutError, OSError) as error:
+            if _fell_silent(error) and self._engine is not None:
+                silent, self._engine = self._engine, None
+                await silent.dispose(close=False)  # they cannot say goodbye
+                raise _silence() from error
             fault = _translated(error)
             if fault is error:
                 raise
@@ -278,6 +289,18 @@ def _is_broken(error: Exception, connection: Any) -> bool:
     if _is_gone(connection) or isinstance(error, LedgerUnavailable):
         return False
     return not isinstance(error, OSError) and is_connection_error(error)
+
+
+def _fell_silent(error: BaseException) -> bool:
+    """Say whether the driver itself gave up waiting for an answer; other timeouts are not the database's."""
+    at = error.__traceback__ if isinstance(error, TimeoutError) else None
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at is not None and str(at.tb_frame.f_globals.get("__name__", "")).startswith("asyncpg.")
+
+
+def _silence() -> LedgerUnavailable:
+    return LedgerUnavailable("The ledger does not answer; repeat the call.", retry_after=1.0)
 
 
 def _translated(error: Exception) -> Exception:
