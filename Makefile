@@ -86,8 +86,8 @@ demo: $(STAMP) ## the main job end to end on this machine, ends by itself
 	@$(PYTHON) -m examples.demo
 
 .PHONY: dev
-dev: $(STAMP) ## all services with an embedded PostgreSQL, until Ctrl-C
-	@$(BIN)/holdfast dev
+dev: $(STAMP) ## all services with an embedded PostgreSQL, until Ctrl-C (AGENTS=module:app for yours)
+	@$(BIN)/holdfast dev --agents $(or $(AGENTS),examples.hello:app)
 
 .PHONY: bench
 bench: $(STAMP) ## measure the work beside its peers (CASE=name for one)

@@ -434,6 +434,36 @@ async def test_an_end_refused_for_what_is_in_it_is_committed_without() -> None:
     assert memory.live[-1].ended.outcome.status == wire.FAILED
 
 
+async def test_an_effect_of_a_refused_commit_is_staged_by_the_retry_and_the_committed_ones_are_not() -> None:
+    app = App("refused")
+
+    async def one() -> int:
+        return 1
+
+    @app.agent("refused")
+    async def agent(run: Run) -> int:
+        run.send("somewhere", {"n": 1}, key="first")
+        await run.step(one)
+        run.say("one is done")
+        run.send("nowhere", {"n": 2}, key="second")
+        run.say("two is sent")
+        return 2
+
+    memory = Memory("refused")
+    memory.refuse = lambda commit: (
+        Refused("DESTINATION_NOT_FOUND", "no")
+        if any(e.destination == "nowhere" for e in commit.effects)
+        else None
+    )
+    assert await memory.run(app) is Left.ENDED
+    assert memory.outcome.status == wire.FAILED
+    memory.refuse = lambda _: None
+    assert await memory.run(app) is Left.ENDED
+    assert memory.outcome.status == wire.SUCCEEDED
+    assert [effect.idempotency_key for effect in memory.effects] == ["first", "second"]
+    assert [said.text for said in memory.told("said")] == ["one is done", "two is sent"]
+
+
 def _limits(**changed: Any) -> Limits:
     values = {"deadline": 3600.0, "steps": 1000, "tools": 1000, "tokens": 1_000_000, "context": 100_000}
     return Limits(**{**values, **changed})

@@ -49,7 +49,7 @@ async def test_the_payload_comes_from_a_file_or_standard_input(
     ("status", "code"),
     [
         (run_pb2.RUN_STATUS_SUCCEEDED, 0),
-        (run_pb2.RUN_STATUS_RUNNING, 0),
+        (run_pb2.RUN_STATUS_RUNNING, 6),
         (run_pb2.RUN_STATUS_FAILED, 1),
         (run_pb2.RUN_STATUS_DEAD_LETTERED, 1),
         (run_pb2.RUN_STATUS_CANCELLED, 1),

@@ -92,6 +92,39 @@ async def test_a_cursor_that_was_rewound_or_replaced_is_a_committed_one(
     assert [(one.after_sequence, one.after_epoch) for one in server.invoker.asked] == [(2, 9), (7, 0)]
 
 
+async def test_a_run_that_was_retried_is_followed_beyond_its_first_end(
+    server: ContractServer, client: Client
+) -> None:
+    async def watch(*_: Any) -> AsyncIterator[Any]:
+        for one in (ended(2), event(3, 2, requeued=transcript_pb2.RunRequeued()), ended(4, epoch=3)):
+            yield seen(one)
+
+    async def converse(*_: Any) -> AsyncIterator[Any]:
+        yield pb.ConverseResponse(started=pb.ConverseStarted(run=run(last_sequence=4)))
+        for one in (ended(2), event(3, 2, requeued=transcript_pb2.RunRequeued()), ended(4, epoch=3)):
+            yield pb.ConverseResponse(event=one)
+        await asyncio.Event().wait()  # a server waits for the next run
+
+    server.invoker.script["WatchRun"] = watch
+    server.invoker.script["Converse"] = converse
+    async with client.watch(RUN_ID) as events:
+        watched = [update.sequence async for update in events if isinstance(update, Event)]
+    async with client.attach(RUN_ID) as talk:
+        told = [update.sequence async for update in talk if isinstance(update, Event)]
+    assert watched == told == [2, 3, 4]
+
+
+async def test_a_stream_that_breaks_after_the_end_is_over(server: ContractServer, client: Client) -> None:
+    async def script(*_: Any) -> AsyncIterator[Any]:
+        yield seen(ended(1))
+        raise faults.ShuttingDown("draining")
+
+    server.invoker.script["WatchRun"] = script
+    async with client.watch(RUN_ID) as events:
+        assert [update async for update in events]
+    assert len(server.invoker.asked) == 1
+
+
 async def test_a_refusal_of_a_stream_is_raised_and_not_repeated(
     server: ContractServer, client: Client
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from holdfast.kit.settings import SettingsError, load, print_config, setting
+from holdfast.kit.settings import MissingSettingError, SettingsError, load, print_config, setting
 
 _SECOND = timedelta(seconds=1)
 _FOLDER = Path("/srv")
@@ -119,6 +119,14 @@ def test_printing_shows_everything_but_secrets() -> None:
     assert shown["HOLDFAST_INTENTS"] == ["a", "b"]
     assert shown["OPENAI_BASE_URL"] == ""
     assert shown["HOLDFAST_PAUSE"] == 1.0
+
+
+def test_a_missing_variable_is_named_beside_those_there_are() -> None:
+    with pytest.raises(MissingSettingError, match="HOLDFAST_DATABASE_URL must be set: the ledger") as caught:
+        load(Example, {"HOLDFAST_SLOTS": "4"})
+    shown: dict[str, Any] = json.loads(caught.value.shown)
+    assert shown["HOLDFAST_DATABASE_URL"] is None
+    assert (shown["HOLDFAST_SLOTS"], shown["HOLDFAST_PAUSE"], shown["HOLDFAST_PLAIN"]) == (4, 1.0, 3)
 
 
 @pytest.mark.parametrize(

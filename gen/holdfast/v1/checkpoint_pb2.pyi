@@ -276,7 +276,7 @@ class Commit(_message.Message):
     @_builtins.property
     def emitted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """For each scope that emitted: how many of its own events are committed with this one; a replay
-        emits only those after.
+        emits only those after. The key is the runner's: it counts effects and tries under marked ones.
         """
 
     @_builtins.property

@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from holdfast.v1 import invoker_service_pb2 as holdfast_dot_v1_dot_invoker__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fholdfast/v1/event_service.proto\x12\x0bholdfast.v1\x1a!holdfast/v1/invoker_service.proto\"B\n\x14PublishEventsRequest\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.holdfast.v1.InvokeRequest\"E\n\x15PublishEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.holdfast.v1.PublishedEvent\"_\n\x0ePublishedEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"L\n\x0c\x45ventRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t2f\n\x0c\x45ventService\x12V\n\rPublishEvents\x12!.holdfast.v1.PublishEventsRequest\x1a\".holdfast.v1.PublishEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fholdfast/v1/event_service.proto\x12\x0bholdfast.v1\x1a!holdfast/v1/invoker_service.proto\"B\n\x14PublishEventsRequest\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.holdfast.v1.InvokeRequest\"E\n\x15PublishEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.holdfast.v1.PublishedEvent\"_\n\x0ePublishedEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"L\n\x0c\x45ventRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t2f\n\x0c\x45ventService\x12V\n\rPublishEvents\x12!.holdfast.v1.PublishEventsRequest\x1a\".holdfast.v1.PublishEventsResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.event_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
   _globals['_PUBLISHEVENTSREQUEST']._serialized_start=83
   _globals['_PUBLISHEVENTSREQUEST']._serialized_end=149
   _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=151

@@ -126,7 +126,8 @@ class InvokerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """Streams a run's events after a sequence, until the run ends.
+        """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
+        is followed by what came after it.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
         """

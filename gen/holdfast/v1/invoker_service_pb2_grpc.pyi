@@ -39,7 +39,8 @@ class InvokerServiceStub:
     SEQUENCE_OUT_OF_RANGE, and those of Invoke.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_invoker_service_pb2.WatchRunRequest, _invoker_service_pb2.WatchRunResponse]
-    """Streams a run's events after a sequence, until the run ends.
+    """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
+    is followed by what came after it.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
     """
@@ -127,7 +128,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoker_service_pb2.WatchRunRequest,
         context: _aio.ServicerContext[_invoker_service_pb2.WatchRunRequest, _abc.AsyncIterator[_invoker_service_pb2.WatchRunResponse]],
     ) -> _abc.AsyncIterator[_invoker_service_pb2.WatchRunResponse]:
-        """Streams a run's events after a sequence, until the run ends.
+        """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
+        is followed by what came after it.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
         """

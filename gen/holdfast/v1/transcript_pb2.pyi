@@ -517,7 +517,9 @@ Global___ToolReturned: _TypeAlias = ToolReturned  # noqa: Y015
 
 @_typing.final
 class EffectStaged(_message.Message):
-    """An effect was staged; it is released with the commit that carries this event."""
+    """An effect was staged; it is released with the commit that carries this event. If that commit is
+    refused, the run ends with its reason and the effect is not released; a retry stages it again.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

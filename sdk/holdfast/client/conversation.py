@@ -47,6 +47,7 @@ class Conversation:
         self._repetition = Repetition(link.reconnects)
         self._closed = False
         self._connected = False
+        self._known = 0  # so far the transcript reached when the stream began
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,11 +127,14 @@ class Conversation:
         update = update_of(message)
         if update is not None:
             self.cursor.move(update)
+            if self.cursor.sequence < self._known:
+                self.cursor.ended = False  # that end was before a retry
         return update
 
     def _started(self, message: invoker_service_pb2.ConverseStarted) -> Started | None:
         again = self.run is not None
         self.run = run_of(message.run)
+        self._known = self.run.last_sequence
         # An ended run of which nothing is missing has no event left to say so.
         self.cursor.ended = self.run.is_ended and self.run.last_sequence <= self.cursor.sequence
         return None if again else Started(self.run, message.reattached)

@@ -17,6 +17,7 @@ from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
 class Watch:
     """The events of one run, until it has ended: `async with client.watch(run_id) as events: async for …`.
 
+    A run that was retried has ended more than once: its events go on after such an `ended`.
     A connection that breaks is made anew from the cursor; what died with a runner meanwhile comes as
     `Rewound`. Leaving the block ends the call on the server too, however it is left.
     """
@@ -50,11 +51,13 @@ class Watch:
 
     async def __anext__(self) -> Update:
         """Return the next update. Raises `HoldfastError` when no server answers for long."""
-        while not self._closed and not self.cursor.ended:
+        while not self._closed:
             try:
                 update = await self._read()
             except grpc.aio.AioRpcError as failure:
                 self._hang_up()
+                if self.cursor.ended:
+                    break  # nothing was missing but the farewell
                 await self._repetition.pause(passing(failure))
                 continue
             except BaseException:

@@ -172,4 +172,5 @@ def _parsed(given: Mapping[str, Any]) -> invoker_service_pb2.InvokeRequest:
     try:
         return json_format.ParseDict(dict(given), invoker_service_pb2.InvokeRequest())
     except json_format.ParseError as error:
-        raise ValueError(f"This is not an envelope: {error}") from error
+        sentence = str(error).partition("\n")[0].rstrip(".")  # what follows lists all names there are
+        raise ValueError(f"This is not an envelope: {sentence}.") from error

@@ -19,20 +19,31 @@ COMMANDS = {
 }
 
 
+# "\\b" keeps the lines as they are.
+HELP = """Run agents whose runs are bounded, resumable, cancellable, and safe to repeat.
+
+\b
+Exit codes:
+  0    all well
+  1    the run ended FAILED, CANCELLED, DEAD_LETTERED, …, or something is not well here
+  2    wrong usage
+  3    refused by the server
+  4    the server cannot be reached
+  5    the run ended PARTIAL
+  6    the run goes on: it did not end within the time given to wait
+  130  interrupted
+"""
+
+
 @click.group(
     cls=LazyGroup,
+    help=HELP,
     rooms=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="holdfast")
 def holdfast() -> None:
-    r"""Run agents whose runs are bounded, resumable, cancellable, and safe to repeat.
-
-    \b
-    Exit codes: 0 all well; 1 the run ended FAILED, CANCELLED, DEAD_LETTERED, …, or something is not
-    well here; 2 wrong usage; 3 refused by the server; 4 the server cannot be reached; 5 the run ended
-    PARTIAL; 130 interrupted.
-    """
+    """Choose a command."""
 
 
 def main() -> None:

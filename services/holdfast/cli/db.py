@@ -28,7 +28,10 @@ def command() -> None:
     "--phase", type=click.Choice(["before", "after"]), help="Only what belongs before or after a rollout."
 )
 def migrate(database_url: str | None, output: str, phase: Any) -> None:
-    """Apply what is missing; repeatable, and safe to run at the same time."""
+    """Apply what is missing.
+
+    Repeatable, and safe to run from several places at the same time.
+    """
     from holdfast import ledger
 
     async def work() -> int:

@@ -18,7 +18,10 @@ def command() -> None:
 @click.option("-d", "--data", default="-", help="JSON lines: text, @file, or - (default) for standard input.")
 @speaks
 async def publish(target: Target, data: str) -> int:
-    """Publish events: one envelope a line, each with an intent and its own idempotency_key."""
+    """Publish events.
+
+    One envelope a line, each with an intent and its own idempotency_key: the same key starts one run.
+    """
     events = list(json_lines(data))
     if not events:
         note("Error: there are no events to publish.")

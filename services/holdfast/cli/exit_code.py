@@ -11,6 +11,7 @@ USAGE: Final = 2
 REFUSED: Final = 3
 UNAVAILABLE: Final = 4
 PARTIAL: Final = 5
+RUNNING: Final = 6
 INTERRUPTED: Final = 130
 
 
@@ -22,6 +23,11 @@ def of_error(error: HoldfastError) -> int:
 def of_run(run: Run) -> int:
     """Return the code of a run as it stands; one that has not ended is no failure."""
     return of_status(run.status)
+
+
+def of_awaited(run: Run) -> int:
+    """Return the code of a run whose end was waited for; one that has not ended in time is told apart."""
+    return of_run(run) if run.is_ended else RUNNING
 
 
 def of_status(status: RunStatus) -> int:

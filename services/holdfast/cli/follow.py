@@ -25,8 +25,10 @@ class Follower:
 
     def show(self, update: Started | Update) -> None:
         """Show one update."""
-        if isinstance(update, Event) and update.kind == "ended":
-            self.status = RunStatus[str((update.data.get("outcome") or {}).get("status", "UNSPECIFIED"))]
+        if isinstance(update, Event):
+            outcome = update.data.get("outcome") if update.kind == "ended" else None
+            # A run that was retried goes on after its end.
+            self.status = RunStatus[str((outcome or {}).get("status", "UNSPECIFIED"))]
         elif isinstance(update, Snapshot | Started) and update.run.is_ended:
             self.status = update.run.status
         if self._form == "json":
@@ -57,11 +59,9 @@ class Follower:
         outcome = data.get("outcome") or {}
         usage = data.get("usage") or {}
         colour = "green" if self.status is RunStatus.SUCCEEDED else "red"
-        spent = (
-            f"{usage.get('steps', 0)} steps, {usage.get('tokens', 0)} tokens, {usage.get('elapsed_ms', 0)} ms"
-        )
         self._end_line()
-        click.echo(click.style(self.status.name, fg=colour, bold=True) + click.style(f"  {spent}", dim=True))
+        spent = f"  {_spent(usage)}" if any(usage.values()) else ""  # the platform's own end tells none
+        click.echo(click.style(self.status.name, fg=colour, bold=True) + click.style(spent, dim=True))
         show_end(outcome)
 
     def _margin(self, text: str) -> None:
@@ -72,6 +72,11 @@ class Follower:
         if self._in_line:
             click.echo()
             self._in_line = False
+
+
+def _spent(usage: Mapping[str, Any]) -> str:
+    steps, tokens = usage.get("steps", 0), usage.get("tokens", 0)
+    return f"{steps} step{'' if steps == 1 else 's'}, {tokens} tokens, {usage.get('elapsed_ms', 0)} ms"
 
 
 def show_end(outcome: Mapping[str, Any]) -> None:

@@ -16,7 +16,9 @@ from holdfast.client import Budget, Invocation, Run
 @click.argument("intent")
 @click.option("-d", "--data", help="The payload: a JSON object, @file, or - for standard input.")
 @click.option("--watch", is_flag=True, help="Follow the run's events until it ends.")
-@click.option("--wait", type=Seconds(), help="Answer when the run has ended, or after this long.")
+@click.option(
+    "--wait", type=Seconds(), help="Wait for its end, this long at most; exit code 6 if it goes on."
+)
 @click.option("--key", default="", help="The idempotency key: the same key never makes two runs.")
 @click.option("--budget", type=Limits(), help="As max_steps=10,max_tokens=5000,deadline=30s.")
 @click.option("--run-id", default="", help="The run's id, a UUID; made by the server if left out.")
@@ -45,7 +47,7 @@ async def command(
         handle = await client.send(invocation, wait=wait)
         if not watch:
             _show(target, handle.run, reattached=handle.reattached)
-            return exit_code.of_run(handle.run)
+            return exit_code.of_run(handle.run) if wait is None else exit_code.of_awaited(handle.run)
         follower = Follower(target.form)
         async with handle.watch() as updates:
             async for update in updates:

@@ -116,7 +116,10 @@ async def destinations(target: Target) -> None:
 async def put_destination(
     target: Target, headers: tuple[tuple[str, str], ...], delivery_mode: str, **given: Any
 ) -> None:
-    """Make or change the destination NAME, which takes effects at URL; what is left out takes its default."""
+    """Make or change a destination.
+
+    NAME is how agents call it, URL where its effects are sent; what is left out takes its default.
+    """
     wanted = Destination(headers=dict(headers), delivery_mode=DeliveryMode[delivery_mode], **given)
     async with target.client() as client:
         _show_destination(target, await client.outbox.put_destination(wanted))
@@ -126,7 +129,10 @@ async def put_destination(
 @click.argument("name")
 @speaks
 async def reset_breaker(target: Target, name: str) -> None:
-    """Close the breaker of the destination NAME, so that it is called at once."""
+    """Close the breaker of a destination.
+
+    NAME is called again at once.
+    """
     async with target.client() as client:
         _show_destination(target, await client.outbox.reset_breaker(name))
 

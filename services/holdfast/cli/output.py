@@ -92,7 +92,9 @@ def refusal(error: HoldfastError) -> str:
         said = f"no service answers; is one running at the address that was meant? ({said})"
     named = [f"{v.field}: {v.description}" for v in error.violations if v.description not in said]
     tail = f"; {'; '.join(named)}" if named else ""
-    facts = ", ".join(f"{name} {value}" for name, value in error.facts.items() if value and value not in said)
+    facts = ", ".join(
+        f"{name}: {value}" for name, value in error.facts.items() if value and value not in said
+    )
     more = f" ({facts})" if facts else ""
     return f"{error.reason or error.code}: {said}{tail}{more}."
 

@@ -99,9 +99,9 @@ async def watch(target: Target, run_id: str, after: int) -> int:
 @command.command()
 @click.argument("run_id")
 @click.option("--reason", default="", help="Why, for the record.")
-@click.option("--wait", type=Seconds(), help="Wait until it has stopped, at most this long.")
+@click.option("--wait", type=Seconds(), help="Wait until it has stopped, this long at most.")
 @speaks
-async def cancel(target: Target, run_id: str, reason: str, wait: float | None) -> None:
+async def cancel(target: Target, run_id: str, reason: str, wait: float | None) -> int:
     """Ask a run to stop."""
     async with target.client() as client:
         run = await client.cancel(run_id, reason)
@@ -111,6 +111,7 @@ async def cancel(target: Target, run_id: str, reason: str, wait: float | None) -
             except TimeoutError:
                 run = await client.get_run(run_id)
     _show(target, run)
+    return exit_code.OK if wait is None or run.is_ended else exit_code.RUNNING
 
 
 @command.command()
@@ -126,18 +127,18 @@ async def retry(target: Target, run_id: str, budget: Budget | None) -> None:
 @command.command("wait")
 @click.argument("run_id")
 @click.option(
-    "--for", "patience", type=Seconds(), default=30.0, show_default="30s", help="At most this long."
+    "--for", "patience", type=Seconds(), default="30s", show_default=True, help="At most this long."
 )
 @speaks
 async def wait_for(target: Target, run_id: str, patience: float) -> int:
-    """Wait until a run has ended; the exit code says how."""
+    """Wait until a run has ended; the exit code says how, and is 6 if it has not."""
     async with target.client() as client:
         try:
             run = await client.await_run(run_id, patience=patience)
         except TimeoutError:
             run = await client.get_run(run_id)
     _show(target, run)
-    return exit_code.of_run(run)
+    return exit_code.of_awaited(run)
 
 
 def _show(target: Target, run: Run) -> None:

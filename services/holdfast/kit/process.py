@@ -14,7 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from holdfast.kit.settings import SettingsError, print_config
+from holdfast.kit.settings import MissingSettingError, SettingsError, print_config
 from holdfast.kit.telemetry import logs
 
 _log: Final = logs.logger("process")
@@ -57,14 +57,23 @@ def run_service(
     variables = os.environ if environ is None else environ
     try:
         if "--print-config" in asked:
-            sys.stdout.write(print_config(settings() if callable(settings) else settings) + "\n")
-            return 0
+            return _print_config(settings)
         if variables.get("HOLDFAST_DIE_WITH_PARENT") == "1":
             die_with_parent()
         return asyncio.run(_run(main))
     except (SettingsError, Refused) as refusal:
         sys.stderr.write(f"{refusal}\n")
         return REFUSED
+
+
+def _print_config(settings: object) -> int:
+    """Print the settings; where one is missing, those that there are, and say which."""
+    try:
+        sys.stdout.write(print_config(settings() if callable(settings) else settings) + "\n")
+    except MissingSettingError as refusal:
+        sys.stdout.write(refusal.shown + "\n")
+        raise
+    return 0
 
 
 def announce(service: str, address: str, **more: object) -> None:

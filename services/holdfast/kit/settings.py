@@ -34,6 +34,14 @@ class SettingsError(Exception):
     """A variable is missing, malformed, or contradicts another; the text is one sentence for the operator."""
 
 
+class MissingSettingError(SettingsError):
+    """A variable without a default is not set; `shown` is the JSON of all variables, null for such ones."""
+
+    def __init__(self, sentence: str, shown: str) -> None:
+        super().__init__(sentence)
+        self.shown = shown
+
+
 @dataclass(frozen=True, slots=True)
 class _About:
     help: str
@@ -65,14 +73,17 @@ def load(cls: type[T], environ: Mapping[str, str], prefix: str = "HOLDFAST_") ->
     """
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
+    missing: list[str] = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         name = variable(field, prefix)
         raw = environ.get(name, "")
         if raw == "":
             if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                raise SettingsError(f"{name} must be set: {_about(field).help or field.name}.")
+                missing.append(f"{name} must be set: {_about(field).help or field.name}.")
             continue
         values[field.name] = _checked(name, _parsed(name, raw, hints[field.name], field), _about(field))
+    if missing:
+        raise MissingSettingError(missing[0], _shown(cls, values, prefix))
     try:
         return cls(**values)
     except ValueError as error:
@@ -86,9 +97,14 @@ def variable(field: "dataclasses.Field[Any]", prefix: str = "HOLDFAST_") -> str:
 
 def print_config(settings: object, prefix: str = "HOLDFAST_") -> str:
     """Return the settings as a JSON object by variable; secrets are masked, a URL only loses its password."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return _shown(type(settings), values, prefix)
+
+
+def _shown(cls: type, values: Mapping[str, object], prefix: str) -> str:
     shown: dict[str, object] = {}
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        value = getattr(settings, field.name)
+    for field in dataclasses.fields(cls):
+        value = values.get(field.name, None if field.default is dataclasses.MISSING else field.default)
         shown[variable(field, prefix)] = _masked(value) if _about(field).secret else _plain(value)
     return json.dumps(shown, indent=2, ensure_ascii=False)
 

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from holdfast.agent.wire.draft import Effect
+from holdfast.agent.wire.draft import STAGED, Effect
 
 
 class Tokens:
@@ -40,7 +40,7 @@ class Place:
 class Scope(Place):
     """Counts what is asked for and said in one task of the agent."""
 
-    __slots__ = ("_counts", "path", "said", "told_before")
+    __slots__ = ("_counts", "path", "said", "staged", "staged_before", "told_before")
 
     def __init__(self, owner: "Family", path: str) -> None:
         super().__init__(owner)
@@ -48,6 +48,8 @@ class Scope(Place):
         self._counts: dict[str, int] = {}
         self.said = 0
         self.told_before = owner.emitted.get(path, 0)
+        self.staged = 0
+        self.staged_before = owner.emitted.get(path + STAGED, 0)
 
     def key(self, name: str) -> str:
         """Return the key of the next use of a name."""

@@ -86,13 +86,15 @@ class Transcript:
             self._pen.said(draft, place.step, text)
 
     def effect(self, scope: Scope, effect: Effect) -> None:
-        """Stage an effect that no step has caused, unless an earlier attempt has."""
+        """Stage an effect that no step has caused, unless an earlier attempt has committed it."""
         if scope.tokens is not None:
             self.spoken(scope)
-        draft = self._emission(scope)
-        if draft is not None:
-            draft.effect(effect)
-            self._pen.effect_staged(draft, "", effect)
+        scope.staged += 1
+        if scope.staged <= scope.staged_before:
+            return
+        draft = self._pipeline.draft
+        draft.effect_of(scope.path, effect)
+        self._pen.effect_staged(draft, "", effect)
 
     def token(self, place: Place, text: str) -> None:
         """Tell a piece within 20 ms, together with its neighbours."""

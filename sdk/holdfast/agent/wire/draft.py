@@ -27,6 +27,9 @@ CANCELLED: Final = 8
 DRIFTED: Final = 11
 """The statuses a runner moves a run to, numbered as `holdfast.v1.RunStatus`."""
 
+STAGED: Final = ">"
+"""Marks the count of the effects that a scope has staged, beside that of what it has told."""
+
 
 class Outcome:
     """How a run ends."""
@@ -56,12 +59,13 @@ class Outcome:
 class Draft:
     """Grows until it is sent; its events are a message apart, so that who keeps events keeps no more."""
 
-    __slots__ = ("_commit", "_events", "emitted", "recorded", "size")
+    __slots__ = ("_commit", "_events", "emitted", "recorded", "size", "staged")
 
     def __init__(self) -> None:
         self._commit = Commit()
         self._events = EventBatch()
         self.emitted: dict[str, int] = {}
+        self.staged: dict[str, int] = {}
         self.recorded = False
         self.size = 0
 
@@ -85,6 +89,11 @@ class Draft:
         self._commit.effects.append(effect)
         self.size += len(effect.body) + 256
 
+    def effect_of(self, scope: str, effect: Effect) -> None:
+        """Add an effect that no step has caused, and count it."""
+        self.effect(effect)
+        self.staged[scope] = self.staged.get(scope, 0) + 1
+
     def charge(self, usage: Usage) -> None:
         """Charge what no record is charged with."""
         charged = self._commit.usage
@@ -105,8 +114,12 @@ class Draft:
             write_failure(move.failure, failure)
 
     def forget_records(self) -> None:
-        """Leave only the events that have been told: all but the run's end."""
+        """Leave only the events that have been told: all but the run's end.
+
+        Effects are not staged then, and a replay stages them: only the others count as told.
+        """
         self._commit.Clear()
+        self.staged.clear()
         events = self._events.events
         if events and events[-1].WhichOneof("event") == "ended":
             del events[-1]
@@ -128,6 +141,8 @@ class Draft:
             commit.events.CopyFrom(self._events)
         for scope, count in self.emitted.items():
             commit.emitted[scope] = count
+        for scope, count in self.staged.items():
+            commit.emitted[scope + STAGED] = count
         return commit
 
 

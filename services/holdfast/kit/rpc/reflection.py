@@ -18,7 +18,7 @@ _V1_FILE: Final = "grpc/reflection/v1/reflection.proto"
 def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
     """Serve reflection over `services` and itself; v1 has v1alpha's messages under another name."""
     _describe_v1()
-    servicer = reflection.aio.ReflectionServicer([*services, V1, V1ALPHA])
+    servicer = reflection.aio.ReflectionServicer([*services, V1, V1ALPHA], pool=_Pool())
     for name in (V1, V1ALPHA):
         info: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
             servicer.ServerReflectionInfo,
@@ -27,6 +27,24 @@ def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:
         )
         handler = grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": info})
         server.add_generic_rpc_handlers((handler,))
+
+
+class _Pool:
+    """The descriptors of this process, in which a method, too, is found in the file of its service."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 - protobuf's word
+        """Return the file that says what a symbol is. Raises `KeyError`."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service, _, method = symbol.rpartition(".")
+            return self._pool.FindServiceByName(service).methods_by_name[method].containing_service.file
 
 
 def _describe_v1() -> None:
