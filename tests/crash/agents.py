@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,12 @@ def _passed(run: Run, change: Change) -> None:
     note("passed", run.id, attempt=run.attempt, step=change.step, token=change.token)
 
 
+def _body(run: Run, change: Change, what: str) -> dict[str, str]:
+    return {"run": run.id, "step": change.step, "token": change.token, "what": what}
+
+
 @step(repeatable=True)
-async def look(pause: float, idempotency_key: str) -> Change:
+async def look(pause: float, idempotency_key: str = "") -> Change:
     """Read something: may be done again."""
     return await _execute(idempotency_key, 0, pause)
 
@@ -56,12 +60,15 @@ async def look(pause: float, idempotency_key: str) -> Change:
 async def work(run: Run, todo: Work) -> list[str]:
     """Change the world step by step, tell it, and let effects go with what caused them."""
 
-    async def change(number: int, idempotency_key: str) -> Change:
+    async def change(number: int, idempotency_key: str = "") -> Change:
         """Change something, and let the outside know of this very execution."""
         done = await _execute(idempotency_key, run.attempt, todo.pause)
         if todo.effects and number % 2 == 0:
-            body = {"run": run.id, "step": done.step, "token": done.token, "lane": ""}
-            run.send("sink", body, key=f"{idempotency_key}/{done.token}" if todo.fresh_keys else None)
+            run.send(
+                "sink",
+                _body(run, done, "of the step"),
+                key=f"{idempotency_key}/{done.token}" if todo.fresh_keys else None,
+            )
         return done
 
     note("started", run.id, attempt=run.attempt)
@@ -69,14 +76,11 @@ async def work(run: Run, todo: Work) -> list[str]:
     tokens = []
     for number in range(todo.steps):
         await run.step(look, todo.pause)
-        done = await (
-            run.tool(change, number=number) if number % 3 == 2 else run.step(change, number)
-        )
+        done = await (run.tool(change, number=number) if number % 3 == 2 else run.step(change, number))
         _passed(run, done)
         run.token(f"{done.token} ")
         if todo.effects:
-            body = {"run": run.id, "step": done.step, "token": done.token, "lane": todo.lane}
-            run.send("sink", body, ordering_key=todo.lane)
+            run.send("sink", _body(run, done, "after the step"), ordering_key=todo.lane)
         tokens.append(done.token)
     for done in await run.map(lambda number: run.step(change, number), [1, 3]):
         _passed(run, done)
@@ -92,22 +96,20 @@ class Gate:
     """A file that opens the gate when it is there."""
 
     file: str
-    holds: list[str] = field(default_factory=list)
 
 
 @app.agent("crash.gate")
 async def gate(run: Run, at: Gate) -> list[str]:
     """Do something, stand at the gate in the middle of a step with an effect, and do something after it."""
 
-    async def change(idempotency_key: str) -> Change:
+    async def change(idempotency_key: str = "") -> Change:
         return await _execute(idempotency_key, run.attempt, 0)
 
-    async def wait(idempotency_key: str) -> Change:
+    async def wait(idempotency_key: str = "") -> Change:
         done = await _execute(idempotency_key, run.attempt, 0)
         while not Path(at.file).exists():  # noqa: ASYNC110 - the test opens it
             await asyncio.sleep(0.005)
-        body = {"run": run.id, "step": done.step, "token": done.token, "lane": ""}
-        run.send("sink", body, key=f"{idempotency_key}/{done.token}")
+        run.send("sink", _body(run, done, "of the step"), key=f"{idempotency_key}/{done.token}")
         return done
 
     note("started", run.id, attempt=run.attempt)

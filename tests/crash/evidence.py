@@ -71,9 +71,7 @@ async def collect(world: World, run_ids: Collection[str]) -> Evidence:
             batches = await connection.fetch(
                 "SELECT * FROM transcript WHERE run_id = ANY ($1) ORDER BY run_id, first_sequence", ids
             )
-            effects = await connection.fetch(
-                "SELECT * FROM effect WHERE run_id = ANY ($1) ORDER BY seq", ids
-            )
+            effects = await connection.fetch("SELECT * FROM effect WHERE run_id = ANY ($1) ORDER BY seq", ids)
             keys = await connection.fetch(
                 "SELECT idempotency_key, count(*) FROM run WHERE idempotency_key = ANY ($1) GROUP BY 1",
                 [run["idempotency_key"] for run in runs],

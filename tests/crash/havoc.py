@@ -3,12 +3,18 @@
 import asyncio
 import os
 import random
+import sys
 from typing import Final
 
 from tests.crash.world import World
 
 ROUNDS: Final = int(os.environ.get("HOLDFAST_CRASH_ROUNDS", "1"))
 """How much longer than usual the random tests go on: for soaks."""
+
+
+def say(what: str) -> None:
+    """Tell whoever looks into a failure; pytest keeps it until then."""
+    sys.stdout.write(what + "\n")
 
 
 def victims(world: World) -> list[str]:
@@ -23,7 +29,7 @@ async def wreak(world: World, seed: int, kills: int, only: str = "") -> None:
     for _ in range(kills):
         await asyncio.sleep(chance.uniform(0.0, 0.5))  # the moment is the point
         name = only or chance.choice(victims(world))
-        print(f"kill {name}")
+        say(f"kill {name}")
         if name == "postgres":
             assert world.suite.postgres is not None
             await world.suite.postgres.kill()

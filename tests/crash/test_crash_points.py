@@ -3,11 +3,11 @@
 import random
 import zlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from tests.crash.havoc import say
 from tests.crash.invariant import kept
 from tests.crash.load import Load
 from tests.crash.world import World
@@ -39,7 +39,7 @@ async def test_a_crash_at_a_named_point_harms_nothing(world: World, point: str) 
     seed = zlib.crc32(point.encode())
     at = f"{point}:{random.Random(seed).randint(1, 10)}"
     victim = world.suite.processes[point.partition(".")[0]]
-    print(f"seed {seed}, {at}")
+    say(f"seed {seed}, {at}")
     await victim.stop()
     victim.tell({CRASH_AT: at})
     await victim.start()

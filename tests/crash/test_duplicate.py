@@ -15,10 +15,7 @@ PAYLOAD = {"steps": 1}
 async def test_a_hundred_identical_invokes_over_two_invokers_are_one_run(tmp_path: Path) -> None:
     async with World.opened(tmp_path, invokers=2) as world:
         handles = await asyncio.gather(
-            *(
-                world.clients[at % 2].invoke("crash.work", PAYLOAD, idempotency_key=KEY)
-                for at in range(100)
-            )
+            *(world.clients[at % 2].invoke("crash.work", PAYLOAD, idempotency_key=KEY) for at in range(100))
         )
         assert len({handle.run_id for handle in handles}) == 1
         assert sum(not handle.reattached for handle in handles) == 1
@@ -31,7 +28,9 @@ async def test_duplicate_events_are_one_run_though_an_invoker_dies_among_them(tm
     chance = random.Random(77)
     async with World.opened(tmp_path, invokers=2) as world:
         events = [
-            Invocation("crash.work", PAYLOAD, idempotency_key=f"event-{at}", shape=Shape.WORKER, ordering_key="one")
+            Invocation(
+                "crash.work", PAYLOAD, idempotency_key=f"event-{at}", shape=Shape.WORKER, ordering_key="one"
+            )
             for at in range(10)
         ]
         both = ",".join(world.suite.invoker_addresses)

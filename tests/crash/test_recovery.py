@@ -8,6 +8,7 @@ from pathlib import Path
 
 from holdfast.client import RunStatus
 from holdfast.dev import ServiceProcess
+from tests.crash.havoc import say
 from tests.crash.invariant import kept_of
 from tests.crash.world import World
 
@@ -24,7 +25,7 @@ async def test_a_killed_runner_s_run_goes_on_elsewhere_within_seconds(tmp_path: 
         os.kill(first.pid, signal.SIGKILL)
         second = await world.happened(handle.run_id, "executed", times=2, step="wait")
         took = time.monotonic() - killed_at
-        print(f"resumed elsewhere after {took:.2f} s")
+        say(f"resumed elsewhere after {took:.2f} s")
         assert second.pid != first.pid
         assert took < MOST_S
         gate.touch()

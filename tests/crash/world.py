@@ -1,4 +1,4 @@
-"""The world of a crash test: the whole suite as processes, the outside it reaches, and the record of deeds."""
+"""The world of a crash test: the suite as processes, the outside it reaches, and the record of deeds."""
 
 import asyncio
 import os
@@ -65,7 +65,7 @@ class World:
                 "HOLDFAST_ALLOW_PRIVATE_ADDRESSES": "1",
                 "OPENAI_BASE_URL": model.url,
                 "OPENAI_API_KEY": "stand-in",
-                "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
             }
             shape: dict[str, Any] = {"runners": 2, "supervise": False, **suite}
             stands = Suite([AGENTS], environment=everywhere, environments=told, **shape)

@@ -1,4 +1,4 @@
-"""What agents of the crash tests really did: every process appends lines to one file, which nothing takes back.
+"""What agents of the crash tests really did: every process appends to one file, which nothing takes back.
 
 A line is written by one `write` to a file opened with O_APPEND, so the lines of all processes stand in the
 order in which things happened, and a process that is killed leaves only whole ones.

@@ -77,8 +77,8 @@ class Database:
             "dsn": url.replace("postgresql+asyncpg://", "postgresql://", 1),
             "server_settings": settings,
             "timeout": acquire_timeout,
-            # A server that lives ends a statement before this; the way to it may be gone without a word. Sooner
-            # than clients give up (15 s), so that they hear UNAVAILABLE.
+            # A server that lives ends a statement before this; the way to it may be gone without a word.
+            # Sooner than clients give up (15 s), so that they hear UNAVAILABLE.
             "command_timeout": statement_timeout + 1.0,
             "statement_cache_size": 500,
             "max_cached_statement_lifetime": 0,  # a hot statement stays prepared

@@ -19,19 +19,20 @@ _stage = outbox.stage
 
 def _no_fence() -> None:
     """Whoever sends a commit may write it."""
-    commit._PROGRESS = commit_sql.progress(fence="true")  # type: ignore[misc]
-    commit_move._MOVE = commit_sql.move(fence="true")  # type: ignore[misc]
+    commit._PROGRESS = commit_sql.progress(fence="true")
+    commit_move._MOVE = commit_sql.move(fence="true")
 
 
-async def _stage_apart(_: Any, effects: Sequence[outbox.StagedEffect]) -> None:
+async def _stage_apart(connection: Any, effects: Sequence[outbox.StagedEffect]) -> None:
     """Commit effects in a transaction of their own, before the one of their step."""
     url = os.environ["HOLDFAST_DATABASE_URL"]
-    connection = await asyncpg.connect(url, server_settings=dict(SESSION_SETTINGS))
+    del connection
+    other = await asyncpg.connect(url, server_settings=dict(SESSION_SETTINGS))
     try:
-        async with connection.transaction():
-            await _stage(connection, effects)
+        async with other.transaction():
+            await _stage(other, effects)
     finally:
-        await connection.close()
+        await other.close()
     crash_point.reach("sabotage.staged")
 
 

@@ -13,7 +13,8 @@ from holdfast.kit.process import run_service
 from holdfast.kit.settings import load
 
 
-def _deaf(_self: Hints, _db: Database) -> list[Listener]:
+def _deaf(self: Hints, db: Database) -> list[Listener]:
+    del self, db
     return []
 
 
