@@ -70,6 +70,14 @@ lint: $(STAMP) gen-check ## ruff, import directions, buf, generated code fresh
 	$(BIN)/lint-imports
 	@if [ -n "$$(find protos -name '*.proto' 2>/dev/null)" ]; then set -x; $(BIN)/buf lint; $(BIN)/buf format -d --exit-code; fi
 
+# Against the commit before the last change of the contract, or AGAINST=<commit>; a clone without history has none.
+AGAINST = $(shell git log -2 --format=%H -- protos 2>/dev/null | sed -n 2p)
+
+.PHONY: breaking
+breaking: $(STAMP) ## the contract breaks no client of the one before it (AGAINST=commit)
+	@if [ -z "$(AGAINST)" ]; then echo "nothing to compare with: this clone has no earlier contract"; \
+	else echo "comparing protos/ with $(AGAINST)"; $(BIN)/buf breaking --against ".git#ref=$$(git rev-parse $(AGAINST))"; fi
+
 .PHONY: types
 types: $(STAMP) ## mypy --strict over everything we write
 	$(BIN)/mypy $(SOURCES)

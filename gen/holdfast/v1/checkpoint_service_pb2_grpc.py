@@ -66,9 +66,10 @@ class CheckpointServiceServicer:
         acknowledged after the ledger's COMMIT, each by itself: one refused commit refuses no other.
         A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice.
 
-        Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN. Refusals of single commits come in the
-        stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED, INVALID_FIELD, RUN_NOT_FOUND,
-        DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
+        INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+
+        Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

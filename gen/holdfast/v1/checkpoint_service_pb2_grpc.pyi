@@ -21,9 +21,10 @@ class CheckpointServiceStub:
     acknowledged after the ledger's COMMIT, each by itself: one refused commit refuses no other.
     A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice.
 
-    Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN. Refusals of single commits come in the
-    stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED, INVALID_FIELD, RUN_NOT_FOUND,
-    DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
+    INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+
+    Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
     """
     LoadRun: _aio.UnaryStreamMultiCallable[_checkpoint_service_pb2.LoadRunRequest, _checkpoint_service_pb2.LoadRunResponse]
     """Loads the recorded steps of a leased run, for its replay, in pages.
@@ -54,9 +55,10 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         acknowledged after the ledger's COMMIT, each by itself: one refused commit refuses no other.
         A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice.
 
-        Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN. Refusals of single commits come in the
-        stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED, INVALID_FIELD, RUN_NOT_FOUND,
-        DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
+        INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+
+        Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """
 
     @_abc_1.abstractmethod

@@ -47,12 +47,12 @@ class EventServiceServicer:
     """
 
     def PublishEvents(self, request, context):
-        """Publishes events, each an envelope. Each is accepted or refused by itself, in the order given;
+        """Publishes events, each an envelope, at most 1,000 at once. Each is accepted or refused by itself, in the order given;
         the accepted ones are durable when the call answers. Events delivered twice make one run.
 
         Repeatable with the same idempotency keys.
 
-        Errors include: INVALID_FIELD (more than 1,000 events), TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,12 +17,12 @@ class EventServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.PublishEventsRequest, _event_service_pb2.PublishEventsResponse]
-    """Publishes events, each an envelope. Each is accepted or refused by itself, in the order given;
+    """Publishes events, each an envelope, at most 1,000 at once. Each is accepted or refused by itself, in the order given;
     the accepted ones are durable when the call answers. Events delivered twice make one run.
 
     Repeatable with the same idempotency keys.
 
-    Errors include: INVALID_FIELD (more than 1,000 events), TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -34,12 +34,12 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.PublishEventsRequest,
         context: _aio.ServicerContext[_event_service_pb2.PublishEventsRequest, _abc.Awaitable[_event_service_pb2.PublishEventsResponse]],
     ) -> _abc.Awaitable[_event_service_pb2.PublishEventsResponse]:
-        """Publishes events, each an envelope. Each is accepted or refused by itself, in the order given;
+        """Publishes events, each an envelope, at most 1,000 at once. Each is accepted or refused by itself, in the order given;
         the accepted ones are durable when the call answers. Events delivered twice make one run.
 
         Repeatable with the same idempotency keys.
 
-        Errors include: INVALID_FIELD (more than 1,000 events), TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _aio.Server) -> None: ...

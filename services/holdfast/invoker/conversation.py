@@ -151,7 +151,7 @@ class Conversation:
             elif kind is None:
                 raise StreamProtocol("the message is empty: say start, attach or cancel")
             else:
-                raise NotYetAvailable(f"{kind} is not served by this release; start, attach and cancel are")
+                raise NotYetAvailable(f"{kind} is not served by this release; start, attach and cancel are.")
 
     async def _cancel(self, message: pb.ConverseCancel) -> None:
         """Cancel the run that is followed, or the next; nothing if the last one has ended meanwhile."""

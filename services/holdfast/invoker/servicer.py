@@ -159,7 +159,7 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         _context: Context,
     ) -> pb.InterruptRunResponse:
         """Refuse: mailboxes come with the release that parks runs."""
-        raise NotYetAvailable("InterruptRun is not served by this release; CancelRun is")
+        raise NotYetAvailable("InterruptRun is not served by this release; CancelRun is.")
 
     async def SignalRun(  # noqa: N802
         self,
@@ -167,7 +167,7 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         _context: Context,
     ) -> pb.SignalRunResponse:
         """Refuse: mailboxes come with the release that parks runs."""
-        raise NotYetAvailable("SignalRun is not served by this release")
+        raise NotYetAvailable("SignalRun is not served by this release.")
 
     async def RetryRun(  # noqa: N802
         self,
