@@ -105,6 +105,13 @@ async def test_a_tenants_cap_holds_across_its_intents(db: Database) -> None:
     assert await contradictions(db) == []
 
 
+async def test_a_tenant_in_many_pools_at_its_last_slot_leaves_no_other_slot_free(db: Database) -> None:
+    await execute(db, "INSERT INTO tenant (tenant, max_in_flight) VALUES ('acme', 1)")
+    await admitted(db, invocation(), invocation(agent_version="1"), invocation(tenant="umbrella"))
+    runner = await opened(db)
+    assert {run.tenant for run in await runner.take(2)} == {"acme", "umbrella"}
+
+
 async def test_a_cap_lowered_below_what_runs_takes_nothing_back_and_gives_nothing(db: Database) -> None:
     await admitted(db, *(invocation() for _ in range(5)))
     runner = await opened(db)

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+# As many tenants as there are slots, for each can have one: a tenant stands in the ring of each of its
+# pools, and what it may take does not grow with them.
 _RING: Final = """
 WITH ring AS MATERIALIZED (
     SELECT r.tenant, r.turn
@@ -9,9 +11,8 @@ WITH ring AS MATERIALIZED (
         SELECT t.tenant, t.turn FROM tenant_pool t
         WHERE t.pool = p.pool AND t.ready > 0 AND NOT t.capped ORDER BY t.turn LIMIT $2
     ) r
-    ORDER BY r.turn LIMIT $2
 ), candidate AS MATERIALIZED (
-    SELECT DISTINCT tenant FROM ring
+    SELECT tenant FROM ring GROUP BY tenant ORDER BY min(turn) LIMIT $2
 )
 """
 
