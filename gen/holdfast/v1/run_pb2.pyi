@@ -125,7 +125,7 @@ class _BudgetDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Budge
     BUDGET_DIMENSION_UNSPECIFIED: _BudgetDimension.ValueType  # 0
     """No limit was reached."""
     BUDGET_DIMENSION_DEADLINE: _BudgetDimension.ValueType  # 1
-    """Wall-clock time since acceptance, by the ledger's clock."""
+    """Wall-clock time since the run might start, by the ledger's clock."""
     BUDGET_DIMENSION_STEPS: _BudgetDimension.ValueType  # 2
     """Recorded steps, tool and model calls among them."""
     BUDGET_DIMENSION_TOOLS: _BudgetDimension.ValueType  # 3
@@ -141,7 +141,7 @@ class BudgetDimension(_BudgetDimension, metaclass=_BudgetDimensionEnumTypeWrappe
 BUDGET_DIMENSION_UNSPECIFIED: BudgetDimension.ValueType  # 0
 """No limit was reached."""
 BUDGET_DIMENSION_DEADLINE: BudgetDimension.ValueType  # 1
-"""Wall-clock time since acceptance, by the ledger's clock."""
+"""Wall-clock time since the run might start, by the ledger's clock."""
 BUDGET_DIMENSION_STEPS: BudgetDimension.ValueType  # 2
 """Recorded steps, tool and model calls among them."""
 BUDGET_DIMENSION_TOOLS: BudgetDimension.ValueType  # 3
@@ -214,7 +214,7 @@ class Budget(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
     deadline_ms: _builtins.int
-    """Milliseconds from acceptance to the end, at most 31 days."""
+    """Milliseconds from acceptance, or from `not_before` if that is later, to the end; at most 31 days."""
     max_steps: _builtins.int
     """Recorded steps, at most 100,000."""
     max_tools: _builtins.int
