@@ -34,11 +34,13 @@ class Caretaker:
         self._board = board
         self._hints = hints
         self._settings = settings
-        self._sweeper = Loop("sweep", self.sweep, interval=SWEEP_SECONDS)
-        self.heartbeats = Loop("heartbeat", self.heartbeat, interval=settings.heartbeat_interval / 2)
+        # After an outage of the ledger leases are renewed at once, or runners that live would lose theirs.
+        beat = settings.heartbeat_interval / 2
+        self._sweeper = Loop("sweep", self.sweep, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS)
+        self.heartbeats = Loop("heartbeat", self.heartbeat, interval=beat, max_backoff=min(beat, 1.0))
         self.loops = [
             self._sweeper,
-            Loop("due", self.fire, interval=SWEEP_SECONDS),
+            Loop("due", self.fire, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS),
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
         ]
 

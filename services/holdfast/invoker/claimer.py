@@ -16,7 +16,7 @@ class Claimer:
         self._db = db
         self._board = board
         self._emptied = True
-        self.loop = Loop("claim", self.run_once, interval=POLL_SECONDS)
+        self.loop = Loop("claim", self.run_once, interval=POLL_SECONDS, max_backoff=POLL_SECONDS)
 
     def queued(self) -> None:
         """Claim soon: there is new work."""

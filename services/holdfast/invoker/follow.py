@@ -23,7 +23,9 @@ class Followers:
         self._live = live
         self._following: dict[uuid.UUID, set[Follower]] = {}
         self.leaving = asyncio.Event()
-        self.loop = Loop("followers", self.run_once, interval=POLL_SECONDS, eager=False)
+        self.loop = Loop(
+            "followers", self.run_once, interval=POLL_SECONDS, eager=False, max_backoff=POLL_SECONDS
+        )
 
     def hint(self, run_ids: Iterable[uuid.UUID]) -> None:
         """Say that runs have moved."""

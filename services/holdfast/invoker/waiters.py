@@ -23,7 +23,7 @@ class Waiters:
         self._hinted: set[UUID] = set()
         self._polled = time.monotonic()
         self._closed = False
-        self.loop = Loop("ends", self.run_once, interval=POLL_SECONDS, eager=False)
+        self.loop = Loop("ends", self.run_once, interval=POLL_SECONDS, eager=False, max_backoff=POLL_SECONDS)
 
     def hint(self, run_ids: Iterable[UUID]) -> None:
         """Say that runs may have ended; those nobody waits for cost nothing."""
