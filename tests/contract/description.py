@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "holdfast.v1"
 ERRORS = re.compile(r"Errors include: ([A-Z_, ]+?)(, and those of (\w+))?\.$")
 
-# What elements consist of: kind, attribute, and its field number in descriptor.proto (paths are made of those).
+# What elements consist of: kind, attribute, and its field number in descriptor.proto, for the paths.
 _PARTS: dict[str, list[tuple[str, str, int]]] = {
     "file": [("message", "message_type", 4), ("enum", "enum_type", 5), ("service", "service", 6)],
     "message": [
