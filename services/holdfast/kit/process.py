@@ -14,6 +14,8 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
+import uvloop
+
 from holdfast.kit.settings import MissingSettingError, SettingsError, print_config
 from holdfast.kit.telemetry import logs
 
@@ -60,7 +62,9 @@ def run_service(
             return _print_config(settings)
         if variables.get("HOLDFAST_DIE_WITH_PARENT") == "1":
             die_with_parent()
-        return asyncio.run(_run(main))
+        # About a tenth less CPU time and latency than the loop of the standard library (docs/adr/0011).
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(main))
     except (SettingsError, Refused) as refusal:
         sys.stderr.write(f"{refusal}\n")
         return REFUSED
