@@ -34,13 +34,25 @@ def detail(status: Any, kind: type[Any]) -> Any:
 
 
 def raising(error: Exception) -> Echo:
+    """Return an Echo whose every RPC reads its first request and raises.
+
+    It reads, because a client of grpc.aio that is still sending when the stream ends may report its own failed
+    write (INTERNAL, without details) in place of the server's status.
+    """
+
     async def unary(_request: Any, _context: Any) -> StringValue:
         raise error
 
-    async def stream(request: Any, context: Any) -> AsyncIterator[StringValue]:
+    async def many(request: Any, context: Any) -> AsyncIterator[StringValue]:
         yield await unary(request, context)
 
-    return Echo(one=unary, many=stream, gather=unary, talk=stream)
+    async def gather(requests: AsyncIterator[Any], context: Any) -> StringValue:
+        return await unary(await anext(aiter(requests)), context)
+
+    async def talk(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[StringValue]:
+        yield await unary(await anext(aiter(requests)), context)
+
+    return Echo(one=unary, many=many, gather=gather, talk=talk)
 
 
 def test_every_reason_of_the_contract_has_one_class_and_the_other_way_round() -> None:
