@@ -36,8 +36,8 @@ def detail(status: Any, kind: type[Any]) -> Any:
 def raising(error: Exception) -> Echo:
     """Return an Echo whose every RPC reads its first request and raises.
 
-    It reads, because a client of grpc.aio that is still sending when the stream ends may report its own failed
-    write (INTERNAL, without details) in place of the server's status.
+    It reads, because a client of grpc.aio that is still sending when the stream ends may report its own
+    failed write (INTERNAL, without details) in place of the server's status.
     """
 
     async def unary(_request: Any, _context: Any) -> StringValue:
