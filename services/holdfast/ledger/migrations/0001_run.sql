@@ -202,7 +202,7 @@ CREATE TABLE transcript (
     -- {kind, time, …} that the service turns into a RunEvent.
     events            bytea,
     note              jsonb,
-    -- Events each scope has emitted, up to and with this row, where it changed.
+    -- How many of its own events each scope has emitted with this row; a run's rows are summed.
     emitted           jsonb,
     create_time       timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (run_id, first_sequence, day),
