@@ -136,8 +136,11 @@ class Platform(WorkServiceServicer, CheckpointServiceServicer):
 
     def lease(self, *runs: StoredRun) -> None:
         """Push runs to the runner."""
-        leased = RunsLeased(assignments=[run.assignment() for run in runs])
-        self._down.put_nowait(LeaseResponse(leased=leased))
+        self.lease_as(*(run.assignment() for run in runs))
+
+    def lease_as(self, *assignments: Assignment) -> None:
+        """Push leases that were made before."""
+        self._down.put_nowait(LeaseResponse(leased=RunsLeased(assignments=assignments)))
 
     def revoke(self, run: StoredRun) -> None:
         """Take a lease away."""

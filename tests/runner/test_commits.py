@@ -99,6 +99,20 @@ async def test_a_run_whose_every_move_is_refused_is_handed_back(platform: Platfo
     assert platform.handed_back[0].run_id == run.run_id
 
 
+async def test_a_run_whose_past_the_ledger_knows_otherwise_is_handed_back(
+    platform: Platform, runner: Runner
+) -> None:
+    app, executed = _app()
+    run = platform.add("count")
+    platform.fate = lambda commit: "COMMIT_OUT_OF_ORDER" if commit.number == 3 else "commit"
+    async with runner(app):
+        platform.lease(run)
+        await platform.until(lambda: bool(platform.handed_back))
+    assert [(lease.run_id, lease.epoch) for lease in platform.handed_back] == [(run.run_id, run.epoch)]
+    assert executed == [0, 1, 2]
+    assert len(run.commits) == 2
+
+
 async def test_commits_of_many_runs_share_messages(platform: Platform, runner: Runner) -> None:
     app, executed = _app()
     runs = [platform.add("count") for _ in range(50)]

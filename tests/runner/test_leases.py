@@ -70,6 +70,22 @@ async def test_a_run_leased_again_goes_on_from_its_recorded_steps(platform: Plat
     assert replayed == [0, 1]
 
 
+async def test_a_run_told_again_after_its_end_is_not_executed_again(
+    platform: Platform, runner: Runner
+) -> None:
+    app, _ = _app()
+    run, later = platform.add("double", number=1), platform.add("double", number=2)
+    async with runner(app):
+        late = run.assignment()
+        platform.lease_as(late)
+        await platform.until(lambda: run.run_id in platform.ended)
+        received = len(platform.received)
+        platform.lease_as(late)
+        platform.lease(later)
+        await platform.until(lambda: later.run_id in platform.ended)
+    assert {commit.run_id for commit in platform.received[received:]} == {later.run_id}
+
+
 async def test_a_revoked_run_commits_nothing_more(platform: Platform, runner: Runner) -> None:
     app, waiting = _app()
     run = platform.add("wait")

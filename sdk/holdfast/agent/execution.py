@@ -48,6 +48,8 @@ LAST_WORDS: Final = 2.0
 """Seconds that `on_exhausted` has."""
 
 _LOST: Final = frozenset({"FENCED", "RUN_NOT_FOUND", "COMMIT_OUT_OF_ORDER"})
+_STILL_HELD: Final = "COMMIT_OUT_OF_ORDER"
+"""The lease is this runner's, but the ledger knows another past: only a new lease can tell which."""
 
 
 class Left(Enum):
@@ -115,6 +117,7 @@ class Execution:
         self._error: BaseException | None = None
         self._refusal: Failure | None = None
         self._closing = False
+        self._still_held = False
 
     async def run(self) -> Left:
         """Run the agent to its end and commit that. Never raises for what the agent does.
@@ -193,6 +196,7 @@ class Execution:
     def _refused(self, refused: Refused) -> None:
         self._refusal = Failure(refused.reason, storable(refused.message, LONGEST_MESSAGE))
         if refused.reason in _LOST:
+            self._still_held = refused.reason == _STILL_HELD
             self.stop(LeaseLost(refused.message))
             return
         stopped: RunStopped = CommitRefused(refused.reason, refused.message)
@@ -218,7 +222,7 @@ class Execution:
         self._reached("before_end")
         for last_resort in (False, False, True):
             if isinstance(self.stopped, LeaseLost):
-                return Left.LOST
+                return self._lost()
             move = self._refused_move() if last_resort else self._decided()
             try:
                 ended = await self._commit(move, bare=last_resort)
@@ -229,7 +233,10 @@ class Execution:
             if ended is not None:
                 self._journal.happened(ended)
             return Left.REQUEUED if move.outcome is None else Left.ENDED
-        return Left.LOST if isinstance(self.stopped, LeaseLost) else Left.REFUSED
+        return self._lost() if isinstance(self.stopped, LeaseLost) else Left.REFUSED
+
+    def _lost(self) -> Left:
+        return Left.REFUSED if self._still_held else Left.LOST
 
     async def _commit(self, move: Move, *, bare: bool) -> Event | None:
         """Commit the last move; return the last event, which nobody is told before it is durable."""

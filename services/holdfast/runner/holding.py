@@ -20,8 +20,8 @@ from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.transcript_pb2 import RunEvent
 from holdfast.v1.work_service_pb2 import Assignment, LeaseRef
 
-REMEMBERED: Final = 1000
-"""Runs that have left, of which it is still known whether they ended here."""
+REMEMBERED: Final = 10_000
+"""Runs that have left, of which it is still known how, and under which epoch."""
 LOAD_PAUSE: Final = 0.2  # seconds
 
 _log: Final = logger("runner")
@@ -83,7 +83,7 @@ class Holding:
         self._commits = commits
         self._held: dict[str, Held] = {}
         self._all: set[Held] = set()
-        self._gone: OrderedDict[str, bool] = OrderedDict()
+        self._gone: OrderedDict[str, tuple[int, Left]] = OrderedDict()
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._changed = asyncio.Condition()
         self._arrivals: dict[str, set[asyncio.Future[None]]] = {}
@@ -102,7 +102,8 @@ class Holding:
 
     def ended_here(self, run_id: str) -> bool:
         """Tell whether a run that has left is known to have ended."""
-        return self._gone.get(run_id, False)
+        gone = self._gone.get(run_id)
+        return gone is not None and gone[1] is Left.ENDED
 
     async def arrival(self, run_id: str, patience: float) -> None:
         """Wait a moment for a run whose assignment may be on its way."""
@@ -132,6 +133,8 @@ class Holding:
             if old.invocation.epoch >= assignment.epoch:
                 return  # told twice
             old.stop(LeaseLost("the run was leased again"))
+        elif self._settled(run_id, assignment.epoch):
+            return  # told late: what the Invoker read is older than the move that was acknowledged here
         held = Held(read_assignment(assignment), self._commits)
         self._held[run_id] = held
         self._all.add(held)
@@ -245,7 +248,7 @@ class Holding:
         ended = left is Left.ENDED
         if self._held.get(run_id) is held:
             del self._held[run_id]
-            self._gone[run_id] = ended
+            self._gone[run_id] = (epoch, left)
             self._gone.move_to_end(run_id)
             if len(self._gone) > REMEMBERED:
                 self._gone.popitem(last=False)
@@ -256,6 +259,11 @@ class Holding:
         if self.draining:
             async with self._changed:
                 self._changed.notify_all()
+
+    def _settled(self, run_id: str, epoch: int) -> bool:
+        """Tell whether a run has left under this lease or a later one, by a move that is durable."""
+        gone = self._gone.get(run_id)
+        return gone is not None and gone[0] >= epoch and gone[1] in (Left.ENDED, Left.REQUEUED)
 
     def _gate(self, served: Served) -> asyncio.Semaphore | None:
         """Return what bounds the runs of an intent at once, if it is bounded."""
