@@ -9,6 +9,7 @@ from tests.crash.evidence import collect
 from tests.crash.invariant import Broken, kept_of
 from tests.crash.world import World
 
+CHANCES = 6
 SABOTAGED = {"checkpoint": "tests.crash.sabotage.checkpoint"}
 
 
@@ -58,7 +59,20 @@ async def test_a_runner_that_slept_past_its_lease_writes_nothing(tmp_path: Path)
 
 
 async def test_without_the_fence_the_zombie_is_seen_to_write(tmp_path: Path) -> None:
+    for chance in range(CHANCES):  # now and then it hears that its session is over before it commits
+        folder = tmp_path / str(chance)
+        folder.mkdir()
+        if await _written_without_the_fence(folder):
+            return
+    pytest.fail(f"in {CHANCES} lives without a fence no zombie has written")
+
+
+async def _written_without_the_fence(folder: Path) -> bool:
     environments = {"checkpoint": {"HOLDFAST_TEST_SABOTAGE": "no fence"}}
-    async with World.opened(tmp_path, environments=environments, modules=SABOTAGED) as world:
-        with pytest.raises(Broken, match="a zombie has changed"):
-            await overtaken(world, tmp_path)
+    async with World.opened(folder, environments=environments, modules=SABOTAGED) as world:
+        try:
+            await overtaken(world, folder)
+        except Broken as seen:
+            assert "a zombie has changed" in str(seen)
+            return True
+    return False

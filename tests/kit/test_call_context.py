@@ -14,6 +14,7 @@ from holdfast.kit.rpc.client import channel
 from holdfast.kit.rpc.deadline import detach, remaining
 from holdfast.kit.rpc.tenant import KEY, agree, current_tenant, valid_tenant
 from tests.kit.echo import NAME, Echo, EchoStub, echo, serving
+from tests.kit.until import calls
 
 
 def tenants() -> Echo:
@@ -112,7 +113,7 @@ async def test_each_call_leaves_one_line_and_health_none(lines: list[dict[str, A
     async with serving(Echo()) as server, channel(server.address) as over:
         await EchoStub(over).one(StringValue(value="a payload"))
         await health_pb2_grpc.HealthStub(over).Check(health_pb2.HealthCheckRequest())
-    [line] = [line for line in lines if line["event"] == "call"]
+        [line] = await calls(lines)
     assert (line["method"], line["code"], line["level"]) == (f"/{NAME}/One", "OK", "info")
     assert line["ms"] >= 0
     assert line["peer"].startswith("ipv4:127.0.0.1:")
@@ -122,7 +123,7 @@ async def test_each_call_leaves_one_line_and_health_none(lines: list[dict[str, A
 async def test_a_hot_method_that_went_well_is_a_line_for_developers_only(lines: list[dict[str, Any]]) -> None:
     async with echo(hot=[f"/{NAME}/One"]) as stub:
         await stub.one(StringValue())
-    assert [line["level"] for line in lines if line["event"] == "call"] == ["debug"]
+        assert [line["level"] for line in await calls(lines)] == ["debug"]
 
 
 async def test_a_call_that_runs_into_its_deadline_is_logged_as_such(lines: list[dict[str, Any]]) -> None:
@@ -139,8 +140,8 @@ async def test_a_call_that_runs_into_its_deadline_is_logged_as_such(lines: list[
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.one(StringValue(), timeout=0.1)
         await ended.wait()
+        assert [line["code"] for line in await calls(lines)] == ["DEADLINE_EXCEEDED"]
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert [line["code"] for line in lines if line["event"] == "call"] == ["DEADLINE_EXCEEDED"]
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,8 @@ async def test_the_line_holds_the_code_that_the_client_got(
     async with echo(Echo(one=failing)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.one(StringValue())
+        assert [(line["code"], line["level"]) for line in await calls(lines)] == [(code, level)]
     assert caught.value.code().name == code
-    assert [(line["code"], line["level"]) for line in lines if line["event"] == "call"] == [(code, level)]
 
 
 async def test_work_that_outlives_its_call_can_forget_the_deadline() -> None:

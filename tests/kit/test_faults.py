@@ -23,6 +23,7 @@ from holdfast.kit.errors import (
 from holdfast.kit.rpc.status import DOMAIN, LIMIT, to_grpc, to_status
 from holdfast.v1 import error_reason_pb2
 from tests.kit.echo import Echo, echo
+from tests.kit.until import calls
 
 RPCS = ("one", "many", "gather", "talk")
 SECRET = "the-password-is-hunter2"
@@ -159,8 +160,8 @@ async def test_a_fault_in_a_task_group_of_the_handler_is_found(lines: list[dict[
     async with echo(Echo(one=grouped)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.one(StringValue())
+        assert [line["code"] for line in await calls(lines)] == ["NOT_FOUND"]
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert [line["code"] for line in lines if line["event"] == "call"] == ["NOT_FOUND"]
 
 
 async def test_an_abort_of_the_handler_keeps_its_code() -> None:
@@ -225,5 +226,5 @@ async def test_a_cancelled_call_ends_its_handler_with_a_cancellation_and_no_erro
         await entered.wait()
         task.cancel()
         await ended.wait()
+        assert [line["code"] for line in await calls(lines)] == ["CANCELLED"]
     assert [line for line in lines if line["level"] == "error"] == []
-    assert [line["code"] for line in lines if line["event"] == "call"] == ["CANCELLED"]
