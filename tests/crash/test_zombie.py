@@ -73,6 +73,5 @@ async def _written_without_the_fence(folder: Path) -> bool:
         try:
             await overtaken(world, folder)
         except Broken as seen:
-            assert "a zombie has changed" in str(seen)
-            return True
+            return "a zombie has changed" in str(seen)
     return False
