@@ -3,6 +3,7 @@
 import asyncio
 import random
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -168,6 +169,10 @@ async def test_a_cursor_beyond_what_a_running_run_ever_had_is_out_of_range_once_
     held = await worker.take(run_id)
     call = door.invoker.WatchRun(pb.WatchRunRequest(run_id=run_id, after_sequence=99))
     reading = asyncio.ensure_future(call.read())
+    followed = door.parts.followers._following
+    await until(
+        lambda: any(each._epoch for each in followed.get(UUID(run_id), ()))
+    )
     await worker.end(held)
     async with asyncio.timeout(5):
         first = await reading
