@@ -170,9 +170,7 @@ async def test_a_cursor_beyond_what_a_running_run_ever_had_is_out_of_range_once_
     call = door.invoker.WatchRun(pb.WatchRunRequest(run_id=run_id, after_sequence=99))
     reading = asyncio.ensure_future(call.read())
     followed = door.parts.followers._following
-    await until(
-        lambda: any(each._epoch for each in followed.get(UUID(run_id), ()))
-    )
+    await until(lambda: any(each._epoch for each in followed.get(UUID(run_id), ())))
     await worker.end(held)
     async with asyncio.timeout(5):
         first = await reading
