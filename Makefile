@@ -89,7 +89,7 @@ check: lint types ## lint and types: what CI runs before the tests
 test: $(STAMP) ## the whole test suite, against real PostgreSQL and real processes
 	@# Real processes on a busy machine: what fails is run once more, alone; it stays named in the output above.
 	$(BIN)/pytest -n 2 || { echo "once more, alone, what failed:" >&2; \
-	  $(BIN)/pytest -n 0 --last-failed --last-failed-no-failures none; }
+	  $(BIN)/pytest -n 1 --last-failed --last-failed-no-failures none; }
 
 .PHONY: demo
 demo: $(STAMP) ## the main job end to end on this machine, ends by itself
