@@ -278,7 +278,8 @@ async def test_everything_heals_when_postgres_is_killed_and_comes_back(
 
         async def killing() -> None:
             async with db.transaction() as connection:
-                await connection.execute("COPY (SELECT 1) TO PROGRAM 'kill -9 $(head -1 postmaster.pid)'")
+                kill = "cat >&2; kill -9 $(head -1 postmaster.pid)"  # what is not read breaks the pipe
+                await connection.execute(f"COPY (SELECT 1) TO PROGRAM '{kill}'")
                 await connection.execute("SELECT pg_sleep(5)")
 
         with pytest.raises(LedgerUnavailable):

@@ -60,6 +60,9 @@ class Cord:
         self._flowing.set()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None:  # accepted before the cut, begun after it
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._relays.add(task)
