@@ -243,7 +243,7 @@ async def test_a_zombie_neither_ends_its_run_nor_releases_effects(db: Database, 
 async def test_without_the_fence_a_zombie_does_end_the_run_of_another(
     db: Database, floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commit_move, "_MOVE", commit_sql.move(fence="s.status = 2"))
+    monkeypatch.setattr(commit_move, "_FINISH", commit_sql.finish(fence="s.status = 2"))
     (old,) = await floor.lease()
     await hand_back(db, floor.session_id, [lease_ref(old)])
     await floor.take()

@@ -49,7 +49,11 @@ STATEMENTS = {
     for module in MODULES
     for name, value in vars(module).items()
     if isinstance(value, str) and value.strip().startswith(VERBS) and name not in PARTS
-} | {"commit.progress": commit_sql.progress(), "commit.move": commit_sql.move()}
+} | {
+    "commit.progress": commit_sql.progress(),
+    "commit.move": commit_sql.move(),
+    "commit.finish": commit_sql.finish(),
+}
 
 # Small by nature: one row per intent and version, one per runner; the runs being cancelled.
 SMALL = {"served_intent", "runner_session"}

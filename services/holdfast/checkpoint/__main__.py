@@ -24,16 +24,18 @@ async def main(stop: Stop) -> None:
     """Put the parts together and serve until told to stop."""
     settings = load(CheckpointSettings, os.environ)
     configure("checkpoint")
-    async with await Database.connect(
-        settings.database_url,
-        application_name="holdfast-checkpoint",
-        # Every statement here is a lookup by key: planning it anew for each group would only cost.
-        server_settings={**SESSION_SETTINGS, "plan_cache_mode": "force_generic_plan"},
-        pool_size=settings.database_pool,
-    ) as db:
+    async with (
+        await Database.connect(
+            settings.database_url,
+            application_name="holdfast-checkpoint",
+            server_settings=SESSION_SETTINGS,
+            pool_size=settings.database_pool,
+        ) as db,
+        db.seat() as for_progress,
+        db.seat() as for_moves,
+    ):
         notices = Notices(db)
-        store = Storing(db, notices)
-        progress, moves = Line(store), Line(store)
+        progress, moves = Line(Storing(for_progress, notices)), Line(Storing(for_moves, notices))
         servicer = CheckpointServicer(
             db, progress=progress, moves=moves, acknowledgement_timeout=settings.acknowledgement_timeout
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from holdfast.kit.db import Database
+from holdfast.kit.db import Access
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Stored
 from holdfast.ledger.notice import EFFECT, ENDED, READY, Notices
@@ -11,7 +11,7 @@ from holdfast.ledger.notice import EFFECT, ENDED, READY, Notices
 class Storing:
     """Stores groups and sends the notices they cause; notices are hints, so their loss harms nothing."""
 
-    def __init__(self, db: Database, notices: Notices) -> None:
+    def __init__(self, db: Access, notices: Notices) -> None:
         self._db = db
         self._notices = notices
 

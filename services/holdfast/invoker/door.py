@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
-from holdfast.kit.db import Database
+from holdfast.kit.db import Database, Seat
 from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger.admission import Answer, Placements, Server, admit
@@ -76,12 +76,13 @@ class Door:
         """Admit what waits until told to stop; then refuse what comes, and finish what is there."""
         ending = asyncio.create_task(self._end(stop))
         try:
-            while self._waiting or not self._closed:
-                if not self._waiting:
-                    self._arrived.clear()
-                    await self._arrived.wait()
-                    continue
-                await self._admit_group(self._take())
+            async with self._db.seat() as seat:
+                while self._waiting or not self._closed:
+                    if not self._waiting:
+                        self._arrived.clear()
+                        await self._arrived.wait()
+                        continue
+                    await self._admit_group(seat, self._take())
         finally:
             self._closed = True
             ending.cancel()
@@ -104,11 +105,11 @@ class Door:
         self._waiting_bytes -= size
         return group
 
-    async def _admit_group(self, group: list[Waiting]) -> None:
+    async def _admit_group(self, seat: Seat, group: list[Waiting]) -> None:
         """Admit a group and answer each; whatever goes wrong is its answer, not the end of the loop."""
         placements, reserved = self._placements([invocation for invocation, _ in group])
         try:
-            answers = await admit(self._db, [invocation for invocation, _ in group], placements)
+            answers = await admit(seat, [invocation for invocation, _ in group], placements)
             self._answer(group, answers, reserved)
         except BaseException as error:
             reserved.doubt()

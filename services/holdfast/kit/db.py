@@ -6,31 +6,29 @@ a verb that needs another one says `SET LOCAL`.
 """
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from holdfast.kit.db_faults import REPEATABLE, as_fault, is_connection_error, sqlstate
+from holdfast.kit.db_access import Access, Connection, fell_silent, is_broken, is_gone
+from holdfast.kit.db_faults import as_fault, is_connection_error
 from holdfast.kit.errors import Fault, LedgerUnavailable
 from holdfast.kit.listener import Listener
 
-__all__ = ["Connection", "Database", "as_fault", "is_connection_error"]
+__all__ = ["Access", "Connection", "Database", "Seat", "as_fault", "is_connection_error"]
 
-T = TypeVar("T")
 _PLANS_LIVE: Final = 2.0
 _PLANS_FORGOTTEN: Final = 600.0
-Connection = Any  # asyncpg publishes no types; what is borrowed is an `asyncpg.Connection`
 
 
-class Database:
+class Database(Access):
     """One process's way to one PostgreSQL database. Made by `connect`, ended by `close`."""
 
     def __init__(
@@ -122,72 +120,22 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Borrow a connection; each statement on it is its own transaction.
-
-        Waits at most `acquire_timeout` for a free one. What means that the database failed is raised as
-        `LedgerUnavailable`, and the connection is thrown away. If it failed during a write, the outcome is
-        unknown.
-        """
-        try:
-            connection = await self._pool.acquire(timeout=self._acquire_timeout)
-        except TimeoutError as error:
-            raise LedgerUnavailable(
-                "The ledger has no free connection; repeat the call.", retry_after=1.0
-            ) from error
-        except Exception as error:
-            raise _translated(error) from error
+        """Borrow a connection, as `Access` says; waits at most `acquire_timeout` for a free one."""
+        connection = await self._borrow()
         try:
             await self._forget_old_plans(connection)
             yield connection
         except Exception as error:
-            if _fell_silent(error):  # then the others have most likely fallen silent too
-                connection.terminate()
-                await self._pool.expire_connections()
-                raise _silence() from error
-            if _is_broken(error, connection):
-                connection.terminate()
-            if isinstance(error, Fault):
-                raise
-            if isinstance(error, TimeoutError | OSError) and not _is_gone(connection):
-                raise  # not the database's
-            fault = _translated(error)
+            fault = await self._judge(error, connection)
             if fault is error:
                 raise
             raise fault from error
         finally:
             await self._give_back(connection)
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Borrow a connection inside a READ COMMITTED transaction, which any exception rolls back.
-
-        A cancellation that arrives during COMMIT waits for its outcome; the work may be committed although
-        the caller sees `CancelledError`.
-        """
-        async with self.connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            try:
-                yield connection
-            except BaseException as error:
-                if not _is_gone(connection) and not _fell_silent(error):
-                    await _to_its_end(_rolled_back(transaction, connection))
-                raise
-            await _to_its_end(transaction.commit())
-
-    async def retrying(self, work: Callable[[], Awaitable[T]], *, attempts: int = 5) -> T:
-        """Run `work` (whole transactions) again on a serialization failure or a deadlock.
-
-        Pauses with full jitter, from 10 ms, doubling. After the last attempt raises `LedgerUnavailable`.
-        """
-        for attempt in range(1, attempts):
-            try:
-                return await work()
-            except (asyncpg.PostgresError, DBAPIError, LedgerUnavailable) as error:
-                if sqlstate(error) not in REPEATABLE:
-                    raise
-            await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads load, keeps no secret
-        return await work()
+    def seat(self) -> "Seat":
+        """Return a way for a loop that comes again and again: `async with db.seat() as seat: …`."""
+        return Seat(self)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -211,7 +159,7 @@ class Database:
             async with self.engine.connect() as connection:
                 yield connection
         except (DBAPIError, PoolTimeoutError, OSError) as error:
-            if _fell_silent(error) and self._engine is not None:
+            if fell_silent(error) and self._engine is not None:
                 silent, self._engine = self._engine, None
                 await silent.dispose(close=False)  # they cannot say goodbye
                 raise _silence() from error
@@ -241,6 +189,30 @@ class Database:
         self._planned[connection.get_server_pid()] = now
         await connection.execute("DISCARD PLANS")
 
+    async def _borrow(self) -> Connection:
+        try:
+            return await self._pool.acquire(timeout=self._acquire_timeout)
+        except TimeoutError as error:
+            raise LedgerUnavailable(
+                "The ledger has no free connection; repeat the call.", retry_after=1.0
+            ) from error
+        except Exception as error:
+            raise _translated(error) from error
+
+    async def _judge(self, error: Exception, connection: Connection) -> Exception:
+        """Return what an error of a block is to its caller; a connection that it has spoilt is cut."""
+        if fell_silent(error):  # then the others have most likely fallen silent too
+            connection.terminate()
+            await self._pool.expire_connections()
+            return _silence()
+        if is_broken(error, connection):
+            connection.terminate()
+        if isinstance(error, Fault):
+            return error
+        if isinstance(error, TimeoutError | OSError) and not is_gone(connection):
+            return error  # not the database's
+        return _translated(error)
+
     async def _give_back(self, connection: Any) -> None:
         try:
             await self._pool.release(connection, timeout=self._acquire_timeout)
@@ -248,55 +220,52 @@ class Database:
             connection_lost = True
         else:
             connection_lost = False
-        if connection_lost and not _is_gone(connection):
+        if connection_lost and not is_gone(connection):
             connection.terminate()
+
+
+class Seat(Access):
+    """One connection, kept between uses by one task at a time: a use costs no borrowing and no giving back.
+
+    A connection that fails, or whose use is cancelled, goes back to the pool; the next use borrows another.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._kept: Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._leave()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Use the kept connection, as `Access` says."""
+        if self._kept is not None and is_gone(self._kept):
+            await self._leave()
+        connection = self._kept = self._kept or await self._db._borrow()  # noqa: SLF001 - a part of it
+        try:
+            await self._db._forget_old_plans(connection)  # noqa: SLF001
+            yield connection
+        except Exception as error:
+            fault = await self._db._judge(error, connection)  # noqa: SLF001
+            if fault is error:
+                raise
+            raise fault from error
+        except BaseException:
+            await self._leave()  # the pool waits for what was cancelled in the middle
+            raise
+
+    async def _leave(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await self._db._give_back(kept)  # noqa: SLF001
 
 
 async def _leave_clean(_: Any) -> None:
     """Skip the round trip of RESET ALL: asyncpg has rolled back what was open, nothing else is set."""
-
-
-async def _rolled_back(transaction: Any, connection: Any) -> None:
-    try:
-        await transaction.rollback()
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-        connection.terminate()  # the exception that led here is the one to raise
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end even if this task is cancelled meanwhile; the cancellation follows."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen: the cancellation is what the caller gets
-        raise
-
-
-def _is_gone(connection: Any) -> bool:
-    """Say whether the connection has ended; the pool takes one that has away from its borrower."""
-    try:
-        closed: bool = connection.is_closed()
-    except asyncpg.InterfaceError:
-        return True
-    return closed
-
-
-def _is_broken(error: Exception, connection: Any) -> bool:
-    if _is_gone(connection) or isinstance(error, LedgerUnavailable):
-        return False
-    return not isinstance(error, OSError) and is_connection_error(error)
-
-
-def _fell_silent(error: BaseException) -> bool:
-    """Say whether the driver itself gave up waiting for an answer; other timeouts are not the database's."""
-    at = error.__traceback__ if isinstance(error, TimeoutError) else None
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return at is not None and str(at.tb_frame.f_globals.get("__name__", "")).startswith("asyncpg.")
 
 
 def _silence() -> LedgerUnavailable:

@@ -32,6 +32,11 @@ class Placements:
     servers: Mapping[str, Sequence[Server]] = field(default_factory=dict)
     credit: Mapping[UUID, int] = field(default_factory=dict)
 
+    def idlest(self, pool: str, credit: Mapping[UUID, int]) -> Server | None:
+        """Return the server of a pool with the most `credit` left; None if none has any."""
+        able = [server for server in self.servers.get(pool, ()) if credit.get(server.session_id, 0) > 0]
+        return max(able, key=lambda server: credit[server.session_id], default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class TenantDoor:
@@ -74,7 +79,7 @@ class Group:
 
     def __init__(self, invocations: Sequence[Invocation], placements: Placements) -> None:
         self._invocations = invocations
-        self._servers = placements.servers
+        self._placements = placements
         self._credit = dict(placements.credit)
         self._answers: dict[int, Answer] = {}
         self._first_of: dict[tuple[str, str], int] = {}
@@ -91,7 +96,7 @@ class Group:
     def decide(self, firsts: Sequence[Invocation], facts: Facts, doors: Mapping[str, TenantDoor]) -> None:
         """Decide about each first invocation, in order of arrival."""
         taken_here: set[UUID] = set()
-        idle = {session for session in self._credit if session in facts.alive}
+        self._credit = {session: n for session, n in self._credit.items() if session in facts.alive}
         for index, (place, invocation) in enumerate(zip(self._first_of.values(), firsts, strict=True)):
             known = facts.known.get(index)
             if known is not None:
@@ -109,12 +114,10 @@ class Group:
                     doors[invocation.tenant].door.hold(invocation.ordering_key)
                 taken_here.add(invocation.run_id)
                 self._answers[place] = self._enter(
-                    invocation, facts, facts.seqs[index], doors[invocation.tenant], idle
+                    invocation, facts, facts.seqs[index], doors[invocation.tenant]
                 )
 
-    def _enter(
-        self, invocation: Invocation, facts: Facts, seq: int, tenant: TenantDoor, idle: set[UUID]
-    ) -> Answer:
+    def _enter(self, invocation: Invocation, facts: Facts, seq: int, tenant: TenantDoor) -> Answer:
         pool = pool_of(invocation.intent, invocation.agent_version)
         not_before = invocation.not_before
         delayed = not_before is not None and not_before > facts.now
@@ -122,7 +125,7 @@ class Group:
         if pool not in facts.busy and tenant.door.may_lease(
             ordering_key=invocation.ordering_key, delayed=delayed
         ):
-            server = self._server(pool, idle)
+            server = self._placements.idlest(pool, self._credit)
         where = tenant.door.enter(
             ordering_key=invocation.ordering_key, delayed=delayed, to_runner=server is not None
         )
@@ -159,15 +162,9 @@ class Group:
                 runner_session=session,
             )
         )
-        lease = _lease(invocation, server, limits, facts.now) if server else None
+        lease = lease_of(invocation, server, limits, facts.now) if server else None
         status = RunStatus.RUNNING if lease else RunStatus.QUEUED
         return Admitted(invocation.run_id, True, status, pool, seq, facts.now, deadline, limits, lease)
-
-    def _server(self, pool: str, idle: set[UUID]) -> Server | None:
-        able = [
-            s for s in self._servers.get(pool, ()) if s.session_id in idle and self._credit[s.session_id] > 0
-        ]
-        return max(able, key=lambda s: self._credit[s.session_id], default=None)
 
     def answer_found(self, rows: Mapping[UUID, Mapping[str, Any]]) -> None:
         """Answer those whose run an earlier call made."""
@@ -198,7 +195,8 @@ class Group:
         return replace(answer, created=False, lease=None)
 
 
-def _lease(invocation: Invocation, server: Server, limits: Limits, now: datetime) -> Leased:
+def lease_of(invocation: Invocation, server: Server, limits: Limits, now: datetime) -> Leased:
+    """Return the lease of a new run that was placed straight on a runner."""
     return Leased(
         run_id=invocation.run_id,
         session_id=server.session_id,

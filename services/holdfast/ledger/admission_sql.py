@@ -47,60 +47,63 @@ UNION ALL
 SELECT {SEQ}, NULL, NULL, NULL, nextval('run_seq'), NULL, clock_timestamp() FROM wanted
 """  # noqa: S608 - the numbers above are the only insertions
 
-# $1 the moment of acceptance, $2 its day; then a column per value of the new runs, the tenants' new counters,
-# and how many runs became ready in which pools.
-INSERT: Final = """
-WITH new AS MATERIALIZED (
-    SELECT * FROM unnest(
-        $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::smallint[], $8::text[], $9::text[], $10::text[],
-        $11::text[], $12::text[], $13::smallint[], $14::text[], $15::bytea[], $16::bytea[], $17::text[],
-        $18::smallint[], $19::int[], $20::timestamptz[], $21::timestamptz[], $22::bigint[], $23::bigint[],
-        $24::bigint[], $25::bigint[], $26::bigint[], $27::text[], $28::uuid[]
-    ) AS u (
-        run_id, seq, tenant, intent, shape, user_id, idempotency_key, correlation_id,
-        session_id, ordering_key, priority, labels, envelope, fingerprint, pool,
-        place, max_attempts, not_before, deadline_time, deadline_ms, max_steps,
-        max_tools, max_tokens, max_context, agent_version, runner_session
-    )
-), runs AS (
+# What a new run is, in rows; `new` has a row for each, with all that these ask for.
+_ROWS: Final = """
+runs AS (
     INSERT INTO run (run_id, seq, tenant, create_time, intent, shape, user_id, idempotency_key,
                      correlation_id, session_id, ordering_key, priority, labels, envelope)
-    SELECT run_id, seq, tenant, $1, intent, shape, user_id, idempotency_key,
+    SELECT run_id, seq, tenant, now, intent, shape, user_id, idempotency_key,
            correlation_id, session_id, ordering_key, priority, labels::jsonb, envelope FROM new
 ), states AS (
     INSERT INTO run_state (run_id, tenant, seq, day, pool, rank, ordering_key, status, epoch, attempt,
                            max_attempts, last_sequence, create_time, start_time, deadline_time, max_steps,
                            max_tools, max_tokens, max_context, deadline_ms, agent_version)
-    SELECT run_id, tenant, seq, $2, pool, -priority, ordering_key,
+    SELECT run_id, tenant, seq, now::date, pool, -priority, ordering_key,
            CASE place WHEN 1 THEN 2 ELSE 1 END, CASE place WHEN 1 THEN 1 ELSE 0 END,
-           CASE place WHEN 1 THEN 1 ELSE 0 END, max_attempts, 1, $1, CASE place WHEN 1 THEN $1 END,
+           CASE place WHEN 1 THEN 1 ELSE 0 END, max_attempts, 1, now, CASE place WHEN 1 THEN now END,
            deadline_time, max_steps, max_tools, max_tokens, max_context, deadline_ms, agent_version FROM new
 ), keys AS (
     INSERT INTO idempotency (tenant, idempotency_key, run_id, fingerprint)
     SELECT tenant, idempotency_key, run_id, fingerprint FROM new
 ), notes AS (
     INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
-    SELECT $2, run_id, 1, 1, jsonb_build_object(
-        'kind', 'accepted', 'time', $1::timestamptz, 'budget', jsonb_build_object(
+    SELECT now::date, run_id, 1, 1, jsonb_build_object(
+        'kind', 'accepted', 'time', now, 'budget', jsonb_build_object(
             'deadline_ms', deadline_ms, 'max_steps', max_steps, 'max_tools', max_tools,
             'max_tokens', max_tokens, 'max_context', max_context)) FROM new
-), timers AS (
-    INSERT INTO timer (run_id, kind, due_time)
-    SELECT run_id, 1, deadline_time FROM new
-    UNION ALL SELECT run_id, 2, not_before FROM new WHERE not_before IS NOT NULL
 ), leases AS (
     INSERT INTO lease (run_id, session_id, epoch, tenant)
     SELECT run_id, runner_session, 1, tenant FROM new WHERE place = 1
+)"""
+
+# $1 the moment of acceptance; then a column per value of the new runs, the tenants' new counters, and how
+# many runs became ready in which pools.
+INSERT: Final = f"""
+WITH new AS MATERIALIZED (
+    SELECT u.*, $1::timestamptz AS now FROM unnest(
+        $2::uuid[], $3::text[], $4::text[], $5::smallint[], $6::text[], $7::text[], $8::text[], $9::text[],
+        $10::text[], $11::smallint[], $12::text[], $13::bytea[], $14::bytea[], $15::text[], $16::int[],
+        $17::text[], $18::uuid[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[],
+        $24::bigint[], $25::smallint[], $26::timestamptz[], $27::timestamptz[]
+    ) AS u (
+        run_id, tenant, intent, shape, user_id, idempotency_key, correlation_id, session_id, ordering_key,
+        priority, labels, envelope, fingerprint, pool, max_attempts, agent_version, runner_session,
+        deadline_ms, max_steps, max_tools, max_tokens, max_context, seq, place, not_before, deadline_time
+    )
+), {_ROWS}, timers AS (
+    INSERT INTO timer (run_id, kind, due_time)
+    SELECT run_id, 1, deadline_time FROM new
+    UNION ALL SELECT run_id, 2, not_before FROM new WHERE not_before IS NOT NULL
 ), waiting AS (
     INSERT INTO ready (pool, tenant, rank, seq, run_id)
     SELECT pool, tenant, -priority, seq, run_id FROM new WHERE place = 2
 ), counted AS (
     UPDATE tenant SET in_flight = u.in_flight, queued = u.queued
-    FROM unnest($29::text[], $30::int[], $31::int[]) AS u (tenant, in_flight, queued)
+    FROM unnest($28::text[], $29::int[], $30::int[]) AS u (tenant, in_flight, queued)
     WHERE tenant.tenant = u.tenant
 ), pools AS (
     INSERT INTO tenant_pool AS p (pool, tenant, ready, capped)
-    SELECT * FROM unnest($32::text[], $33::text[], $34::int[], $35::boolean[])
+    SELECT * FROM unnest($31::text[], $32::text[], $33::int[], $34::boolean[])
     ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready, capped = excluded.capped
 ), behind AS (
     INSERT INTO blocked (tenant, ordering_key, seq, run_id)
@@ -108,7 +111,66 @@ WITH new AS MATERIALIZED (
 )
 INSERT INTO lane (tenant, ordering_key, holder)
 SELECT tenant, ordering_key, run_id FROM new WHERE ordering_key <> '' AND place <> 3
-"""
+"""  # noqa: S608 - a constant of ours
+
+# Everything at once for runs that go straight to idle runners, if under the tenants' locks it turns out that
+# nothing speaks against it: all sessions live, no pool has runs that wait, no tenant comes to its cap, every
+# key and id is new. Else nothing is done, and there are no rows. What a statement sees is older than the
+# locks it has waited for; the counters are read from the locked rows, and an id or key that someone else has
+# taken meanwhile is a unique violation.
+# $1..$22 as $2..$23 of INSERT; the tenants, and how many runs each has here; the sessions; the pools.
+PLACE: Final = f"""
+WITH asked AS MATERIALIZED (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::text[], $10::smallint[], $11::text[], $12::bytea[], $13::bytea[], $14::text[], $15::int[],
+        $16::text[], $17::uuid[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[]
+    ) WITH ORDINALITY AS u (
+        run_id, tenant, intent, shape, user_id, idempotency_key, correlation_id, session_id, ordering_key,
+        priority, labels, envelope, fingerprint, pool, max_attempts, agent_version, runner_session,
+        deadline_ms, max_steps, max_tools, max_tokens, max_context, at
+    )
+), door AS MATERIALIZED (
+    SELECT tenant, in_flight, max_in_flight, deadline_ms, max_steps, max_tools, max_tokens, max_context
+    FROM tenant WHERE tenant = ANY($23::text[]) ORDER BY tenant FOR NO KEY UPDATE
+), roomy AS MATERIALIZED (
+    SELECT count(*) AS tenants
+    FROM door d JOIN unnest($23::text[], $24::int[]) AS u (tenant, runs) ON u.tenant = d.tenant
+    WHERE d.in_flight + u.runs < d.max_in_flight
+), alive AS MATERIALIZED (
+    SELECT session_id FROM runner_session
+    WHERE session_id = ANY($25::uuid[]) AND expire_time > clock_timestamp()
+          AND (SELECT tenants FROM roomy) = cardinality($23::text[]) FOR KEY SHARE
+), moment AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+    WHERE (SELECT count(*) FROM alive) = cardinality($25::uuid[])
+      AND NOT EXISTS (SELECT FROM unnest($26::text[]) AS p CROSS JOIN LATERAL (
+              SELECT FROM tenant_pool t WHERE t.pool = p AND t.ready > 0 AND NOT t.capped LIMIT 1) t)
+      AND NOT EXISTS (SELECT FROM asked CROSS JOIN LATERAL (
+              SELECT FROM idempotency i
+              WHERE i.tenant = asked.tenant AND i.idempotency_key = asked.idempotency_key LIMIT 1) i)
+      AND NOT EXISTS (SELECT FROM run WHERE run_id = ANY($1::uuid[]))
+), new AS MATERIALIZED (
+    SELECT a.at, a.run_id, a.tenant, a.intent, a.shape, a.user_id, a.idempotency_key, a.correlation_id,
+           a.session_id, a.ordering_key, a.priority, a.labels, a.envelope, a.fingerprint, a.pool,
+           a.max_attempts, a.agent_version, a.runner_session, l.*, m.now, nextval('run_seq') AS seq,
+           1 AS place, m.now + make_interval(secs => l.deadline_ms / 1000.0) AS deadline_time
+    FROM moment m CROSS JOIN asked a JOIN door d ON d.tenant = a.tenant CROSS JOIN LATERAL (
+        SELECT coalesce(nullif(a.deadline_ms, 0), d.deadline_ms) AS deadline_ms,
+               coalesce(nullif(a.max_steps, 0), d.max_steps) AS max_steps,
+               coalesce(nullif(a.max_tools, 0), d.max_tools) AS max_tools,
+               coalesce(nullif(a.max_tokens, 0), d.max_tokens) AS max_tokens,
+               coalesce(nullif(a.max_context, 0), d.max_context) AS max_context
+    ) l
+), {_ROWS}, timers AS (
+    INSERT INTO timer (run_id, kind, due_time) SELECT run_id, 1, deadline_time FROM new
+), counted AS (
+    UPDATE tenant SET in_flight = in_flight + u.n
+    FROM (SELECT tenant, count(*) AS n FROM new GROUP BY tenant) u WHERE tenant.tenant = u.tenant
+)
+SELECT seq, now, deadline_time, deadline_ms, max_steps, max_tools, max_tokens, max_context
+FROM new ORDER BY at
+"""  # noqa: S608 - a constant of ours
 
 CAP: Final = "UPDATE tenant_pool SET capped = true WHERE tenant = ANY($1::text[]) AND NOT capped"
 

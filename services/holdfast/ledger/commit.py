@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 
-from holdfast.kit.db import Database
+from holdfast.kit.db import Access
 from holdfast.kit.errors import Fault, InvalidField, LedgerUnavailable
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import commit_move, commit_sql
@@ -35,7 +35,7 @@ def _unheard(_: str) -> None:
 
 
 async def commit_group(
-    db: Database, items: Sequence[CommitItem], *, on_ready: Callable[[str], None] = _unheard
+    db: Access, items: Sequence[CommitItem], *, on_ready: Callable[[str], None] = _unheard
 ) -> list[CommitResult]:
     """Store commits and answer each, in the order given.
 
@@ -70,7 +70,7 @@ async def commit_group(
     return [results[at] for at in range(len(items))]
 
 
-async def _store_progress(db: Database, items: Sequence[CommitItem]) -> list[CommitResult]:
+async def _store_progress(db: Access, items: Sequence[CommitItem]) -> list[CommitResult]:
     async def once() -> list[CommitResult]:
         async with db.connection() as connection:
             rows = await connection.fetch(_PROGRESS, *progress_columns(items))

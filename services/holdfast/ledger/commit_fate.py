@@ -34,10 +34,11 @@ async def decide(connection: Any, items: Sequence[CommitItem]) -> list[Fate]:
     held: Mapping[uuid.UUID, Any] = {}
     if failed:
         held = {row["run_id"]: row for row in await connection.fetch(commit_sql.HOLD, failed)}
-    return [_fate(item, held) for item in items]
+    return [fate_of(item, held) for item in items]
 
 
-def _fate(item: CommitItem, held: Mapping[uuid.UUID, Any]) -> Fate:
+def fate_of(item: CommitItem, held: Mapping[uuid.UUID, Any]) -> Fate:
+    """Decide for one commit; `held` has the locked rows of the runs that are to be requeued."""
     if isinstance(item.move, Outcome):
         return Fate(item.move.status, outcome=item.move)
     run = held.get(item.run_id)

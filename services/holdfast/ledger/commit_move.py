@@ -7,35 +7,53 @@ What is decided by reading is read in a statement after its lock.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from holdfast.kit.db import Database
+from holdfast.kit.db import Access
 from holdfast.ledger import commit_sql, outbox
 from holdfast.ledger.commit_column import move_columns
-from holdfast.ledger.commit_fate import decide
+from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Requeue, Stored
 from holdfast.ledger.domain.status import ENDED, RunStatus
 from holdfast.ledger.release import Place, enqueue, lock_tenants_of, pass_lanes, release_leases
+from holdfast.ledger.values import Outcome
 
 _MOVE = commit_sql.move()
+_FINISH = commit_sql.finish()
 
 
 async def store(
-    db: Database, items: Sequence[CommitItem], on_ready: Callable[[str], None]
+    db: Access, items: Sequence[CommitItem], on_ready: Callable[[str], None]
 ) -> list[CommitResult]:
     """Store commits that move their runs or release effects, in order of run id, and answer each.
 
     After COMMIT `on_ready` hears of the pools that got work. Repeatable. Faults of staged effects refuse the
-    group as a whole.
+    group as a whole. Ends that set nothing else free are stored first, in a statement of their own.
     """
+    results: dict[int, CommitResult] = {}
+    simple = [at for at, item in enumerate(items) if isinstance(item.move, Outcome) and not item.effects]
+    if simple:
+        results = await db.retrying(lambda: _finish(db, items, simple))
+    left = [at for at in range(len(items)) if at not in results]
+    if left:
+        answers, pools = await db.retrying(lambda: _move(db, [items[at] for at in left]))
+        results.update(zip(left, answers, strict=True))
+        for pool in pools:
+            on_ready(pool)
+    return [results[at] for at in range(len(items))]
 
-    async def once() -> tuple[list[CommitResult], list[str]]:
-        async with db.transaction() as connection:
-            return await _store(connection, items)
 
-    results, pools = await db.retrying(once)
-    for pool in pools:
-        on_ready(pool)
-    return results
+async def _finish(db: Access, items: Sequence[CommitItem], simple: Sequence[int]) -> dict[int, CommitResult]:
+    """End what ends simply; the others, and what is fenced, have no result."""
+    group = [items[at] for at in simple]
+    fates = [fate_of(item, {}) for item in group]
+    async with db.connection() as connection:
+        rows = await connection.fetch(_FINISH, *move_columns(group, fates))
+    return {simple[row["index"]]: Stored(RunStatus(row["status"]), row["cancel_requested"]) for row in rows}
+
+
+async def _move(db: Access, items: Sequence[CommitItem]) -> tuple[list[CommitResult], list[str]]:
+    async with db.transaction() as connection:
+        return await _store(connection, items)
 
 
 async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[CommitResult], list[str]]:

@@ -88,6 +88,29 @@ WITH moved AS (
 SELECT index, cancel_requested FROM moved"""  # noqa: S608 - parts of this module, no values
 
 
+_MOVED: Final = f"""
+        UPDATE run_state s SET {_ADVANCE},
+            last_sequence = CASE i.first_sequence WHEN 0 THEN s.last_sequence ELSE i.last_sequence END
+                            + (i.note IS NOT NULL)::integer,
+            status = i.status,
+            attempt = s.attempt - i.uncounted,
+            last_failure = coalesce(i.last_failure::jsonb, s.last_failure),
+            end_time = CASE WHEN i.status >= 5 THEN clock_timestamp() END"""  # noqa: S608 - a constant of ours
+
+_RETURNED: Final = """
+        RETURNING i.index, s.run_id, s.day, s.last_position - i.records AS position,
+                  s.attempt + i.uncounted AS attempt, i.at, i.records, i.first_sequence, i.last_sequence,
+                  i.events, i.emitted, i.note, s.last_sequence AS noted_sequence, i.result, i.failure,
+                  i.exhausted, s.status, s.cancel_requested, s.tenant, s.pool, s.rank, s.seq,
+                  s.ordering_key"""
+
+_ENDED: Final = """
+    ended AS (
+        INSERT INTO run_outcome (run_id, status, result, failure, exhausted)
+        SELECT run_id, status, result, failure::jsonb, exhausted FROM moved WHERE status >= 5
+    )"""
+
+
 def move(fence: str = FENCE, budget: str = BUDGET) -> str:
     """Return the statement that also moves runs to a status, ends them, and writes the platform's notes.
 
@@ -95,32 +118,54 @@ def move(fence: str = FENCE, budget: str = BUDGET) -> str:
     run. Leases, counters and lanes are left to `release`.
     """
     return f"""
-WITH moved AS (
-        UPDATE run_state s SET {_ADVANCE},
-            last_sequence = CASE i.first_sequence WHEN 0 THEN s.last_sequence ELSE i.last_sequence END
-                            + (i.note IS NOT NULL)::integer,
-            status = i.status,
-            attempt = s.attempt - i.uncounted,
-            last_failure = coalesce(i.last_failure::jsonb, s.last_failure),
-            end_time = CASE WHEN i.status >= 5 THEN clock_timestamp() END
+WITH moved AS ({_MOVED}
         FROM {_items(_MOVE_COLUMNS)}
-        WHERE s.run_id = i.run_id AND {fence} AND {budget}
-        RETURNING i.index, s.run_id, s.day, s.last_position - i.records AS position,
-                  s.attempt + i.uncounted AS attempt, i.at, i.records, i.first_sequence, i.last_sequence,
-                  i.events, i.emitted, i.note, s.last_sequence AS noted_sequence, i.result, i.failure,
-                  i.exhausted, s.status, s.cancel_requested, s.tenant, s.pool, s.rank, s.seq, s.ordering_key
+        WHERE s.run_id = i.run_id AND {fence} AND {budget}{_RETURNED}
     ),
     {_KEEP},
     noted AS (
         INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
         SELECT day, run_id, noted_sequence, noted_sequence, note::jsonb FROM moved WHERE note IS NOT NULL
-    ),
-    ended AS (
-        INSERT INTO run_outcome (run_id, status, result, failure, exhausted)
-        SELECT run_id, status, result, failure::jsonb, exhausted FROM moved WHERE status >= 5
-    )
+    ),{_ENDED}
 SELECT index, run_id, status, cancel_requested, tenant, pool, rank, seq, ordering_key
 FROM moved"""  # noqa: S608 - parts of this module, no values
+
+
+def finish(fence: str = FENCE, budget: str = BUDGET) -> str:
+    """Return the statement that ends runs whose end sets nothing else free: one round trip, no transaction.
+
+    That is so without an ordering key, whose next run would come, and while no tenant of the group is at its
+    cap, which would be lifted. What is not so, or is fenced, is left as it is and has no row.
+
+    Waiting for a lock does not refresh what the statement sees, and need not: the counters are read from the
+    row that was locked, and a lease and its timers, which nobody but the run's own fence guards, were there
+    before the runner that sends this knew of them.
+    """
+    return f"""
+WITH door AS MATERIALIZED (
+        SELECT in_flight < max_in_flight AS below_cap FROM tenant
+        WHERE tenant = ANY(ARRAY(SELECT DISTINCT s.tenant FROM unnest($4::uuid[]) AS u (run_id)
+                                 JOIN run_state s ON s.run_id = u.run_id))
+        ORDER BY tenant FOR NO KEY UPDATE
+    ),
+    moved AS ({_MOVED}
+        FROM {_items(_MOVE_COLUMNS)}
+        WHERE s.run_id = i.run_id AND {fence} AND {budget}
+              AND s.ordering_key = '' AND (SELECT bool_and(below_cap) FROM door){_RETURNED}
+    ),
+    {_KEEP},{_ENDED},
+    gone AS (
+        DELETE FROM lease WHERE run_id = ANY(ARRAY(SELECT run_id FROM moved)) RETURNING tenant
+    ),
+    timers AS (
+        DELETE FROM timer WHERE run_id = ANY(ARRAY(SELECT run_id FROM moved))
+    ),
+    counted AS (
+        UPDATE tenant SET in_flight = in_flight - freed.n
+        FROM (SELECT tenant, count(*) AS n FROM gone GROUP BY tenant) freed
+        WHERE tenant.tenant = freed.tenant
+    )
+SELECT index, status, cancel_requested FROM moved"""  # noqa: S608 - parts of this module, no values
 
 
 HOLD: Final = """

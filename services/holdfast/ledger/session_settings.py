@@ -12,6 +12,9 @@ SESSION_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "enable_seqscan": "off",
         "enable_hashjoin": "off",
         "enable_mergejoin": "off",
+        # The plan that a prepared statement keeps is the one to use from the first time on: what verbs look
+        # up, they find by key, and planning anew for each call costs more than many a statement.
+        "plan_cache_mode": "force_generic_plan",
         "jit": "off",
     }
 )

@@ -21,6 +21,7 @@ def _no_fence() -> None:
     """Whoever sends a commit may write it."""
     commit._PROGRESS = commit_sql.progress(fence="true")
     commit_move._MOVE = commit_sql.move(fence="true")
+    commit_move._FINISH = commit_sql.finish(fence="true")
 
 
 async def _stage_apart(connection: Any, effects: Sequence[outbox.StagedEffect]) -> None:
