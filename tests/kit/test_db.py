@@ -233,7 +233,7 @@ async def test_a_cancelled_statement_leaves_a_usable_connection(empty_database_u
 
 async def test_a_listener_hears_and_survives_the_end_of_its_session(db: Database) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
-    async with db.listen("runs", heard.put_nowait) as listener, asyncio.timeout(10):
+    async with db.listen({"runs": heard.put_nowait}) as listener, asyncio.timeout(10):
         assert await heard.get() == ""
         async with db.connection() as connection:
             await connection.execute("SELECT pg_notify('runs', 'one')")
@@ -255,7 +255,7 @@ async def test_a_callback_that_fails_does_not_end_the_listening(db: Database) ->
         heard.put_nowait(payload)
         raise RuntimeError
 
-    async with db.listen("runs", failing), asyncio.timeout(10):
+    async with db.listen({"runs": failing}), asyncio.timeout(10):
         await heard.get()
         async with db.connection() as connection:
             for name in ("one", "two"):
@@ -269,7 +269,7 @@ async def test_everything_heals_when_postgres_is_killed_and_comes_back(
     heard: asyncio.Queue[str] = asyncio.Queue()
     async with (
         await Database.connect(mortal_postgres.url("postgres"), application_name="x") as db,
-        db.listen("runs", heard.put_nowait),
+        db.listen({"runs": heard.put_nowait}),
         asyncio.timeout(60),
     ):
         assert await heard.get() == ""

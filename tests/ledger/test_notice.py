@@ -24,7 +24,7 @@ class Ear:
 
     def __init__(self, db: Database, channel: str) -> None:
         self.heard: list[str] = []
-        self.listener = db.listen(channel, self._hear)
+        self.listener = db.listen({channel: self._hear})
         self._news = asyncio.Event()
 
     def _hear(self, payload: str) -> None:

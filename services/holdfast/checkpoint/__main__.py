@@ -24,18 +24,14 @@ async def main(stop: Stop) -> None:
     """Put the parts together and serve until told to stop."""
     settings = load(CheckpointSettings, os.environ)
     configure("checkpoint")
-    async with (
-        await Database.connect(
-            settings.database_url,
-            application_name="holdfast-checkpoint",
-            server_settings=SESSION_SETTINGS,
-            pool_size=settings.database_pool,
-        ) as db,
-        db.seat() as for_progress,
-        db.seat() as for_moves,
-    ):
+    async with await Database.connect(
+        settings.database_url,
+        application_name="holdfast-checkpoint",
+        server_settings=SESSION_SETTINGS,
+        pool_size=settings.database_pool,
+    ) as db:
         notices = Notices(db)
-        progress, moves = Line(Storing(for_progress, notices)), Line(Storing(for_moves, notices))
+        progress, moves = Line(Storing(db.seat(), notices)), Line(Storing(db.seat(), notices))
         servicer = CheckpointServicer(
             db, progress=progress, moves=moves, acknowledgement_timeout=settings.acknowledgement_timeout
         )

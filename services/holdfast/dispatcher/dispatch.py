@@ -77,7 +77,7 @@ class Dispatch:
     async def run(self) -> None:
         """Dispatch until `drain` is done; cancelling leaves everything as a crash would."""
         await self._session.open()
-        async with self._db.listen(EFFECT, lambda _: self.wake()), asyncio.TaskGroup() as loops:
+        async with self._db.listen({EFFECT: lambda _: self.wake()}), asyncio.TaskGroup() as loops:
             self._claims = loops.create_task(self.claiming.run())
             self._settles = loops.create_task(self._settle_loop.run())
             loops.create_task(self.sweeping.run())

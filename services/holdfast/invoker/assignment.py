@@ -1,11 +1,14 @@
 """What the ledger leased, as the runner is told."""
 
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.ledger.values import Leased
 from holdfast.v1 import invoker_service_pb2, run_pb2, work_service_pb2
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
@@ -42,6 +45,5 @@ def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
 
 def timestamp(moment: datetime) -> Timestamp:
     """Return a time as the contract has it."""
-    result = Timestamp()
-    result.FromDatetime(moment)
-    return result
+    since = moment - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)

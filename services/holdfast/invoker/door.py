@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
-from holdfast.kit.db import Database, Seat
+from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger.admission import Answer, Placements, Server, admit
@@ -28,7 +28,7 @@ class Door:
     """Admits invocations in groups: a lone one at once, those that arrive meanwhile together."""
 
     def __init__(self, db: Database, board: Board, hints: Hints, intents: Intents) -> None:
-        self._db = db
+        self._seat = db.seat()
         self._board = board
         self._hints = hints
         self._intents = intents
@@ -76,13 +76,12 @@ class Door:
         """Admit what waits until told to stop; then refuse what comes, and finish what is there."""
         ending = asyncio.create_task(self._end(stop))
         try:
-            async with self._db.seat() as seat:
-                while self._waiting or not self._closed:
-                    if not self._waiting:
-                        self._arrived.clear()
-                        await self._arrived.wait()
-                        continue
-                    await self._admit_group(seat, self._take())
+            while self._waiting or not self._closed:
+                if not self._waiting:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                    continue
+                await self._admit_group(self._take())
         finally:
             self._closed = True
             ending.cancel()
@@ -105,11 +104,11 @@ class Door:
         self._waiting_bytes -= size
         return group
 
-    async def _admit_group(self, seat: Seat, group: list[Waiting]) -> None:
+    async def _admit_group(self, group: list[Waiting]) -> None:
         """Admit a group and answer each; whatever goes wrong is its answer, not the end of the loop."""
         placements, reserved = self._placements([invocation for invocation, _ in group])
         try:
-            answers = await admit(seat, [invocation for invocation, _ in group], placements)
+            answers = await admit(self._seat, [invocation for invocation, _ in group], placements)
             self._answer(group, answers, reserved)
         except BaseException as error:
             reserved.doubt()

@@ -47,9 +47,9 @@ class Hints:
         self._waiters.hint(run_ids)
         self._followers.hint(run_ids)
 
-    def listen(self, db: Database) -> list[Listener]:
-        """Listen to the other processes until the listeners are closed."""
-        return [db.listen(READY, self._ready), db.listen(ENDED, self._ended)]
+    def listen(self, db: Database) -> Listener:
+        """Listen to the other processes until the listener is closed."""
+        return db.listen({READY: self._ready, ENDED: self._ended})
 
     def _ready(self, payload: str) -> None:
         if not payload or any(self._board.serves(pool) for pool in keys_of(payload)):

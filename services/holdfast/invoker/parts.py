@@ -82,7 +82,7 @@ class Running:
 
     async def __aenter__(self) -> Self:
         parts = self._parts
-        self._listeners = parts.hints.listen(parts.db)
+        self._listener = parts.hints.listen(parts.db)
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
         for loop in (parts.claimer.loop, *parts.caretaker.loops):
@@ -96,8 +96,7 @@ class Running:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for listener in self._listeners:
-            await listener.close()
+        await self._listener.close()
         await self._parts.live.close()
         await self._parts.notices.close()
 

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.invoker.assignment import timestamp
 from holdfast.invoker.payload import value_of
@@ -47,11 +49,9 @@ def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
         cancel_requested=view.cancel_requested and view.outcome is None,
         create_time=timestamp(view.create_time),
         deadline_time=timestamp(view.deadline_time),
+        start_time=_maybe(view.start_time),
+        end_time=_maybe(view.end_time),
     )
-    if view.start_time is not None:
-        run.start_time.FromDatetime(view.start_time)
-    if view.end_time is not None:
-        run.end_time.FromDatetime(view.end_time)
     if view.last_failure is not None:
         run.last_failure.CopyFrom(failure_message(view.last_failure))
     if view.outcome is not None:
@@ -101,6 +101,10 @@ def admitted_view(invocation: Invocation, admitted: Admitted) -> RunView:
         outcome=None,
         envelope=invocation.envelope,
     )
+
+
+def _maybe(moment: datetime | None) -> Timestamp | None:
+    return None if moment is None else timestamp(moment)
 
 
 def _elapsed_ms(view: RunView) -> int:

@@ -18,7 +18,7 @@ class Waiters:
     """Futures of runs' ends. A hint only starts a read, one for all hinted; the ledger's word decides."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        self._seat = db.seat()
         self._waiting: dict[UUID, list[asyncio.Future[RunView]]] = {}
         self._hinted: set[UUID] = set()
         self._polled = time.monotonic()
@@ -62,7 +62,7 @@ class Waiters:
             return 0
         asked, self._hinted = self._hinted, set()
         due = time.monotonic() - self._polled >= POLL_SECONDS / 2  # rounds vary a little
-        async with self._db.connection() as connection:
+        async with self._seat.connection() as connection:
             found: Collection[UUID] = asked
             if due:
                 found = (await outcomes(connection, list(self._waiting))).keys()

@@ -40,6 +40,7 @@ class Database(Access):
         self._acquire_timeout = acquire_timeout
         self._engine: AsyncEngine | None = None
         self._planned: dict[int, float] = {}
+        self._seats: list[Seat] = []
 
     @classmethod
     async def connect(
@@ -108,6 +109,8 @@ class Database(Access):
             await self._engine.dispose()
         try:
             async with asyncio.timeout(grace):
+                for seat in self._seats:
+                    await seat.leave()
                 await self._pool.close()
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             self._pool.terminate()
@@ -134,8 +137,10 @@ class Database(Access):
             await self._give_back(connection)
 
     def seat(self) -> "Seat":
-        """Return a way for a loop that comes again and again: `async with db.seat() as seat: …`."""
-        return Seat(self)
+        """Return a way that keeps its connection, for a loop that comes again and again; ended by `close`."""
+        seat = Seat(self)
+        self._seats.append(seat)
+        return seat
 
     @property
     def engine(self) -> AsyncEngine:
@@ -168,13 +173,14 @@ class Database(Access):
                 raise
             raise fault from error
 
-    def listen(self, channel: str, callback: Callable[[str], None]) -> Listener:
-        """Call `callback` with the payload of each NOTIFY on `channel`, until the listener is closed.
+    def listen(self, callbacks: Mapping[str, Callable[[str], None]]) -> Listener:
+        """Call a channel's callback with the payload of each NOTIFY on it, until the listener is closed.
 
         It has a connection of its own and makes a new one when that breaks. Whenever it starts to listen it
-        calls with an empty payload: notifications may have been missed, and whoever needs them looks once.
+        calls each with an empty payload: notifications may have been missed, and whoever needs them looks
+        once.
         """
-        return Listener(self._connect, channel, callback)
+        return Listener(self._connect, callbacks)
 
     async def _forget_old_plans(self, connection: Any) -> None:
         """Let prepared statements be planned anew every few seconds.
@@ -234,17 +240,11 @@ class Seat(Access):
         self._db = db
         self._kept: Connection | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._leave()
-
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Use the kept connection, as `Access` says."""
         if self._kept is not None and is_gone(self._kept):
-            await self._leave()
+            await self.leave()
         connection = self._kept = self._kept or await self._db._borrow()  # noqa: SLF001 - a part of it
         try:
             await self._db._forget_old_plans(connection)  # noqa: SLF001
@@ -255,10 +255,11 @@ class Seat(Access):
                 raise
             raise fault from error
         except BaseException:
-            await self._leave()  # the pool waits for what was cancelled in the middle
+            await self.leave()  # the pool waits for what was cancelled in the middle
             raise
 
-    async def _leave(self) -> None:
+    async def leave(self) -> None:
+        """Give the connection back until the next use; repeatable."""
         kept, self._kept = self._kept, None
         if kept is not None:
             await self._db._give_back(kept)  # noqa: SLF001

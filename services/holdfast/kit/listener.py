@@ -1,8 +1,8 @@
-"""A listener hears the notifications of one PostgreSQL channel, and heals its connection by itself."""
+"""A listener hears the notifications of PostgreSQL channels, and heals its connection by itself."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Self
 
 from holdfast.kit.telemetry.logs import logger
@@ -17,13 +17,13 @@ class Listener:
     """Made by `Database.listen`; listens until `close`. `listening` is set while notifications arrive."""
 
     def __init__(
-        self, connect: Callable[[], Awaitable[Any]], channel: str, callback: Callable[[str], None]
+        self, connect: Callable[[], Awaitable[Any]], callbacks: Mapping[str, Callable[[str], None]]
     ) -> None:
-        self.channel = channel
+        self.channels = " ".join(callbacks)
         self.listening = asyncio.Event()
         self._connect = connect
-        self._callback = callback
-        self._task = asyncio.create_task(self._run(), name=f"listen {channel}")
+        self._callbacks = dict(callbacks)
+        self._task = asyncio.create_task(self._run(), name=f"listen {self.channels}")
 
     async def close(self) -> None:
         """Stop listening; repeatable."""
@@ -48,7 +48,9 @@ class Listener:
                     connection.terminate()
                 pause = _FIRST_PAUSE
             except Exception as error:  # noqa: BLE001 - whatever broke the connection, the answer is a new one
-                _log.warning("cannot listen", channel=self.channel, error=type(error).__name__, pause_s=pause)
+                _log.warning(
+                    "cannot listen", channel=self.channels, error=type(error).__name__, pause_s=pause
+                )
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
             pause = min(_LONGEST_PAUSE, pause * 2)
 
@@ -56,9 +58,11 @@ class Listener:
         """Listen until the connection ends; a silent one is probed, for the network may have lost it."""
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _: ended.set())
-        await connection.add_listener(self.channel, self._heard)
+        for channel in self._callbacks:
+            await connection.add_listener(channel, self._heard)
         self.listening.set()
-        self._call("")
+        for channel in self._callbacks:
+            self._call(channel, "")
         while not ended.is_set():
             try:
                 async with asyncio.timeout(_PROBE_EVERY):
@@ -66,11 +70,11 @@ class Listener:
             except TimeoutError:
                 await connection.execute("SELECT 1", timeout=_LONGEST_PAUSE)
 
-    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        self._call(str(payload))
+    def _heard(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
+        self._call(channel, str(payload))
 
-    def _call(self, payload: str) -> None:
+    def _call(self, channel: str, payload: str) -> None:
         try:
-            self._callback(payload)
+            self._callbacks[channel](payload)
         except Exception as error:  # noqa: BLE001 - one bad callback must not end the listening
-            _log.error("callback failed", error=error, channel=self.channel)
+            _log.error("callback failed", error=error, channel=channel)

@@ -65,38 +65,43 @@ class Loop:
         self._jitter = jitter
         self._eager = eager
         self._max_backoff = max(max_backoff, interval)
-        self._woken = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._woken = False
+        self._stopping = False
+        self._resting: asyncio.Future[None] | None = None
         self._failures = 0
 
     def wake(self) -> None:
         """Start the next round at once; many wake-ups before it are one."""
-        self._woken.set()
+        self._woken = True
+        if not self._failures:  # a failing loop does not listen: whoever wakes it often would undo the pause
+            self._end_rest()
 
     def stop(self) -> None:
         """End after the round in progress; repeatable, also before and after `run`."""
-        self._stopping.set()
+        self._stopping = True
+        self._end_rest()
 
     async def run(self, stop: asyncio.Event | None = None) -> None:
         """Run rounds until `stop` is set or `stop()` is called.
 
         Cancelling cuts the round in progress: only for a process that must go now.
         """
-        stopped = asyncio.ensure_future(_either(self._stopping, stop))
+        told = asyncio.ensure_future(self._stop_with(stop)) if stop is not None else None
         try:
-            while not (self._stopping.is_set() or (stop is not None and stop.is_set())):
+            while not self._stopping and not (stop is not None and stop.is_set()):
                 pause = await self._round()
                 await self.signal.note()
                 if pause > 0:
-                    await self._rest(pause, stopped)
+                    await self._rest(pause)
                 else:
                     await asyncio.sleep(0)  # an eager loop lets others work too
         finally:
-            stopped.cancel()
+            if told is not None:
+                told.cancel()
 
     async def _round(self) -> float:
         """Do one round and say how long to rest."""
-        self._woken.clear()  # before the work: a wake-up during the round starts another
+        self._woken = False  # before the work: a wake-up during the round starts another
         try:
             done = await self._run_once()
         except Exception as error:  # noqa: BLE001 - a loop outlives every failure of a round
@@ -111,14 +116,25 @@ class Loop:
             return 0.0
         return self._vary(self._interval)
 
-    async def _rest(self, pause: float, stopped: "asyncio.Future[None]") -> None:
-        woken = asyncio.ensure_future(self._woken.wait())
+    async def _rest(self, pause: float) -> None:
+        if self._stopping or (self._woken and not self._failures):
+            return
+        loop = asyncio.get_running_loop()
+        self._resting = loop.create_future()
+        timer = loop.call_later(pause, self._end_rest)
         try:
-            # A failing loop does not listen to wake-ups: whoever wakes it often would undo the pause.
-            waiters: set[asyncio.Future[object]] = {stopped} if self._failures else {stopped, woken}  # type: ignore[arg-type]
-            await asyncio.wait(waiters, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            await self._resting
         finally:
-            woken.cancel()
+            timer.cancel()
+            self._resting = None
+
+    def _end_rest(self) -> None:
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
+
+    async def _stop_with(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self.stop()
 
     def _backoff(self) -> float:
         doubled: float = max(self._interval, 0.05) * 2.0 ** min(self._failures - 1, 16)
@@ -127,16 +143,3 @@ class Loop:
 
     def _vary(self, seconds: float) -> float:
         return seconds * random.uniform(1 - self._jitter, 1 + self._jitter)  # noqa: S311 - as above
-
-
-async def _either(first: asyncio.Event, second: asyncio.Event | None) -> None:
-    """Return when one of the two is set."""
-    if second is None:
-        await first.wait()
-        return
-    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
