@@ -133,7 +133,7 @@ async def a_taken_id(db: Database, runner: Runner) -> Invocation:
 
 async def others_that_wait(db: Database, runner: Runner) -> Invocation:
     del runner
-    await admitted(db, invocation(tenant="umbrella"))
+    await admitted(db, invocation(intent="elsewhere"), invocation(tenant="umbrella"))
     return invocation()
 
 
