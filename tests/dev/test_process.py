@@ -55,6 +55,22 @@ async def test_a_started_service_serves_and_a_stopped_one_has_ended_in_order(ser
     assert "stopped" in service.tail()
 
 
+async def test_of_several_starts_at_once_one_starts_it(service: ServiceProcess) -> None:
+    await service.start()
+    life = service.starts
+    await service.kill()
+    await asyncio.gather(service.restart(), service.revive(life), service.start())
+    assert service.starts == life + 1
+    assert await is_serving(service.address)
+
+
+async def test_a_start_that_nobody_wants_any_more_is_not_made(service: ServiceProcess) -> None:
+    await service.start()
+    await service.stop()
+    await service.revive(service.starts)
+    assert not service.running
+
+
 async def test_a_service_started_again_listens_where_it_did(service: ServiceProcess) -> None:
     await service.start()
     address, pid = service.address, service.pid

@@ -51,6 +51,8 @@ class ServiceProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._pumps: list[asyncio.Task[None]] = []
         self._stderr = Lines(name, sink)
+        # One start at a time: two would fight for the address, and the loser kill the winner.
+        self._starting = asyncio.Lock()
 
     @property
     def pid(self) -> int:
@@ -63,6 +65,11 @@ class ServiceProcess:
     def running(self) -> bool:
         """Tell whether the process lives."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def starting(self) -> bool:
+        """Tell whether somebody is starting it now."""
+        return self._starting.locked()
 
     @property
     def ready(self) -> bool:
@@ -86,8 +93,17 @@ class ServiceProcess:
 
         Raises `SuiteError` with the end of its log; then the process is gone.
         """
-        if self.running:
-            return
+        async with self._starting:
+            if not self.running:
+                await self._start(patience)
+
+    async def revive(self, life: int) -> None:
+        """Start it again, as `start`, unless it is not wanted any more or was started since `life` starts."""
+        async with self._starting:
+            if self.wanted and self.starts == life and not self.running:
+                await self._start(START_PATIENCE_S)
+
+    async def _start(self, patience: float) -> None:
         self.wanted = True
         ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._is_ready = False
@@ -138,8 +154,9 @@ class ServiceProcess:
 
     async def restart(self) -> None:
         """Stop it in order and start it again."""
-        await self.stop()
-        await self.start()
+        async with self._starting:
+            await self.stop()
+            await self._start(START_PATIENCE_S)
 
     def pause(self) -> None:
         """Freeze it where it is (SIGSTOP)."""

@@ -21,24 +21,17 @@ async def keep_running(process: ServiceProcess, sink: Sink) -> None:
         born = loop.time()
         life = process.starts
         code = await process.exited()
-        if not process.wanted or process.starts != life:
+        if not process.wanted or process.starts != life or process.starting:
             await _wanted_again(process)
             continue
         pause = FIRST_PAUSE_S if loop.time() - born > STEADY_S else pause
         sink(process.name, f"{process.name} died ({_ending(code)}) and is started again in {pause:.1f} s")
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE_S)
-        if process.starts == life and not process.running:
-            await _start(process, sink)
-
-
-async def _start(process: ServiceProcess, sink: Sink) -> None:
-    if not process.wanted:  # it was stopped during the pause
-        return
-    try:
-        await process.start()
-    except SuiteError as error:
-        sink(process.name, str(error))
+        try:
+            await process.revive(life)
+        except SuiteError as error:
+            sink(process.name, str(error))
 
 
 async def _wanted_again(process: ServiceProcess) -> None:
