@@ -65,6 +65,7 @@ class Invoker(Stubs):
     def __init__(self, address: str, opened: grpc.aio.Channel, parts: Parts) -> None:
         super().__init__(opened)
         self.address = address
+        self.url = parts.settings.database_url
         self.parts = parts
 
 
