@@ -70,7 +70,7 @@ class Invoker(Stubs):
 
 
 @asynccontextmanager
-async def invoker(url: str, **settings: Any) -> AsyncIterator[Invoker]:
+async def invoker(url: str, *, keepalive: float = 30.0, **settings: Any) -> AsyncIterator[Invoker]:
     """Serve an Invoker with quick times."""
     told = InvokerSettings(database_url=url, listen="127.0.0.1:0", **QUICK | settings)
     async with await Database.connect(
@@ -79,7 +79,7 @@ async def invoker(url: str, **settings: Any) -> AsyncIterator[Invoker]:
         parts = Parts.make(db, told)
         stop = asyncio.Event()
         async with Running(parts, stop) as running:
-            server = Server(registrations(parts), told.listen, translate=as_fault)
+            server = Server(registrations(parts), told.listen, translate=as_fault, keepalive=keepalive)
             await server.start()
             try:
                 async with channel(server.address) as opened:

@@ -17,8 +17,8 @@ from holdfast.client.event import Cursor, Started, Update
 from holdfast.client.link import Link
 from holdfast.client.retry import Repetition
 from holdfast.client.run import Run
-from holdfast.client.watch import passing
 from holdfast.client.wire_run import run_of, update_of
+from holdfast.client.wire_status import error_of
 from holdfast.client.wire_value import value_of
 from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
 
@@ -100,7 +100,7 @@ class Conversation:
                 update = await self._read()
             except grpc.aio.AioRpcError as failure:
                 self._hang_up()
-                await self._repetition.pause(passing(failure))
+                await self._repetition.pause(error_of(failure))
                 continue
             except BaseException:
                 self._hang_up()

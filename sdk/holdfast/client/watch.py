@@ -5,7 +5,6 @@ from typing import Any, Self
 
 import grpc
 
-from holdfast.client.errors import HoldfastError, Unavailable, UnexpectedStatus
 from holdfast.client.event import Cursor, Update
 from holdfast.client.link import Link
 from holdfast.client.retry import Repetition
@@ -58,7 +57,7 @@ class Watch:
                 self._hang_up()
                 if self.cursor.ended:
                     break  # nothing was missing but the farewell
-                await self._repetition.pause(passing(failure))
+                await self._repetition.pause(error_of(failure))
                 continue
             except BaseException:
                 self._hang_up()
@@ -89,11 +88,3 @@ class Watch:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-
-
-def passing(failure: grpc.aio.AioRpcError) -> HoldfastError:
-    """Return the error of a broken stream; one the server cut without a word counts as unavailable."""
-    error = error_of(failure)
-    if isinstance(error, UnexpectedStatus) and failure.code() is grpc.StatusCode.CANCELLED:
-        return Unavailable("The server ended the stream.", code=error.code)
-    return error
