@@ -7,7 +7,7 @@ import grpc
 
 from holdfast.client.event import Cursor, Update
 from holdfast.client.link import Link
-from holdfast.client.retry import Repetition
+from holdfast.client.retry import Lost, Repetition
 from holdfast.client.wire_run import update_of
 from holdfast.client.wire_status import error_of
 from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
@@ -22,14 +22,19 @@ class Watch:
     """
 
     def __init__(
-        self, stub: invoker_service_pb2_grpc.InvokerServiceStub, link: Link, run_id: str, cursor: Cursor
+        self,
+        stub: invoker_service_pb2_grpc.InvokerServiceStub,
+        link: Link,
+        run_id: str,
+        cursor: Cursor,
+        lost: Lost | None = None,
     ) -> None:
         self.cursor = cursor
         self._stub = stub
         self._link = link
         self._run_id = run_id
         self._call: Any = None
-        self._repetition = Repetition(link.reconnects)
+        self._repetition = Repetition(link.reconnects, lost)
         self._closed = False
 
     async def __aenter__(self) -> Self:
