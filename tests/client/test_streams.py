@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from holdfast.client import Client, Event, Invocation, Rewound, Snapshot, Started, errors
+from holdfast.client.channel import open_channel
 from holdfast.kit import errors as faults
 from holdfast.v1 import invoker_service_pb2 as pb
 from holdfast.v1 import run_pb2, transcript_pb2
-from tests.client.contract_server import RUN_ID, ContractServer, ended, event, run
+from tests.client.contract_server import RUN_ID, ContractServer, contract_server, ended, event, run
 
 
 def seen(update: transcript_pb2.RunEvent) -> pb.WatchRunResponse:
@@ -253,3 +254,47 @@ async def test_attaching_to_a_run_of_which_nothing_is_missing_ends_at_once(
     async with client.attach(RUN_ID, after_sequence=5) as talk:
         updates = [update async for update in talk]
     assert [type(update) for update in updates] == [Started]
+
+
+async def test_a_stream_goes_on_at_another_address_and_says_what_was_lost(server: ContractServer) -> None:
+    forever = asyncio.Event()
+
+    async def script(request: Any, _: Any) -> AsyncIterator[Any]:
+        if request.after_sequence == 0:
+            yield seen(event(1))
+            await forever.wait()
+        yield seen(ended(2))
+
+    lost: list[errors.HoldfastError] = []
+    async with contract_server() as other, Client([server.address, other.address]) as client:
+        both = (server, other)
+        for one in both:
+            one.invoker.script["WatchRun"] = script
+        async with client.watch(RUN_ID, on_lost=lost.append) as events:
+            await anext(events)
+            (first,) = [one for one in both if one.invoker.asked]
+            await first.stop()
+            last = await asyncio.wait_for(anext(events), 10)
+    assert isinstance(last, Event)
+    assert last.kind == "ended"
+    assert {type(error) for error in lost} == {errors.Unavailable}
+
+
+async def test_a_conversation_says_what_was_lost(server: ContractServer, client: Client) -> None:
+    async def script(requests: Any, _: Any) -> AsyncIterator[Any]:
+        server.invoker.asked.append(await anext(aiter(requests)))
+        yield pb.ConverseResponse(started=pb.ConverseStarted(run=run()))
+        if len(server.invoker.asked) == 1:
+            raise faults.ShuttingDown("draining")
+        yield pb.ConverseResponse(event=ended(1))
+
+    server.invoker.script["Converse"] = script
+    lost: list[errors.HoldfastError] = []
+    async with client.converse("greet", on_lost=lost.append) as talk:
+        assert [type(update) async for update in talk] == [Started, Event]
+    assert [error.reason for error in lost] == ["SHUTTING_DOWN"]
+
+
+def test_addresses_that_are_names_cannot_be_joined() -> None:
+    with pytest.raises(ValueError, match="must be numeric"):
+        open_channel(["one:1", "two:2"])

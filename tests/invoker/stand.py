@@ -65,11 +65,12 @@ class Invoker(Stubs):
     def __init__(self, address: str, opened: grpc.aio.Channel, parts: Parts) -> None:
         super().__init__(opened)
         self.address = address
+        self.url = parts.settings.database_url
         self.parts = parts
 
 
 @asynccontextmanager
-async def invoker(url: str, **settings: Any) -> AsyncIterator[Invoker]:
+async def invoker(url: str, *, keepalive: float = 30.0, **settings: Any) -> AsyncIterator[Invoker]:
     """Serve an Invoker with quick times."""
     told = InvokerSettings(database_url=url, listen="127.0.0.1:0", **QUICK | settings)
     async with await Database.connect(
@@ -78,7 +79,7 @@ async def invoker(url: str, **settings: Any) -> AsyncIterator[Invoker]:
         parts = Parts.make(db, told)
         stop = asyncio.Event()
         async with Running(parts, stop) as running:
-            server = Server(registrations(parts), told.listen, translate=as_fault)
+            server = Server(registrations(parts), told.listen, translate=as_fault, keepalive=keepalive)
             await server.start()
             try:
                 async with channel(server.address) as opened:

@@ -7,9 +7,10 @@ from typing import Any
 import grpc
 import pytest
 
+from holdfast.kit.rpc.client import channel
 from holdfast.v1 import run_pb2
 from tests.invoker.runner import Runner
-from tests.invoker.stand import Invoker, invoker, pb, reason_of
+from tests.invoker.stand import Invoker, fields_of, invoker, of_tenant, pb, reason_of
 from tests.kit.until import until
 
 
@@ -170,3 +171,98 @@ async def test_a_cancel_reaches_a_runner_of_another_invoker(
     async with invoker(database_url, heartbeat_interval=0.5) as other:
         await other.invoker.CancelRun(pb.CancelRunRequest(run_id=held.run_id))
         await until(lambda: held.run_id in worker.cancels)
+
+
+@pytest.mark.parametrize(
+    ("first", "reason", "field"),
+    [
+        ({"run_id": "00000000-0000-7000-8000-000000000000"}, "RUN_NOT_FOUND", None),
+        ({"idempotency_key": "nobody's"}, "RUN_NOT_FOUND", None),
+        ({"run_id": "mine", "after_sequence": 99}, "SEQUENCE_OUT_OF_RANGE", None),
+        ({"run_id": "mine", "after_sequence": -1}, "INVALID_FIELD", "attach.after_sequence"),
+        ({"run_id": "mine", "after_epoch": -1}, "INVALID_FIELD", "attach.after_epoch"),
+        ({"run_id": "mine", "idempotency_key": "mine"}, "INVALID_FIELD", "attach.run_id"),
+        ({}, "INVALID_FIELD", "attach.run_id"),
+        ({"run_id": "no uuid"}, "INVALID_FIELD", "attach.run_id"),
+    ],
+)
+async def test_an_attach_that_leads_nowhere_is_refused(
+    door: Invoker, worker: Runner, first: dict[str, Any], reason: str, field: str | None
+) -> None:
+    run_id = (await door.invoke(idempotency_key="mine")).run.run_id
+    await worker.end(await worker.take(run_id))
+    if first.get("run_id") == "mine":
+        first = first | {"run_id": run_id}
+    error = await refused(door.invoker.Converse(iter([attach(**first)])))
+    assert reason_of(error) == reason
+    if field:
+        assert fields_of(error) == [field]
+
+
+async def test_a_run_of_another_tenant_does_not_exist(door: Invoker, worker: Runner) -> None:
+    del worker
+    run_id = (await door.invoke(idempotency_key="mine")).run.run_id
+    for how in ({"run_id": run_id}, {"idempotency_key": "mine"}):
+        call = door.invoker.Converse(iter([attach(**how)]), metadata=of_tenant("another"))
+        assert reason_of(await refused(call)) == "RUN_NOT_FOUND"
+
+
+async def test_a_start_that_is_refused_ends_the_conversation_and_starts_nothing(
+    door: Invoker, worker: Runner
+) -> None:
+    del worker
+    for message, reason in (
+        (start(intent="nonsense"), "UNKNOWN_INTENT"),
+        (start(intent=""), "INVALID_FIELD"),
+        (start(on_disconnect=77), "INVALID_FIELD"),
+        (pb.ConverseRequest(start={}), "INVALID_FIELD"),
+    ):
+        assert reason_of(await refused(door.invoker.Converse(iter([message])))) == reason
+    assert not (await door.invoker.ListRuns(pb.ListRunsRequest())).runs
+
+
+async def test_what_is_no_message_ends_only_that_conversation(door: Invoker, worker: Runner) -> None:
+    good = door.invoker.Converse()
+    await good.write(start())
+    held = await worker.take((await good.read()).started.run.run_id)
+    async with channel(door.address) as opened:
+        raw = opened.stream_stream("/holdfast.v1.InvokerService/Converse")
+        later = raw(iter([b"\xfa\x3e\x03new"]))  # a field that only a later contract knows
+        assert reason_of(await refused(later)) == "STREAM_PROTOCOL"
+        garbage = await refused(raw(iter([b"\xff\xff\xff"])))
+        assert garbage.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT}
+    await worker.end(held)
+    assert (await ended(good)).status == run_pb2.RUN_STATUS_SUCCEEDED
+
+
+async def test_a_flood_of_starts_is_taken_one_at_a_time(door: Invoker, worker: Runner) -> None:
+    flood = door.invoker.Converse()
+    writing = asyncio.create_task(_write(flood, [start(idempotency_key=f"{n}") for n in range(20_000)]))
+    first = (await flood.read()).started.run.run_id
+    held = await worker.take(first)
+    other = door.invoker.Converse(iter([start(idempotency_key="another's")]))
+    other_run = await worker.take((await other.read()).started.run.run_id)
+    await worker.end(other_run)
+    assert (await ended(other)).status == run_pb2.RUN_STATUS_SUCCEEDED
+    assert len((await door.invoker.ListRuns(pb.ListRunsRequest())).runs) == 2
+    await worker.end(held)
+    await ended(flood)
+    assert (await flood.read()).started.run.idempotency_key == "1"
+    flood.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    await until(lambda: not door.parts.followers._following)
+    assert len((await door.invoker.ListRuns(pb.ListRunsRequest())).runs) == 3
+
+
+async def _write(call: Any, messages: list[Any]) -> None:
+    for message in messages:
+        await call.write(message)
+
+
+async def refused(call: Any) -> grpc.aio.AioRpcError:
+    """Read a conversation to the error it ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async with asyncio.timeout(10):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    return caught.value

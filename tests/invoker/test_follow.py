@@ -2,17 +2,20 @@
 
 import asyncio
 import random
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import grpc
 import pytest
 
+from holdfast.kit.loops import Signal
 from holdfast.v1 import run_pb2
 from tests.invoker.runner import Held, Runner, runner
 from tests.invoker.stand import Invoker, invoker, pb, reason_of
 from tests.invoker.watcher import Watcher
 from tests.kit.until import until
+from tests.support.ledger import execute, fetch, open_ledger
 
 
 async def committed(door: Invoker, run_id: str) -> list[Any]:
@@ -239,3 +242,80 @@ async def test_watchers_of_a_runner_out_of_reach_see_what_is_committed(door: Inv
     await watcher.heard("committed")
     await worker.end(held)
     await watcher.finished()
+
+
+async def forget(door: Invoker, run_id: str, *, up_to: int = 1_000_000) -> None:
+    """Lose a run's events, as if their day had been dropped."""
+    async with open_ledger(door.url) as db:
+        await execute(
+            db, "DELETE FROM transcript WHERE run_id = $1 AND last_sequence <= $2", UUID(run_id), up_to
+        )
+
+
+@pytest.mark.parametrize("cursor", [(0, 0), (2, 0), (2, 1), (3, 1), (9, 1)])
+async def test_a_cursor_older_than_what_is_kept_is_given_a_snapshot(
+    door: Invoker, worker: Runner, cursor: tuple[int, int]
+) -> None:
+    run_id = (await door.invoke()).run.run_id
+    held = await worker.take(run_id)
+    held.show("a", "b")
+    await worker.end(held)
+    last = (await door.run(run_id)).last_sequence
+    await forget(door, run_id)
+    after = {"after_sequence": cursor[0], "after_epoch": cursor[1]}
+    watch = door.invoker.WatchRun(pb.WatchRunRequest(run_id=run_id, **after))
+    snapshot = (await watch.read()).snapshot
+    assert (snapshot.sequence, snapshot.run.run_id) == (last, run_id)
+    assert snapshot.run.outcome.result.string_value == "done"
+    assert await watch.read() is grpc.aio.EOF
+    converse = door.invoker.Converse(iter([pb.ConverseRequest(attach={"run_id": run_id, **after})]))
+    assert (await converse.read()).started.reattached
+    assert (await converse.read()).snapshot == snapshot
+    assert await converse.read() is grpc.aio.EOF
+
+
+async def test_after_a_snapshot_the_stream_goes_on(door: Invoker, worker: Runner) -> None:
+    run_id = (await door.invoke()).run.run_id
+    held = await worker.take(run_id)
+    for text in ("a", "b", "c"):
+        held.show(text)
+        await worker.commit(held)
+    await forget(door, run_id, up_to=3)
+    watch = door.invoker.WatchRun(pb.WatchRunRequest(run_id=run_id, after_sequence=1))
+    assert (await watch.read()).snapshot.sequence == 3
+    assert (await watch.read()).event.said.text == "c"
+    held.show("d")
+    assert (await watch.read()).event.said.text == "d"
+    await worker.end(held)
+    assert (await watch.read()).event.HasField("ended")
+    assert await watch.read() is grpc.aio.EOF
+
+
+async def test_a_cursor_at_the_end_needs_nothing_that_is_not_kept(door: Invoker, worker: Runner) -> None:
+    run_id = (await door.invoke()).run.run_id
+    await worker.end(await worker.take(run_id))
+    last = (await door.run(run_id)).last_sequence
+    await forget(door, run_id)
+    watch = door.invoker.WatchRun(pb.WatchRunRequest(run_id=run_id, after_sequence=last))
+    assert await watch.read() is grpc.aio.EOF
+    beyond = door.invoker.WatchRun(pb.WatchRunRequest(run_id=run_id, after_sequence=last + 1))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await beyond.read()
+    assert reason_of(caught.value) == "SEQUENCE_OUT_OF_RANGE"
+
+
+async def test_an_invoker_drops_history_by_its_setting(database_url: str) -> None:
+    async with open_ledger(database_url) as db:
+        await execute(db, "CREATE TABLE transcript_20200101 PARTITION OF transcript FOR VALUES FROM "
+                      "('2020-01-01') TO ('2020-01-02')")  # fmt: skip
+        left = "SELECT to_regclass('transcript_20200101') IS NOT NULL AS is_there"
+        for days, is_there in ((0, True), (1, False)):
+            async with invoker(database_url, history_days=days) as one:
+                # The first round begins with the Invoker; one that drops a day is followed by another.
+                rounds = one.parts.caretaker.retention.signal
+                await until(partial(_reached, rounds, 1 if is_there else 2))
+            assert (await fetch(db, left))[0]["is_there"] is is_there
+
+
+def _reached(signal: Signal, rounds: int) -> bool:
+    return signal.rounds >= rounds

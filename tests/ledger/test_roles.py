@@ -14,6 +14,7 @@ from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record, Requeue, Stored
 from holdfast.ledger.domain.commit import Charge
 from holdfast.ledger.due import fire
+from holdfast.ledger.partition import drop_history
 from holdfast.ledger.retry import retry
 from holdfast.ledger.run_list import RunFilter, list_runs
 from holdfast.ledger.sweep import sweep
@@ -62,6 +63,7 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
         await inspect.get(connection, "acme", first.run_id)
         await inspect.transcript(connection, "acme", first.run_id)
         await connection.fetchval("SELECT make_partitions(1)")
+        assert await drop_history(connection, 1) is None
     await sweep(db)
     await admitted(db, invocation(limits=Limits(deadline_ms=1)))
     assert (await fire(db)).moved.count == 1
@@ -123,6 +125,9 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         *((service, "SELECT grant_roles()") for service in SERVICES),
         ("checkpoint", "SELECT make_partitions(400)"),
         ("dispatcher", "SELECT make_partitions(400)"),
+        ("checkpoint", "SELECT drop_history(1)"),
+        ("dispatcher", "SELECT drop_history(1)"),
+        ("invoker", "DELETE FROM history_dropped"),
     ],
 )
 async def test_a_role_must_not(by_role: dict[str, Database], service: str, forbidden: str) -> None:

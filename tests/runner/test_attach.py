@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from holdfast.agent import App, Run
-from holdfast.runner import memory
+from holdfast.runner import memory, servicer
 from holdfast.v1.run_pb2 import RunStatus
 from holdfast.v1.runner_service_pb2 import (
     AttachCancel,
@@ -161,6 +161,31 @@ async def test_events_that_are_no_longer_kept_are_to_be_read_from_the_ledger(
         events, ended = await follower.until_gone()
     assert ended
     assert [event.WhichOneof("event") for event in events] == ["ended"]
+
+
+async def test_large_events_come_in_messages_that_arrive(platform: Platform, runner: Runner) -> None:
+    app = App("loud")
+    said, go_on = asyncio.Event(), asyncio.Event()
+
+    @app.agent("loud")
+    async def loud(run: Run) -> None:
+        for _ in range(15):
+            run.say("x" * 200_000)
+        said.set()
+        await go_on.wait()
+
+    run = platform.add("loud")
+    async with runner(app) as running, _attached(running.server.address) as follower:
+        platform.lease(run)
+        await said.wait()
+        await follower.subscribe(run.run_id, after=1)
+        sizes = []
+        while len(sizes) < 15:
+            response = await follower.read()
+            assert response.ByteSize() <= servicer.PAGE_BYTES
+            sizes += [event.said.text for event in response.events.events if event.HasField("said")]
+        go_on.set()
+        await follower.until_gone()
 
 
 async def test_a_run_is_cancelled_over_the_stream_within_a_tenth_of_a_second(

@@ -85,7 +85,7 @@ class CheckpointServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCheckpoints(self, request, context):
-        """Lists a run's checkpoints, in the order they were recorded.
+        """Lists a run's checkpoints, in the order they were recorded; none once they are no longer retained.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
         """

@@ -32,7 +32,7 @@ class CheckpointServiceStub:
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, LEDGER_UNAVAILABLE.
     """
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_checkpoint_service_pb2.ListCheckpointsRequest, _checkpoint_service_pb2.ListCheckpointsResponse]
-    """Lists a run's checkpoints, in the order they were recorded.
+    """Lists a run's checkpoints, in the order they were recorded; none once they are no longer retained.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
     """
@@ -78,7 +78,7 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _checkpoint_service_pb2.ListCheckpointsRequest,
         context: _aio.ServicerContext[_checkpoint_service_pb2.ListCheckpointsRequest, _abc.Awaitable[_checkpoint_service_pb2.ListCheckpointsResponse]],
     ) -> _abc.Awaitable[_checkpoint_service_pb2.ListCheckpointsResponse]:
-        """Lists a run's checkpoints, in the order they were recorded.
+        """Lists a run's checkpoints, in the order they were recorded; none once they are no longer retained.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
         """

@@ -85,7 +85,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_FENCED: _ErrorReason.ValueType  # 27
     """ABORTED: the lease belongs to another epoch; whoever holds this one must stop."""
     ERROR_REASON_SEQUENCE_OUT_OF_RANGE: _ErrorReason.ValueType  # 28
-    """OUT_OF_RANGE: the cursor is before what is retained, or beyond the end of the stream."""
+    """OUT_OF_RANGE: the cursor is beyond the end of the stream; one before what is retained gets a snapshot."""
     ERROR_REASON_LEDGER_UNAVAILABLE: _ErrorReason.ValueType  # 29
     """UNAVAILABLE: the ledger cannot be reached; nothing was changed or the outcome is unknown, and
     the call can be repeated with the same idempotency key.
@@ -169,7 +169,7 @@ ERROR_REASON_COMMIT_OUT_OF_ORDER: ErrorReason.ValueType  # 26
 ERROR_REASON_FENCED: ErrorReason.ValueType  # 27
 """ABORTED: the lease belongs to another epoch; whoever holds this one must stop."""
 ERROR_REASON_SEQUENCE_OUT_OF_RANGE: ErrorReason.ValueType  # 28
-"""OUT_OF_RANGE: the cursor is before what is retained, or beyond the end of the stream."""
+"""OUT_OF_RANGE: the cursor is beyond the end of the stream; one before what is retained gets a snapshot."""
 ERROR_REASON_LEDGER_UNAVAILABLE: ErrorReason.ValueType  # 29
 """UNAVAILABLE: the ledger cannot be reached; nothing was changed or the outcome is unknown, and
 the call can be repeated with the same idempotency key.

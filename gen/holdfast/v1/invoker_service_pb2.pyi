@@ -469,7 +469,7 @@ class ConverseResponse(_message.Message):
 
     @_builtins.property
     def snapshot(self) -> _transcript_pb2.Snapshot:
-        """Where to start when the events asked for are no longer retained."""
+        """What stands in place of events that are no longer retained."""
 
     def __init__(
         self,
@@ -568,7 +568,7 @@ class WatchRunResponse(_message.Message):
 
     @_builtins.property
     def snapshot(self) -> _transcript_pb2.Snapshot:
-        """Where to start when the events asked for are no longer retained."""
+        """What stands in place of events that are no longer retained."""
 
     def __init__(
         self,

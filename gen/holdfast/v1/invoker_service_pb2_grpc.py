@@ -118,6 +118,8 @@ class InvokerServiceServicer:
         decide; events come back as they happen. Several runs may follow each other on one stream,
         one at a time. The stream ends OK when the client closes its side and the last run has ended.
 
+        Cursors that are too old and clients that read too slowly are treated as in WatchRun.
+
         Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED,
         SEQUENCE_OUT_OF_RANGE, and those of Invoke.
         """
@@ -128,6 +130,10 @@ class InvokerServiceServicer:
     def WatchRun(self, request, context):
         """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
         is followed by what came after it.
+
+        A cursor older than what is retained is answered with a `snapshot`, and the stream goes on after it;
+        a cursor beyond the end is refused. A client that reads too slowly loses nothing: it is sent what was
+        committed meanwhile, and holds up neither the run nor others who follow it.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
         """
@@ -184,7 +190,8 @@ class InvokerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryRun(self, request, context):
-        """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps.
+        """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps; not once
+        those are no longer retained.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
         LEDGER_UNAVAILABLE.

@@ -35,12 +35,18 @@ class InvokerServiceStub:
     decide; events come back as they happen. Several runs may follow each other on one stream,
     one at a time. The stream ends OK when the client closes its side and the last run has ended.
 
+    Cursors that are too old and clients that read too slowly are treated as in WatchRun.
+
     Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED,
     SEQUENCE_OUT_OF_RANGE, and those of Invoke.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_invoker_service_pb2.WatchRunRequest, _invoker_service_pb2.WatchRunResponse]
     """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
     is followed by what came after it.
+
+    A cursor older than what is retained is answered with a `snapshot`, and the stream goes on after it;
+    a cursor beyond the end is refused. A client that reads too slowly loses nothing: it is sent what was
+    committed meanwhile, and holds up neither the run nor others who follow it.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
     """
@@ -73,7 +79,8 @@ class InvokerServiceStub:
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, NOT_YET_AVAILABLE.
     """
     RetryRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.RetryRunRequest, _invoker_service_pb2.RetryRunResponse]
-    """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps.
+    """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps; not once
+    those are no longer retained.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
     LEDGER_UNAVAILABLE.
@@ -118,6 +125,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         decide; events come back as they happen. Several runs may follow each other on one stream,
         one at a time. The stream ends OK when the client closes its side and the last run has ended.
 
+        Cursors that are too old and clients that read too slowly are treated as in WatchRun.
+
         Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED,
         SEQUENCE_OUT_OF_RANGE, and those of Invoke.
         """
@@ -130,6 +139,10 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_invoker_service_pb2.WatchRunResponse]:
         """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
         is followed by what came after it.
+
+        A cursor older than what is retained is answered with a `snapshot`, and the stream goes on after it;
+        a cursor beyond the end is refused. A client that reads too slowly loses nothing: it is sent what was
+        committed meanwhile, and holds up neither the run nor others who follow it.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
         """
@@ -198,7 +211,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoker_service_pb2.RetryRunRequest,
         context: _aio.ServicerContext[_invoker_service_pb2.RetryRunRequest, _abc.Awaitable[_invoker_service_pb2.RetryRunResponse]],
     ) -> _abc.Awaitable[_invoker_service_pb2.RetryRunResponse]:
-        """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps.
+        """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps; not once
+        those are no longer retained.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
         LEDGER_UNAVAILABLE.

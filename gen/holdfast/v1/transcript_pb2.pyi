@@ -827,7 +827,11 @@ Global___Rewound: _TypeAlias = Rewound  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):
-    """Where to start when the events before are no longer retained."""
+    """Stands in the place of every event up to `sequence`, because those after the cursor, or those that would
+    tell whether the cursor still holds, are no longer retained. Only history of runs that have ended is dropped.
+
+    A client that kept earlier events may go on showing them; they cannot be completed or checked any more.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -837,7 +841,7 @@ class Snapshot(_message.Message):
     """What follows continues after this sequence."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run as it stands."""
+        """The run as it stands, with its outcome."""
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
@@ -17,14 +18,20 @@ _OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),  # a replica that came back may have another address
     ("grpc.enable_retries", 0),  # we repeat ourselves, knowing which calls may be
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
 )
 
 
-def open_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
-    """Open a channel to `host:port`, several of them joined by commas, or a URI such as `unix:/path`."""
-    target = _target(address)
+def open_channel(
+    address: str | Sequence[str], credentials: grpc.ChannelCredentials | None = None
+) -> grpc.aio.Channel:
+    """Open a channel to `host:port`, to several of them (joined by commas, or as a sequence), or to a URI.
+
+    Several addresses are numeric; where they are names, let one name resolve to all of them.
+    """
+    target = _target(address if isinstance(address, str) else ",".join(address))
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=_OPTIONS)
     return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
@@ -38,6 +45,7 @@ def _target(address: str) -> str:
         raise ValueError("The address is empty: it must be host:port.")
     if len(several) == 1:
         return f"dns:///{several[0]}"
+    several = [part.replace("localhost:", "127.0.0.1:") for part in several]
     if all(_is_ipv4(part.rpartition(":")[0]) for part in several):
         return f"ipv4:{','.join(several)}"
     raise ValueError(f"Several addresses must be numeric (a.b.c.d:port), and {address!r} is not.")

@@ -8,7 +8,7 @@ async with Client("127.0.0.1:7401") as client:
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,7 +23,7 @@ from holdfast.client.link import Link
 from holdfast.client.number import OnDisconnect, RunStatus, Shape
 from holdfast.client.outbox import Outbox
 from holdfast.client.publish import groups, published_of
-from holdfast.client.retry import Retries
+from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
@@ -47,7 +47,8 @@ _RECONNECTS: Final = Retries(attempts=1000, longest_pause=2.0, patience=60.0)
 class Client:
     """Speaks to the Invoker at `address` and, for the outbox, to the `dispatcher`; a context manager.
 
-    Addresses are `host:port`, several joined by commas, or gRPC URIs. Every call is made for `tenant`. With
+    Addresses are `host:port`, several of them as a sequence or joined by commas, or gRPC URIs: calls and streams
+    go to those that live, in turn. Every call is made for `tenant`. With
     `credentials` the channels use TLS. Calls that may be repeated are, as `retries` says, and streams are
     joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. All failures
     are `HoldfastError`s.
@@ -55,11 +56,11 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         tenant: str = "default",
-        dispatcher: str | None = None,
-        checkpoint: str | None = None,
+        dispatcher: str | Sequence[str] | None = None,
+        checkpoint: str | Sequence[str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         retries: Retries = _RETRIES,
         reconnects: Retries = _RECONNECTS,
@@ -206,12 +207,15 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
-    def watch(self, run_id: str, after_sequence: int = 0, after_epoch: int = 0) -> Watch:
+    def watch(
+        self, run_id: str, after_sequence: int = 0, after_epoch: int = 0, *, on_lost: Lost | None = None
+    ) -> Watch:
         """Follow a run's events after a sequence, until it has ended.
 
         `after_epoch` is the `epoch` of the event at the cursor; without it the cursor is taken as committed.
+        `on_lost` is told why a connection broke, each time before it is made anew.
         """
-        return Watch(self._invoker, self._link, run_id, Cursor(after_sequence, after_epoch))
+        return Watch(self._invoker, self._link, run_id, Cursor(after_sequence, after_epoch), on_lost)
 
     def converse(
         self,
@@ -219,18 +223,28 @@ class Client:
         payload: Mapping[str, Any] | None = None,
         *,
         on_disconnect: OnDisconnect = OnDisconnect.UNSPECIFIED,
+        on_lost: Lost | None = None,
     ) -> Conversation:
-        """Start a run, by its intent and payload or a whole envelope, and follow it on a stream both ways."""
+        """Start a run, by its intent and payload or a whole envelope, and follow it on a stream both ways.
+
+        `on_lost` is told why a connection broke, each time before it is made anew.
+        """
         request = envelope(Invocation(intent, payload) if isinstance(intent, str) else intent)
         _ensure_key(request)
         start = invoker_service_pb2.ConverseStart(
             invocation=request, on_disconnect=run_pb2.OnDisconnect.ValueType(on_disconnect)
         )
         opening = invoker_service_pb2.ConverseRequest(start=start)
-        return Conversation(self._invoker, self._link, opening, Cursor())
+        return Conversation(self._invoker, self._link, opening, Cursor(), on_lost)
 
     def attach(
-        self, run_id: str = "", *, idempotency_key: str = "", after_sequence: int = 0, after_epoch: int = 0
+        self,
+        run_id: str = "",
+        *,
+        idempotency_key: str = "",
+        after_sequence: int = 0,
+        after_epoch: int = 0,
+        on_lost: Lost | None = None,
     ) -> Conversation:
         """Follow a run that exists, by its id or its key, on a stream both ways."""
         attach = invoker_service_pb2.ConverseAttach(
@@ -240,7 +254,7 @@ class Client:
             after_epoch=after_epoch,
         )
         opening = invoker_service_pb2.ConverseRequest(attach=attach)
-        return Conversation(self._invoker, self._link, opening, Cursor(after_sequence, after_epoch))
+        return Conversation(self._invoker, self._link, opening, Cursor(after_sequence, after_epoch), on_lost)
 
     async def cancel(self, run_id: str, reason: str = "") -> Run:
         """Ask a run to stop; returns it as it stands. Cancelling an ended run changes nothing."""

@@ -15,10 +15,10 @@ import grpc
 from holdfast.client.errors import HoldfastError, Unavailable
 from holdfast.client.event import Cursor, Started, Update
 from holdfast.client.link import Link
-from holdfast.client.retry import Repetition
+from holdfast.client.retry import Lost, Repetition
 from holdfast.client.run import Run
-from holdfast.client.watch import passing
 from holdfast.client.wire_run import run_of, update_of
+from holdfast.client.wire_status import error_of
 from holdfast.client.wire_value import value_of
 from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
 
@@ -37,6 +37,7 @@ class Conversation:
         link: Link,
         opening: invoker_service_pb2.ConverseRequest,
         cursor: Cursor,
+        lost: Lost | None = None,
     ) -> None:
         self.cursor = cursor
         self.run: Run | None = None
@@ -44,7 +45,7 @@ class Conversation:
         self._link = link
         self._opening = opening
         self._call: Any = None
-        self._repetition = Repetition(link.reconnects)
+        self._repetition = Repetition(link.reconnects, lost)
         self._closed = False
         self._connected = False
         self._known = 0  # so far the transcript reached when the stream began
@@ -100,7 +101,7 @@ class Conversation:
                 update = await self._read()
             except grpc.aio.AioRpcError as failure:
                 self._hang_up()
-                await self._repetition.pause(passing(failure))
+                await self._repetition.pause(error_of(failure))
                 continue
             except BaseException:
                 self._hang_up()

@@ -296,7 +296,7 @@ class Fenced(HoldfastError):
 
 
 class SequenceOutOfRange(HoldfastError):
-    """The cursor is before what is retained, or beyond the end of the stream."""
+    """The cursor is beyond the end of the stream."""
 
     code = "OUT_OF_RANGE"
     reason = "SEQUENCE_OUT_OF_RANGE"

@@ -42,7 +42,11 @@ class Rewound:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The events asked for are no longer kept: the run as it is, and what follows comes after `sequence`."""
+    """Events are no longer kept: the run as it is, in place of all up to `sequence`; what follows comes after.
+
+    Comes only for runs that ended long ago. Code that appends events and obeys `Rewound` may pass it over:
+    what it holds is then not whole.
+    """
 
     run: Run
     sequence: int

@@ -13,6 +13,9 @@ from holdfast.client.wire_status import error_of
 
 T = TypeVar("T")
 
+Lost = Callable[[HoldfastError], None]
+"""Is told why a stream broke, each time before it is joined again."""
+
 _PASSING = (Unavailable, QueueFull, RateLimited)
 
 
@@ -38,8 +41,9 @@ class Retries:
 class Repetition:
     """Counts the failures in a row of one call or stream, and waits between them."""
 
-    def __init__(self, retries: Retries) -> None:
+    def __init__(self, retries: Retries, lost: Lost | None = None) -> None:
         self._retries = retries
+        self._lost = lost
         self.forget()
 
     def forget(self) -> None:
@@ -55,6 +59,8 @@ class Repetition:
         exhausted = self._attempt >= self._retries.attempts or self._waited > self._retries.patience
         if exhausted or not isinstance(error, _PASSING):
             raise error
+        if self._lost is not None:
+            self._lost(error)
         await asyncio.sleep(pause)
 
 

@@ -5,10 +5,9 @@ from typing import Any, Self
 
 import grpc
 
-from holdfast.client.errors import HoldfastError, Unavailable, UnexpectedStatus
 from holdfast.client.event import Cursor, Update
 from holdfast.client.link import Link
-from holdfast.client.retry import Repetition
+from holdfast.client.retry import Lost, Repetition
 from holdfast.client.wire_run import update_of
 from holdfast.client.wire_status import error_of
 from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
@@ -23,14 +22,19 @@ class Watch:
     """
 
     def __init__(
-        self, stub: invoker_service_pb2_grpc.InvokerServiceStub, link: Link, run_id: str, cursor: Cursor
+        self,
+        stub: invoker_service_pb2_grpc.InvokerServiceStub,
+        link: Link,
+        run_id: str,
+        cursor: Cursor,
+        lost: Lost | None = None,
     ) -> None:
         self.cursor = cursor
         self._stub = stub
         self._link = link
         self._run_id = run_id
         self._call: Any = None
-        self._repetition = Repetition(link.reconnects)
+        self._repetition = Repetition(link.reconnects, lost)
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -58,7 +62,7 @@ class Watch:
                 self._hang_up()
                 if self.cursor.ended:
                     break  # nothing was missing but the farewell
-                await self._repetition.pause(passing(failure))
+                await self._repetition.pause(error_of(failure))
                 continue
             except BaseException:
                 self._hang_up()
@@ -89,11 +93,3 @@ class Watch:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-
-
-def passing(failure: grpc.aio.AioRpcError) -> HoldfastError:
-    """Return the error of a broken stream; one the server cut without a word counts as unavailable."""
-    error = error_of(failure)
-    if isinstance(error, UnexpectedStatus) and failure.code() is grpc.StatusCode.CANCELLED:
-        return Unavailable("The server ended the stream.", code=error.code)
-    return error

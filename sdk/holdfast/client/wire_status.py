@@ -6,7 +6,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from holdfast.client.errors import BY_CODE, BY_REASON, HoldfastError, UnexpectedStatus, Violation
+from holdfast.client.errors import BY_CODE, BY_REASON, HoldfastError, Unavailable, UnexpectedStatus, Violation
 
 DOMAIN: Final = "holdfast.dev"
 _DETAILS: Final = "grpc-status-details-bin"
@@ -19,6 +19,8 @@ def error_of(failure: grpc.aio.AioRpcError) -> HoldfastError:
     info, violations, retry_after, quota = _details(status) if status is not None else (None, (), None, None)
     reason = info.reason if info is not None and info.domain == DOMAIN else ""
     kind = BY_REASON.get(reason) or BY_CODE.get(code, UnexpectedStatus)
+    if kind is UnexpectedStatus and failure.code() is grpc.StatusCode.CANCELLED:
+        kind = Unavailable  # not by us, or this were no error: the server was too busy, or ended
     return kind(
         failure.details() or f"The call failed with {code}.",
         code=code,

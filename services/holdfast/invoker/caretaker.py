@@ -1,4 +1,4 @@
-"""What the clock brings about: sessions kept alive or let go, deadlines, delays, cancels not yet heard."""
+"""What the clock brings about: sessions kept or let go, deadlines, delays, cancels not yet heard, old history."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import due
 from holdfast.ledger import session as ledger_session
-from holdfast.ledger.partition import make_partitions
+from holdfast.ledger.partition import drop_history, make_partitions
 from holdfast.ledger.position import cancels_asked
 from holdfast.ledger.sweep import sweep
 
@@ -38,10 +38,12 @@ class Caretaker:
         beat = settings.heartbeat_interval / 2
         self._sweeper = Loop("sweep", self.sweep, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS)
         self.heartbeats = Loop("heartbeat", self.heartbeat, interval=beat, max_backoff=min(beat, 1.0))
+        self.retention = Loop("retention", self.retain, interval=HOUSEKEEPING_SECONDS)
         self.loops = [
             self._sweeper,
             Loop("due", self.fire, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS),
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
+            self.retention,
         ]
 
     async def stream_broken(self, session_id: UUID) -> None:
@@ -109,3 +111,14 @@ class Caretaker:
         async with self._db.connection() as connection:
             await make_partitions(connection, PARTITIONS_AHEAD)
         return 0
+
+    async def retain(self) -> int:
+        """Drop a day of history that is older than what is kept; 0 once there is none that can be dropped."""
+        if not self._settings.history_days:
+            return 0
+        async with self._db.connection() as connection:
+            day = await drop_history(connection, self._settings.history_days)
+        if day is None:
+            return 0
+        _log.info("history dropped", day=day.isoformat())
+        return 1

@@ -99,6 +99,9 @@ class Conversation:
                 if isinstance(update, transcript_pb2.Rewound):
                     yield pb.ConverseResponse(rewound=update)
                     continue
+                if isinstance(update, transcript_pb2.Snapshot):
+                    yield pb.ConverseResponse(snapshot=update)
+                    continue
                 if update[-1].HasField("ended"):
                     self._followed.clear()  # what the client says to this is about the next run
                 for event in update:

@@ -51,7 +51,8 @@ class Followers:
         """Yield what happens in a run after a sequence, until it has ended.
 
         `epoch` is that of the event at `sequence`, if the caller saw it live; 0 takes it as committed.
-        Raises RunNotFound, SequenceOutOfRange for a cursor beyond the end, and ShuttingDown.
+        Events that are no longer kept come as one Snapshot in their place. Raises RunNotFound,
+        SequenceOutOfRange for a cursor beyond the end, and ShuttingDown.
         """
         follower = Follower(
             self._db, self._live, tenant=tenant, run_id=run_id, sequence=sequence, epoch=epoch

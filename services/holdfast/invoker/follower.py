@@ -1,11 +1,16 @@
 """One stream that follows one run sees its transcript once, in order, whoever produces it and whoever dies.
 
     reading (ledger) ──▶ waiting (no runner) ──hint | poll──▶ reading
-           │  ──────────▶ live (runner) ──gone | lost | behind | moved──▶ reading
+           │  ──────────▶ live (runner) ──gone | lost | behind | moved | too slow──▶ reading
+           │  ──history dropped──▶ snapshot ──▶ reading after it
            └──ended──▶ done
 
 What was seen live and never committed dies with its runner. The cursor therefore has an epoch: when the
 run's lease has changed, the follower is rewound to the last committed event of its own epoch or before.
+Where the ledger no longer has the events after the cursor, or those that would tell whether the cursor holds,
+the follower is given a snapshot of the run in their place.
+
+Whoever reads slowly holds at most one page of the ledger here and what a feed may hold, and no connection.
 """
 
 import asyncio
@@ -16,7 +21,7 @@ from contextlib import aclosing
 from typing import Final
 
 from holdfast.invoker.live import Live
-from holdfast.invoker.view import row_events
+from holdfast.invoker.view import row_events, run_message
 from holdfast.kit.db import Database
 from holdfast.kit.errors import RunNotFound, SequenceOutOfRange, ShuttingDown
 from holdfast.ledger import inspect
@@ -28,8 +33,8 @@ PAGE_ROWS: Final = 32
 FIRST_PAUSE: Final = 0.005
 LONGEST_PAUSE: Final = 1.0
 
-Update = transcript_pb2.Rewound | list[transcript_pb2.RunEvent]
-"""What a follower is told: that events no longer hold, or the next ones."""
+Update = transcript_pb2.Rewound | transcript_pb2.Snapshot | list[transcript_pb2.RunEvent]
+"""What a follower is told: that events no longer hold, what stands in place of others, or the next ones."""
 
 
 class Follower:
@@ -75,11 +80,11 @@ class Follower:
         self._trust_cursor(position)
         misses = 0
         while True:
-            rewound = await self._rewound(position)
-            if rewound is not None:
-                yield rewound
-            async for events in self._read(position):
-                yield events
+            corrected = await self._corrected(position)
+            if corrected is not None:
+                yield corrected
+            async for update in self._read(position):
+                yield update
             if self._ended or (position.status in ENDED and position.last_sequence == self._sequence):
                 return
             if position.status in LEASED and position.address:
@@ -121,20 +126,24 @@ class Follower:
         self._committed = position.last_sequence
         self._epoch = position.epoch
 
-    async def _rewound(self, position: Position) -> transcript_pb2.Rewound | None:
-        """Step back from what died with its runner, if anything did."""
+    async def _corrected(self, position: Position) -> transcript_pb2.Rewound | transcript_pb2.Snapshot | None:
+        """Step back from what died with its runner, if anything did, or over what nobody can tell any more."""
         alive = position.status in LEASED and position.epoch == self._epoch
         if self._sequence <= self._committed or alive:
             return None
-        kept = await self._kept()
+        kept = await self._kept(position.last_sequence)
+        if kept is None:
+            return await self._snapshot(position.last_sequence)
         self._committed = kept
         if kept == self._sequence:
             return None
         self._sequence = kept
         return transcript_pb2.Rewound(run_id=str(self.run_id), to_sequence=kept)
 
-    async def _kept(self) -> int:
-        """Find the last committed event that was seen as it was committed.
+    async def _kept(self, last_sequence: int) -> int | None:
+        """Find the last committed event that was seen as it was committed; None if that is no longer known.
+
+        `last_sequence` was committed before this is called.
 
         Epochs never fall along a transcript, and one epoch gives a sequence to one event: a committed event
         of the cursor's epoch or before is the one that was seen.
@@ -145,21 +154,39 @@ class Follower:
         if last and last[0].epoch <= self._epoch:
             return self._sequence
         kept = self._committed
-        while events := await self._page(kept):
+        events = await self._page(kept)
+        if kept < last_sequence and (not events or events[0].sequence > kept + 1):
+            return None
+        while events:
             for event in events:
                 if event.sequence > self._sequence or event.epoch > self._epoch:
                     return kept
                 kept = event.sequence
+            events = await self._page(kept)
         return kept
 
-    async def _read(self, position: Position) -> AsyncIterator[list[transcript_pb2.RunEvent]]:
+    async def _read(
+        self, position: Position
+    ) -> AsyncIterator[transcript_pb2.Snapshot | list[transcript_pb2.RunEvent]]:
         """Yield what is committed after the cursor."""
         if position.last_sequence <= self._sequence:
             return
         while events := await self._page(self._sequence):
+            if events[0].sequence > self._sequence + 1:
+                yield await self._snapshot(events[0].sequence - 1)
             self._advance(events[-1])
             self._committed = self._sequence
             yield events
+        if self._sequence < position.last_sequence:  # it was committed, and it is not there
+            yield await self._snapshot(position.last_sequence)
+
+    async def _snapshot(self, sequence: int) -> transcript_pb2.Snapshot:
+        """Go on after a sequence, with the run itself in place of the events up to there."""
+        async with self._db.connection() as connection:
+            view = await inspect.get(connection, self._tenant, self.run_id)
+        self._sequence = self._committed = sequence
+        self._ended = False
+        return transcript_pb2.Snapshot(run=run_message(view), sequence=sequence)
 
     async def _page(self, after: int, rows: int = PAGE_ROWS) -> list[transcript_pb2.RunEvent]:
         async with self._db.connection() as connection:

@@ -2,6 +2,9 @@
 
 following ──events──▶ following
 │ ──gone | behind | lost | slow──▶ ended (the ledger knows the rest; the follower starts again)
+
+What a follower has not read yet is bounded for each, and for all of them together: beyond that the one that
+holds most loses it. Nothing is lost to its client, who then gets it from the ledger or from the runner anew.
 """
 
 import asyncio
@@ -17,7 +20,8 @@ from holdfast.kit.telemetry.logs import logger
 from holdfast.v1 import runner_service_pb2, runner_service_pb2_grpc
 
 MAX_BUFFERED_EVENTS: Final = 2_000
-MAX_BUFFERED_BYTES: Final = 4 * 1024 * 1024
+MAX_BUFFERED_BYTES: Final = 1024 * 1024
+MAX_BYTES_TOGETHER: Final = 64 * 1024 * 1024
 IDLE_SECONDS: Final = 30.0
 
 _log = logger("invoker")
@@ -25,29 +29,62 @@ _log = logger("invoker")
 Attach = runner_service_pb2.AttachRequest
 
 
+class Room:
+    """What all feeds of this Invoker hold together, in bytes."""
+
+    def __init__(self, most: int = MAX_BYTES_TOGETHER) -> None:
+        self.held = 0
+        self._most = most
+        self._holding: dict[Feed, int] = {}
+
+    def hold(self, feed: "Feed", size: int) -> None:
+        """Note how much a feed holds now; who holds most gives way if that is too much for all."""
+        self.held += size - self._holding.pop(feed, 0)
+        if size:
+            self._holding[feed] = size
+        while self.held > self._most:
+            max(self._holding, key=self._holding.__getitem__).drop()
+
+
 class Feed:
     """What a runner says of one run, to one follower; a slow follower loses its place, not its run."""
 
-    def __init__(self, run_id: str, leave: Callable[["Feed"], None]) -> None:
+    def __init__(self, run_id: str, room: Room, leave: Callable[["Feed"], None]) -> None:
         self.run_id = run_id
+        self._room = room
         self._leave = leave
-        self._messages: deque[runner_service_pb2.AttachResponse] = deque()
+        self._messages: deque[tuple[runner_service_pb2.AttachResponse, int]] = deque()
         self._events = 0
         self._bytes = 0
+        self._last = (0, 0)  # epoch and sequence of the last event taken
         self._changed = asyncio.Event()
         self._ended = False
 
-    def put(self, message: runner_service_pb2.AttachResponse) -> None:
-        """Take a message for the follower, or end the feed if it is too far behind."""
+    def put(self, message: runner_service_pb2.AttachResponse, size: int) -> None:
+        """Take a message of so many bytes for the follower, or end the feed if it is too far behind."""
         if self._ended:
             return
-        self._messages.append(message)
-        self._events += len(message.events.events)
-        self._bytes += message.ByteSize()
+        events = message.events.events
+        if events:
+            last = (message.epoch, events[-1].sequence)
+            if last[0] == self._last[0] and last[1] <= self._last[1]:
+                return  # for another, who follows from further back
+            self._last = last
+        self._messages.append((message, size))
+        self._events += len(events)
+        self._bytes += size
         full = self._events > MAX_BUFFERED_EVENTS or self._bytes > MAX_BUFFERED_BYTES
-        if full or message.WhichOneof("message") != "events":
+        if full or not events:
             self.end()
         self._changed.set()
+        self._room.hold(self, self._bytes)
+
+    def drop(self) -> None:
+        """Let go of what the follower has not read, and end."""
+        self._messages.clear()
+        self._events = self._bytes = 0
+        self._room.hold(self, 0)
+        self.end()
 
     def end(self) -> None:
         """Say no more after what is there. Repeatable."""
@@ -62,9 +99,10 @@ class Feed:
         """Yield messages until the feed ends."""
         while True:
             while self._messages:
-                message = self._messages.popleft()
+                message, size = self._messages.popleft()
                 self._events -= len(message.events.events)
-                self._bytes -= message.ByteSize()
+                self._bytes -= size
+                self._room.hold(self, self._bytes)
                 yield message
             if self._ended:
                 return
@@ -75,8 +113,9 @@ class Feed:
 class RunnerLink:
     """One Attach stream to one runner, opened when someone follows, closed when long nobody does."""
 
-    def __init__(self, address: str, forget: Callable[["RunnerLink"], None]) -> None:
+    def __init__(self, address: str, room: Room, forget: Callable[["RunnerLink"], None]) -> None:
         self.address = address
+        self._room = room
         self._forget = forget
         self._feeds: dict[str, list[Feed]] = {}
         self._requests: asyncio.Queue[Attach] = asyncio.Queue()
@@ -85,7 +124,7 @@ class RunnerLink:
 
     def follow(self, run_id: str, after_sequence: int) -> Feed:
         """Follow a run from after a sequence."""
-        feed = Feed(run_id, self._leave)
+        feed = Feed(run_id, self._room, self._leave)
         self._feeds.setdefault(run_id, []).append(feed)
         subscribe = runner_service_pb2.AttachSubscribe(after_sequence=after_sequence)
         self._requests.put_nowait(Attach(run_id=run_id, subscribe=subscribe))
@@ -103,7 +142,7 @@ class RunnerLink:
         await asyncio.gather(self._task, return_exceptions=True)
 
     def _leave(self, feed: Feed) -> None:
-        feed.end()
+        feed.drop()
         feeds = self._feeds.get(feed.run_id)
         if feeds is None or feed not in feeds:
             return
@@ -119,8 +158,9 @@ class RunnerLink:
                 stub = runner_service_pb2_grpc.RunnerServiceStub(opened)
                 async with streaming(stub.Attach(self._outgoing())) as responses:
                     async for message in responses:
+                        size = message.ByteSize()
                         for feed in tuple(self._feeds.get(message.run_id, ())):
-                            feed.put(message)
+                            feed.put(message, size)
         except grpc.aio.AioRpcError as error:
             _log.info("runner link lost", address=self.address, code=error.code().name)
         except Exception as error:  # noqa: BLE001 - an address that is none, a message that cannot be read
@@ -148,13 +188,14 @@ class Live:
     """All links of this Invoker, by the runner's address."""
 
     def __init__(self) -> None:
+        self.room = Room()
         self._links: dict[str, RunnerLink] = {}
 
     def runner(self, address: str) -> RunnerLink:
         """Return the link to a runner."""
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = RunnerLink(address, self._forget)
+            link = self._links[address] = RunnerLink(address, self.room, self._forget)
         return link
 
     async def close(self) -> None:

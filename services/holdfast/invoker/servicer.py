@@ -108,6 +108,8 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
             async for update in updates:
                 if isinstance(update, transcript_pb2.Rewound):
                     yield pb.WatchRunResponse(rewound=update)
+                elif isinstance(update, transcript_pb2.Snapshot):
+                    yield pb.WatchRunResponse(snapshot=update)
                 else:
                     for event in update:
                         yield pb.WatchRunResponse(event=event)

@@ -21,6 +21,11 @@ class InvokerSettings:
         5, help="leases after which a failing run is set aside", minimum=1, maximum=1000
     )
     queue_unknown_intents: bool = setting(False, help="queue runs for intents no runner has served yet")
+    history_days: int = setting(
+        30,
+        help="days for which transcripts and recorded steps are kept after acceptance; 0: for ever",
+        minimum=0,
+    )
     drain_grace: float = setting(5.0, help="how long open calls may take at shutdown", minimum=0)
 
     def __post_init__(self) -> None:

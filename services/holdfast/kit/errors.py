@@ -313,7 +313,7 @@ class Fenced(Fault):
 
 
 class SequenceOutOfRange(Fault):
-    """The cursor is before what is retained, or beyond the end of the stream."""
+    """The cursor is beyond the end of the stream."""
 
     status = Status.OUT_OF_RANGE
     reason = "SEQUENCE_OUT_OF_RANGE"

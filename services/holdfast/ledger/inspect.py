@@ -30,14 +30,26 @@ _OUTCOMES: Final = """
 SELECT run_id, status, result, failure, exhausted FROM run_outcome WHERE run_id = ANY($1::uuid[])
 """
 
-# The row that holds the sequence after the cursor may have begun before it.
+PAGE_BYTES: Final = 256 * 1024
+"""A page of a transcript ends before it grows over this, but has at least one row."""
+
+# The row that holds the sequence after the cursor may have begun before it. octet_length knows a stored value's
+# size without fetching it.
 _TRANSCRIPT: Final = """
-SELECT t.first_sequence, t.last_sequence, t.events, t.note, t.create_time
-FROM run_state s JOIN transcript t ON t.run_id = s.run_id AND t.day = s.day
-WHERE s.run_id = $1 AND s.tenant = $2 AND t.last_sequence > $3 AND t.first_sequence >= coalesce((
-    SELECT max(b.first_sequence) FROM transcript b
-    WHERE b.run_id = s.run_id AND b.day = s.day AND b.first_sequence <= $3 + 1), 0)
-ORDER BY t.first_sequence LIMIT $4
+SELECT first_sequence, last_sequence, events, note, create_time
+FROM (
+    SELECT *, sum(octet_length(events)) OVER (ORDER BY first_sequence) AS bytes,
+           row_number() OVER (ORDER BY first_sequence) AS ordinal
+    FROM (
+        SELECT t.first_sequence, t.last_sequence, t.events, t.note, t.create_time
+        FROM run_state s JOIN transcript t ON t.run_id = s.run_id AND t.day = s.day
+        WHERE s.run_id = $1 AND s.tenant = $2 AND t.last_sequence > $3 AND t.first_sequence >= coalesce((
+            SELECT max(b.first_sequence) FROM transcript b
+            WHERE b.run_id = s.run_id AND b.day = s.day AND b.first_sequence <= $3 + 1), 0)
+        ORDER BY t.first_sequence LIMIT $4) next
+) sized
+WHERE ordinal = 1 OR coalesce(bytes, 0) <= $5
+ORDER BY first_sequence
 """
 
 _EXISTS: Final = "SELECT EXISTS (SELECT FROM run_state WHERE run_id = $1 AND tenant = $2)"
@@ -80,11 +92,12 @@ async def outcomes(connection: Connection, run_ids: Sequence[UUID]) -> dict[UUID
 async def transcript(
     connection: Connection, tenant: str, run_id: UUID, *, after_sequence: int = 0, limit: int = 100
 ) -> list[TranscriptRow]:
-    """Read what was committed of a run's stream after a sequence, in order, at most `limit` rows.
+    """Read what was committed of a run's stream after a sequence, in order.
 
-    The first row may begin at or before the cursor. Raises `RunNotFound`.
+    At most `limit` rows, or fewer if they are large; at least one if there is any. The first row may begin at
+    or before the cursor. Raises `RunNotFound`.
     """
-    rows = await connection.fetch(_TRANSCRIPT, run_id, tenant, after_sequence, limit)
+    rows = await connection.fetch(_TRANSCRIPT, run_id, tenant, after_sequence, limit, PAGE_BYTES)
     if not rows and not await connection.fetchval(_EXISTS, run_id, tenant):
         raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
     return [

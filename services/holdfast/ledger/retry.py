@@ -38,6 +38,12 @@ SELECT s.run_id, s.tenant, s.pool, s.rank, s.seq, s.ordering_key, s.status, s.de
 FROM run_state s WHERE s.run_id = $1 AND s.tenant = $2 FOR UPDATE OF s
 """
 
+# Held until the restart is committed, so that what it goes on from is not dropped meanwhile.
+_KEEP_HISTORY: Final = "LOCK TABLE ONLY transcript IN ROW EXCLUSIVE MODE"
+_HISTORY_DROPPED: Final = """
+SELECT EXISTS (SELECT FROM history_dropped WHERE day = (SELECT day FROM run_state WHERE run_id = $1))
+"""
+
 _RESTART: Final = """
 WITH restarted AS (
     UPDATE run_state
@@ -70,8 +76,9 @@ async def retry(db: Database, tenant: str, run_id: UUID, limits: Limits | None =
 
     The deadline counts from now; limits at 0 stay. Of its ordering key it takes its old place among those
     that wait. Not repeatable: a second call finds the run queued and raises `RunNotRetryable`, as for a
-    run that succeeded, or that ended at a limit which the new budget does not lift. Raises `RunNotFound`,
-    `QueueFull`. Locks the tenant, then the run.
+    run that succeeded, that ended at a limit which the new budget does not lift, or whose recorded steps are
+    no longer kept. Raises `RunNotFound`, `QueueFull`. Locks the tenant, then the run, then history against
+    being dropped.
     """
 
     async def once() -> Moved:
@@ -89,6 +96,12 @@ async def _retry(connection: Connection, tenant: str, run_id: UUID, asked: Limit
     run = _ended(row)
     limits = asked.over(run.limits)
     _refuse_unless_retryable(run, limits)
+    await connection.execute(_KEEP_HISTORY)
+    if await connection.fetchval(_HISTORY_DROPPED, run_id):
+        raise RunNotRetryable(
+            "The run's recorded steps are no longer kept; without them they would be executed again.",
+            facts={"run_id": str(run_id), "status": run.status.name},
+        )
     where = Door(Room(**dict(room))).enter(ordering_key="", delayed=False, to_runner=False)
     if where is Where.REFUSED:
         raise QueueFull("The tenant's queue is full.", retry_after=1.0, quota="max_queued")

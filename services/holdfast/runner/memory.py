@@ -44,12 +44,22 @@ class RunMemory:
         if self.listeners:
             self._tell()
 
-    def after(self, sequence: int, limit: int) -> list[RunEvent] | None:
-        """Return up to `limit` events after a sequence, or None if some of them are no longer kept."""
+    def after(self, sequence: int, limit: int, limit_bytes: int) -> list[RunEvent] | None:
+        """Return events after a sequence, or None if some of them are no longer kept.
+
+        At most `limit`, and of `limit_bytes` together; but one at least if there is any.
+        """
         start = sequence + 1 - self.first
         if start < 0:
             return None
-        return self._events[start : start + limit]
+        stop = min(start + limit, len(self._events))
+        size = 0
+        for place in range(start, stop):
+            size += self._sizes[place]
+            if size > limit_bytes and place > start:
+                stop = place
+                break
+        return self._events[start:stop]
 
     def leave(self, *, ended: bool) -> None:
         """Say that the run is no longer here; `ended` if its end was acknowledged."""

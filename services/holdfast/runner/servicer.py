@@ -21,7 +21,9 @@ from holdfast.v1.runner_service_pb2_grpc import RunnerServiceServicer as Contrac
 from holdfast.v1.transcript_pb2 import EventBatch
 
 PAGE: Final = 256
-"""Events in one message."""
+"""Events in one message, at most."""
+PAGE_BYTES: Final = 256 * 1024
+"""Their bytes together, unless one event alone is larger: a message must stay well below 4 MiB."""
 PATIENCE: Final = 0.3
 """Seconds a follower waits for a run whose assignment may still be on its way."""
 MAX_GRACE_MS: Final = 24 * 3600 * 1000
@@ -174,7 +176,7 @@ class _Followed:
     def _next(self, run_id: str, cursor: _Cursor) -> AttachResponse | None:
         """Return the next message about a run, and see to it that the one after comes too."""
         memory = cursor.memory
-        events = memory.after(cursor.sequence, PAGE)
+        events = memory.after(cursor.sequence, PAGE, PAGE_BYTES)
         if events is None:
             behind = AttachBehind(first_sequence=memory.first, committed_sequence=memory.committed)
             self._leave(run_id)

@@ -18,11 +18,15 @@ from holdfast.kit.telemetry.logs import logger
 _log: Final = logger("server")
 _HEALTH: Final = "grpc.health.v1.Health"
 
+KEEPALIVE: Final = 30.0
+"""Seconds after which a silent connection is asked whether it lives; a third of that later it is given up."""
+
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     *MESSAGE_OPTIONS,
     ("grpc.so_reuseport", 0),  # else a second server shares the port, silently
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC cancels calls at random beyond 1,000 that no handler has taken yet: fewer than come back after an outage.
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 60_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -55,6 +59,7 @@ class Server:
         allow_insecure_bind: bool = False,
         max_connection_age: float | None = None,
         max_connection_age_grace: float = 30.0,
+        keepalive: float = KEEPALIVE,
     ) -> None:
         """Make a server for `address` (`host:port`, port 0 for any free one, or `unix:/path`).
 
@@ -66,7 +71,11 @@ class Server:
         self.health = health.aio.HealthServicer()
         self._registrations = registrations
         self._allow_insecure_bind = allow_insecure_bind
-        options = [*_OPTIONS]
+        options = [
+            *_OPTIONS,
+            ("grpc.keepalive_time_ms", round(keepalive * 1000)),
+            ("grpc.keepalive_timeout_ms", round(keepalive * 1000 / 3)),
+        ]
         if max_connection_age is not None:
             options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
             options.append(("grpc.max_connection_age_grace_ms", round(max_connection_age_grace * 1000)))
