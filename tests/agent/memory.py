@@ -11,7 +11,7 @@ from holdfast.agent.engine.journal import Answer, Committed, Refused
 from holdfast.agent.execution import Execution, Left
 from holdfast.agent.wire.invocation import History, Invocation
 from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
-from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse, SessionRead
 from holdfast.v1.run_pb2 import Outcome
 from holdfast.v1.transcript_pb2 import RunEvent
 
@@ -37,6 +37,8 @@ class Memory:
         self.epoch = 0
         self.refuse: Callable[[Commit], Answer | None] = lambda _: None
         self.hold = False
+        self.session: tuple[bytes, int] | None = None
+        """What the run finds in its session; None without one."""
         self._held: list[Callable[[], None]] = []
 
     # -- the journal ---------------------------------------------------------------------------------------
@@ -140,7 +142,8 @@ class Memory:
             last_sequence=self.last_sequence,
             spent=self.spent,
         )
-        history = History([LoadRunResponse(steps=self.records, emitted=emitted)])
+        session = self.session and SessionRead(state=self.session[0], version=self.session[1])
+        history = History([LoadRunResponse(steps=self.records, emitted=emitted, session=session)])
         return Execution(
             app.agents[self.intent], invocation, history, self, endpoint=app.endpoint, reached=reached
         )

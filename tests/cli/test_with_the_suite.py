@@ -39,6 +39,7 @@ async def greet(run: Run, payload: dict[str, Any]) -> str:
         run.send(payload["tell"], {"greeted": name})
     if "think" in payload:
         await run.step(think, payload["think"])
+    run.session["greeted"] = [*run.session.get("greeted", []), name]
     return f"greeted {name}"
 """
 
@@ -125,6 +126,27 @@ async def test_ctrl_c_cancels_a_conversation_and_retry_takes_it_up_again(termina
     again = await terminal.type("runs", "watch", run["run_id"], "--after", str(run["last_sequence"]))
     assert again.code == 0, again.err
     assert '"greeted ADA"' in again.out
+
+
+async def test_a_conversation_is_shown_and_forgotten(terminal: Terminal) -> None:
+    for name in ("Ada", "Bob"):
+        told = await terminal.type(
+            "invoke", "greet", "-d", json.dumps({"name": name}), "--session", "s", "--watch"
+        )
+        assert told.code == 0, told.err
+    shown = await terminal.type("sessions", "get", "s", "-o", "json")
+    assert (shown.json[0]["state"], shown.json[0]["version"]) == ({"greeted": ["ADA", "BOB"]}, 2)
+    read = await terminal.type("sessions", "get", "s")
+    assert '"BOB"' in read.out
+    runs = (await terminal.type("sessions", "runs", "s", "-o", "json")).json
+    assert [run["session_id"] for run in runs] == ["s", "s"]
+    assert runs[0]["run_id"] == shown.json[0]["run_id"]
+    assert "s" in (await terminal.type("sessions", "delete", "s")).out
+    gone = await terminal.type("sessions", "get", "s")
+    assert (gone.code, gone.err.split(":")[1].strip()) == (3, "SESSION_NOT_FOUND")
+    both = await terminal.type("invoke", "greet", "--session", "s", "--ordering-key", "k")
+    assert both.code == 3
+    assert "ordering_key" in both.err
 
 
 async def test_refusals_of_the_services_are_sentences(terminal: Terminal) -> None:

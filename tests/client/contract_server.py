@@ -71,6 +71,12 @@ class ScriptedInvoker(invoker_service_pb2_grpc.InvokerServiceServicer):
     async def RetryRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._answer("RetryRun", request, context)
 
+    async def GetSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._answer("GetSession", request, context)
+
+    async def DeleteSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._answer("DeleteSession", request, context)
+
     async def InterruptRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._answer("InterruptRun", request, context)
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +133,26 @@ async def poison(run: Run, todo: dict[str, Any]) -> str:
 
     note("started", run.id, attempt=run.attempt)
     return await run.step(swallow)
+
+
+@dataclass
+class Talk:
+    """What the runs of a conversation know of each other."""
+
+    heard: list[str] = field(default_factory=list)
+
+
+@app.agent("crash.chat", session=Talk)
+async def chat(run: Run) -> list[str]:
+    """Hear who has spoken before, and be heard by those who come."""
+
+    async def change(heard: list[str]) -> Change:
+        return await _execute(f"{run.id}/{heard[-1] if heard else 'first'}", run.attempt, 0.02)
+
+    note("started", run.id, attempt=run.attempt)
+    for _ in range(2):
+        await run.step(change, run.session.heard)
+    run.session.heard.append(run.id)
+    await run.step(change, run.session.heard)
+    note("ended", run.id, attempt=run.attempt)
+    return list(run.session.heard)

@@ -108,6 +108,13 @@ async def test_branches_add_up(guide: Guide) -> None:
 
 
 @on_the_modules_loop
+async def test_a_conversation_remembers(guide: Guide) -> None:
+    asked = [await guide.client.invoke("chat", {"question": f"o-{n}"}, session_id="s-1") for n in range(1, 4)]
+    answers = [await each.result(patience=30) for each in asked]
+    assert answers == ["question 1: o-1", "question 2: o-1, o-2", "question 3: o-1, o-2, o-3"]
+
+
+@on_the_modules_loop
 async def test_a_model_calls_tools_and_reads_why_a_call_was_none(guide: Guide) -> None:
     answer = await _result(guide, "answer", {"question": "what did Ada pay?"})
     assert answer.startswith("First: this call is not possible: ")

@@ -93,6 +93,7 @@ MALFORMED: list[tuple[str, dict[str, Any]]] = [
     ("shape", {"shape": -1}),
     ("ordering_key", {"ordering_key": LONG}),
     ("ordering_key", {"ordering_key": "\0"}),
+    ("ordering_key", {"ordering_key": "\x01s"}),
     ("priority", {"priority": -1}),
     ("priority", {"priority": 10}),
     ("priority", {"priority": 2**31 - 1}),

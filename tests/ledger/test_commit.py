@@ -309,7 +309,7 @@ async def test_the_role_of_the_service_may_do_all_of_this_and_not_admit(database
             )
             assert all(isinstance(result, Stored) for result in results)
             assert [page async for page in history.load_steps(db, stays.run_id, stays.epoch)]
-            await history.emitted(db, stays.run_id, stays.epoch)
+            await history.beginning(db, stays.run_id, stays.epoch)
             await history.list_steps(db, "default", stays.run_id, after_position=0, limit=9)
             for forbidden in (
                 "SELECT envelope FROM run",

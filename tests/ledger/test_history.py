@@ -55,25 +55,25 @@ async def test_a_run_without_steps_has_one_empty_page(db: Database, floor: Floor
     (run,) = await floor.lease()
     pages = [page async for page in history.load_steps(db, run.run_id, run.epoch)]
     assert [(page.steps, page.more) for page in pages] == [([], False)]
-    assert await history.emitted(db, run.run_id, run.epoch) == {}
+    assert (await history.beginning(db, run.run_id, run.epoch)).emitted == {}
 
 
 async def test_what_each_scope_emitted_is_the_sum_of_what_its_commits_say(db: Database, floor: Floor) -> None:
     (run,) = await floor.lease()
     for number, counts in enumerate(['{"": 2, "map.1": 1}', None, '{"map.1": 4}'], 1):
         await commit_group(db, [commit(run, number, events=1, first=number + 1, emitted=counts)])
-    assert await history.emitted(db, run.run_id, run.epoch) == {"": 2, "map.1": 5}
+    assert (await history.beginning(db, run.run_id, run.epoch)).emitted == {"": 2, "map.1": 5}
 
 
 async def test_only_the_holder_of_the_lease_loads_a_run(db: Database, floor: Floor) -> None:
     (run,) = await floor.lease()
     with pytest.raises(RunNotFound):
-        await history.emitted(db, uuid.uuid4(), 1)
+        await history.beginning(db, uuid.uuid4(), 1)
     with pytest.raises(Fenced):
-        await history.emitted(db, run.run_id, run.epoch + 1)
+        await history.beginning(db, run.run_id, run.epoch + 1)
     await hand_back(db, floor.session_id, [lease_ref(run)])
     with pytest.raises(Fenced):
-        await history.emitted(db, run.run_id, run.epoch)
+        await history.beginning(db, run.run_id, run.epoch)
 
 
 async def test_people_page_through_the_checkpoints_of_their_own_tenant(db: Database, floor: Floor) -> None:

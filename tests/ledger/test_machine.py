@@ -1,8 +1,8 @@
 """Whatever people, runners and clocks do, in any order: the ledger agrees with a queue in plain Python.
 
 After each step the ledger's rows are held against each other (counters, lanes, leases, transcripts) and
-against the model: invariants 1 (a key never makes two runs), 8 (caps hold) and 9 (runs of a key never overlap
-and start in order of admission).
+against the model: invariants 1 (a key never makes two runs), 8 (caps hold) and 9 (runs of a key or a session
+never overlap and start in order of admission; a session is what its runs left there, one after the other).
 """
 
 import asyncio
@@ -25,12 +25,19 @@ from hypothesis.stateful import (
 
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
-from holdfast.kit.errors import IdempotencyKeyReused, QueueFull, RunNotRetryable
-from holdfast.ledger import SESSION_SETTINGS, cancel, due, retry, session, sweep
+from holdfast.kit.errors import (
+    IdempotencyKeyReused,
+    QueueFull,
+    RunNotRetryable,
+    SessionInUse,
+    SessionNotFound,
+)
+from holdfast.ledger import SESSION_SETTINGS, cancel, due, history, retry, session, session_state, sweep
 from holdfast.ledger.admission import admit
 from holdfast.ledger.commit_value import Refused as CommitRefused
-from holdfast.ledger.commit_value import Requeue, Stored
+from holdfast.ledger.commit_value import Requeue, SessionWrite, Stored
 from holdfast.ledger.domain.attempt import after_failed_attempt, after_hand_back
+from holdfast.ledger.domain.lane import lane_of, session_of
 from holdfast.ledger.domain.status import ENDED, RETRYABLE, RunStatus
 from holdfast.ledger.values import Admitted, Failure, Leased, LeaseRef, Refused
 from tests.support.database import cloned_database
@@ -41,7 +48,7 @@ T = TypeVar("T")
 TENANTS = ("acme", "umbrella")
 ANY = st.integers(0, 1_000_000)
 _TABLES = """TRUNCATE tenant, tenant_pool, run, run_state, run_outcome, idempotency, ready, lane, blocked,
-             runner_session, lease, timer, checkpoint, transcript"""
+             runner_session, lease, timer, checkpoint, transcript, session"""
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -82,6 +89,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         tenant=st.sampled_from(TENANTS),
         ordering_key=st.sampled_from(["", "", "k", "l"]),
+        session_id=st.sampled_from(["", "k", "m"]),
         priority=st.sampled_from([0, 0, 9]),
         pinned=st.booleans(),
         delayed=st.sampled_from([False, False, True]),
@@ -94,6 +102,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self,
         tenant: str,
         ordering_key: str,
+        session_id: str,
         priority: int,
         pinned: bool,  # noqa: FBT001 - drawn
         delayed: bool,  # noqa: FBT001 - drawn
@@ -107,6 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
             invocation(
                 tenant=tenant,
                 ordering_key=ordering_key,
+                session_id="" if ordering_key else session_id,
                 priority=priority,
                 agent_version="1" if pinned else "",
                 not_before=datetime.now(UTC) + timedelta(hours=1) if delayed else None,
@@ -126,7 +136,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.model.room(r.tenant) > 0 for r in self.model.ready({"count@1" if pinned else "count"})
             )
             run = ModelRun(
-                one.run_id, tenant, one.idempotency_key, ordering_key, -priority, answer.seq,
+                one.run_id, tenant, one.idempotency_key, one.lane, -priority, answer.seq,
                 "count@1" if pinned else "count", max_attempts, delayed,
             )  # fmt: skip
             full = self.model.queue_full(tenant)
@@ -187,13 +197,43 @@ class LedgerMachine(RuleBasedStateMachine):
         """Let a runner end a run; only the holder of the lease can."""
         lease = self.pick(list(self.leased.values()), which)
         run = self.model.runs[lease.run_id]
-        result = self.do(finish(self.db, lease, status))
-        if run.status is RunStatus.RUNNING and run.epoch == lease.epoch:
+        holds = run.status is RunStatus.RUNNING and run.epoch == lease.epoch
+        left = self.left(lease, run, holds=holds) if status is not RunStatus.FAILED else None
+        result = self.do(finish(self.db, lease, status, left))
+        if holds:
             assert isinstance(result, Stored)
+            if left is not None:
+                self.model.save(run, left.state, status)
             self.model.end(run, status)
         else:
             assert isinstance(result, CommitRefused)
         del self.leased[lease.run_id]
+
+    def left(self, lease: Leased, run: ModelRun, *, holds: bool) -> SessionWrite | None:
+        """Return what a run leaves in its session; a zombie leaves what must never be seen."""
+        if not session_of(run.ordering_key):
+            return None
+        if not holds:
+            return SessionWrite(b'"of a zombie"', self.model.found(run)[1])
+        found = self.do(history.beginning(self.db, lease.run_id, lease.epoch)).session
+        assert found is not None
+        assert (found.state, found.version) == self.model.found(run)
+        return SessionWrite(f'"{lease.run_id}, {lease.epoch}"'.encode(), found.version)
+
+    @rule(tenant=st.sampled_from(TENANTS), session_id=st.sampled_from(["k", "m"]))
+    def forget(self, tenant: str, session_id: str) -> None:
+        """Forget a session, unless a run of it has not ended."""
+        lane = (tenant, lane_of("", session_id))
+        try:
+            self.do(session_state.forget(self.db, tenant, session_id))
+        except SessionInUse:
+            assert lane in self.model.lanes
+        except SessionNotFound:
+            assert lane not in self.model.lanes
+            assert lane not in self.model.sessions
+        else:
+            assert lane not in self.model.lanes
+            del self.model.sessions[lane]
 
     @precondition(lambda self: self.held())
     @rule(which=ANY, delay=st.sampled_from([0.0, 3600.0]))
@@ -312,6 +352,11 @@ class LedgerMachine(RuleBasedStateMachine):
         }
         lanes = self.do(fetch(self.db, "SELECT tenant, ordering_key, holder FROM lane"))
         assert {(r["tenant"], r["ordering_key"]): r["holder"] for r in lanes} == self.model.lanes
+        sessions = self.do(fetch(self.db, "SELECT tenant, session_id, state, version, run_id FROM session"))
+        assert {
+            (r["tenant"], lane_of("", r["session_id"])): (r["state"], r["version"], r["run_id"])
+            for r in sessions
+        } == {lane: (s.state, s.version, s.run_id) for lane, s in self.model.sessions.items()}
 
     @invariant()
     def runs_of_a_key_never_overlap(self) -> None:

@@ -8,12 +8,13 @@ import asyncpg
 import pytest
 
 from holdfast.kit.db import Database
-from holdfast.ledger import inspect, session
+from holdfast.ledger import inspect, session, session_state
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
-from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record, Requeue, Stored
+from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record, Requeue, SessionWrite, Stored
 from holdfast.ledger.domain.commit import Charge
 from holdfast.ledger.due import fire
+from holdfast.ledger.history import beginning
 from holdfast.ledger.partition import drop_history
 from holdfast.ledger.retry import retry
 from holdfast.ledger.run_list import RunFilter, list_runs
@@ -68,6 +69,12 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
     await admitted(db, invocation(limits=Limits(deadline_ms=1)))
     assert (await fire(db)).moved.count == 1
     assert (await list_runs(db, "acme", RunFilter(), limit=50))[0]
+    (talk,) = await admitted(db, invocation(session_id="s"))
+    (held,) = [run for run in await runner.take(9) if run.run_id == talk.run_id]
+    await finish(checkpoint, held, session=SessionWrite(b"{}", 0))
+    async with db.connection() as connection:
+        assert (await session_state.get(connection, "acme", "s")).version == 1
+    await session_state.forget(db, "acme", "s")
 
 
 async def test_the_checkpoints_role_can_do_all_its_verbs(
@@ -91,6 +98,16 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
     (again,) = await runner.take(5)
     assert isinstance(await finish(db, again), Stored)
     assert len(await runner.take(5)) == 1
+    for version in (0, 1):
+        (talk,) = await admitted(invoker, invocation(session_id="s"), on=runner.idle())
+        assert talk.lease is not None
+        found = (await beginning(db, talk.run_id, 1)).session
+        assert found is not None
+        assert found.version == version
+        assert isinstance(
+            await finish(db, talk.lease, session=SessionWrite(b"%d" % version, version)), Stored
+        )
+    assert len(await runner.take(5)) == 1
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,8 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         ("invoker", "SELECT * FROM destination"),
         ("invoker", "UPDATE run SET envelope = ''"),
         ("invoker", "DELETE FROM run"),
+        ("invoker", "UPDATE session SET state = ''"),
+        ("checkpoint", "DELETE FROM session"),
         ("invoker", "DELETE FROM transcript"),
         ("invoker", "UPDATE idempotency SET run_id = gen_random_uuid()"),
         ("checkpoint", "SELECT * FROM run"),

@@ -10,7 +10,7 @@ from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.admission import Placements, Server, admit
 from holdfast.ledger.claim import Demand, claim
 from holdfast.ledger.commit import commit_group
-from holdfast.ledger.commit_value import CommitItem, CommitResult, Requeue
+from holdfast.ledger.commit_value import CommitItem, CommitResult, Requeue, SessionWrite
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.session import RunnerSession, open_session
 from holdfast.ledger.values import Admitted, Invocation, Leased, Outcome, Refused, ServedIntent
@@ -97,9 +97,13 @@ async def opened(db: Database, served: Sequence[ServedIntent] = SERVED) -> Runne
     return runner
 
 
-async def finish(db: Database, run: Leased, status: RunStatus = RunStatus.SUCCEEDED) -> CommitResult:
+async def finish(
+    db: Database, run: Leased, status: RunStatus = RunStatus.SUCCEEDED, session: SessionWrite | None = None
+) -> CommitResult:
     """End a run as its runner would."""
-    item = CommitItem(run.run_id, run.epoch, run.last_commit + 1, move=Outcome(status, b'"done"'))
+    item = CommitItem(
+        run.run_id, run.epoch, run.last_commit + 1, move=Outcome(status, b'"done"'), session=session
+    )
     return (await commit_group(db, [item]))[0]
 
 

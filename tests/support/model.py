@@ -32,14 +32,25 @@ class ModelRun:
 
 
 @dataclass
+class ModelSession:
+    """What a session holds, who wrote it, and what that run had found if it ended PARTIAL."""
+
+    state: bytes
+    version: int
+    run_id: uuid.UUID
+    before: bytes
+
+
+@dataclass
 class Model:
-    """All runs, and who holds which ordering key."""
+    """All runs, who holds which ordering key or session, and what sessions hold."""
 
     caps: dict[str, int]
     depths: dict[str, int]
     runs: dict[uuid.UUID, ModelRun] = field(default_factory=dict)
     keys: dict[tuple[str, str], uuid.UUID] = field(default_factory=dict)
     lanes: dict[tuple[str, str], uuid.UUID] = field(default_factory=dict)
+    sessions: dict[tuple[str, str], ModelSession] = field(default_factory=dict)
 
     def of(self, tenant: str, *statuses: RunStatus) -> list[ModelRun]:
         """Return a tenant's runs in a status."""
@@ -100,6 +111,19 @@ class Model:
                 self.lanes[lane] = min(behind, key=lambda r: r.seq).run_id
             else:
                 del self.lanes[lane]
+
+    def found(self, run: ModelRun) -> tuple[bytes, int]:
+        """Say what a run finds in its session."""
+        held = self.sessions.get((run.tenant, run.ordering_key))
+        if held is None:
+            return b"", 0
+        return (held.before if held.run_id == run.run_id else held.state), held.version
+
+    def save(self, run: ModelRun, state: bytes, status: RunStatus) -> None:
+        """Leave something in its session."""
+        found, version = self.found(run)
+        before = found if status is RunStatus.PARTIAL else b""
+        self.sessions[run.tenant, run.ordering_key] = ModelSession(state, version + 1, run.run_id, before)
 
     def retry(self, run: ModelRun) -> None:
         """Start an ended run again."""

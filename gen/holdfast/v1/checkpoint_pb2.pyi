@@ -248,6 +248,7 @@ class Commit(_message.Message):
     EFFECTS_FIELD_NUMBER: _builtins.int
     EMITTED_FIELD_NUMBER: _builtins.int
     CONSUMED_SIGNAL_IDS_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
     REQUEUE_FIELD_NUMBER: _builtins.int
@@ -284,6 +285,10 @@ class Commit(_message.Message):
         """Signals consumed from the mailbox."""
 
     @_builtins.property
+    def session(self) -> Global___SessionWrite:
+        """What the run leaves in its session; only with an end SUCCEEDED or PARTIAL."""
+
+    @_builtins.property
     def end(self) -> _run_pb2.Outcome:
         """The run ends."""
 
@@ -309,19 +314,46 @@ class Commit(_message.Message):
         effects: _abc.Iterable[Global___EffectIntent] | None = ...,
         emitted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         consumed_signal_ids: _abc.Iterable[_builtins.str] | None = ...,
+        session: Global___SessionWrite | None = ...,
         end: _run_pb2.Outcome | None = ...,
         park: Global___ParkMove | None = ...,
         requeue: Global___RequeueMove | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "events", b"events", "move", b"move", "park", b"park", "requeue", b"requeue", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "events", b"events", "move", b"move", "park", b"park", "requeue", b"requeue", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_signal_ids", b"consumed_signal_ids", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_signal_ids", b"consumed_signal_ids", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "session", b"session", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_move: _TypeAlias = _typing.Literal["end", "park", "requeue"]  # noqa: Y015
     _WhichOneofArgType_move: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_move) -> _WhichOneofReturnType_move | None: ...
 
 Global___Commit: _TypeAlias = Commit  # noqa: Y015
+
+@_typing.final
+class SessionWrite(_message.Message):
+    """What a run leaves in its session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    LOADED_VERSION_FIELD_NUMBER: _builtins.int
+    state: _builtins.bytes
+    """The state, as JSON; at most 1 MiB and 24 levels deep."""
+    loaded_version: _builtins.int
+    """The version the run has loaded; refused if the session has another one meanwhile."""
+    def __init__(
+        self,
+        *,
+        state: _builtins.bytes = ...,
+        loaded_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loaded_version", b"loaded_version", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionWrite: _TypeAlias = SessionWrite  # noqa: Y015
 
 @_typing.final
 class ParkMove(_message.Message):

@@ -222,6 +222,7 @@ class LoadRunResponse(_message.Message):
 
     STEPS_FIELD_NUMBER: _builtins.int
     EMITTED_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_checkpoint_pb2.StepRecord]:
         """Recorded steps, in order of recording."""
@@ -230,19 +231,52 @@ class LoadRunResponse(_message.Message):
     def emitted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """On the last page: for each scope that emitted, how many of its own events are committed."""
 
+    @_builtins.property
+    def session(self) -> Global___SessionRead:
+        """On the last page, if the run belongs to a session: what that holds."""
+
     def __init__(
         self,
         *,
         steps: _abc.Iterable[_checkpoint_pb2.StepRecord] | None = ...,
         emitted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        session: Global___SessionRead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "session", b"session", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadRunResponse: _TypeAlias = LoadRunResponse  # noqa: Y015
+
+@_typing.final
+class SessionRead(_message.Message):
+    """What a run finds in its session when it starts. No other run of the session changes it before
+    this one has ended, so a replay finds the same.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    state: _builtins.bytes
+    """The state, as JSON; empty if nothing is saved."""
+    version: _builtins.int
+    """The version; goes with what the run saves. 0 if nothing was ever saved."""
+    def __init__(
+        self,
+        *,
+        state: _builtins.bytes = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRead: _TypeAlias = SessionRead  # noqa: Y015
 
 @_typing.final
 class ListCheckpointsRequest(_message.Message):

@@ -22,7 +22,7 @@ class CheckpointServiceStub:
     A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice.
 
     Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
-    INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+    INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, SESSION_CONFLICT, LEDGER_UNAVAILABLE.
 
     Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
     """
@@ -56,7 +56,7 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice.
 
         Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
-        INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, SESSION_CONFLICT, LEDGER_UNAVAILABLE.
 
         Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """

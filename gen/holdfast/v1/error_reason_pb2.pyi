@@ -98,6 +98,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED: the contract holds the call, this release does not serve it yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 33
     """INTERNAL: a fault of ours; metadata `error_id` finds it in the log."""
+    ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 40
+    """NOT_FOUND: the tenant has saved no session of this id."""
+    ERROR_REASON_SESSION_IN_USE: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION: a run of the session has not ended; metadata `run_id` names the first one."""
+    ERROR_REASON_SESSION_CONFLICT: _ErrorReason.ValueType  # 42
+    """FAILED_PRECONDITION: the session is not as the run found it when it started."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -182,4 +188,10 @@ ERROR_REASON_NOT_YET_AVAILABLE: ErrorReason.ValueType  # 32
 """UNIMPLEMENTED: the contract holds the call, this release does not serve it yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 33
 """INTERNAL: a fault of ours; metadata `error_id` finds it in the log."""
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 40
+"""NOT_FOUND: the tenant has saved no session of this id."""
+ERROR_REASON_SESSION_IN_USE: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION: a run of the session has not ended; metadata `run_id` names the first one."""
+ERROR_REASON_SESSION_CONFLICT: ErrorReason.ValueType  # 42
+"""FAILED_PRECONDITION: the session is not as the run found it when it started."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -85,6 +85,16 @@ class InvokerServiceStub:
                 request_serializer=holdfast_dot_v1_dot_invoker__service__pb2.RetryRunRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.RetryRunResponse.FromString,
                 _registered_method=True)
+        self.GetSession = channel.unary_unary(
+                '/holdfast.v1.InvokerService/GetSession',
+                request_serializer=holdfast_dot_v1_dot_invoker__service__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.GetSessionResponse.FromString,
+                _registered_method=True)
+        self.DeleteSession = channel.unary_unary(
+                '/holdfast.v1.InvokerService/DeleteSession',
+                request_serializer=holdfast_dot_v1_dot_invoker__service__pb2.DeleteSessionRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.DeleteSessionResponse.FromString,
+                _registered_method=True)
 
 
 class InvokerServiceServicer:
@@ -200,6 +210,25 @@ class InvokerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSession(self, request, context):
+        """Reads what the runs of a session hand on to each other.
+
+        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSession(self, request, context):
+        """Forgets what a session holds: its next run begins anew. The records of its runs stay as long
+        as any run's. Refused while a run of the session has not ended.
+
+        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InvokerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -252,6 +281,16 @@ def add_InvokerServiceServicer_to_server(servicer, server):
                     servicer.RetryRun,
                     request_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.RetryRunRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_invoker__service__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'GetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSession,
+                    request_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.GetSessionRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_invoker__service__pb2.GetSessionResponse.SerializeToString,
+            ),
+            'DeleteSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSession,
+                    request_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.DeleteSessionRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_invoker__service__pb2.DeleteSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -525,6 +564,60 @@ class InvokerService:
             '/holdfast.v1.InvokerService/RetryRun',
             holdfast_dot_v1_dot_invoker__service__pb2.RetryRunRequest.SerializeToString,
             holdfast_dot_v1_dot_invoker__service__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.InvokerService/GetSession',
+            holdfast_dot_v1_dot_invoker__service__pb2.GetSessionRequest.SerializeToString,
+            holdfast_dot_v1_dot_invoker__service__pb2.GetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.InvokerService/DeleteSession',
+            holdfast_dot_v1_dot_invoker__service__pb2.DeleteSessionRequest.SerializeToString,
+            holdfast_dot_v1_dot_invoker__service__pb2.DeleteSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -85,6 +85,17 @@ class InvokerServiceStub:
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
     LEDGER_UNAVAILABLE.
     """
+    GetSession: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.GetSessionRequest, _invoker_service_pb2.GetSessionResponse]
+    """Reads what the runs of a session hand on to each other.
+
+    Errors include: INVALID_FIELD, SESSION_NOT_FOUND, LEDGER_UNAVAILABLE.
+    """
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.DeleteSessionRequest, _invoker_service_pb2.DeleteSessionResponse]
+    """Forgets what a session holds: its next run begins anew. The records of its runs stay as long
+    as any run's. Refused while a run of the session has not ended.
+
+    Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, LEDGER_UNAVAILABLE.
+    """
 
 class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The door: nothing starts unbounded, twice, or unfairly."""
@@ -216,6 +227,29 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
         LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSession(
+        self,
+        request: _invoker_service_pb2.GetSessionRequest,
+        context: _aio.ServicerContext[_invoker_service_pb2.GetSessionRequest, _abc.Awaitable[_invoker_service_pb2.GetSessionResponse]],
+    ) -> _abc.Awaitable[_invoker_service_pb2.GetSessionResponse]:
+        """Reads what the runs of a session hand on to each other.
+
+        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSession(
+        self,
+        request: _invoker_service_pb2.DeleteSessionRequest,
+        context: _aio.ServicerContext[_invoker_service_pb2.DeleteSessionRequest, _abc.Awaitable[_invoker_service_pb2.DeleteSessionResponse]],
+    ) -> _abc.Awaitable[_invoker_service_pb2.DeleteSessionResponse]:
+        """Forgets what a session holds: its next run begins anew. The records of its runs stay as long
+        as any run's. Refused while a run of the session has not ended.
+
+        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, LEDGER_UNAVAILABLE.
         """
 
 def add_InvokerServiceServicer_to_server(servicer: InvokerServiceServicer, server: _aio.Server) -> None: ...

@@ -369,7 +369,9 @@ class Assignment(_message.Message):
     max_attempts: _builtins.int
     """How many attempts it has."""
     last_commit: _builtins.int
-    """The number of the last commit; the next is one more. Above 0: load the run before starting."""
+    """The number of the last commit; the next is one more. Above 0, or if the run belongs to a
+    session: load the run before starting.
+    """
     last_sequence: _builtins.int
     """The sequence of the last committed event; the next is one more."""
     @_builtins.property

@@ -13,6 +13,7 @@ from holdfast.agent.codec import Shape, fields_of
 from holdfast.agent.error import InvalidPayload
 from holdfast.agent.model import ModelEndpoint, ModelSettings
 from holdfast.agent.run import Run
+from holdfast.agent.session import Kind
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 OnExhausted = Callable[[Run, Dimension], Any]
@@ -33,6 +34,7 @@ class Agent:
     on_exhausted: OnExhausted | None
     max_attempts: int | None
     max_concurrent: int
+    session: Kind
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
@@ -78,6 +80,7 @@ class App:
         on_exhausted: OnExhausted | None = None,
         max_attempts: int | None = None,
         max_concurrent: int = 0,
+        session: type[Any] = dict,
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -85,7 +88,9 @@ class App:
         dimension)`, async or not, returns what was managed so far when a limit is reached; it has 2 seconds
         and no steps.
         `max_attempts` fails a run before the platform would set it aside; `max_concurrent` bounds the runs of
-        this intent on one runner. Raises ValueError or TypeError, in one sentence, for what cannot be served.
+        this intent on one runner. `session` is the type of `run.session`: a dataclass or a pydantic model
+        whose fields all have defaults, or a dict. Raises ValueError or TypeError, in one sentence, for what
+        cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -93,6 +98,8 @@ class App:
             raise ValueError(f"The intent {intent} has an agent already: {self.agents[intent].fn.__name__}.")
         if max_attempts is not None and max_attempts < 1:
             raise ValueError(f"An agent needs at least one attempt, not {max_attempts}.")
+
+        kind = Kind(session)
 
         def register(fn: F) -> F:
             payload, result = _signature(fn, intent)
@@ -106,6 +113,7 @@ class App:
                 on_exhausted=on_exhausted,
                 max_attempts=max_attempts,
                 max_concurrent=max_concurrent,
+                session=kind,
             )
             return fn
 

@@ -23,7 +23,8 @@ from holdfast.agent.error import (
     failure_of,
     storable,
 )
-from holdfast.agent.wire.draft import CANCELLED, DRIFTED, FAILED, PARTIAL, SUCCEEDED, Outcome
+from holdfast.agent.session import Session
+from holdfast.agent.wire.draft import CANCELLED, DRIFTED, FAILED, PARTIAL, SUCCEEDED, Outcome, SessionWrite
 from holdfast.agent.wire.invocation import Invocation
 
 LARGEST_RESULT: Final = 1024 * 1024
@@ -34,10 +35,12 @@ LARGEST_RESULT: Final = 1024 * 1024
 class Move:
     """Where the run goes: to its end, or back to the queue.
 
-    `survived` if the agent went on after every failure of a step so far.
+    `session` is what an end leaves in the session; `survived` if the agent went on after every failure of a
+    step so far.
     """
 
     outcome: Outcome | None = None
+    session: SessionWrite | None = None
     survived: bool = False
     failure: Failure | None = None
     delay: float = 0.0
@@ -51,14 +54,15 @@ def decide(
     *,
     value: Any,
     error: BaseException | None,
+    session: Session,
 ) -> Move:
     """Decide by what stopped the run first, then by what the agent returned or raised."""
     if isinstance(stopped, BudgetExhausted):
-        return _partial(stopped, value)
+        return _partial(stopped, value, session)
     if stopped is not None and not isinstance(stopped, HandedBack):
         return Move(_stopped_outcome(stopped))
     if error is None:
-        return _succeeded(agent, value)
+        return _succeeded(agent, value, session)
     if stopped is not None:
         return Move(blameless=True, survived=True)
     return _failed(agent, invocation, error)
@@ -74,25 +78,32 @@ def _stopped_outcome(stopped: RunStopped) -> Outcome:
     return Outcome(FAILED, failure=Failure(reason, message))
 
 
-def _succeeded(agent: Agent, value: Any) -> Move:
+def _succeeded(agent: Agent, value: Any, session: Session) -> Move:
+    what = "result"
     try:
-        result = from_json(agent.result.record(value)[0])
-        return Move(_checked(Outcome(SUCCEEDED, result=result)), survived=True)
+        outcome = _checked(Outcome(SUCCEEDED, result=from_json(agent.result.record(value)[0])))
+        what = "session"
+        return Move(outcome, session.to_save(), survived=True)
     except NotRecordable as error:
-        message = storable(f"the agent's result cannot be recorded: {error}", LONGEST_MESSAGE)
+        message = storable(f"the agent's {what} cannot be recorded: {error}", LONGEST_MESSAGE)
         return Move(Outcome(FAILED, failure=Failure(error.reason, message)))
 
 
-def _partial(stopped: BudgetExhausted, value: Any) -> Move:
-    reason, exhausted = "BUDGET_EXHAUSTED", stopped.dimension
+def _partial(stopped: BudgetExhausted, value: Any, session: Session) -> Move:
+    reason, exhausted, why = "BUDGET_EXHAUSTED", stopped.dimension, str(stopped)
+    left = None
+    try:
+        left = session.to_save()
+    except NotRecordable as error:
+        why = f"{why}; what it would leave in its session is lost: {error}"
     try:
         result = plain(value)  # what was managed need not be what was promised
-        failure = Failure(reason, str(stopped))
+        failure = Failure(reason, storable(why, LONGEST_MESSAGE))
         outcome = _checked(Outcome(PARTIAL, result=result, failure=failure, exhausted=exhausted))
     except NotRecordable as error:
-        failure = Failure(reason, storable(f"{stopped}; its result is lost: {error}", LONGEST_MESSAGE))
+        failure = Failure(reason, storable(f"{why}; its result is lost: {error}", LONGEST_MESSAGE))
         outcome = Outcome(PARTIAL, failure=failure, exhausted=exhausted)
-    return Move(outcome, survived=True)
+    return Move(outcome, left, survived=True)
 
 
 def _failed(agent: Agent, invocation: Invocation, error: BaseException) -> Move:

@@ -5,7 +5,8 @@ Exception
 └── Permanent               it fails for good
     ├── StepFailed              a step gave up; recorded if the agent goes on
     ├── NotRecordable           an input or output is no JSON, or too large
-    └── InvalidPayload          the invocation does not fit the agent
+    ├── InvalidPayload          the invocation does not fit the agent
+    └── InvalidSession          what the session holds does not
 
 BaseException
 └── RunStopped
@@ -73,6 +74,13 @@ class InvalidPayload(Permanent):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="INVALID_PAYLOAD")
+
+
+class InvalidSession(Permanent):
+    """What a session holds does not fit the agent's type of it; the text names the fields."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="INVALID_SESSION")
 
 
 class RunStopped(BaseException):

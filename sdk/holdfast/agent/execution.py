@@ -35,6 +35,7 @@ from holdfast.agent.error import (
 )
 from holdfast.agent.model import ModelEndpoint
 from holdfast.agent.run import Run
+from holdfast.agent.session import Session
 from holdfast.agent.wire.draft import (
     Draft,
     Event,
@@ -109,7 +110,10 @@ class Execution:
             stops=self,
             reached=reached,
         )
-        self._run = Run(invocation, self._stepper, self._transcript, self._meter, endpoint)
+        self._session = Session(agent.session, history.session)
+        self._run = Run(
+            invocation, self._stepper, self._transcript, self._meter, endpoint, session=self._session
+        )
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[None] = self._loop.create_future()
@@ -169,6 +173,7 @@ class Execution:
         """Call the agent and keep what comes of it."""
         try:
             arguments = self._agent.accept(self._invocation.payload)
+            self._session.begin()
             self._value = await self._agent.fn(self._run, *arguments)
         except BaseException as error:  # noqa: BLE001 -- nothing an agent raises may reach the event loop
             self._error = error
@@ -246,7 +251,7 @@ class Execution:
             if move.outcome is None:
                 draft.requeue(move.failure, move.delay, blameless=move.blameless)
                 return
-            draft.end(move.outcome)
+            draft.end(move.outcome, move.session)
             ended.append(self._pen.ended(draft, move.outcome, self._meter.spent, self._meter.elapsed))
 
         try:
@@ -285,7 +290,14 @@ class Execution:
             here.set(None)
 
     def _decided(self) -> Move:
-        return decide(self._agent, self._invocation, self.stopped, value=self._value, error=self._error)
+        return decide(
+            self._agent,
+            self._invocation,
+            self.stopped,
+            value=self._value,
+            error=self._error,
+            session=self._session,
+        )
 
     def _refused_move(self) -> Move:
         return Move(failure=self._refusal, delay=pause(self._invocation.attempt))

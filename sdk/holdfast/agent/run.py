@@ -23,6 +23,7 @@ from holdfast.agent.model import (
     estimate_tokens,
     tool_spec,
 )
+from holdfast.agent.session import Session
 from holdfast.agent.step import IDEMPOTENCY_KEY, Policy, Step, as_step, checked_name
 from holdfast.agent.wire.draft import FUNCTION, TOOL, make_effect
 from holdfast.agent.wire.invocation import Invocation
@@ -47,12 +48,15 @@ class Run:
         transcript: Transcript,
         budget: Budget,
         endpoint: Callable[[], ModelEndpoint],
+        *,
+        session: Session,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
         self._transcript = transcript
         self._budget = budget
         self._endpoint = endpoint
+        self._session = session
 
     def __repr__(self) -> str:
         return f"Run({self.id}, attempt={self.attempt})"
@@ -101,6 +105,22 @@ class Run:
     def budget(self) -> Budget:
         """What is left of each limit, now."""
         return self._budget
+
+    @property
+    def session(self) -> Any:
+        """What the runs of the session hand on: read it, change it, or assign another in its place.
+
+        It is as the run before left it, in a replay too, and saved with this run's end if that is SUCCEEDED
+        or PARTIAL. A run without a session has one that nobody keeps. Raises RuntimeError inside of a step,
+        which a replay does not execute.
+        """
+        self._outside_of_steps()
+        return self._session.state
+
+    @session.setter
+    def session(self, state: Any) -> None:
+        self._outside_of_steps()
+        self._session.state = state
 
     def step(
         self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
@@ -237,6 +257,14 @@ class Run:
                 raise ValueError(f"The effects of one step take at most {LARGEST:,} bytes.")
             place.effects.append(effect)
         return key
+
+    def _outside_of_steps(self) -> None:
+        place = self._stepper.place()
+        if not isinstance(place, Scope):
+            raise RuntimeError(  # noqa: TRY004 -- the place is wrong, not a type
+                f"The step {place.step} cannot use the session: a replay would not execute it. Hand the step "
+                "what it needs, and change the session after it."
+            )
 
     def _stable_key(self, path: str) -> str:
         """Return a key of the run's own; a long path is told by its digest."""

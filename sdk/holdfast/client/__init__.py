@@ -20,6 +20,7 @@ from holdfast.client.number import (
 from holdfast.client.outbox import Outbox
 from holdfast.client.retry import Retries
 from holdfast.client.run import Budget, Checkpoint, Failure, Invocation, Outcome, Published, Run, Usage
+from holdfast.client.session import Session, Sessions
 from holdfast.client.watch import Watch
 
 __all__ = [
@@ -49,6 +50,8 @@ __all__ = [
     "RunHandle",
     "RunStatus",
     "RunUnsuccessful",
+    "Session",
+    "Sessions",
     "Shape",
     "Snapshot",
     "Started",

@@ -25,6 +25,7 @@ from holdfast.client.outbox import Outbox
 from holdfast.client.publish import groups, published_of
 from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
+from holdfast.client.session import Sessions
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
 from holdfast.client.wire_value import duration_of, stamp_of
@@ -93,6 +94,11 @@ class Client:
         """The outbox; the client needs the Dispatcher's address for it."""
         return Outbox(outbox_service_pb2_grpc.OutboxServiceStub(self._channel("dispatcher")), self._link)
 
+    @property
+    def sessions(self) -> Sessions:
+        """What the runs of sessions hand on to each other."""
+        return Sessions(self._invoker, self._link)
+
     async def invoke(
         self,
         intent: str,
@@ -115,6 +121,7 @@ class Client:
     ) -> RunHandle:
         """Start a run, or find the one its idempotency key stands for.
 
+        Runs of one session execute one at a time, as those of one ordering key; a run has one of the two.
         Without a key (or a run id, which then is the key) one is made, so that a repeated call starts nothing
         twice. `wait` (seconds, at most an hour) answers when the run has ended, or after that long.
         """

@@ -13,7 +13,8 @@
     │   ├── ApprovalNotFound            APPROVAL_NOT_FOUND
     │   ├── BatchNotFound               BATCH_NOT_FOUND
     │   ├── ScheduleNotFound            SCHEDULE_NOT_FOUND
-    │   └── TenantNotFound              TENANT_NOT_FOUND
+    │   ├── TenantNotFound              TENANT_NOT_FOUND
+    │   └── SessionNotFound             SESSION_NOT_FOUND
     ├── AlreadyExists               ALREADY_EXISTS
     │   ├── IdempotencyKeyReused        IDEMPOTENCY_KEY_REUSED
     │   └── RunIdTaken                  RUN_ID_TAKEN
@@ -33,7 +34,9 @@
     │   ├── ApprovalDecided             APPROVAL_DECIDED
     │   ├── DestinationRefused          DESTINATION_REFUSED
     │   ├── SessionUnknown              SESSION_UNKNOWN
-    │   └── CommitOutOfOrder            COMMIT_OUT_OF_ORDER
+    │   ├── CommitOutOfOrder            COMMIT_OUT_OF_ORDER
+    │   ├── SessionInUse                SESSION_IN_USE
+    │   └── SessionConflict             SESSION_CONFLICT
     ├── Fenced                      ABORTED / FENCED
     ├── SequenceOutOfRange          OUT_OF_RANGE / SEQUENCE_OUT_OF_RANGE
     ├── Unavailable                 UNAVAILABLE (without a reason: no server was reached)
@@ -167,6 +170,12 @@ class TenantNotFound(NotFound):
     reason = "TENANT_NOT_FOUND"
 
 
+class SessionNotFound(NotFound):
+    """The tenant has saved no session of this id."""
+
+    reason = "SESSION_NOT_FOUND"
+
+
 class AlreadyExists(HoldfastError):
     """Something else holds the name that the request wants."""
 
@@ -286,6 +295,18 @@ class CommitOutOfOrder(FailedPrecondition):
     """A commit's number is not the one after the last acknowledged."""
 
     reason = "COMMIT_OUT_OF_ORDER"
+
+
+class SessionInUse(FailedPrecondition):
+    """A run of the session has not ended; the facts hold its `run_id`."""
+
+    reason = "SESSION_IN_USE"
+
+
+class SessionConflict(FailedPrecondition):
+    """The session is not as the run found it when it started."""
+
+    reason = "SESSION_CONFLICT"
 
 
 class Fenced(HoldfastError):

@@ -9,6 +9,7 @@ from datetime import UTC
 from typing import Any, Final
 
 from holdfast.checkpoint.message_move import move_of
+from holdfast.checkpoint.message_session import session_of
 from holdfast.kit.errors import InvalidField, NotYetAvailable, Violation
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record
 from holdfast.ledger.domain.commit import Charge
@@ -49,11 +50,14 @@ def item_of(commit: Commit) -> CommitItem:
     happened = _happened(commit, wrong)
     effects = [_effect(effect, at, wrong) for at, effect in enumerate(commit.effects)]
     move = move_of(commit, wrong)
+    session = session_of(commit.session, move, wrong) if commit.HasField("session") else None
     if wrong:
         raise InvalidField("The commit is malformed.", violations=wrong)
     if commit.consumed_signal_ids:
         raise NotYetAvailable("Mailboxes are not there yet: no signal can have been consumed.")
-    return CommitItem(run_id, commit.epoch, commit.number, records, Charge.of(calls), happened, effects, move)
+    return CommitItem(
+        run_id, commit.epoch, commit.number, records, Charge.of(calls), happened, effects, move, session
+    )
 
 
 def uuid_of(text: str, field: str, wrong: Violations) -> uuid.UUID:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from holdfast.checkpoint.group import Line
 from holdfast.checkpoint.message import item_of, uuid_of
 from holdfast.checkpoint.stream import CommitStream
-from holdfast.checkpoint.view import checkpoint_of
+from holdfast.checkpoint.view import checkpoint_of, last_page
 from holdfast.kit import crash_point
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, InvalidField, NotYetAvailable, ShuttingDown, StreamProtocol, Violation
@@ -82,10 +82,13 @@ class CheckpointServicer(Contract):
             wrong.append(Violation("epoch", "must be at least 1"))
         if wrong:
             raise InvalidField("The request is malformed.", violations=wrong)
-        emitted = await history.emitted(self._db, run_id, request.epoch)
+        beginning = await history.beginning(self._db, run_id, request.epoch)
         async for page in history.load_steps(self._db, run_id, request.epoch):
             steps = [StepRecord.FromString(step.record) for step in page.steps]
-            yield pb.LoadRunResponse(steps=steps, emitted=None if page.more else emitted)
+            if page.more:
+                yield pb.LoadRunResponse(steps=steps)
+            else:
+                yield last_page(steps, beginning)
 
     async def ListCheckpoints(  # noqa: N802
         self, request: pb.ListCheckpointsRequest, context: Any

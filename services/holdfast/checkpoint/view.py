@@ -1,12 +1,15 @@
-"""Recorded steps as people see them."""
+"""Recorded steps as people see them, and the end of a history as its replay does."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.struct_pb2 import Value
 
-from holdfast.ledger.history import StoredStep
+from holdfast.checkpoint.message_session import session_message
+from holdfast.ledger.history import Beginning, StoredStep
 from holdfast.v1.checkpoint_pb2 import Checkpoint, StepRecord
+from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
 
 
 def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
@@ -32,6 +35,12 @@ def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
         shown.duration.CopyFrom(record.duration)
     shown.create_time.FromDatetime(step.create_time)
     return shown
+
+
+def last_page(steps: Sequence[StepRecord], beginning: Beginning) -> LoadRunResponse:
+    """Return the last page of a leased run's history, with what its lease begins with."""
+    session = None if beginning.session is None else session_message(beginning.session)
+    return LoadRunResponse(steps=steps, emitted=beginning.emitted, session=session)
 
 
 def _value(raw: bytes) -> Value:

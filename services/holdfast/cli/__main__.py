@@ -12,6 +12,7 @@ COMMANDS = {
     "invoke": ("invoke", "Start a run."),
     "converse": ("converse", "Start a run and speak with it."),
     "runs": ("runs", "List, read, watch, cancel and retry runs."),
+    "sessions": ("sessions", "Show and forget what the runs of a conversation hand on."),
     "events": ("events", "Publish events that start runs."),
     "outbox": ("outbox", "Look after effects and their destinations."),
     "db": ("db", "Migrate the ledger's database."),

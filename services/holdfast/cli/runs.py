@@ -40,17 +40,22 @@ async def list_runs(
     **filters: Any,
 ) -> None:
     """List runs, newest first."""
+    await show_list(
+        target,
+        limit,
+        statuses=[RunStatus[status] for status in statuses],
+        session_id=session,
+        labels=dict(labels),
+        created_from=datetime.now(UTC) - timedelta(seconds=since) if since else None,
+        **filters,
+    )
+
+
+async def show_list(target: Target, limit: int, **filters: Any) -> None:
+    """Show the runs that match, newest first, at most `limit`."""
     shown: list[Run] = []
     async with target.client() as client:
-        runs = client.list_runs(
-            statuses=[RunStatus[status] for status in statuses],
-            session_id=session,
-            labels=dict(labels),
-            created_from=datetime.now(UTC) - timedelta(seconds=since) if since else None,
-            page_size=min(limit, 200),
-            **filters,
-        )
-        async for run in runs:
+        async for run in client.list_runs(page_size=min(limit, 200), **filters):
             if target.form == "json":
                 json_line(run)
             shown.append(run)

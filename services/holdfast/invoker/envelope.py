@@ -11,6 +11,7 @@ from typing import Protocol
 from holdfast.invoker.payload import MAX_BYTES, PayloadError, plain_struct
 from holdfast.kit.errors import InvalidField, TenantMismatch, Violation
 from holdfast.kit.ids import new_id
+from holdfast.ledger.domain.lane import SESSION
 from holdfast.ledger.values import Invocation, Limits
 from holdfast.v1 import invoker_service_pb2, run_pb2
 
@@ -93,6 +94,16 @@ def named_run(request: _NamesRun, wrong: Violations) -> uuid.UUID:
     wrong.settle()
     assert run_id is not None  # settle() raised otherwise
     return run_id
+
+
+def named_session(session_id: str) -> str:
+    """Return the session that a request names. Raises InvalidField."""
+    wrong = Violations()
+    if not session_id:
+        wrong.add("session_id", "must be given")
+    wrong.text("session_id", session_id)
+    wrong.settle()
+    return session_id
 
 
 def read_envelope(
@@ -190,6 +201,11 @@ def _check_texts(request: invoker_service_pb2.InvokeRequest, wrong: Violations) 
         if value:
             wrong.text(field, value)
     wrong.labels("labels", request.labels)
+    if request.ordering_key.startswith(SESSION):
+        wrong.add("ordering_key", "must not begin with U+0001")
+    if request.ordering_key and request.session_id:
+        wrong.add("ordering_key", "must be empty beside session_id: a session orders its runs already")
+        wrong.add("session_id", "must be empty beside ordering_key: a session orders its runs already")
 
 
 def _check_numbers(request: invoker_service_pb2.InvokeRequest, wrong: Violations) -> None:

@@ -13,15 +13,16 @@ from holdfast.invoker.envelope import (
     check_budget,
     limits_of,
     named_run,
+    named_session,
     read_envelope,
     wait_seconds,
 )
 from holdfast.invoker.listing import list_filters
 from holdfast.invoker.parts import Parts
-from holdfast.invoker.view import admitted_view, run_message
+from holdfast.invoker.view import admitted_view, run_message, session_message
 from holdfast.kit.errors import NotYetAvailable
 from holdfast.kit.rpc.tenant import current_tenant
-from holdfast.ledger import inspect, retry
+from holdfast.ledger import inspect, retry, session_state
 from holdfast.ledger.domain.status import ENDED
 from holdfast.ledger.run_list import Cursor, list_runs
 from holdfast.v1 import invoker_service_pb2 as pb
@@ -184,6 +185,26 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         moved = await retry.retry(self._db, tenant, run_id, limits_of(request.budget))
         self._parts.hints.moved(moved)
         return pb.RetryRunResponse(run=await self._run(tenant, run_id))
+
+    async def GetSession(  # noqa: N802
+        self,
+        request: pb.GetSessionRequest,
+        _context: Context,
+    ) -> pb.GetSessionResponse:
+        """Read what the runs of a session hand on."""
+        session_id = named_session(request.session_id)
+        async with self._db.connection() as connection:
+            view = await session_state.get(connection, current_tenant(), session_id)
+        return pb.GetSessionResponse(session=session_message(view))
+
+    async def DeleteSession(  # noqa: N802
+        self,
+        request: pb.DeleteSessionRequest,
+        _context: Context,
+    ) -> pb.DeleteSessionResponse:
+        """Forget what a session holds."""
+        await session_state.forget(self._db, current_tenant(), named_session(request.session_id))
+        return pb.DeleteSessionResponse()
 
     async def _run(self, tenant: str, run_id: uuid.UUID) -> run_pb2.Run:
         async with self._db.connection() as connection:

@@ -10,8 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.invoker.assignment import timestamp
 from holdfast.invoker.payload import value_of
+from holdfast.ledger.session_state import SessionView
 from holdfast.ledger.values import Admitted, Failure, Invocation, RunView, TranscriptRow, Usage
-from holdfast.v1 import invoker_service_pb2, run_pb2, transcript_pb2
+from holdfast.v1 import invoker_service_pb2, run_pb2, session_pb2, transcript_pb2
 
 
 def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
@@ -105,6 +106,18 @@ def admitted_view(invocation: Invocation, admitted: Admitted) -> RunView:
 
 def _maybe(moment: datetime | None) -> Timestamp | None:
     return None if moment is None else timestamp(moment)
+
+
+def session_message(view: SessionView) -> session_pb2.Session:
+    """Return a session."""
+    return session_pb2.Session(
+        session_id=view.session_id,
+        state=value_message(view.state),
+        version=view.version,
+        run_id=str(view.run_id),
+        create_time=timestamp(view.create_time),
+        update_time=timestamp(view.update_time),
+    )
 
 
 def _elapsed_ms(view: RunView) -> int:

@@ -85,7 +85,7 @@ async def _look(connection: Connection, firsts: Sequence[Invocation], placements
         [i.tenant for i in firsts],
         [i.idempotency_key for i in firsts],
         [i.run_id for i in firsts],
-        [i.ordering_key for i in firsts],
+        [i.lane for i in firsts],
         list(placements.credit),
         list(placements.servers),
     )

@@ -20,7 +20,7 @@ def asked(
         i.idempotency_key,
         i.correlation_id,
         i.session_id,
-        i.ordering_key,
+        i.lane,
         i.priority,
         json.dumps(i.labels, ensure_ascii=False) if i.labels else None,
         i.envelope,

@@ -111,7 +111,7 @@ class Group:
                 )
             else:
                 if index in facts.held:
-                    doors[invocation.tenant].door.hold(invocation.ordering_key)
+                    doors[invocation.tenant].door.hold(invocation.lane)
                 taken_here.add(invocation.run_id)
                 self._answers[place] = self._enter(
                     invocation, facts, facts.seqs[index], doors[invocation.tenant]
@@ -122,13 +122,9 @@ class Group:
         not_before = invocation.not_before
         delayed = not_before is not None and not_before > facts.now
         server = None
-        if pool not in facts.busy and tenant.door.may_lease(
-            ordering_key=invocation.ordering_key, delayed=delayed
-        ):
+        if pool not in facts.busy and tenant.door.may_lease(ordering_key=invocation.lane, delayed=delayed):
             server = self._placements.idlest(pool, self._credit)
-        where = tenant.door.enter(
-            ordering_key=invocation.ordering_key, delayed=delayed, to_runner=server is not None
-        )
+        where = tenant.door.enter(ordering_key=invocation.lane, delayed=delayed, to_runner=server is not None)
         if where is Where.REFUSED:
             return Refused(
                 QueueFull(

@@ -47,13 +47,15 @@ UNION ALL
 SELECT {SEQ}, NULL, NULL, NULL, nextval('run_seq'), NULL, clock_timestamp() FROM wanted
 """  # noqa: S608 - the numbers above are the only insertions
 
-# What a new run is, in rows; `new` has a row for each, with all that these ask for.
+# What a new run is, in rows; `new` has a row for each, with all that these ask for. Its `ordering_key` is the
+# run's lane: a session's is no key of its caller's.
 _ROWS: Final = """
 runs AS (
     INSERT INTO run (run_id, seq, tenant, create_time, intent, shape, user_id, idempotency_key,
                      correlation_id, session_id, ordering_key, priority, labels, envelope)
     SELECT run_id, seq, tenant, now, intent, shape, user_id, idempotency_key,
-           correlation_id, session_id, ordering_key, priority, labels::jsonb, envelope FROM new
+           correlation_id, session_id, CASE session_id WHEN '' THEN ordering_key ELSE '' END, priority,
+           labels::jsonb, envelope FROM new
 ), states AS (
     INSERT INTO run_state (run_id, tenant, seq, day, pool, rank, ordering_key, status, epoch, attempt,
                            max_attempts, last_sequence, create_time, start_time, deadline_time, max_steps,

@@ -1,6 +1,7 @@
 """Commits that end or requeue their run, or release effects: one transaction for the group.
 
-Lock order: tenants (the mutex of their queues: pools, lanes and leases with them), run_state, outbox lanes.
+Lock order: tenants (the mutex of their queues: pools, lanes and leases with them, and of their sessions),
+run_state, outbox lanes.
 What is decided by reading is read in a statement after its lock.
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdfast.kit.db import Access
-from holdfast.ledger import commit_sql, outbox
+from holdfast.ledger import commit_sql, outbox, session_state
 from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
@@ -26,11 +27,12 @@ async def store(
 ) -> list[CommitResult]:
     """Store commits that move their runs or release effects, in order of run id, and answer each.
 
-    After COMMIT `on_ready` hears of the pools that got work. Repeatable. Faults of staged effects refuse the
-    group as a whole. Ends that set nothing else free are stored first, in a statement of their own.
+    After COMMIT `on_ready` hears of the pools that got work. Repeatable. Faults of staged effects and saved
+    sessions refuse the group as a whole. Ends that set nothing else free are stored first, in a statement of
+    their own.
     """
     results: dict[int, CommitResult] = {}
-    simple = [at for at, item in enumerate(items) if isinstance(item.move, Outcome) and not item.effects]
+    simple = [at for at, item in enumerate(items) if _may_be_simple(item)]
     if simple:
         results = await db.retrying(lambda: _finish(db, items, simple))
     left = [at for at in range(len(items)) if at not in results]
@@ -40,6 +42,10 @@ async def store(
         for pool in pools:
             on_ready(pool)
     return [results[at] for at in range(len(items))]
+
+
+def _may_be_simple(item: CommitItem) -> bool:
+    return isinstance(item.move, Outcome) and not item.effects and item.session is None
 
 
 async def _finish(db: Access, items: Sequence[CommitItem], simple: Sequence[int]) -> dict[int, CommitResult]:
@@ -63,6 +69,9 @@ async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[Com
     fates = await decide(connection, items)
     rows = await connection.fetch(_MOVE, *move_columns(items, fates))
     pools = await _release(connection, items, [row for row in rows if row["status"] != RunStatus.RUNNING])
+    savings = [saving for row in rows for saving in _saving(items[row["index"]], row)]
+    if savings:
+        await session_state.save(connection, savings)
     effects = [effect for row in rows for effect in _staged(items[row["index"]], row["tenant"])]
     if effects:
         await outbox.stage(connection, effects)
@@ -89,6 +98,22 @@ async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[
 
 def _place(row: Any) -> Place:
     return Place(row["run_id"], row["tenant"], row["pool"], row["rank"], row["seq"], row["ordering_key"])
+
+
+def _saving(item: CommitItem, row: Any) -> list[session_state.Saving]:
+    left = item.session
+    if left is None:
+        return []
+    return [
+        session_state.Saving(
+            run_id=item.run_id,
+            tenant=row["tenant"],
+            lane=row["ordering_key"],
+            status=RunStatus(row["status"]),
+            state=left.state,
+            loaded_version=left.loaded_version,
+        )
+    ]
 
 
 def _staged(item: CommitItem, tenant: str) -> list[outbox.StagedEffect]:

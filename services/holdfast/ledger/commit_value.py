@@ -56,6 +56,14 @@ class Requeue:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionWrite:
+    """What a run that ends leaves in its session: JSON, and the version it had loaded."""
+
+    state: bytes
+    loaded_version: int
+
+
+@dataclass(frozen=True, slots=True)
 class CommitItem:
     """Everything one commit of one run makes durable, at once or not at all; an `Outcome` ends the run."""
 
@@ -67,6 +75,7 @@ class CommitItem:
     happened: Happened | None = None
     effects: Sequence[Effect] = ()
     move: Outcome | Requeue | None = None
+    session: SessionWrite | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -79,7 +88,8 @@ class CommitItem:
         happened = len(self.happened.events) if self.happened else 0
         result = len(self.move.result or b"") if isinstance(self.move, Outcome) else 0
         records = sum(len(record.record) for record in self.records)
-        return 256 + records + happened + result + sum(len(effect.body) for effect in self.effects)
+        state = len(self.session.state) if self.session else 0
+        return 256 + records + happened + result + state + sum(len(effect.body) for effect in self.effects)
 
 
 @dataclass(frozen=True, slots=True)

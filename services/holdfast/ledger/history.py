@@ -9,12 +9,14 @@ from typing import Any, Final
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fenced, RunNotFound
 from holdfast.ledger.domain.status import LEASED, RunStatus
+from holdfast.ledger.session_state import Found, load
 
 PAGE_ROWS: Final = 500
 PAGE_BYTES: Final = 1024 * 1024
 """A page ends before it grows over this, but has at least one record."""
 
-_HELD: Final = "SELECT day, status, epoch, last_position FROM run_state WHERE run_id = $1"
+_HELD: Final = """
+SELECT tenant, day, status, epoch, last_position, ordering_key FROM run_state WHERE run_id = $1"""
 
 _OWNED: Final = "SELECT day FROM run_state WHERE run_id = $1 AND tenant = $2"
 
@@ -56,6 +58,14 @@ class StepPage:
     more: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a lease begins with beside the steps: what each scope has emitted, and what its session holds."""
+
+    emitted: dict[str, int]
+    session: Found | None
+
+
 async def load_steps(db: Database, run_id: uuid.UUID, epoch: int) -> AsyncIterator[StepPage]:
     """Yield the recorded steps of a leased run, for the holder of its lease; at least one page.
 
@@ -65,7 +75,8 @@ async def load_steps(db: Database, run_id: uuid.UUID, epoch: int) -> AsyncIterat
     position = 0
     while True:
         async with db.connection() as connection:
-            day, last = await _held(connection, run_id, epoch)
+            run = await _held(connection, run_id, epoch)
+            day, last = run["day"], run["last_position"]
             steps = await _page(connection, run_id, day, position, PAGE_ROWS)
         position = steps[-1].position if steps else last
         yield StepPage(steps, more=position < last)
@@ -73,12 +84,13 @@ async def load_steps(db: Database, run_id: uuid.UUID, epoch: int) -> AsyncIterat
             return
 
 
-async def emitted(db: Database, run_id: uuid.UUID, epoch: int) -> dict[str, int]:
-    """Return per scope how many of its own events are committed; errors as `load_steps`."""
+async def beginning(db: Database, run_id: uuid.UUID, epoch: int) -> Beginning:
+    """Return how many of its own events each scope has committed, and the session; errors as `load_steps`."""
     async with db.connection() as connection:
-        day, _ = await _held(connection, run_id, epoch)
-        rows = await connection.fetch(_EMITTED, run_id, day)
-    return {row["key"]: row["events"] for row in rows}
+        run = await _held(connection, run_id, epoch)
+        rows = await connection.fetch(_EMITTED, run_id, run["day"])
+        session = await load(connection, run["tenant"], run["ordering_key"], run_id)
+    return Beginning({row["key"]: row["events"] for row in rows}, session)
 
 
 async def list_steps(
@@ -101,14 +113,14 @@ async def list_steps(
     return StepPage(steps, more)
 
 
-async def _held(connection: Any, run_id: uuid.UUID, epoch: int) -> tuple[Any, int]:
+async def _held(connection: Any, run_id: uuid.UUID, epoch: int) -> Any:
     row = await connection.fetchrow(_HELD, run_id)
     facts = {"run_id": str(run_id)}
     if row is None:
         raise RunNotFound("There is no such run.", facts=facts)
     if row["epoch"] != epoch or RunStatus(row["status"]) not in LEASED:
         raise Fenced(f"The lease of epoch {epoch} has ended.", facts=facts)
-    return row["day"], row["last_position"]
+    return row
 
 
 async def _page(connection: Any, run_id: uuid.UUID, day: Any, after: int, limit: int) -> list[StoredStep]:

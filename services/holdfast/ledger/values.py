@@ -13,6 +13,7 @@ from uuid import UUID
 
 from holdfast.kit.errors import Fault
 from holdfast.ledger.domain.budget import Dimension, Limits, Usage
+from holdfast.ledger.domain.lane import lane_of
 from holdfast.ledger.domain.status import RunStatus
 
 __all__ = [
@@ -85,6 +86,11 @@ class Invocation:
     limits: Limits = field(default_factory=Limits)
     not_before: datetime | None = None
     max_attempts: int = 5
+
+    @property
+    def lane(self) -> str:
+        """What it goes through one at a time with others: its session's lane, or its ordering key."""
+        return lane_of(self.ordering_key, self.session_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,7 @@ class Holding:
     async def _run(self, held: Held, served: Served) -> Left:
         invocation = held.invocation
         history = History()
-        if invocation.last_commit:
+        if invocation.last_commit or invocation.session_id:
             loaded = await self._history(invocation)
             if loaded is None:
                 return Left.LOST

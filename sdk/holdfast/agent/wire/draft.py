@@ -13,6 +13,7 @@ Commit = checkpoint_pb2.Commit
 Event = RunEvent
 Record = checkpoint_pb2.StepRecord
 Effect = checkpoint_pb2.EffectIntent
+SessionWrite = checkpoint_pb2.SessionWrite
 
 FUNCTION: Final = 1
 MODEL: Final = 2
@@ -101,9 +102,11 @@ class Draft:
         charged.tokens += usage.tokens
         charged.context = max(charged.context, usage.context)
 
-    def end(self, outcome: Outcome) -> None:
-        """Make the run end with this commit."""
+    def end(self, outcome: Outcome, session: SessionWrite | None) -> None:
+        """Make the run end with this commit, and leave this in its session."""
         self._commit.end.CopyFrom(outcome.message)
+        if session is not None:
+            self._commit.session.CopyFrom(session)
 
     def requeue(self, failure: Failure | None, delay: float, *, blameless: bool) -> None:
         """Make the run go back to the queue with this commit."""

@@ -71,14 +71,26 @@ def read_assignment(assignment: Assignment) -> Invocation:
     )
 
 
-class History:
-    """What earlier attempts have recorded: steps by key, and how much each scope has emitted."""
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a session holds: JSON, empty if nothing is saved, and the version that goes with what is saved."""
 
-    __slots__ = ("_records", "emitted", "length")
+    state: bytes
+    version: int
+
+
+class History:
+    """What earlier attempts have recorded: steps by key, and how much each scope has emitted.
+
+    And what the run's `session` holds; None if it has none.
+    """
+
+    __slots__ = ("_records", "emitted", "length", "session")
 
     def __init__(self, pages: Iterable[LoadRunResponse] = ()) -> None:
         self._records: dict[str, StepRecord] = {}
         self.emitted: dict[str, int] = {}
+        self.session: Remembered | None = None
         for page in pages:
             self.add(page)
         self.length = len(self._records)
@@ -89,6 +101,8 @@ class History:
             if not record.intent:
                 self._records[record.key] = record
         self.emitted.update(page.emitted)
+        if page.HasField("session"):
+            self.session = Remembered(page.session.state, page.session.version)
         self.length = len(self._records)
 
     def take(self, key: str) -> "Recorded | None":
