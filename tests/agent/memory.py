@@ -39,6 +39,7 @@ class Memory:
         self.hold = False
         self.session: tuple[bytes, int] | None = None
         """What the run finds in its session; None without one."""
+        self.handoff: Limits | None = None
         self._held: list[Callable[[], None]] = []
 
     # -- the journal ---------------------------------------------------------------------------------------
@@ -141,9 +142,15 @@ class Memory:
             last_commit=len(self.commits),
             last_sequence=self.last_sequence,
             spent=self.spent,
+            handoff=self.handoff,
         )
-        session = self.session and SessionRead(state=self.session[0], version=self.session[1])
-        history = History([LoadRunResponse(steps=self.records, emitted=emitted, session=session)])
+        page = LoadRunResponse(
+            steps=self.records,
+            emitted=emitted,
+            session=self.session and SessionRead(state=self.session[0], version=self.session[1]),
+            handed_off=any(commit.handoff for commit in self.commits),
+        )
+        history = History([page])
         return Execution(
             app.agents[self.intent], invocation, history, self, endpoint=app.endpoint, reached=reached
         )

@@ -8,6 +8,7 @@ never overlap and start in order of admission; a session is what its runs left t
 import asyncio
 import uuid
 from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -26,7 +27,9 @@ from hypothesis.stateful import (
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.kit.errors import (
+    Fenced,
     IdempotencyKeyReused,
+    InvalidField,
     QueueFull,
     RunNotRetryable,
     SessionInUse,
@@ -34,12 +37,13 @@ from holdfast.kit.errors import (
 )
 from holdfast.ledger import SESSION_SETTINGS, cancel, due, history, retry, session, session_state, sweep
 from holdfast.ledger.admission import admit
+from holdfast.ledger.commit import commit_group
+from holdfast.ledger.commit_value import CommitItem, Requeue, SessionWrite, Stored
 from holdfast.ledger.commit_value import Refused as CommitRefused
-from holdfast.ledger.commit_value import Requeue, SessionWrite, Stored
 from holdfast.ledger.domain.attempt import after_failed_attempt, after_hand_back
 from holdfast.ledger.domain.lane import lane_of, session_of
 from holdfast.ledger.domain.status import ENDED, RETRYABLE, RunStatus
-from holdfast.ledger.values import Admitted, Failure, Leased, LeaseRef, Refused
+from holdfast.ledger.values import Admitted, Failure, Leased, LeaseRef, Limits, Refused
 from tests.support.database import cloned_database
 from tests.support.ledger import Runner, contradictions, execute, fetch, finish, give_up, invocation, opened
 from tests.support.model import Model, ModelRun
@@ -47,8 +51,9 @@ from tests.support.model import Model, ModelRun
 T = TypeVar("T")
 TENANTS = ("acme", "umbrella")
 ANY = st.integers(0, 1_000_000)
+BACKGROUND = Limits(deadline_ms=7_200_000, max_steps=77)
 _TABLES = """TRUNCATE tenant, tenant_pool, run, run_state, run_outcome, idempotency, ready, lane, blocked,
-             runner_session, lease, timer, checkpoint, transcript, session"""
+             runner_session, lease, timer, checkpoint, transcript, session, handoff"""
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -90,6 +95,7 @@ class LedgerMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(TENANTS),
         ordering_key=st.sampled_from(["", "", "k", "l"]),
         session_id=st.sampled_from(["", "k", "m"]),
+        may_hand_off=st.booleans(),
         priority=st.sampled_from([0, 0, 9]),
         pinned=st.booleans(),
         delayed=st.sampled_from([False, False, True]),
@@ -103,6 +109,7 @@ class LedgerMachine(RuleBasedStateMachine):
         tenant: str,
         ordering_key: str,
         session_id: str,
+        may_hand_off: bool,  # noqa: FBT001 - drawn
         priority: int,
         pinned: bool,  # noqa: FBT001 - drawn
         delayed: bool,  # noqa: FBT001 - drawn
@@ -121,6 +128,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 agent_version="1" if pinned else "",
                 not_before=datetime.now(UTC) + timedelta(hours=1) if delayed else None,
                 max_attempts=max_attempts,
+                handoff=BACKGROUND if may_hand_off else None,
             )
             for _ in range(count)
         ]
@@ -137,7 +145,7 @@ class LedgerMachine(RuleBasedStateMachine):
             )
             run = ModelRun(
                 one.run_id, tenant, one.idempotency_key, one.lane, -priority, answer.seq,
-                "count@1" if pinned else "count", max_attempts, delayed,
+                "count@1" if pinned else "count", max_attempts, delayed, may_hand_off=may_hand_off,
             )  # fmt: skip
             full = self.model.queue_full(tenant)
             self.model.add(run)
@@ -219,6 +227,26 @@ class LedgerMachine(RuleBasedStateMachine):
         assert found is not None
         assert (found.state, found.version) == self.model.found(run)
         return SessionWrite(f'"{lease.run_id}, {lease.epoch}"'.encode(), found.version)
+
+    @precondition(lambda self: self.leased)
+    @rule(which=ANY, first=st.booleans())
+    def hand_off(self, which: int, first: bool) -> None:  # noqa: FBT001 - drawn
+        """Let a runner move its run to the background: once, if it may, and only the holder of the lease."""
+        lease = self.pick(list(self.leased.values()), which)
+        run = self.model.runs[lease.run_id]
+        holds = run.status is RunStatus.RUNNING and run.epoch == lease.epoch
+        number = lease.last_commit + 1
+        item = CommitItem(run.run_id, lease.epoch, number, handoff=True)
+        (result,) = self.do(commit_group(self.db, [item]))
+        if not (holds and run.may_hand_off):
+            assert isinstance(result, CommitRefused)
+            assert isinstance(result.fault, InvalidField if holds else Fenced)
+            return
+        assert isinstance(result, Stored)
+        run.may_hand_off, run.handed_off = False, True
+        self.leased[run.run_id] = replace(lease, last_commit=number)
+        if first:
+            assert isinstance(self.do(commit_group(self.db, [item]))[0], Stored)  # told again, done once
 
     @rule(tenant=st.sampled_from(TENANTS), session_id=st.sampled_from(["k", "m"]))
     def forget(self, tenant: str, session_id: str) -> None:
@@ -346,6 +374,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert {(r["run_id"], r["status"], r["attempt"], r["epoch"], r["pool"]) for r in rows} == {
             (r.run_id, r.status, r.attempt, r.epoch, r.pool) for r in self.model.runs.values()
         }
+        away = "SELECT run_id FROM run_state WHERE handed_off AND max_steps = $1 AND deadline_ms = $2"
+        moved = self.do(fetch(self.db, away, BACKGROUND.max_steps, BACKGROUND.deadline_ms))
+        assert {r["run_id"] for r in moved} == {r.run_id for r in self.model.runs.values() if r.handed_off}
         ready = self.do(fetch(self.db, "SELECT run_id, rank, seq, pool FROM ready"))
         assert {(r["run_id"], r["rank"], r["seq"], r["pool"]) for r in ready} == {
             (r.run_id, r.rank, r.seq, r.pool) for r in self.model.ready()

@@ -70,7 +70,7 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
     assert (await fire(db)).moved.count == 1
     assert (await list_runs(db, "acme", RunFilter(), limit=50))[0]
     (talk,) = await admitted(db, invocation(session_id="s"))
-    (held,) = [run for run in await runner.take(9) if run.run_id == talk.run_id]
+    (held,) = [run for run in await (await opened(db)).take(9) if run.run_id == talk.run_id]
     await finish(checkpoint, held, session=SessionWrite(b"{}", 0))
     async with db.connection() as connection:
         assert (await session_state.get(connection, "acme", "s")).version == 1
@@ -99,15 +99,17 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
     assert isinstance(await finish(db, again), Stored)
     assert len(await runner.take(5)) == 1
     for version in (0, 1):
-        (talk,) = await admitted(invoker, invocation(session_id="s"), on=runner.idle())
-        assert talk.lease is not None
-        found = (await beginning(db, talk.run_id, 1)).session
+        (talk,) = await admitted(invoker, invocation(session_id="s"))
+        (held,) = [run for run in await runner.take(9) if run.run_id == talk.run_id]
+        found = (await beginning(db, held.run_id, held.epoch)).session
         assert found is not None
         assert found.version == version
-        assert isinstance(
-            await finish(db, talk.lease, session=SessionWrite(b"%d" % version, version)), Stored
-        )
-    assert len(await runner.take(5)) == 1
+        assert isinstance(await finish(db, held, session=SessionWrite(b"%d" % version, version)), Stored)
+    (away,) = await admitted(invoker, invocation(handoff=Limits(deadline_ms=60_000)))
+    (held,) = [run for run in await runner.take(9) if run.run_id == away.run_id]
+    (answer,) = await commit_group(db, [CommitItem(held.run_id, held.epoch, 1, handoff=True)])
+    assert isinstance(answer, Stored)
+    assert (await beginning(db, held.run_id, held.epoch)).handed_off
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,8 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         ("invoker", "DELETE FROM run"),
         ("invoker", "UPDATE session SET state = ''"),
         ("checkpoint", "DELETE FROM session"),
+        ("checkpoint", "INSERT INTO handoff (run_id) VALUES (gen_random_uuid())"),
+        ("checkpoint", "UPDATE handoff SET deadline_ms = 9"),
         ("invoker", "DELETE FROM transcript"),
         ("invoker", "UPDATE idempotency SET run_id = gen_random_uuid()"),
         ("checkpoint", "SELECT * FROM run"),

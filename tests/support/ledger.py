@@ -204,6 +204,11 @@ _CONTRADICTIONS = {
     "a living run has no deadline": """
         SELECT s.run_id FROM run_state s
         WHERE (s.status < 5) <> EXISTS (SELECT FROM timer t WHERE t.run_id = s.run_id AND t.kind = 1)""",
+    "a deadline's timer is before the deadline": """
+        SELECT s.run_id FROM run_state s JOIN timer t USING (run_id)
+        WHERE s.status < 5 AND t.kind = 1 AND t.due_time < s.deadline_time""",
+    "a run that was handed off may be so again": """
+        SELECT s.run_id FROM run_state s JOIN handoff h USING (run_id) WHERE s.handed_off""",
     "a lane is held by a run that has ended": """
         SELECT l.holder FROM lane l JOIN run_state s ON s.run_id = l.holder
         WHERE s.status >= 5 OR s.ordering_key <> l.ordering_key""",

@@ -24,6 +24,8 @@ class ModelRun:
     epoch: int = 0
     session: uuid.UUID | None = None
     cancel_requested: bool = False
+    may_hand_off: bool = False
+    handed_off: bool = False
 
     @property
     def place(self) -> tuple[int, int]:

@@ -249,6 +249,7 @@ class Commit(_message.Message):
     EMITTED_FIELD_NUMBER: _builtins.int
     CONSUMED_SIGNAL_IDS_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    HANDOFF_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
     REQUEUE_FIELD_NUMBER: _builtins.int
@@ -258,6 +259,10 @@ class Commit(_message.Message):
     """The lease's epoch."""
     number: _builtins.int
     """One more than the last acknowledged."""
+    handoff: _builtins.bool
+    """The run moves to the background: from here on the budget its envelope allows for that is in
+    force. The run stays with its runner; refused if it was not allowed, or has been done already.
+    """
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
         """Steps recorded."""
@@ -315,13 +320,14 @@ class Commit(_message.Message):
         emitted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         consumed_signal_ids: _abc.Iterable[_builtins.str] | None = ...,
         session: Global___SessionWrite | None = ...,
+        handoff: _builtins.bool = ...,
         end: _run_pb2.Outcome | None = ...,
         park: Global___ParkMove | None = ...,
         requeue: Global___RequeueMove | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "events", b"events", "move", b"move", "park", b"park", "requeue", b"requeue", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_signal_ids", b"consumed_signal_ids", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "session", b"session", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_signal_ids", b"consumed_signal_ids", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "handoff", b"handoff", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "session", b"session", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_move: _TypeAlias = _typing.Literal["end", "park", "requeue"]  # noqa: Y015
     _WhichOneofArgType_move: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015

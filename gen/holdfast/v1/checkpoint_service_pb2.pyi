@@ -223,6 +223,9 @@ class LoadRunResponse(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     EMITTED_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    HANDED_OFF_FIELD_NUMBER: _builtins.int
+    handed_off: _builtins.bool
+    """On the last page: the run has moved to the background in an earlier attempt."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_checkpoint_pb2.StepRecord]:
         """Recorded steps, in order of recording."""
@@ -241,10 +244,11 @@ class LoadRunResponse(_message.Message):
         steps: _abc.Iterable[_checkpoint_pb2.StepRecord] | None = ...,
         emitted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         session: Global___SessionRead | None = ...,
+        handed_off: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "session", b"session", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "handed_off", b"handed_off", "session", b"session", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,7 +20,7 @@ class InvokerServiceStub:
     """Starts a run, or finds the one its idempotency key stands for. Accepted means durable.
 
     Repeatable with the same idempotency key. Without `wait` it answers at once; with it, when the
-    run ends or after that long with the run as it stands.
+    run ends or moves to the background, or after that long, with the run as it stands.
 
     Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
     QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
@@ -33,7 +33,9 @@ class InvokerServiceStub:
     Converse: _aio.StreamStreamMultiCallable[_invoker_service_pb2.ConverseRequest, _invoker_service_pb2.ConverseResponse]
     """Holds an interactive conversation with runs: start or attach, then input, interrupt, cancel,
     decide; events come back as they happen. Several runs may follow each other on one stream,
-    one at a time. The stream ends OK when the client closes its side and the last run has ended.
+    one at a time. The stream ends OK when the client closes its side and the last run has ended. A
+    run that moves to the background while it is followed lets the stream go as one that has ended:
+    `handed_off` is the last event, and names the run; attach again to follow it to its end.
 
     Cursors that are too old and clients that read too slowly are treated as in WatchRun.
 
@@ -109,7 +111,7 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a run, or finds the one its idempotency key stands for. Accepted means durable.
 
         Repeatable with the same idempotency key. Without `wait` it answers at once; with it, when the
-        run ends or after that long with the run as it stands.
+        run ends or moves to the background, or after that long, with the run as it stands.
 
         Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
         QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
@@ -134,7 +136,9 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_invoker_service_pb2.ConverseResponse]:
         """Holds an interactive conversation with runs: start or attach, then input, interrupt, cancel,
         decide; events come back as they happen. Several runs may follow each other on one stream,
-        one at a time. The stream ends OK when the client closes its side and the last run has ended.
+        one at a time. The stream ends OK when the client closes its side and the last run has ended. A
+        run that moves to the background while it is followed lets the stream go as one that has ended:
+        `handed_off` is the last event, and names the run; attach again to follow it to its end.
 
         Cursors that are too old and clients that read too slowly are treated as in WatchRun.
 

@@ -280,14 +280,16 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Handoff(_message.Message):
-    """Whether a run may move to the background when it is about to miss its deadline."""
+    """Whether a run may move to the background when it is about to miss its deadline; it does so once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BUDGET_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def budget(self) -> Global___Budget:
-        """The budget under which it goes on."""
+        """The budget under which it goes on: the deadline counts from the handoff; limits left at 0 stay
+        as they are.
+        """
 
     def __init__(
         self,
@@ -426,6 +428,7 @@ class Run(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    HANDED_OFF_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The id: the caller's, or made by the server."""
     intent: _builtins.str
@@ -452,6 +455,10 @@ class Run(_message.Message):
     """The sequence of its last committed event."""
     cancel_requested: _builtins.bool
     """Someone asked to cancel it and it has not ended yet."""
+    handed_off: _builtins.bool
+    """It has moved to the background: `budget` and `deadline_time` are those of the handoff, and
+    `shape` is WORKER, for nobody is waiting any more.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """On whose behalf."""
@@ -523,10 +530,11 @@ class Run(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         deadline_time: _timestamp_pb2.Timestamp | None = ...,
         last_failure: Global___Failure | None = ...,
+        handed_off: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "last_failure", b"last_failure", "outcome", b"outcome", "payload", b"payload", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "ordering_key", b"ordering_key", "outcome", b"outcome", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "handed_off", b"handed_off", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "ordering_key", b"ordering_key", "outcome", b"outcome", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from holdfast.agent.budget import Dimension
 from holdfast.agent.codec import Shape, fields_of
+from holdfast.agent.engine.duration import Durations
 from holdfast.agent.error import InvalidPayload
 from holdfast.agent.model import ModelEndpoint, ModelSettings
 from holdfast.agent.run import Run
@@ -35,6 +36,7 @@ class Agent:
     max_attempts: int | None
     max_concurrent: int
     session: Kind
+    durations: Durations | None
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
@@ -81,6 +83,7 @@ class App:
         max_attempts: int | None = None,
         max_concurrent: int = 0,
         session: type[Any] = dict,
+        predict: bool = True,
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -89,8 +92,9 @@ class App:
         and no steps.
         `max_attempts` fails a run before the platform would set it aside; `max_concurrent` bounds the runs of
         this intent on one runner. `session` is the type of `run.session`: a dataclass or a pydantic model
-        whose fields all have defaults, or a dict. Raises ValueError or TypeError, in one sentence, for what
-        cannot be served.
+        whose fields all have defaults, or a dict. With `predict`, a run that may move to the background does
+        so before a step that would probably miss its deadline. Raises ValueError or TypeError, in one
+        sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -114,6 +118,7 @@ class App:
                 max_attempts=max_attempts,
                 max_concurrent=max_concurrent,
                 session=kind,
+                durations=Durations() if predict else None,
             )
             return fn
 

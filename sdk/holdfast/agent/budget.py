@@ -26,6 +26,16 @@ class Limits:
     tokens: int
     context: int
 
+    def over(self, others: "Limits") -> "Limits":
+        """Return these limits, with the others where they are 0."""
+        return Limits(
+            self.deadline or others.deadline,
+            self.steps or others.steps,
+            self.tools or others.tools,
+            self.tokens or others.tokens,
+            self.context or others.context,
+        )
+
 
 @dataclass(slots=True)
 class Usage:
@@ -44,7 +54,7 @@ class Budget:
     was done.
     """
 
-    __slots__ = ("_clock", "_ends", "_limits", "_reserved", "_spent")
+    __slots__ = ("_began", "_clock", "_ends", "_limits", "_reserved", "_spent")
 
     def __init__(
         self,
@@ -58,6 +68,7 @@ class Budget:
         self._reserved = Usage()
         self._clock = clock
         self._ends = clock() + remaining
+        self._began = self._ends - limits.deadline
 
     @property
     def limits(self) -> Limits:
@@ -97,8 +108,11 @@ class Budget:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since acceptance, by the ledger's clock as of the lease."""
-        return max(0.0, self._limits.deadline - (self._ends - self._clock()))
+        """Seconds since the deadline's count began, by the ledger's clock as of the lease: since acceptance.
+
+        After a retry or a handoff, in the leases that follow it, since that.
+        """
+        return max(0.0, self._clock() - self._began)
 
 
 class Meter(Budget):
@@ -144,6 +158,11 @@ class Meter(Budget):
         reserved.steps -= 1
         reserved.tools -= tools
         reserved.tokens -= tokens
+
+    def renew(self, limits: Limits, remaining: float) -> None:
+        """Put other limits in force, with so many seconds to the deadline; what is spent stays spent."""
+        self._limits = limits
+        self._ends = self._clock() + remaining
 
     def charge(self, usage: Usage) -> None:
         """Spend for good."""

@@ -18,6 +18,7 @@ from holdfast.agent.app import Agent
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Dimension, Meter
 from holdfast.agent.ending import Move, decide
+from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.journal import Journal, Refused
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
@@ -101,6 +102,14 @@ class Execution:
             journal.happened,
         )
         self._transcript = Transcript(self._pen, self._pipeline, history.emitted)
+        self._timer: asyncio.TimerHandle | None = None
+        background = Background(
+            None if history.handed_off else invocation.handoff,
+            pipeline=self._pipeline,
+            transcript=self._transcript,
+            meter=self._meter,
+            deadline=self,
+        )
         self._stepper = Stepper(
             family=self._family,
             history=history,
@@ -109,6 +118,8 @@ class Execution:
             meter=self._meter,
             stops=self,
             reached=reached,
+            background=background,
+            durations=agent.durations,
         )
         self._session = Session(agent.session, history.session)
         self._run = Run(
@@ -129,9 +140,7 @@ class Execution:
         A crash at any point loses at most what was not acknowledged; the next lease goes on from there.
         Cancelling this abandons the run as a crash would.
         """
-        self._timers.append(
-            self._loop.call_later(max(0.0, self._invocation.remaining), self._deadline_passed)
-        )
+        self.set()
         self._transcript.started(self._agent.version, self._replayed)
         root = Scope(self._family, "")
         try:
@@ -146,6 +155,7 @@ class Execution:
             self._transcript.closed = True
             if self._driver is not None:
                 self._driver.cancel()
+            self.hold()
             for timer in self._timers:
                 timer.cancel()
 
@@ -168,6 +178,17 @@ class Execution:
         self._timers.append(self._loop.call_later(STOP_GRACE, self._settle_without_agent))
         if driver is not asyncio.current_task():  # who stops itself is about to raise
             driver.cancel()
+
+    def hold(self) -> None:
+        """Let the deadline end nothing until it is set again. Repeatable."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def set(self) -> None:
+        """Let the run end at its deadline, as the meter has it."""
+        self.hold()
+        if not self._transcript.closed:
+            self._timer = self._loop.call_later(self._meter.seconds, self._deadline_passed)
 
     async def _driven(self) -> None:
         """Call the agent and keep what comes of it."""

@@ -122,6 +122,16 @@ class Run:
         self._outside_of_steps()
         self._session.state = state
 
+    async def expect(self, seconds: float) -> bool:
+        """Say that what comes next takes so long; return whether the run moved to the background for it.
+
+        It moves if it would miss its deadline otherwise and its caller allows it, once in its life: those who
+        talk with it are told and let go, and it goes on under the budget allowed for that, its deadline
+        counted from now. The move is durable when this returns. Where it is not allowed nothing happens. The
+        answer is the same in a replay. Raises RuntimeError inside of a step.
+        """
+        return await self._stepper.expect(seconds)
+
     def step(
         self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]:

@@ -1,6 +1,6 @@
 """A conversation starts a run, or joins one, and speaks both ways until the run has ended.
 
-opening ──started──▶ following ──ended──▶ over
+opening ──started──▶ following ──ended | handed off──▶ over
                         │ ▲ connection lost: attach from the cursor
                         └─┘
 """
@@ -13,7 +13,7 @@ from typing import Any, Self
 import grpc
 
 from holdfast.client.errors import HoldfastError, Unavailable
-from holdfast.client.event import Cursor, Started, Update
+from holdfast.client.event import Cursor, Event, Started, Update
 from holdfast.client.link import Link
 from holdfast.client.retry import Lost, Repetition
 from holdfast.client.run import Run
@@ -28,7 +28,9 @@ class Conversation:
 
     The first update is `Started`. A connection that breaks is made anew: the run is found by its id, or, if
     not even that had come back, by starting it again under the same idempotency key. Leaving the block ends
-    the stream; what that means for the run is what `on_disconnect` said.
+    the stream; what that means for the run is what `on_disconnect` said. A run that moves to the background
+    meanwhile ends the conversation and goes on: `handed_off` is true then, and `Client.watch` follows it from
+    the cursor. One that had moved before is followed to its end.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Conversation:
         self._repetition = Repetition(link.reconnects, lost)
         self._closed = False
         self._connected = False
+        self.handed_off = False
+        self._interactive = True
         self._known = 0  # so far the transcript reached when the stream began
 
     async def __aenter__(self) -> Self:
@@ -96,7 +100,7 @@ class Conversation:
 
     async def __anext__(self) -> Started | Update:
         """Return the next update. Raises `HoldfastError` when no server answers for long."""
-        while not self._closed and not self.cursor.ended:
+        while not (self._closed or self.handed_off or self.cursor.ended):
             try:
                 update = await self._read()
             except grpc.aio.AioRpcError as failure:
@@ -128,12 +132,16 @@ class Conversation:
         update = update_of(message)
         if update is not None:
             self.cursor.move(update)
+            if self._interactive and isinstance(update, Event) and update.kind == "handed_off":
+                self.handed_off = True
             if self.cursor.sequence < self._known:
                 self.cursor.ended = False  # that end was before a retry
         return update
 
     def _started(self, message: invoker_service_pb2.ConverseStarted) -> Started | None:
         again = self.run is not None
+        if not again:
+            self._interactive = not message.run.handed_off
         self.run = run_of(message.run)
         self._known = self.run.last_sequence
         # An ended run of which nothing is missing has no event left to say so.

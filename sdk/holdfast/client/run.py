@@ -79,6 +79,7 @@ class Run:
     start_time: datetime | None = None
     end_time: datetime | None = None
     deadline_time: datetime | None = None
+    handed_off: bool = False
 
     @property
     def is_ended(self) -> bool:

@@ -48,6 +48,7 @@ def run_of(message: run_pb2.Run) -> Run:
         start_time=time_of(message.start_time),
         end_time=time_of(message.end_time),
         deadline_time=time_of(message.deadline_time),
+        handed_off=message.handed_off,
     )
 
 

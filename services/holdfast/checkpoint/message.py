@@ -56,7 +56,16 @@ def item_of(commit: Commit) -> CommitItem:
     if commit.consumed_signal_ids:
         raise NotYetAvailable("Mailboxes are not there yet: no signal can have been consumed.")
     return CommitItem(
-        run_id, commit.epoch, commit.number, records, Charge.of(calls), happened, effects, move, session
+        run_id=run_id,
+        epoch=commit.epoch,
+        number=commit.number,
+        records=records,
+        charge=Charge.of(calls),
+        happened=happened,
+        effects=effects,
+        move=move,
+        session=session,
+        handoff=commit.handoff,
     )
 
 

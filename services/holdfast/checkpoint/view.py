@@ -40,7 +40,9 @@ def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
 def last_page(steps: Sequence[StepRecord], beginning: Beginning) -> LoadRunResponse:
     """Return the last page of a leased run's history, with what its lease begins with."""
     session = None if beginning.session is None else session_message(beginning.session)
-    return LoadRunResponse(steps=steps, emitted=beginning.emitted, session=session)
+    return LoadRunResponse(
+        steps=steps, emitted=beginning.emitted, session=session, handed_off=beginning.handed_off
+    )
 
 
 def _value(raw: bytes) -> Value:

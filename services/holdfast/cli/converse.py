@@ -8,7 +8,7 @@ import click
 
 from holdfast.cli.exit_code import INTERRUPTED
 from holdfast.cli.follow import Follower
-from holdfast.cli.given import Limits
+from holdfast.cli.given import Limits, Seconds
 from holdfast.cli.invoke import invocation_of
 from holdfast.cli.output import note
 from holdfast.cli.target import Target, speaks
@@ -20,6 +20,12 @@ from holdfast.client import Conversation, OnDisconnect
 @click.option("-d", "--data", help="The payload: a JSON object, @file, or - for standard input.")
 @click.option("--key", default="", help="The idempotency key: the same key joins the same run.")
 @click.option("--budget", type=Limits(), help="As max_steps=10,max_tokens=5000,deadline=30s.")
+@click.option(
+    "--handoff-deadline",
+    "handoff",
+    type=Seconds(),
+    help="Let it move to the background rather than miss its deadline, with this long from then on.",
+)
 @click.option("--session", default="", help="The conversation it belongs to.")
 @click.option("--user", default="", help="The user on whose behalf.")
 @click.option("--cancel-if-left", is_flag=True, help="Cancel the run if this command dies.")

@@ -52,8 +52,15 @@ class Follower:
             click.echo(event.text)
         elif event.kind == "ended":
             self._ended(event.data)
+        elif event.kind == "handed_off":
+            self._handed_off(event)
         else:
             self._margin(f"{event.kind.replace('_', ' ')} {_about(event)}".rstrip())
+
+    def _handed_off(self, event: Event) -> None:
+        seconds = (event.data.get("budget") or {}).get("deadline_ms", 0) / 1000
+        self._margin(f"handed off: it goes on in the background, for {seconds:g} s at most; to follow it:")
+        self._margin(f"  holdfast runs watch {event.run_id} --after {event.sequence}")
 
     def _ended(self, data: Mapping[str, Any]) -> None:
         outcome = data.get("outcome") or {}

@@ -28,6 +28,12 @@ from holdfast.client import Budget, Invocation, Run
 @click.option("--ordering-key", default="", help="Runs of one key execute one at a time, in order.")
 @click.option("--priority", type=click.IntRange(0, 9), default=0, help="0 is ordinary, 9 most urgent.")
 @click.option("--label", "labels", type=Pair(), multiple=True, help="A label, key=value; repeatable.")
+@click.option(
+    "--handoff-deadline",
+    "handoff",
+    type=Seconds(),
+    help="Let it move to the background rather than miss its deadline, with this long from then on.",
+)
 @click.option("--agent-version", default="", help="Run on this version of the agent's code only.")
 @speaks
 async def command(
@@ -62,6 +68,7 @@ def invocation_of(
     key: str = "",
     budget: Budget | None = None,
     session: str = "",
+    handoff: float | None = None,
     labels: tuple[tuple[str, str], ...] = (),
     **same_name: Any,
 ) -> Invocation:
@@ -72,6 +79,7 @@ def invocation_of(
         idempotency_key=key,
         budget=budget,
         session_id=session,
+        handoff=None if handoff is None else Budget(deadline_ms=round(handoff * 1000)),
         labels=dict(labels),
         **same_name,
     )
@@ -82,6 +90,7 @@ def _show(target: Target, run: Run, *, reattached: bool) -> None:
         json_line({**plain(run), "reattached": reattached})
         return
     existing = "an earlier call made it" if reattached else ""
-    fields([("run", run.run_id), ("status", run.status), ("", existing)])
+    away = f"it goes on in the background: holdfast runs watch {run.run_id}" if run.handed_off else ""
+    fields([("run", run.run_id), ("status", run.status), ("", existing), ("", away)])
     if run.outcome is not None:
         show_end(plain(run.outcome))

@@ -146,6 +146,12 @@ async def wait_for(target: Target, run_id: str, patience: float) -> int:
     return exit_code.of_awaited(run)
 
 
+def _remark(run: Run) -> str:
+    if run.cancel_requested:
+        return " (asked to cancel)"
+    return " (in the background)" if run.handed_off and not run.is_ended else ""
+
+
 def _show(target: Target, run: Run) -> None:
     if target.form == "json":
         json_line(run)
@@ -155,7 +161,7 @@ def _show(target: Target, run: Run) -> None:
         [
             ("run", run.run_id),
             ("intent", run.intent),
-            ("status", f"{run.status.name}{' (asked to cancel)' if run.cancel_requested else ''}"),
+            ("status", f"{run.status.name}{_remark(run)}"),
             ("user", run.user),
             ("key", run.idempotency_key),
             ("attempt", run.attempt),

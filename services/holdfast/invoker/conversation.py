@@ -1,6 +1,6 @@
 """One conversation: the client starts or attaches, then speaks; runs follow each other, one at a time.
 
-idle ──start | attach──▶ following ──run ended──▶ idle ──client closes──▶ over
+idle ──start | attach──▶ following ──run ended | handed off──▶ idle ──client closes──▶ over
 │ cancel ──▶ following
 └ client closes ──▶ following until the run ends ──▶ over
 """
@@ -94,6 +94,8 @@ class Conversation:
         self._followed.set()
         started = pb.ConverseStarted(run=run_message(view), reattached=reattached)
         yield pb.ConverseResponse(started=started)
+        # A handoff from before is history; one that happens now lets the client go.
+        interactive = not view.handed_off
         async with aclosing(self._parts.followers.follow(self._tenant, run_id, after, epoch)) as updates:
             while (update := await self._while_in_order(anext(updates, None))) is not None:
                 if isinstance(update, transcript_pb2.Rewound):
@@ -102,10 +104,15 @@ class Conversation:
                 if isinstance(update, transcript_pb2.Snapshot):
                     yield pb.ConverseResponse(snapshot=update)
                     continue
-                if update[-1].HasField("ended"):
+                told, let_go = _told(update) if interactive else (update, False)
+                if let_go or told[-1].HasField("ended"):
                     self._followed.clear()  # what the client says to this is about the next run
-                for event in update:
+                if let_go:
+                    self._cancel_if_left = False  # it may leave from here on
+                for event in told:
                     yield pb.ConverseResponse(event=event)
+                if let_go:
+                    break
         self._followed.clear()
 
     async def _start(self, start: pb.ConverseStart) -> tuple[uuid.UUID, bool]:
@@ -193,3 +200,11 @@ class Conversation:
             if not pending.done():
                 pending.cancel()
                 await asyncio.wait([pending])  # else the generator below could not be closed
+
+
+def _told(events: list[transcript_pb2.RunEvent]) -> tuple[list[transcript_pb2.RunEvent], bool]:
+    """Return the events up to a handoff, and whether there is one."""
+    for at, event in enumerate(events, 1):
+        if event.HasField("handed_off"):
+            return events[:at], True
+    return events, False

@@ -153,6 +153,7 @@ def read_envelope(
         limits=limits_of(request.budget),
         not_before=not_before,
         max_attempts=max_attempts,
+        handoff=limits_of(request.handoff.budget) if request.HasField("handoff") else None,
     )
 
 

@@ -18,6 +18,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from itertools import takewhile
 from typing import Final
 
 from holdfast.invoker.live import Live
@@ -206,8 +207,8 @@ class Follower:
                 if message.epoch != position.epoch:
                     return  # a runner that has lost its lease and does not know it yet
                 events = [event for event in message.events.events if event.sequence > self._sequence]
-                # The ledger's word ends a run, not the runner's.
-                shown = [event for event in events if event.WhichOneof("event") != "ended"]
+                # The ledger's word ends a run, or lets its clients go, not the runner's.
+                shown = list(takewhile(_may_be_lost, events))
                 if shown:
                     if not _follow_on(shown, self._sequence, position.epoch):
                         return  # a gap: the ledger has what is missing
@@ -228,6 +229,10 @@ class Follower:
         self._sequence = event.sequence
         self._epoch = event.epoch
         self._ended = event.WhichOneof("event") == "ended"
+
+
+def _may_be_lost(event: transcript_pb2.RunEvent) -> bool:
+    return event.WhichOneof("event") not in {"ended", "handed_off"}
 
 
 def _follow_on(events: list[transcript_pb2.RunEvent], after: int, epoch: int) -> bool:

@@ -58,7 +58,12 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         admitted = await self._parts.door.admit(invocation)
         view = None
         if wait and admitted.status not in ENDED:
-            view = await self._parts.waiters.ended(admitted.run_id, wait, look=not admitted.created)
+            view = await self._parts.waiters.ended(
+                admitted.run_id,
+                wait,
+                look=not admitted.created,
+                or_handed_off=invocation.handoff is not None,
+            )
         elif admitted.created:
             view = admitted_view(invocation, admitted)
         run = run_message(view) if view is not None else await self._run(tenant, admitted.run_id)

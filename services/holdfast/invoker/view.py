@@ -47,6 +47,7 @@ def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
             context=view.usage.context,
         ),
         last_sequence=view.last_sequence,
+        handed_off=view.handed_off,
         cancel_requested=view.cancel_requested and view.outcome is None,
         create_time=timestamp(view.create_time),
         deadline_time=timestamp(view.deadline_time),

@@ -20,6 +20,7 @@ class Waiters:
     def __init__(self, db: Database) -> None:
         self._seat = db.seat()
         self._waiting: dict[UUID, list[asyncio.Future[RunView]]] = {}
+        self._interactive: set[asyncio.Future[RunView]] = set()
         self._hinted: set[UUID] = set()
         self._polled = time.monotonic()
         self._closed = False
@@ -32,16 +33,21 @@ class Waiters:
             self._hinted.update(known)
             self.loop.wake()
 
-    async def ended(self, run_id: UUID, within: float, *, look: bool = False) -> RunView | None:
+    async def ended(
+        self, run_id: UUID, within: float, *, look: bool = False, or_handed_off: bool = False
+    ) -> RunView | None:
         """Wait until the run has ended, and return it; None if it has not after `within` seconds.
 
-        With `look` the ledger is asked soon: what is known of the run may be older than its end. Raises
-        ShuttingDown when this process ends first.
+        With `or_handed_off` a move to the background ends the wait too, if the run may make one. With `look`
+        the ledger is asked soon: what is known of the run may be older than its end. Raises ShuttingDown when
+        this process ends first.
         """
         if self._closed:
             raise _leaving()
         future: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(run_id, []).append(future)
+        if or_handed_off:
+            self._interactive.add(future)
         if look:
             self.hint((run_id,))
         try:
@@ -50,6 +56,7 @@ class Waiters:
         except TimeoutError:
             return None
         finally:
+            self._interactive.discard(future)
             futures = self._waiting.get(run_id)
             if futures is not None and future in futures:
                 futures.remove(future)
@@ -65,15 +72,30 @@ class Waiters:
         async with self._seat.connection() as connection:
             found: Collection[UUID] = asked
             if due:
-                found = (await outcomes(connection, list(self._waiting))).keys()
+                found = (await outcomes(connection, list(self._waiting))).keys() | self._may_hand_off()
                 self._polled = time.monotonic()
             views = await get_many(connection, list(found)) if found else {}
+        for view in views.values():
+            if view.handed_off and view.outcome is None:
+                self._let_go(view)
         ended = [view for view in views.values() if view.outcome is not None]
         for view in ended:
             for future in self._waiting.pop(view.run_id, ()):
                 if not future.done():
                     future.set_result(view)
         return len(ended)
+
+    def _may_hand_off(self) -> set[UUID]:
+        """Name the runs that some would leave to the background."""
+        if not self._interactive:
+            return set()
+        return {run_id for run_id, all_of in self._waiting.items() if self._interactive.intersection(all_of)}
+
+    def _let_go(self, view: RunView) -> None:
+        """Answer those who need not wait for a run in the background."""
+        for future in self._interactive.intersection(self._waiting.get(view.run_id, ())):
+            if not future.done():
+                future.set_result(view)
 
     def close(self) -> None:
         """Let those who still wait, and those who come, call another Invoker."""

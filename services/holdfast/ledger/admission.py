@@ -17,6 +17,7 @@ from holdfast.ledger.admission_column import asked
 from holdfast.ledger.admission_group import Answer, Entry, Facts, Group, Placements, Server, TenantDoor
 from holdfast.ledger.admission_placed import place
 from holdfast.ledger.domain.admission import Door, Room
+from holdfast.ledger.handoff import allow
 from holdfast.ledger.values import Invocation, limits_of
 
 __all__ = ["Answer", "Placements", "Server", "admit", "admit_within"]
@@ -124,6 +125,7 @@ async def _write(connection: Connection, group: Group, facts: Facts, doors: Mapp
         [group.readied[key] for key in pools],
         [moved[tenant].capped for _, tenant in pools],
     )
+    await allow(connection, [entry.invocation for entry in group.entries])
     newly = _newly_capped(moved.items())
     if newly:
         await connection.execute(sql.CAP, newly)

@@ -59,7 +59,7 @@ def seated(invocations: Sequence[Invocation], placements: Placements) -> list[Se
     credit = dict(placements.credit)
     servers: list[Server] = []
     for each in invocations:
-        if each.lane or each.not_before is not None:
+        if each.lane or each.not_before is not None or each.handoff is not None:
             return None
         server = placements.idlest(pool_of(each.intent, each.agent_version), credit)
         if server is None:

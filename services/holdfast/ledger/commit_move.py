@@ -1,4 +1,4 @@
-"""Commits that end or requeue their run, or release effects: one transaction for the group.
+"""Commits that end, requeue or hand off their run, or release effects: one transaction for the group.
 
 Lock order: tenants (the mutex of their queues: pools, lanes and leases with them, and of their sessions),
 run_state, outbox lanes.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdfast.kit.db import Access
-from holdfast.ledger import commit_sql, outbox, session_state
+from holdfast.ledger import commit_sql, handoff, outbox, session_state
 from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
@@ -45,7 +45,8 @@ async def store(
 
 
 def _may_be_simple(item: CommitItem) -> bool:
-    return isinstance(item.move, Outcome) and not item.effects and item.session is None
+    plain = item.session is None and not item.handoff and not item.effects
+    return plain and isinstance(item.move, Outcome)
 
 
 async def _finish(db: Access, items: Sequence[CommitItem], simple: Sequence[int]) -> dict[int, CommitResult]:
@@ -63,12 +64,15 @@ async def _move(db: Access, items: Sequence[CommitItem]) -> tuple[list[CommitRes
 
 
 async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[CommitResult], list[str]]:
-    moving = [item.run_id for item in items if item.move is not None]
+    moving = [item.run_id for item in items if item.move is not None or item.handoff]
     if moving:
         await lock_tenants_of(connection, moving)
     fates = await decide(connection, items)
     rows = await connection.fetch(_MOVE, *move_columns(items, fates))
     pools = await _release(connection, items, [row for row in rows if row["status"] != RunStatus.RUNNING])
+    handed_off = [row["run_id"] for row in rows if items[row["index"]].handoff]
+    if handed_off:
+        await handoff.move(connection, handed_off)
     savings = [saving for row in rows for saving in _saving(items[row["index"]], row)]
     if savings:
         await session_state.save(connection, savings)

@@ -76,11 +76,12 @@ class CommitItem:
     effects: Sequence[Effect] = ()
     move: Outcome | Requeue | None = None
     session: SessionWrite | None = None
+    handoff: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """Say whether it is progress alone: no effect, and the run stays with its runner."""
-        return self.move is None and not self.effects
+        """Say whether it is progress alone: no effect, and the run stays with its runner, in its budget."""
+        return self.move is None and not self.effects and not self.handoff
 
     @property
     def size(self) -> int:

@@ -16,7 +16,7 @@ PAGE_BYTES: Final = 1024 * 1024
 """A page ends before it grows over this, but has at least one record."""
 
 _HELD: Final = """
-SELECT tenant, day, status, epoch, last_position, ordering_key FROM run_state WHERE run_id = $1"""
+SELECT tenant, day, status, epoch, last_position, ordering_key, handed_off FROM run_state WHERE run_id = $1"""
 
 _OWNED: Final = "SELECT day FROM run_state WHERE run_id = $1 AND tenant = $2"
 
@@ -60,10 +60,14 @@ class StepPage:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What a lease begins with beside the steps: what each scope has emitted, and what its session holds."""
+    """What a lease begins with beside the steps: what each scope has emitted, and what its session holds.
+
+    And whether the run is in the background.
+    """
 
     emitted: dict[str, int]
     session: Found | None
+    handed_off: bool
 
 
 async def load_steps(db: Database, run_id: uuid.UUID, epoch: int) -> AsyncIterator[StepPage]:
@@ -90,7 +94,7 @@ async def beginning(db: Database, run_id: uuid.UUID, epoch: int) -> Beginning:
         run = await _held(connection, run_id, epoch)
         rows = await connection.fetch(_EMITTED, run_id, run["day"])
         session = await load(connection, run["tenant"], run["ordering_key"], run_id)
-    return Beginning({row["key"]: row["events"] for row in rows}, session)
+    return Beginning({row["key"]: row["events"] for row in rows}, session, run["handed_off"])
 
 
 async def list_steps(

@@ -14,7 +14,7 @@ from holdfast.kit.errors import LedgerUnavailable
 READY: Final = "holdfast_ready"
 """Pools that got work."""
 ENDED: Final = "holdfast_ended"
-"""Runs that ended, were parked or went back to the queue."""
+"""Runs that ended, were parked, went back to the queue or moved to the background."""
 EFFECT: Final = "holdfast_effect"
 """Destinations for which effects were staged."""
 

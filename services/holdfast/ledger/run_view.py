@@ -8,14 +8,17 @@ from holdfast.ledger.domain.status import ENDED, RunStatus
 from holdfast.ledger.values import Failure, Outcome, RunView, limits_of
 
 COLUMNS: Final = """
-    r.run_id, r.seq, r.tenant, r.user_id, r.intent, r.shape, r.idempotency_key, r.correlation_id,
+    r.run_id, r.seq, r.tenant, r.user_id, r.intent, r.idempotency_key, r.correlation_id,
     r.session_id, r.ordering_key, r.priority, r.labels::text AS labels, s.agent_version, s.status, s.attempt,
     s.max_attempts, s.epoch, s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context, s.steps,
     s.tools, s.tokens, s.context, s.last_sequence, s.cancel_requested, s.create_time, s.start_time,
-    s.end_time, s.deadline_time, s.last_failure::text AS last_failure, o.failure::text AS failure,
+    s.end_time, s.deadline_time, s.handed_off, CASE WHEN s.handed_off THEN 2 ELSE r.shape END AS shape,
+    s.last_failure::text AS last_failure, o.failure::text AS failure,
     o.exhausted, clock_timestamp() AS now
 """
-"""Of `run r JOIN run_state s LEFT JOIN run_outcome o`; a reader of one run adds r.envelope and o.result."""
+"""Nobody waits for a run in the background: its shape is WORKER.
+
+Of `run r JOIN run_state s LEFT JOIN run_outcome o`; a reader of one run adds r.envelope and o.result."""
 
 
 def run_view(row: Any) -> RunView:
@@ -52,6 +55,7 @@ def run_view(row: Any) -> RunView:
         last_failure=Failure.from_json(row["last_failure"]),
         outcome=_outcome(row, status) if status in ENDED else None,
         envelope=row["envelope"] if "envelope" in columns else None,
+        handed_off=row["handed_off"],
     )
 
 

@@ -86,6 +86,8 @@ class Invocation:
     limits: Limits = field(default_factory=Limits)
     not_before: datetime | None = None
     max_attempts: int = 5
+    # The budget under which it may go on in the background; None if it may not move there.
+    handoff: Limits | None = None
 
     @property
     def lane(self) -> str:
@@ -199,6 +201,7 @@ class RunView:
     last_failure: Failure | None
     outcome: Outcome | None
     envelope: bytes | None
+    handed_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)

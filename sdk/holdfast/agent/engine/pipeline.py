@@ -105,12 +105,16 @@ class Pipeline:
             self._scheduled = True
             self._loop.call_soon(self._flush_now, context=_EMPTY)
 
-    async def durable(self, draft: Draft) -> None:
-        """Send what has gathered and wait until a draft is durable."""
-        future = self._loop.create_future()
+    def sent(self, draft: Draft) -> "asyncio.Future[None]":
+        """Send what has gathered; the future is done when a draft is durable, cancelled if it never is."""
+        future: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append((draft, future))
         self.flush()
-        await future
+        return future
+
+    async def durable(self, draft: Draft) -> None:
+        """Send what has gathered and wait until a draft is durable."""
+        await self.sent(draft)
 
     async def settle(self) -> None:
         """Wait until every record so far is durable, failures the agent has survived included."""

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from holdfast.agent.wire.draft import STAGED, Effect
+from holdfast.agent.wire.draft import EXPECTED, MOVED, STAGED, Effect
 
 
 class Tokens:
@@ -40,7 +40,17 @@ class Place:
 class Scope(Place):
     """Counts what is asked for and said in one task of the agent."""
 
-    __slots__ = ("_counts", "path", "said", "staged", "staged_before", "told_before")
+    __slots__ = (
+        "_counts",
+        "expected",
+        "expected_before",
+        "moved_at",
+        "path",
+        "said",
+        "staged",
+        "staged_before",
+        "told_before",
+    )
 
     def __init__(self, owner: "Family", path: str) -> None:
         super().__init__(owner)
@@ -50,6 +60,9 @@ class Scope(Place):
         self.told_before = owner.emitted.get(path, 0)
         self.staged = 0
         self.staged_before = owner.emitted.get(path + STAGED, 0)
+        self.expected = 0
+        self.expected_before = owner.emitted.get(path + EXPECTED, 0)
+        self.moved_at = owner.emitted.get(path + MOVED, 0)
 
     def key(self, name: str) -> str:
         """Return the key of the next use of a name."""

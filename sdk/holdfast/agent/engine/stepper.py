@@ -12,12 +12,14 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Meter, Usage
 from holdfast.agent.codec import canonical
+from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.call import Call
+from holdfast.agent.engine.duration import Durations
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Family, Frame, Place, Scope, here
 from holdfast.agent.engine.transcript import Transcript
@@ -32,6 +34,8 @@ from holdfast.agent.error import (
 )
 from holdfast.agent.wire.draft import TOOL, Record, make_record
 from holdfast.agent.wire.invocation import History, Recorded
+
+T = TypeVar("T")
 
 LARGEST_INPUT = 64 * 1024
 """Bytes of input kept with a record; of a larger one only the fingerprint is."""
@@ -79,7 +83,17 @@ class _Failed:
 class Stepper:
     """Executes the steps of one run."""
 
-    __slots__ = ("_family", "_history", "_meter", "_pipeline", "_reached", "_stops", "_transcript")
+    __slots__ = (
+        "_background",
+        "_durations",
+        "_family",
+        "_history",
+        "_meter",
+        "_pipeline",
+        "_reached",
+        "_stops",
+        "_transcript",
+    )
 
     def __init__(
         self,
@@ -91,7 +105,12 @@ class Stepper:
         meter: Meter,
         stops: Stops,
         reached: Callable[[str], None],
+        background: Background,
+        durations: Durations | None,
     ) -> None:
+        """Take None for `durations` to foresee nothing."""
+        self._background = background
+        self._durations = durations
         self._family = family
         self._history = history
         self._pipeline = pipeline
@@ -130,6 +149,7 @@ class Stepper:
             return self._replayed(key, call, recorded, fingerprint, asked)
         if not (call.policy.repeatable or self._pipeline.settled):
             await self._awaited(self._pipeline.settle())
+        await self._foresee(call.name)
         done = await self._reserved(
             key, call, _Asked(fingerprint, asked if len(asked) <= LARGEST_INPUT else b"")
         )
@@ -143,6 +163,29 @@ class Stepper:
             await self._awaited(self._pipeline.durable(draft))
             self._reached("after_ack")
         return done.value
+
+    async def expect(self, seconds: float) -> bool:
+        """Move the run to the background if that takes longer than there is; say whether this call did."""
+        self._check()
+        scope = self.scope()
+        scope.expected += 1
+        if scope.expected <= scope.expected_before:
+            return scope.expected == scope.moved_at
+        if not self._background.needed(seconds):
+            self._transcript.expected(scope)
+            return False
+        return await self._awaited(self._background.move(scope))
+
+    async def _foresee(self, name: str) -> None:
+        """Move the run to the background before a step that would probably miss the deadline.
+
+        Wait also for a move under way: before it is durable no step starts, for the old deadline may be over.
+        """
+        if not self._background.ahead:
+            return
+        likely = None if self._durations is None else self._durations.p95(name)
+        if self._background.needed(likely or 0.0):
+            await self._awaited(self._background.move())
 
     def _replayed(self, key: str, call: Call, recorded: Recorded, fingerprint: bytes, asked: bytes) -> Any:
         if recorded.fingerprint != fingerprint:
@@ -163,8 +206,12 @@ class Stepper:
             self._stops.stop(BudgetExhausted(lacking))
             self._check()
         self._meter.reserve(tools=tools, tokens=call.tokens)
+        began = time.perf_counter()
         try:
-            return await self._tried(key, call, asked)
+            done = await self._tried(key, call, asked)
+            if self._durations is not None:
+                self._durations.note(call.name, time.perf_counter() - began)
+            return done
         finally:
             self._meter.release(tools=tools, tokens=call.tokens)
 
@@ -257,14 +304,15 @@ class Stepper:
             call.tells_result(frame, encoded)
         return encoded, value
 
-    async def _awaited(self, wait: Awaitable[None]) -> None:
+    async def _awaited(self, wait: Awaitable[T]) -> T:
         """Wait for something of the engine's own; a run that was stopped goes no further."""
         try:
-            await wait
+            value = await wait
         except asyncio.CancelledError:
             self._check()
             raise
         self._check()
+        return value
 
     def _check(self) -> None:
         if self._stops.stopped is not None:

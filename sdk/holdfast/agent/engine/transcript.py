@@ -4,10 +4,11 @@ import asyncio
 import contextvars
 from typing import Final
 
+from holdfast.agent.budget import Limits
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Frame, Place, Scope, Tokens
 from holdfast.agent.error import Failure
-from holdfast.agent.wire.draft import Draft, Effect, Record
+from holdfast.agent.wire.draft import EXPECTED, MOVED, Draft, Effect, Record
 from holdfast.agent.wire.pen import Pen
 
 LARGEST_TEXT: Final = 256 * 1024
@@ -75,6 +76,23 @@ class Transcript:
         """Tell what a tool returned, as JSON."""
         self.spoken(frame)
         self._pen.tool_returned(self._pipeline.draft, frame.step, tool, result)
+
+    def expected(self, scope: Scope, draft: Draft | None = None) -> None:
+        """Count that a scope has said what it expects: a replay gets the same answer."""
+        draft = draft or self._pipeline.draft
+        mark = scope.path + EXPECTED
+        draft.emitted[mark] = draft.emitted.get(mark, 0) + 1
+
+    def handed_off(self, limits: Limits, scope: Scope | None) -> Draft:
+        """Move the run to the background, tell it, and return the draft it is in; `scope` has asked."""
+        self.all_spoken()
+        draft = self._pipeline.draft
+        self._pen.handed_off(draft, limits)
+        draft.hand_off()
+        if scope is not None:
+            self.expected(scope, draft)
+            draft.emitted[scope.path + MOVED] = scope.expected
+        return draft
 
     def say(self, place: Place, text: str) -> None:
         """Tell something whole, unless an earlier attempt has."""

@@ -30,6 +30,10 @@ DRIFTED: Final = 11
 
 STAGED: Final = ">"
 """Marks the count of the effects that a scope has staged, beside that of what it has told."""
+EXPECTED: Final = "?"
+"""Marks how often a scope has said what it expects."""
+MOVED: Final = "~"
+"""Marks which of these moved the run to the background."""
 
 
 class Outcome:
@@ -116,12 +120,18 @@ class Draft:
         if failure is not None:
             write_failure(move.failure, failure)
 
+    def hand_off(self) -> None:
+        """Make the run move to the background with this commit."""
+        self._commit.handoff = True
+
     def forget_records(self) -> None:
         """Leave only the events that have been told: all but the run's end.
 
         Effects are not staged then, and a replay stages them: only the others count as told.
         """
+        handoff = self._commit.handoff  # it is told: it goes with what is told
         self._commit.Clear()
+        self._commit.handoff = handoff
         self.staged.clear()
         events = self._events.events
         if events and events[-1].WhichOneof("event") == "ended":
@@ -131,6 +141,7 @@ class Draft:
     def absorb(self, later: "Draft") -> None:
         """Take the events of the next draft in."""
         self._events.events.extend(later._events.events)  # noqa: SLF001 -- of the same class
+        self._commit.handoff |= later._commit.handoff  # noqa: SLF001
         for scope, count in later.emitted.items():
             self.emitted[scope] = self.emitted.get(scope, 0) + count
 
@@ -142,8 +153,9 @@ class Draft:
         commit.number = number
         if self._events.events:
             commit.events.CopyFrom(self._events)
-        for scope, count in self.emitted.items():
-            commit.emitted[scope] = count
+            # Nothing that counts here comes without an event, but what is expected: that is asked again.
+            for scope, count in self.emitted.items():
+                commit.emitted[scope] = count
         for scope, count in self.staged.items():
             commit.emitted[scope + STAGED] = count
         return commit

@@ -3,7 +3,7 @@
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdfast.agent.budget import Usage
+from holdfast.agent.budget import Limits, Usage
 from holdfast.agent.error import Failure
 from holdfast.v1 import run_pb2
 
@@ -30,6 +30,15 @@ def write_usage(target: run_pb2.Usage, usage: Usage) -> None:
     if usage.tokens:
         target.tokens = usage.tokens
         target.context = usage.context
+
+
+def write_budget(target: run_pb2.Budget, limits: Limits) -> None:
+    """Put limits into a message."""
+    target.deadline_ms = round(limits.deadline * 1000)
+    target.max_steps = limits.steps
+    target.max_tools = limits.tools
+    target.max_tokens = limits.tokens
+    target.max_context = limits.context
 
 
 def write_failure(target: run_pb2.Failure, failure: Failure) -> None:

@@ -10,6 +10,7 @@ from holdfast.agent.error import Failure
 from holdfast.agent.wire.value import read_struct
 from holdfast.v1.checkpoint_pb2 import StepRecord
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.run_pb2 import Budget
 from holdfast.v1.work_service_pb2 import Assignment
 
 UNLIMITED = 2**62
@@ -35,6 +36,8 @@ class Invocation:
     user: str = ""
     correlation_id: str = ""
     session_id: str = ""
+    handoff: Limits | None = None
+    """The budget in the background, limits of 0 staying as they are; None if the run may not move there."""
     labels: dict[str, str] = field(default_factory=dict)
     create_time: datetime = EPOCH
 
@@ -66,8 +69,15 @@ def read_assignment(assignment: Assignment) -> Invocation:
         user=envelope.caller.user,
         correlation_id=envelope.correlation_id,
         session_id=envelope.session_id,
+        handoff=_limits(envelope.handoff.budget) if envelope.HasField("handoff") else None,
         labels=dict(envelope.labels),
         create_time=assignment.create_time.ToDatetime(UTC),
+    )
+
+
+def _limits(budget: Budget) -> Limits:
+    return Limits(
+        budget.deadline_ms / 1000, budget.max_steps, budget.max_tools, budget.max_tokens, budget.max_context
     )
 
 
@@ -82,15 +92,16 @@ class Remembered:
 class History:
     """What earlier attempts have recorded: steps by key, and how much each scope has emitted.
 
-    And what the run's `session` holds; None if it has none.
+    And what the run's `session` holds, None if it has none; and whether it has `handed_off` already.
     """
 
-    __slots__ = ("_records", "emitted", "length", "session")
+    __slots__ = ("_records", "emitted", "handed_off", "length", "session")
 
     def __init__(self, pages: Iterable[LoadRunResponse] = ()) -> None:
         self._records: dict[str, StepRecord] = {}
         self.emitted: dict[str, int] = {}
         self.session: Remembered | None = None
+        self.handed_off = False
         for page in pages:
             self.add(page)
         self.length = len(self._records)
@@ -101,6 +112,7 @@ class History:
             if not record.intent:
                 self._records[record.key] = record
         self.emitted.update(page.emitted)
+        self.handed_off |= page.handed_off
         if page.HasField("session"):
             self.session = Remembered(page.session.state, page.session.version)
         self.length = len(self._records)

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-from holdfast.agent.budget import Usage
+from holdfast.agent.budget import Limits, Usage
 from holdfast.agent.error import Failure
 from holdfast.agent.wire import value as json_value
 from holdfast.agent.wire.draft import Draft, Effect, Outcome, Record
-from holdfast.agent.wire.field import write_duration, write_failure, write_time, write_usage
+from holdfast.agent.wire.field import write_budget, write_duration, write_failure, write_time, write_usage
 from holdfast.v1.transcript_pb2 import RunEvent
 
 
@@ -111,6 +111,13 @@ class Pen:
         staged.effect_id = effect.effect_id
         staged.destination = effect.destination
         staged.idempotency_key = effect.idempotency_key
+        self._told(event)
+
+    def handed_off(self, draft: Draft, limits: Limits) -> None:
+        """Tell that the run goes on in the background, under these limits."""
+        event = self._event(draft, "", 64)
+        event.handed_off.run_id = self._run_id
+        write_budget(event.handed_off.budget, limits)
         self._told(event)
 
     def ended(self, draft: Draft, outcome: Outcome, usage: Usage, elapsed: float) -> RunEvent:
