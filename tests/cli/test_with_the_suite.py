@@ -38,6 +38,7 @@ async def greet(run: Run, payload: dict[str, Any]) -> str:
     if "tell" in payload:
         run.send(payload["tell"], {"greeted": name})
     if "think" in payload:
+        await run.expect(payload["think"])
         await run.step(think, payload["think"])
     run.session["greeted"] = [*run.session.get("greeted", []), name]
     return f"greeted {name}"
@@ -147,6 +148,23 @@ async def test_a_conversation_is_shown_and_forgotten(terminal: Terminal) -> None
     both = await terminal.type("invoke", "greet", "--session", "s", "--ordering-key", "k")
     assert both.code == 3
     assert "ordering_key" in both.err
+
+
+async def test_a_run_that_would_miss_its_deadline_is_handed_off(terminal: Terminal) -> None:
+    slow = ("-d", '{"name": "Ada", "think": 8}', "--budget", "deadline=5s", "--handoff-deadline", "2m")
+    talk = await terminal.type("converse", "greet", *slow, "--key", "k")
+    assert talk.code == 0, talk.err
+    assert "handed off" in talk.out
+    (follow,) = [line.strip() for line in talk.out.splitlines() if "holdfast runs watch" in line]
+    run = (await terminal.type("runs", "list", "-o", "json")).json[0]
+    assert (run["status"], run["handed_off"]) == ("RUNNING", True)
+    assert "(in the background)" in (await terminal.type("runs", "get", run["run_id"])).out
+    waits = await terminal.type("invoke", "greet", *slow, "--key", "k", "--wait", "60s")
+    assert waits.code == 6, waits.err
+    assert f"holdfast runs watch {run['run_id']}" in waits.out
+    watched = await terminal.type(*follow.partition("holdfast ")[2].split())
+    assert watched.code == 0, watched.err
+    assert '"greeted ADA"' in watched.out
 
 
 async def test_refusals_of_the_services_are_sentences(terminal: Terminal) -> None:

@@ -17,7 +17,7 @@ from holdfast.client import (
 )
 from holdfast.kit import errors as faults
 from holdfast.v1 import invoker_service_pb2 as pb
-from holdfast.v1 import run_pb2
+from holdfast.v1 import run_pb2, session_pb2
 from tests.client.contract_server import RUN_ID, ContractServer, invoked, run
 
 
@@ -178,3 +178,33 @@ async def test_a_client_without_the_dispatcher_s_address_says_so() -> None:
     async with Client("127.0.0.1:9") as client:
         with pytest.raises(ValueError, match="dispatcher"):
             await client.outbox.get_effect("e")
+
+
+async def test_a_session_is_read_and_forgotten_once(server: ContractServer, client: Client) -> None:
+    session = session_pb2.Session(session_id="s", version=3, run_id=RUN_ID)
+    session.state.struct_value.fields["n"].number_value = 2
+    session.update_time.FromDatetime(datetime(2030, 1, 1, tzinfo=UTC))
+    server.invoker.script["GetSession"] = lambda *_: pb.GetSessionResponse(session=session)
+    found = await client.sessions.get("s")
+    assert (found.session_id, found.state, found.version, found.run_id) == ("s", {"n": 2}, 3, RUN_ID)
+    assert (found.create_time, found.update_time) == (None, datetime(2030, 1, 1, tzinfo=UTC))
+    calls = 0
+
+    def away(*_: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        raise faults.LedgerUnavailable("It is away.")
+
+    server.invoker.script["DeleteSession"] = away
+    with pytest.raises(errors.LedgerUnavailable):
+        await client.sessions.delete("s")
+    assert calls == 1
+
+
+async def test_an_invocation_says_how_it_may_be_handed_off(server: ContractServer, client: Client) -> None:
+    server.invoker.script["Invoke"] = lambda *_: invoked()
+    await client.invoke("greet", handoff=Budget(deadline_ms=60_000))
+    await client.invoke("greet")
+    first, second = server.invoker.asked
+    assert first.handoff.budget.deadline_ms == 60_000
+    assert not second.HasField("handoff")

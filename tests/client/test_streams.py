@@ -298,3 +298,49 @@ async def test_a_conversation_says_what_was_lost(server: ContractServer, client:
 def test_addresses_that_are_names_cannot_be_joined() -> None:
     with pytest.raises(ValueError, match="must be numeric"):
         open_channel(["one:1", "two:2"])
+
+
+def handed_off(sequence: int) -> transcript_pb2.RunEvent:
+    budget = run_pb2.Budget(deadline_ms=60_000)
+    return event(sequence, handed_off=transcript_pb2.HandedOff(run_id=RUN_ID, budget=budget))
+
+
+async def test_a_conversation_ends_where_its_run_moves_to_the_background(
+    server: ContractServer, client: Client
+) -> None:
+    left = asyncio.Event()
+
+    async def script(requests: Any, _: Any) -> AsyncIterator[Any]:
+        await anext(aiter(requests))
+        yield pb.ConverseResponse(started=pb.ConverseStarted(run=run()))
+        yield pb.ConverseResponse(event=handed_off(1))
+        try:
+            await asyncio.Event().wait()  # the client has not closed its side: the server waits for a start
+        finally:
+            left.set()
+
+    server.invoker.script["Converse"] = script
+    async with asyncio.timeout(10), client.converse("greet") as talk:
+        updates = [update async for update in talk]
+        assert [type(update) for update in updates] == [Started, Event]
+        assert talk.handed_off
+        assert talk.cursor.sequence == 1
+        await left.wait()
+
+
+async def test_a_conversation_that_joins_a_run_in_the_background_goes_on_to_its_end(
+    server: ContractServer, client: Client
+) -> None:
+    async def script(requests: Any, _: Any) -> AsyncIterator[Any]:
+        await anext(aiter(requests))
+        yield pb.ConverseResponse(started=pb.ConverseStarted(run=run(handed_off=True)))
+        yield pb.ConverseResponse(event=handed_off(1))
+        yield pb.ConverseResponse(event=ended(2))
+
+    server.invoker.script["Converse"] = script
+    async with asyncio.timeout(10), client.attach(RUN_ID) as talk:
+        kinds = [update.kind async for update in talk if isinstance(update, Event)]
+    assert kinds == ["handed_off", "ended"]
+    assert not talk.handed_off
+    assert talk.run is not None
+    assert talk.run.handed_off

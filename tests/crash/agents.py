@@ -156,3 +156,27 @@ async def chat(run: Run) -> list[str]:
     await run.step(change, run.session.heard)
     note("ended", run.id, attempt=run.attempt)
     return list(run.session.heard)
+
+
+@app.agent("crash.away")
+async def away(run: Run, at: Gate) -> bool:
+    """Move to the background, and stand at the gate there."""
+
+    async def change(idempotency_key: str = "") -> Change:
+        return await _execute(idempotency_key, run.attempt, 0)
+
+    async def wait(idempotency_key: str = "") -> Change:
+        done = await _execute(idempotency_key, run.attempt, 0)
+        while not Path(at.file).exists():  # noqa: ASYNC110 - the test opens it
+            await asyncio.sleep(0.005)
+        return done
+
+    note("started", run.id, attempt=run.attempt)
+    await run.step(change)
+    moved = await run.expect(3600)
+    if moved:
+        run.say("I go on in the background")
+    run.say("on it")
+    await run.step(wait)
+    note("ended", run.id, attempt=run.attempt)
+    return moved

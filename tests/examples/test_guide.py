@@ -115,6 +115,19 @@ async def test_a_conversation_remembers(guide: Guide) -> None:
 
 
 @on_the_modules_loop
+async def test_what_takes_long_goes_on_in_the_background(guide: Guide) -> None:
+    handle = await guide.client.invoke(
+        "audit", ORDER, budget=Budget(deadline_ms=60_000), handoff=Budget(deadline_ms=600_000)
+    )
+    assert await handle.result(patience=30) == "o-1 is in order"
+    assert handle.run.handed_off
+    assert handle.run.budget.deadline_ms == 600_000
+    alone = await guide.client.invoke("audit", ORDER, budget=Budget(deadline_ms=60_000))
+    await alone.result(patience=30)
+    assert not alone.run.handed_off
+
+
+@on_the_modules_loop
 async def test_a_model_calls_tools_and_reads_why_a_call_was_none(guide: Guide) -> None:
     answer = await _result(guide, "answer", {"question": "what did Ada pay?"})
     assert answer.startswith("First: this call is not possible: ")

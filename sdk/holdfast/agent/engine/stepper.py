@@ -174,7 +174,7 @@ class Stepper:
         if not self._background.needed(seconds):
             self._transcript.expected(scope)
             return False
-        return await self._awaited(self._background.move(scope))
+        return await self._move(scope)
 
     async def _foresee(self, name: str) -> None:
         """Move the run to the background before a step that would probably miss the deadline.
@@ -185,7 +185,13 @@ class Stepper:
             return
         likely = None if self._durations is None else self._durations.p95(name)
         if self._background.needed(likely or 0.0):
-            await self._awaited(self._background.move())
+            await self._move(None)
+
+    async def _move(self, scope: Scope | None) -> bool:
+        self._reached("before_handoff")
+        moved = await self._awaited(self._background.move(scope))
+        self._reached("after_handoff")
+        return moved
 
     def _replayed(self, key: str, call: Call, recorded: Recorded, fingerprint: bytes, asked: bytes) -> Any:
         if recorded.fingerprint != fingerprint:
