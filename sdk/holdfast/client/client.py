@@ -123,7 +123,8 @@ class Client:
 
         Runs of one session execute one at a time, as those of one ordering key; a run has one of the two.
         Without a key (or a run id, which then is the key) one is made, so that a repeated call starts nothing
-        twice. `wait` (seconds, at most an hour) answers when the run has ended, or after that long.
+        twice. `wait` (seconds, at most an hour) answers when the run has ended, or after that long; with
+        `handoff`, the budget under which it may go on in the background, also when it has moved there.
         """
         invocation = Invocation(
             intent=intent,

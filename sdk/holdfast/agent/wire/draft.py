@@ -30,9 +30,9 @@ DRIFTED: Final = 11
 
 STAGED: Final = ">"
 """Marks the count of the effects that a scope has staged, beside that of what it has told."""
-EXPECTED: Final = "?"
+EXPECTED: Final = "!?"
 """Marks how often a scope has said what it expects."""
-MOVED: Final = "~"
+MOVED: Final = "!~"
 """Marks which of these moved the run to the background."""
 
 
