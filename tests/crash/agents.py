@@ -147,7 +147,7 @@ async def chat(run: Run) -> list[str]:
     """Hear who has spoken before, and be heard by those who come."""
 
     async def change(heard: list[str]) -> Change:
-        return await _execute(f"{run.id}/{heard[-1] if heard else 'first'}", run.attempt, 0.02)
+        return await _execute(f"{run.id}/{heard[-1] if heard else 'first'}", run.attempt, 0.1)
 
     note("started", run.id, attempt=run.attempt)
     for _ in range(2):
