@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from bench.contender import Answer, Contender, Unavailable
+from bench.contender import OURS, Answer, Contender, Unavailable
 from bench.measure import percentile
 
 ROUNDS = 3
@@ -56,11 +56,16 @@ class Session:
         """Ask every contender one question in every round, with nothing to choose from."""
         return await self.ask_all(question, lambda _: [question], lambda _: 0.0)
 
+    async def ask_ours(self, *question: str) -> Mapping[str, list[Answer] | Unavailable]:
+        """Ask us alone, once a round, what no peer has."""
+        ways: dict[str, list[Question]] = {OURS.name: [question]}
+        return await self.ask_all(question, lambda contender: ways.get(contender.name, []), lambda _: 0.0)
+
     async def _first_round(
         self, contender: Contender, ways: list[Question], score: Score
     ) -> list[Answer] | Unavailable:
         answers: list[Answer] = []
-        reason = Unavailable("it was asked nothing")
+        reason = Unavailable("it was asked nothing: this is measured of ours alone")
         for way in ways:
             self.say(f"{contender.name}: {' '.join(way)}")
             try:
@@ -158,6 +163,18 @@ def single(question: str, fact: str) -> Callable[[Session], Awaitable[dict[str, 
     return measure
 
 
+def waiting(share: float, *question: str) -> Callable[[Session], Awaitable[dict[str, Result]]]:
+    """Measure how long people wait for words; ours alone."""
+
+    async def measure(session: Session) -> dict[str, Result]:
+        answers = await session.ask_ours(*question)
+        return results(answers, lambda answer: round(percentile(answer["latencies_ms"], share), 3))
+
+    return measure
+
+
+_FIRST_EVENT = ("--first-event", "--runs", str(SINGLE_RUNS))
+
 CASES = (
     Case("w1_throughput", "runs/s", throughput("w1", "throughput")),
     Case("w2_throughput", "runs/s", throughput("w2", "throughput")),
@@ -167,4 +184,9 @@ CASES = (
     Case("w1_cpu_ms_per_run", "ms", throughput("w1", "cpu_ms_per_run")),
     Case("recovery_s", "s", single("--recovery", "recovery_s")),
     Case("claim_depth_ratio_1e6_1e3", "ratio", single("--claim-depth", "claim_depth_ratio")),
+    Case("w4_first_event_p50_ms", "ms", waiting(0.50, *_FIRST_EVENT)),
+    Case("w4_first_event_p99_ms", "ms", waiting(0.99, *_FIRST_EVENT)),
+    Case("token_relay_p50_ms", "ms", waiting(0.50, "--token-relay", "--runs", str(SINGLE_RUNS))),
+    Case("streams_500_token_gap_p99_ms", "ms", waiting(0.99, "--streams")),
+    Case("cancel_to_model_closed_p99_ms", "ms", waiting(0.99, "--cancel", "--runs", "100")),
 )

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 WORKLOADS = ("w1", "w2")
+_MEASURES = ("latency", "recovery", "claim_depth", "first_event", "token_relay", "streams", "cancel")
 
 
 @dataclass(frozen=True)
 class Question:
     """What is to be measured, and how much of it."""
 
-    measure: str  # throughput, latency, recovery, claim-depth
+    measure: str  # throughput, latency, recovery, claim-depth, first-event, token-relay, streams, cancel
     workload: str
     runs: int
     concurrency: int
@@ -36,8 +37,14 @@ def read_question(arguments: list[str] | None = None) -> Question:
     what.add_argument("--latency", action="store_true", help="single runs, one after another")
     what.add_argument("--recovery", action="store_true", help="kill the runner in the middle of a run")
     what.add_argument("--claim-depth", action="store_true", help="claim cost at 1e6 queued against 1e3")
+    what.add_argument(
+        "--first-event", action="store_true", help="from a conversation's start to its first event"
+    )
+    what.add_argument("--token-relay", action="store_true", help="a token's way to the client")
+    what.add_argument("--streams", action="store_true", help="gaps between tokens of 500 runs at once")
+    what.add_argument("--cancel", action="store_true", help="from a cancel to the end of the model's answer")
     given = parser.parse_args(arguments)
-    asked = [name for name in ("latency", "recovery", "claim_depth") if getattr(given, name)]
+    asked = [name for name in _MEASURES if getattr(given, name)]
     return Question(
         measure=(asked[0] if asked else "throughput").replace("_", "-"),
         workload=given.workload,

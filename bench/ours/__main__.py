@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 
 from bench.measure import Meter
+from bench.ours import streaming
 from bench.ours.claim_depth import claim_depth_ratio
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
@@ -140,6 +141,14 @@ def main() -> None:
             asyncio.run(latency(question))
         case "recovery":
             asyncio.run(recovery())
+        case "first-event":
+            asyncio.run(streaming.first_event(question))
+        case "token-relay":
+            asyncio.run(streaming.token_relay(question))
+        case "streams":
+            asyncio.run(streaming.streams(question))
+        case "cancel":
+            asyncio.run(streaming.cancel(question))
         case _:
             asyncio.run(claim_depth())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,21 @@ async def three_repeatable(run: Run, payload: dict[str, Any]) -> int:
 async def one(run: Run, payload: dict[str, Any]) -> int:
     """One step."""
     return await run.step(add, int(payload["number"]))
+
+
+@app.agent("w4_tokens")
+async def tokens(run: Run, payload: dict[str, Any]) -> None:
+    """Tokens at a steady pace, each saying when it was told."""
+    began = time.perf_counter()
+    for number in range(int(payload["tokens"])):
+        run.token(f"{time.perf_counter()} ")
+        await asyncio.sleep(max(0.0, began + (number + 1) * payload["pause"] - time.perf_counter()))
+
+
+@app.agent("w4_model")
+async def model(run: Run) -> None:
+    """One long model call."""
+    await run.model("Speak.", max_tokens=100_000)
 
 
 @app.agent("recovery")

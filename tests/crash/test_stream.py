@@ -50,7 +50,7 @@ class Reader:
         return self.events
 
     def _stream(self) -> Watch | Conversation:
-        after = {
+        after: dict[str, Any] = {
             "after_sequence": self.events[-1].sequence if self.events else 0,
             "after_epoch": self.events[-1].epoch if self.events else 0,
         }

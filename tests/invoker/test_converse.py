@@ -226,7 +226,7 @@ async def test_what_is_no_message_ends_only_that_conversation(door: Invoker, wor
     await good.write(start())
     held = await worker.take((await good.read()).started.run.run_id)
     async with channel(door.address) as opened:
-        raw = opened.stream_stream("/holdfast.v1.InvokerService/Converse")
+        raw: Any = opened.stream_stream("/holdfast.v1.InvokerService/Converse")
         later = raw(iter([b"\xfa\x3e\x03new"]))  # a field that only a later contract knows
         assert reason_of(await refused(later)) == "STREAM_PROTOCOL"
         garbage = await refused(raw(iter([b"\xff\xff\xff"])))
@@ -262,7 +262,10 @@ async def _write(call: Any, messages: list[Any]) -> None:
 async def refused(call: Any) -> grpc.aio.AioRpcError:
     """Read a conversation to the error it ends with."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async with asyncio.timeout(10):
-            while await call.read() is not grpc.aio.EOF:
-                pass
+        await asyncio.wait_for(_drain(call), 10)
     return caught.value
+
+
+async def _drain(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass

@@ -76,7 +76,7 @@ async def told(db: Database, run_id: UUID) -> int:
 
 @pytest.mark.parametrize("partition", [True, False])
 async def test_a_day_is_dropped_when_it_is_old_enough_and_its_runs_have_ended(
-    db: Database, floor: Floor, partition: bool
+    db: Database, floor: Floor, *, partition: bool
 ) -> None:
     old, young = await recorded(db, floor), await recorded(db, floor)
     for run in (old, young):

@@ -48,8 +48,8 @@ _RECONNECTS: Final = Retries(attempts=1000, longest_pause=2.0, patience=60.0)
 class Client:
     """Speaks to the Invoker at `address` and, for the outbox, to the `dispatcher`; a context manager.
 
-    Addresses are `host:port`, several of them as a sequence or joined by commas, or gRPC URIs: calls and streams
-    go to those that live, in turn. Every call is made for `tenant`. With
+    Addresses are `host:port`, several of them as a sequence or joined by commas, or gRPC URIs: calls and
+    streams go to those that live, in turn. Every call is made for `tenant`. With
     `credentials` the channels use TLS. Calls that may be repeated are, as `retries` says, and streams are
     joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. All failures
     are `HoldfastError`s.

@@ -42,7 +42,7 @@ class Rewound:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Events are no longer kept: the run as it is, in place of all up to `sequence`; what follows comes after.
+    """Events are no longer kept: the run as it is stands for all up to `sequence`; others come after.
 
     Comes only for runs that ended long ago. Code that appends events and obeys `Rewound` may pass it over:
     what it holds is then not whole.

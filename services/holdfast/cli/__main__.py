@@ -11,6 +11,7 @@ COMMANDS = {
     "serve": ("serve", "Run one service in this process."),
     "invoke": ("invoke", "Start a run."),
     "converse": ("converse", "Start a run and speak with it."),
+    "chat": ("chat", "Chat with an agent, a run for each line."),
     "runs": ("runs", "List, read, watch, cancel and retry runs."),
     "sessions": ("sessions", "Show and forget what the runs of a conversation hand on."),
     "events": ("events", "Publish events that start runs."),

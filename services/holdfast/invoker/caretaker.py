@@ -1,4 +1,4 @@
-"""What the clock brings about: sessions kept or let go, deadlines, delays, cancels not yet heard, old history."""
+"""What the clock brings about: sessions kept or let go, deadlines, delays, cancels not heard, old history."""
 
 import asyncio
 import time

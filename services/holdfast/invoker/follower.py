@@ -128,7 +128,7 @@ class Follower:
         self._epoch = position.epoch
 
     async def _corrected(self, position: Position) -> transcript_pb2.Rewound | transcript_pb2.Snapshot | None:
-        """Step back from what died with its runner, if anything did, or over what nobody can tell any more."""
+        """Step back from what died with its runner, if anything did, or over what is no longer known."""
         alive = position.status in LEASED and position.epoch == self._epoch
         if self._sequence <= self._committed or alive:
             return None

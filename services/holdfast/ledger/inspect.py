@@ -33,8 +33,8 @@ SELECT run_id, status, result, failure, exhausted FROM run_outcome WHERE run_id 
 PAGE_BYTES: Final = 256 * 1024
 """A page of a transcript ends before it grows over this, but has at least one row."""
 
-# The row that holds the sequence after the cursor may have begun before it. octet_length knows a stored value's
-# size without fetching it.
+# The row that holds the sequence after the cursor may have begun before it. octet_length knows a stored
+# value's size without fetching it.
 _TRANSCRIPT: Final = """
 SELECT first_sequence, last_sequence, events, note, create_time
 FROM (

@@ -1,4 +1,4 @@
-"""History is kept by day: partitions of the coming days are there before their first row, old days are dropped."""
+"""History is kept by day: the partitions of the coming days are made in time, those of old days dropped."""
 
 from datetime import date
 
@@ -12,7 +12,7 @@ async def make_partitions(connection: Connection, days_ahead: int) -> int:
 
 
 async def drop_history(connection: Connection, keep_days: int) -> date | None:
-    """Drop transcripts and checkpoints of the oldest day that ended more than `keep_days` (1 or more) days ago.
+    """Drop the transcripts and checkpoints of the oldest day more than `keep_days` (1 or more) ago.
 
     Returns the day, or None: no such day is left, each of them has a run that has not ended, or history is
     in use right now. Repeatable, also at the same time; call it again until it returns None. Holds all of

@@ -24,7 +24,7 @@ KEEPALIVE: Final = 30.0
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     *MESSAGE_OPTIONS,
     ("grpc.so_reuseport", 0),  # else a second server shares the port, silently
-    # gRPC cancels calls at random beyond 1,000 that no handler has taken yet: fewer than come back after an outage.
+    # Beyond 1,000 calls that no handler has taken yet gRPC cancels some: more come back after an outage.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 60_000),
     ("grpc.keepalive_permit_without_calls", 1),
