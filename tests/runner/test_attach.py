@@ -179,11 +179,11 @@ async def test_large_events_come_in_messages_that_arrive(platform: Platform, run
         platform.lease(run)
         await said.wait()
         await follower.subscribe(run.run_id, after=1)
-        sizes = []
-        while len(sizes) < 15:
+        said_so_far: list[str] = []
+        while len(said_so_far) < 15:
             response = await follower.read()
             assert response.ByteSize() <= servicer.PAGE_BYTES
-            sizes += [event.said.text for event in response.events.events if event.HasField("said")]
+            said_so_far += [event.said.text for event in response.events.events if event.HasField("said")]
         go_on.set()
         await follower.until_gone()
 

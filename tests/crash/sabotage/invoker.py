@@ -13,9 +13,9 @@ from holdfast.kit.process import run_service
 from holdfast.kit.settings import load
 
 
-def _deaf(self: Hints, db: Database) -> list[Listener]:
-    del self, db
-    return []
+def _deaf(self: Hints, db: Database) -> Listener:
+    del self
+    return db.listen({})
 
 
 if __name__ == "__main__":
