@@ -152,7 +152,7 @@ class Memory:
         )
         history = History([page])
         return Execution(
-            app.agents[self.intent], invocation, history, self, endpoint=app.endpoint, reached=reached
+            app.agents[self.intent], invocation, history, self, models=app.models, reached=reached
         )
 
     async def run(self, app: App) -> Left:

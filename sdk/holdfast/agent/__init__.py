@@ -2,6 +2,7 @@
 
 from holdfast.agent.app import Agent, App
 from holdfast.agent.budget import Budget, Dimension, Limits, Usage
+from holdfast.agent.degradation import Rung
 from holdfast.agent.error import (
     BudgetExhausted,
     Failure,
@@ -24,8 +25,10 @@ from holdfast.agent.model import (
     ToolSpec,
     tool_arguments,
 )
+from holdfast.agent.model_ladder import Models
 from holdfast.agent.run import Run
 from holdfast.agent.step import Policy, Step, step
+from holdfast.agent.tool_loop import Talk
 
 __all__ = [
     "Agent",
@@ -43,14 +46,17 @@ __all__ = [
     "ModelReply",
     "ModelSettings",
     "ModelUnavailable",
+    "Models",
     "NotRecordable",
     "Permanent",
     "Policy",
     "Run",
     "RunCancelled",
     "RunStopped",
+    "Rung",
     "Step",
     "StepFailed",
+    "Talk",
     "ToolCall",
     "ToolSpec",
     "Usage",

@@ -10,9 +10,12 @@ from pydantic import ValidationError
 
 from holdfast.agent.budget import Dimension
 from holdfast.agent.codec import Shape, fields_of
+from holdfast.agent.degradation import Rung
 from holdfast.agent.engine.duration import Durations
 from holdfast.agent.error import InvalidPayload
-from holdfast.agent.model import ModelEndpoint, ModelSettings
+from holdfast.agent.model import ModelEndpoint
+from holdfast.agent.model_ladder import Models
+from holdfast.agent.model_trim import TRIMS, Trim
 from holdfast.agent.run import Run
 from holdfast.agent.session import Kind
 
@@ -37,6 +40,8 @@ class Agent:
     max_concurrent: int
     session: Kind
     durations: Durations | None
+    degrade: tuple[Rung, ...] = ()
+    trim: Trim = "error"
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
@@ -52,8 +57,8 @@ class App:
     """Agents that are deployed together.
 
     `version` is that of their code: a run that has started goes on with a runner of its version, or of one
-    that calls it compatible. `model` is what `run.model` asks; by default the one named by OPENAI_BASE_URL,
-    OPENAI_API_KEY and OPENAI_MODEL.
+    that calls it compatible. `model` is what `run.model` asks, one or a ladder of several; by default what
+    OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL name.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class App:
         version: str = "1",
         *,
         compatible_versions: Iterable[str] = (),
-        model: ModelEndpoint | None = None,
+        model: ModelEndpoint | Models | None = None,
     ) -> None:
         if not name or not version:
             raise ValueError("An app needs a name and a version.")
@@ -70,7 +75,7 @@ class App:
         self.version = version
         self.compatible_versions = tuple(compatible_versions)
         self.agents: dict[str, Agent] = {}
-        self._model = model
+        self._models = Models(model=model) if isinstance(model, ModelEndpoint) else model
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, version={self.version!r}, intents={sorted(self.agents)})"
@@ -84,6 +89,8 @@ class App:
         max_concurrent: int = 0,
         session: type[Any] = dict,
         predict: bool = True,
+        degrade: Iterable[Rung] = (),
+        trim: Trim = "error",
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -93,8 +100,9 @@ class App:
         `max_attempts` fails a run before the platform would set it aside; `max_concurrent` bounds the runs of
         this intent on one runner. `session` is the type of `run.session`: a dataclass or a pydantic model
         whose fields all have defaults, or a dict. With `predict`, a run that may move to the background does
-        so before a step that would probably miss its deadline. Raises ValueError or TypeError, in one
-        sentence, for what cannot be served.
+        so before a step that would probably miss its deadline. `degrade` are the rungs taken as the budget
+        runs low, `trim` says what becomes of messages that a model call has no room for. Raises ValueError or
+        TypeError, in one sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -103,6 +111,8 @@ class App:
         if max_attempts is not None and max_attempts < 1:
             raise ValueError(f"An agent needs at least one attempt, not {max_attempts}.")
 
+        if trim not in TRIMS:
+            raise ValueError(f"What there is no room for is treated as {', '.join(TRIMS)}, not {trim!r}.")
         kind = Kind(session)
 
         def register(fn: F) -> F:
@@ -119,25 +129,27 @@ class App:
                 max_concurrent=max_concurrent,
                 session=kind,
                 durations=Durations() if predict else None,
+                degrade=tuple(degrade),
+                trim=trim,
             )
             return fn
 
         return register
 
-    def endpoint(self) -> ModelEndpoint:
-        """Return the model's endpoint, made from the environment when it is first asked for.
+    def models(self) -> Models:
+        """Return the models to ask, made from the environment when they are first asked for.
 
         Raises ValueError when no model is configured.
         """
-        if self._model is None:
-            self._model = ModelSettings.from_environment().endpoint()
-        return self._model
+        if self._models is None:
+            self._models = Models.from_environment()
+        return self._models
 
     async def close(self) -> None:
-        """Close the connections to the model. Repeatable."""
-        if self._model is not None:
-            await self._model.close()
-            self._model = None
+        """Close the connections to the models. Repeatable."""
+        if self._models is not None:
+            await self._models.close()
+            self._models = None
 
 
 def _signature(fn: Callable[..., Any], intent: str) -> tuple[Any, Any]:

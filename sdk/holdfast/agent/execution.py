@@ -17,6 +17,7 @@ from typing import Any, Final
 from holdfast.agent.app import Agent
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Dimension, Meter
+from holdfast.agent.degradation import Degradation
 from holdfast.agent.ending import Move, decide
 from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.journal import Journal, Refused
@@ -34,7 +35,7 @@ from holdfast.agent.error import (
     RunStopped,
     storable,
 )
-from holdfast.agent.model import ModelEndpoint
+from holdfast.agent.model_ladder import Models
 from holdfast.agent.run import Run
 from holdfast.agent.session import Session
 from holdfast.agent.wire.draft import (
@@ -73,7 +74,7 @@ class Execution:
         history: History,
         journal: Journal,
         *,
-        endpoint: Callable[[], ModelEndpoint],
+        models: Callable[[], Models],
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.stopped: RunStopped | None = None
@@ -110,6 +111,7 @@ class Execution:
             meter=self._meter,
             deadline=self,
         )
+        degradation = Degradation(agent.degrade, self._transcript.rungs_before)
         self._stepper = Stepper(
             family=self._family,
             history=history,
@@ -120,10 +122,18 @@ class Execution:
             reached=reached,
             background=background,
             durations=agent.durations,
+            degradation=degradation,
         )
         self._session = Session(agent.session, history.session)
         self._run = Run(
-            invocation, self._stepper, self._transcript, self._meter, endpoint, session=self._session
+            invocation,
+            self._stepper,
+            self._transcript,
+            self._meter,
+            models,
+            session=self._session,
+            degradation=degradation,
+            trim=agent.trim,
         )
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None

@@ -68,7 +68,8 @@ class ModelSettings:
         """Read OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL.
 
         A base URL alone is enough for a server that wants no key, a key alone means OpenAI itself.
-        Raises ValueError, in one sentence, when both are missing.
+        OPENAI_MODEL may list several, divided by commas, best first. Raises ValueError, in one sentence, when
+        both are missing.
         """
         base_url = environment.get("OPENAI_BASE_URL", "").strip()
         api_key = environment.get("OPENAI_API_KEY", "").strip()
@@ -78,8 +79,13 @@ class ModelSettings:
         return cls(base_url or DEFAULT_BASE_URL, api_key, model or DEFAULT_MODEL)
 
     def endpoint(self) -> "ModelEndpoint":
-        """Return a client for this model; close it when done."""
-        return ModelEndpoint(self.base_url, self.api_key, self.model)
+        """Return a client for the first of the models; close it when done."""
+        return ModelEndpoint(self.base_url, self.api_key, self.models[0])
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that `model` lists, divided by commas, best first."""
+        return tuple(name.strip() for name in self.model.split(",") if name.strip()) or (DEFAULT_MODEL,)
 
 
 class ModelEndpoint:
@@ -87,7 +93,9 @@ class ModelEndpoint:
 
     `timeout` is the longest silence allowed, in seconds, before the first byte and between any two; how long
     a whole call may take is the caller's to say, by cancelling it, and so is how many calls run at once.
-    `estimate` counts tokens where the provider does not. Raises ValueError for a URL or key of no use.
+    `estimate` counts tokens where the provider does not, and before it does. `window` is how many tokens the
+    model can hold, those it reads and those it writes together; 0 if it is not known. Raises ValueError for a
+    URL or key of no use.
     """
 
     def __init__(
@@ -99,7 +107,9 @@ class ModelEndpoint:
         timeout: float = 60.0,
         connect_timeout: float = 10.0,
         estimate: TokenEstimator = estimate_tokens,
+        window: int = 0,
     ) -> None:
+        self.window = window
         self._url = chat_url(base_url)
         self._where = str(self._url.copy_with(query=None)).removesuffix("/chat/completions")
         self._key = checked_key(api_key)

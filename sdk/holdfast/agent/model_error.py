@@ -47,6 +47,8 @@ class ModelUnavailable(ModelError):  # noqa: N818 -- reads as what is the matter
     ) -> None:
         super().__init__(message, status=status, usage=usage)
         self.retry_after = retry_after
+        self.elsewhere = False
+        """The next try asks another model: nothing is won by waiting."""
 
 
 class ModelRefused(ModelError):  # noqa: N818 -- reads as what is the matter

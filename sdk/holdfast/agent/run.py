@@ -9,22 +9,19 @@ from typing import Any, ParamSpec, TypeVar
 
 from holdfast.agent.budget import Budget
 from holdfast.agent.codec import LARGEST, canonical, plain
+from holdfast.agent.degradation import Degradation
 from holdfast.agent.engine.branch import branch, in_branches
 from holdfast.agent.engine.call import Call
-from holdfast.agent.engine.model_call import model_call
+from holdfast.agent.engine.model_call import ModelCall, Wishes
 from holdfast.agent.engine.scope import Frame, Scope
 from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
-from holdfast.agent.model import (
-    Message,
-    ModelEndpoint,
-    ModelReply,
-    ToolSpec,
-    estimate_tokens,
-    tool_spec,
-)
+from holdfast.agent.model import Message, ModelReply, ToolSpec, tool_spec
+from holdfast.agent.model_ladder import Models
+from holdfast.agent.model_trim import Trim
 from holdfast.agent.session import Session
 from holdfast.agent.step import IDEMPOTENCY_KEY, Policy, Step, as_step, checked_name
+from holdfast.agent.tool_loop import Talk, converse
 from holdfast.agent.wire.draft import FUNCTION, TOOL, make_effect
 from holdfast.agent.wire.invocation import Invocation
 
@@ -36,6 +33,10 @@ LONGEST_KEY = 255  # bytes
 EFFECTS = uuid.UUID("6e9c1b2a-8f7d-4c55-9d0e-5d3f4a7b1c90")
 """The namespace of effect ids: the same effect of the same run has the same id in every replay."""
 MODEL_POLICY = Policy(attempts=5, repeatable=True)
+LONGEST_SUMMARY = 400
+SUMMARISE = (
+    "Summarise this part of a conversation in a few sentences. Keep names, numbers and what was decided."
+)
 
 
 class Run:
@@ -47,15 +48,19 @@ class Run:
         stepper: Stepper,
         transcript: Transcript,
         budget: Budget,
-        endpoint: Callable[[], ModelEndpoint],
+        models: Callable[[], Models],
         *,
         session: Session,
+        degradation: Degradation,
+        trim: Trim,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
         self._transcript = transcript
         self._budget = budget
-        self._endpoint = endpoint
+        self._models = models
+        self._degradation = degradation
+        self._trim = trim
         self._session = session
 
     def __repr__(self) -> str:
@@ -164,33 +169,78 @@ class Run:
         temperature: float | None = None,
         options: Mapping[str, Any] | None = None,
         stream: bool = True,
+        trim: Trim | None = None,
         policy: Policy = MODEL_POLICY,
         name: str = "model",
     ) -> Coroutine[Any, Any, ModelReply]:
         """Ask a model, as a step; what it writes is told as it arrives, unless `stream` is false.
 
-        The tokens of the messages are reserved before, and what the call has cost is charged after; the reply
-        is cut short where the budget of tokens ends. Cancelling closes the connection: the model stops.
+        Asked is the model of that name in the app's ladder, without one the first, or the one that the
+        degradation names; when it cannot answer, the next is. The tokens of the messages are reserved before,
+        and what the call has cost is charged after; the reply is cut short where the budget of tokens ends.
+        Messages beyond `max_context` are treated as `trim` says, by default the agent's: `error` ends the
+        run, `oldest_first` leaves the oldest out, `summarise` has them summarised by a step of its own.
+        Cancelling closes the connection: the model stops.
         """
         asked = [Message("user", messages)] if isinstance(messages, str) else list(messages)
-        offered = [each if isinstance(each, ToolSpec) else _spec(each) for each in tools]
-        call = model_call(
-            self._endpoint,
-            asked,
-            run_id=self.id,
-            name=checked_name(name),
-            policy=policy,
-            tools=offered,
+        wishes = Wishes(
+            tools=[each if isinstance(each, ToolSpec) else _spec(each) for each in tools],
             model=model,
             max_tokens=max_tokens,
             temperature=temperature,
             options=options,
             stream=stream,
+            trim=trim or self._trim,
+        )
+        call = self._model_call(asked, wishes).call(checked_name(name), policy)
+        return self._stepper.perform(self._stepper.scope().key(name), call)
+
+    def converse_with_tools(
+        self,
+        messages: str | Sequence[Message],
+        tools: Iterable[Callable[..., Coroutine[Any, Any, Any]]],
+        *,
+        max_rounds: int | None = None,
+        **wishes: Any,
+    ) -> Coroutine[Any, Any, Talk]:
+        """Let a model call tools until it has its answer; `wishes` are those of `model`.
+
+        Each round is one model call, and the tools it wants are called side by side, each a step. A call that
+        is none, a tool that is none, a tool that fails for good: the model reads what was wrong. A model that
+        never stops is stopped by the budget, and the run ends PARTIAL, or by `max_rounds`, and `finished` of
+        what is returned is False.
+        """
+        asked = [Message("user", messages)] if isinstance(messages, str) else list(messages)
+        offered = {_spec(tool).name: tool for tool in tools}
+        return converse(
+            asked,
+            offered,
+            ask=lambda talk: self.model(talk, tools=offered.values(), **wishes),
+            call=self.tool,
+            side_by_side=self.map,
+            max_rounds=max_rounds,
+        )
+
+    def _model_call(self, asked: Sequence[Message], wishes: Wishes) -> ModelCall:
+        return ModelCall(
+            models=self._models,
+            messages=asked,
+            wishes=wishes,
+            run_id=self.id,
             transcript=self._transcript,
             budget=self._budget,
-            estimate=estimate_tokens(asked, offered),
+            degradation=self._degradation,
+            summarise=self._summarised,
         )
-        return self._stepper.perform(self._stepper.scope().key(name), call)
+
+    async def _summarised(self, key: str, left_out: Sequence[Message]) -> str:
+        """Have what a model call has no room for summarised, as a step beside that call's."""
+        talk = "\n".join(f"{message.role}: {message.content}" for message in left_out)
+        asked = [Message("system", SUMMARISE), Message("user", talk)]
+        wishes = Wishes(max_tokens=LONGEST_SUMMARY, stream=False, trim="oldest_first")
+        call = self._model_call(asked, wishes).call("summary", MODEL_POLICY)
+        reply: ModelReply = await self._stepper.perform(f"{key}.summary", call)
+        return reply.content
 
     def map(
         self, fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, at_once: int = 16

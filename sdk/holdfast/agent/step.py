@@ -8,6 +8,7 @@ from types import CodeType, FunctionType
 from typing import Any, Final, Generic, ParamSpec, TypeVar, get_type_hints, overload
 
 from holdfast.agent.codec import Shape
+from holdfast.agent.error import NotRecordable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,6 +22,8 @@ RESERVED: Final = frozenset("/#!")
 class Policy:
     """How a step is tried: how often in all, how long each try in seconds, and whether it may run again.
 
+    An `optional` step is left out once the agent's degradation says so, and returns None.
+
     `repeatable` lets the agent go on before the step's record is durable: after a crash the step may be
     executed once more. For reads and model calls; never for what changes the world.
     """
@@ -28,6 +31,7 @@ class Policy:
     attempts: int = 3
     timeout: float | None = None
     repeatable: bool = False
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -88,6 +92,13 @@ class Step(Generic[P, R]):
         self._rest = signature.rest
         self.wants_key = signature.wants_key
         self.result = signature.result
+        if policy.optional:
+            try:
+                self.result.read(b"null")
+            except NotRecordable:
+                raise TypeError(
+                    f"The optional step {self.name} may be left out: annotate that it returns None, too."
+                ) from None
         self.__name__ = _name_of(fn)
         self.__doc__ = fn.__doc__
 
@@ -114,7 +125,12 @@ class Step(Generic[P, R]):
 def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
 @overload
 def step(
-    *, attempts: int = ..., timeout: float | None = ..., repeatable: bool = ..., name: str | None = ...
+    *,
+    attempts: int = ...,
+    timeout: float | None = ...,
+    repeatable: bool = ...,
+    optional: bool = ...,
+    name: str | None = ...,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Step[P, R]]: ...
 def step(
     fn: Callable[P, Coroutine[Any, Any, R]] | None = None,
@@ -123,6 +139,7 @@ def step(
     attempts: int = DEFAULT.attempts,
     timeout: float | None = None,
     repeatable: bool = False,
+    optional: bool = False,
     name: str | None = None,
 ) -> Step[P, R] | Callable[[Callable[P, Coroutine[Any, Any, R]]], Step[P, R]]:
     """Make an async function a step: `@step`, `@step(attempts=5)`, or `step(timeout=10)(charge)`.
@@ -130,7 +147,7 @@ def step(
     `name` (by default the function's) is part of the record's key: keep it when the function is renamed.
     A parameter `idempotency_key` is filled with a key that is the same in every try and replay.
     """
-    policy = Policy(attempts, timeout, repeatable)
+    policy = Policy(attempts, timeout, repeatable, optional)
     if fn is not None:
         return Step(fn, policy, name)
     return lambda decorated: Step(decorated, policy, name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.agent import Agent, App
-from holdfast.agent.model import ModelEndpoint
+from holdfast.agent.model_ladder import Models
 from holdfast.kit.process import Refused
 from holdfast.v1.work_service_pb2 import ServedIntent
 
@@ -19,9 +19,9 @@ class Served:
     app: App
     agent: Agent
 
-    def endpoint(self) -> ModelEndpoint:
-        """Return what the agent's models are asked through."""
-        return self.app.endpoint()
+    def models(self) -> Models:
+        """Return the models that the agent may ask."""
+        return self.app.models()
 
 
 class Agents:

@@ -222,7 +222,7 @@ class Holding:
                 return Left.LOST
             history = loaded
         held.execution = Execution(
-            served.agent, invocation, history, held, endpoint=served.endpoint, reached=_reached
+            served.agent, invocation, history, held, models=served.models, reached=_reached
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)

@@ -30,4 +30,6 @@ class Call:
     execute: Callable[[str, Frame], Awaitable[Any]]
     tokens: int = 0
     context: int = 0
+    prepare: Callable[[str], Awaitable[None]] | None = None
+    """Called with the step's key before it is executed, not before it is replayed."""
     tells_result: Callable[[Frame, bytes], None] | None = None

@@ -1,21 +1,29 @@
 """A model call as a step: reserved before, settled after, told piece by piece as it arrives."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.agent.budget import Budget
 from holdfast.agent.codec import canonical
+from holdfast.agent.degradation import Degradation
 from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.scope import Frame
 from holdfast.agent.engine.transcript import Transcript
 from holdfast.agent.error import NotRecordable
-from holdfast.agent.model import Message, ModelEndpoint, ModelError, ModelReply, ToolSpec
+from holdfast.agent.model import Message, ModelEndpoint, ModelError, ModelReply, ModelUnavailable, ToolSpec
+from holdfast.agent.model_ladder import Climb, Models
+from holdfast.agent.model_tokens import estimate_tokens
+from holdfast.agent.model_trim import Trim, oldest_first
 from holdfast.agent.step import Policy
 from holdfast.agent.wire.draft import MODEL
 
 LONGEST_REPLY = 4096
 """Tokens every model may write; with less than that left, the reply is limited to what is left."""
+
+Summarise = Callable[[str, Sequence[Message]], Awaitable[str]]
+"""Returns in a few words what messages say, as a step of the key given."""
 
 
 class _ReplyShape:
@@ -34,68 +42,139 @@ class _ReplyShape:
 _SHAPE = _ReplyShape()
 
 
-def model_call(
-    endpoint: Callable[[], ModelEndpoint],
-    messages: Sequence[Message],
-    *,
-    run_id: str,
-    name: str,
-    policy: Policy,
-    tools: Sequence[ToolSpec],
-    model: str | None,
-    max_tokens: int | None,
-    temperature: float | None,
-    options: Mapping[str, Any] | None,
-    stream: bool,
-    transcript: Transcript,
-    budget: Budget,
-    estimate: int,
-) -> Call:
-    """Describe a call of a model as a step; the input is what the model is asked, not where it runs."""
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the author asks of a model call, beside the messages."""
 
-    async def execute(key: str, frame: Frame) -> ModelReply:
-        def told(text: str) -> None:
-            transcript.token(frame, text)
+    tools: Sequence[ToolSpec] = ()
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    options: Mapping[str, Any] | None = None
+    stream: bool = True
+    trim: Trim = "error"
 
-        left = budget.tokens  # beyond the estimate, which is already set aside for this call
-        limit = max_tokens if left >= (max_tokens or LONGEST_REPLY) else max(1, left)
+    def to_json(self) -> dict[str, Any]:
+        """Return what is recorded of them, without what is left out."""
+        asked: dict[str, Any] = {"tools": [tool.to_json() for tool in self.tools]} if self.tools else {}
+        said = {
+            "model": self.model,
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "options": self.options or None,
+        }
+        return asked | {wish: value for wish, value in said.items() if value is not None}
+
+
+@dataclass(slots=True)
+class ModelCall:
+    """One call of a model over all tries of its step.
+
+    What it is asked and what it is shown may differ: the record holds the first, so that a replay does not
+    depend on what there was room for.
+    """
+
+    models: Callable[[], Models]
+    messages: Sequence[Message]
+    wishes: Wishes
+    run_id: str
+    transcript: Transcript
+    budget: Budget
+    degradation: Degradation
+    summarise: Summarise
+    shown: Sequence[Message] = field(default=())
+    _climb: Climb | None = None
+
+    def call(self, name: str, policy: Policy) -> Call:
+        """Describe it as a step; the input is what the model is asked, not where it runs."""
+        asked = {"messages": [message.to_json() for message in self.messages]} | self.wishes.to_json()
+        made = Call(
+            name=name, kind=MODEL, input=asked, policy=policy, result=_SHAPE, execute=self._execute, tokens=0
+        )
+
+        async def prepare(key: str) -> None:
+            self.shown = await self._trimmed(key)
+            made.tokens = made.context = self._size(self.shown)
+
+        made.prepare = prepare
+        return made
+
+    def _size(self, messages: Sequence[Message]) -> int:
         try:
-            reply = await endpoint().chat(
-                messages,
-                tools=tools,
-                model=model,
-                max_tokens=limit,
-                temperature=temperature,
-                on_token=told if stream else None,
-                idempotency_key=f"{run_id}/{key}",
-                options=options,
-            )
-        except ModelError as error:
-            if error.usage is not None:
-                frame.tokens_used = error.usage.total_tokens
-                frame.context = error.usage.input_tokens
+            return self.models().estimate_tokens(messages, self.wishes.tools)
+        except ValueError:  # no model is configured: the call itself says so, as a step that fails
+            return estimate_tokens(messages, self.wishes.tools)
+
+    async def _trimmed(self, key: str) -> Sequence[Message]:
+        """Return the messages there is room for, as the agent's policy chooses them."""
+        room = int(self.budget.context * self.degradation.context)
+        if self.wishes.trim == "error" or self._size(self.messages) <= room:
+            return self.messages
+
+        def fits(messages: Sequence[Message], beside: int = 0) -> bool:
+            return self._size(messages) + beside <= room
+
+        shown, left_out = oldest_first(self.messages, fits)
+        if self.wishes.trim == "oldest_first" or not left_out:
+            return shown
+        summary = Message("system", f"Earlier in this conversation: {await self.summarise(key, left_out)}")
+        beside = self._size([summary])
+        shown, _ = oldest_first(self.messages, lambda messages: fits(messages, beside))
+        at = next((n for n, each in enumerate(shown) if each.role not in ("system", "developer")), len(shown))
+        return [*shown[:at], summary, *shown[at:]]
+
+    async def _execute(self, key: str, frame: Frame) -> ModelReply:
+        """Ask the model whose turn it is; the next try may be another's."""
+        climb = self._climb
+        if climb is None:
+            climb = self._climb = self.models().climb(self.wishes.model or self.degradation.use)
+        endpoint = await climb.endpoint()
+        try:
+            reply = await self._asked(endpoint, climb.asked, key, frame)
+        except ModelUnavailable as error:
+            self._count(frame, error)
+            if climb.failed(error):
+                error.elsewhere = True
+                self.transcript.fell_back(frame, climb.name)
             raise
+        except ModelError as error:
+            climb.answered()
+            self._count(frame, error)
+            raise
+        except BaseException:
+            climb.unsaid()
+            raise
+        climb.answered()
         frame.tokens_used = reply.usage.total_tokens
         frame.context = reply.usage.input_tokens
         return reply
 
-    asked: dict[str, Any] = {"messages": [message.to_json() for message in messages]}
-    if tools:
-        asked["tools"] = [tool.to_json() for tool in tools]
-    wishes = {
-        "model": model,
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "options": options or None,
-    }
-    asked.update({wish: value for wish, value in wishes.items() if value is not None})
-    return Call(
-        name=name,
-        kind=MODEL,
-        input=asked,
-        policy=policy,
-        result=_SHAPE,
-        execute=execute,
-        tokens=estimate,
-        context=estimate,
-    )
+    async def _asked(self, endpoint: ModelEndpoint, model: str | None, key: str, frame: Frame) -> ModelReply:
+        def told(text: str) -> None:
+            self.transcript.token(frame, text)
+
+        wishes = self.wishes
+        return await endpoint.chat(
+            self.shown,
+            tools=wishes.tools,
+            model=model,
+            max_tokens=self._limit(endpoint),
+            temperature=wishes.temperature,
+            on_token=told if wishes.stream else None,
+            idempotency_key=f"{self.run_id}/{key}",
+            options=wishes.options,
+        )
+
+    def _limit(self, endpoint: ModelEndpoint) -> int | None:
+        """Return how much may be written: no more than is left, and than the model has room for."""
+        wished = self.wishes.max_tokens
+        left = self.budget.tokens  # beyond the estimate, which is already set aside for this call
+        if endpoint.window:
+            left = min(left, max(1, endpoint.window - self._size(self.shown)))
+        return wished if left >= (wished or LONGEST_REPLY) else max(1, left)
+
+    @staticmethod
+    def _count(frame: Frame, error: ModelError) -> None:
+        if error.usage is not None:
+            frame.tokens_used = error.usage.total_tokens
+            frame.context = error.usage.input_tokens

@@ -17,10 +17,12 @@ from typing import Any, Protocol, TypeVar
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Meter, Usage
 from holdfast.agent.codec import canonical
+from holdfast.agent.degradation import Degradation, pressure
 from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.duration import Durations
 from holdfast.agent.engine.pipeline import Pipeline
+from holdfast.agent.engine.report import Reports
 from holdfast.agent.engine.scope import Family, Frame, Place, Scope, here
 from holdfast.agent.engine.transcript import Transcript
 from holdfast.agent.error import (
@@ -32,7 +34,7 @@ from holdfast.agent.error import (
     StepFailed,
     failure_of,
 )
-from holdfast.agent.wire.draft import TOOL, Record, make_record
+from holdfast.agent.wire.draft import MODEL, TOOL, Record, make_record
 from holdfast.agent.wire.invocation import History, Recorded
 
 T = TypeVar("T")
@@ -85,12 +87,14 @@ class Stepper:
 
     __slots__ = (
         "_background",
+        "_degradation",
         "_durations",
         "_family",
         "_history",
         "_meter",
         "_pipeline",
         "_reached",
+        "_reports",
         "_stops",
         "_transcript",
     )
@@ -107,8 +111,11 @@ class Stepper:
         reached: Callable[[str], None],
         background: Background,
         durations: Durations | None,
+        degradation: Degradation,
     ) -> None:
         """Take None for `durations` to foresee nothing."""
+        self._degradation = degradation
+        self._reports = Reports(meter)
         self._background = background
         self._durations = durations
         self._family = family
@@ -150,13 +157,20 @@ class Stepper:
         if not (call.policy.repeatable or self._pipeline.settled):
             await self._awaited(self._pipeline.settle())
         await self._foresee(call.name)
-        done = await self._reserved(
-            key, call, _Asked(fingerprint, asked if len(asked) <= LARGEST_INPUT else b"")
-        )
+        self._press()
+        kept = _Asked(fingerprint, asked if len(asked) <= LARGEST_INPUT else b"")
+        if call.policy.optional and self._degradation.skips_optional:
+            done = self._left_out(key, call, kept)
+        else:
+            if call.prepare is not None:
+                await call.prepare(key)
+            done = await self._reserved(key, call, kept)
         self._check_open()  # code that did not let go when it was stopped
         self._reached("after_step")
         self._meter.charge(done.usage)
         draft = self._transcript.step_finished(done.frame, done.record)
+        if self._reports.due(after_model=call.kind == MODEL):
+            self._transcript.budget_reported(self._meter)
         if call.policy.repeatable:
             self._pipeline.flush_soon()
         else:
@@ -175,6 +189,31 @@ class Stepper:
             self._transcript.expected(scope)
             return False
         return await self._move(scope)
+
+    def _press(self) -> None:
+        """Take the rungs of degradation that the budget asks for."""
+        felt = pressure(self._meter)
+        for rung in self._degradation.due(felt):
+            self._transcript.degraded(felt, str(rung))
+
+    def _left_out(self, key: str, call: Call, asked: "_Asked") -> "_Done":
+        """Record that an optional step was not executed, so that a replay leaves it out too."""
+        lacking = self._meter.lacking()
+        if lacking is not None:
+            self._stops.stop(BudgetExhausted(lacking))
+            self._check()
+        usage = Usage(steps=1)
+        record = make_record(
+            key,
+            call.kind,
+            asked.fingerprint,
+            input=asked.input,
+            output=b"null",
+            attempts=0,
+            usage=usage,
+            duration=0.0,
+        )
+        return _Done(None, record, Frame(self._family, key), usage)
 
     async def _foresee(self, name: str) -> None:
         """Move the run to the background before a step that would probably miss the deadline.
@@ -268,7 +307,8 @@ class Stepper:
         failure = failure_of(error, step=frame.step, attempts=tries)
         permanent = isinstance(error, Permanent) or not getattr(error, "retryable", True)
         if not permanent and tries < call.policy.attempts:
-            delay: float = max(pause(tries), getattr(error, "retry_after", None) or 0.0)
+            elsewhere = getattr(error, "elsewhere", False)
+            delay = 0.0 if elsewhere else max(pause(tries), getattr(error, "retry_after", None) or 0.0)
             self._transcript.step_failed(frame, failed.told_as, failure, delay)
             return delay
         self._meter.charge(failed.usage)

@@ -4,11 +4,12 @@ import asyncio
 import contextvars
 from typing import Final
 
-from holdfast.agent.budget import Limits
+from holdfast.agent.budget import Budget, Limits
+from holdfast.agent.degradation import Pressure
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Frame, Place, Scope, Tokens
 from holdfast.agent.error import Failure
-from holdfast.agent.wire.draft import EXPECTED, MOVED, Draft, Effect, Record
+from holdfast.agent.wire.draft import DEGRADED, EXPECTED, MOVED, Draft, Effect, Record
 from holdfast.agent.wire.pen import Pen
 
 LARGEST_TEXT: Final = 256 * 1024
@@ -76,6 +77,25 @@ class Transcript:
         """Tell what a tool returned, as JSON."""
         self.spoken(frame)
         self._pen.tool_returned(self._pipeline.draft, frame.step, tool, result)
+
+    @property
+    def rungs_before(self) -> int:
+        """How many rungs of the degradation ladder earlier attempts have told."""
+        return self._emitted.get(DEGRADED, 0)
+
+    def degraded(self, felt: Pressure, rung: str) -> None:
+        """Tell that a rung was taken; the commit counts it, so that no replay tells it again."""
+        draft = self._pipeline.draft
+        self._pen.degraded(draft, felt.dimension, felt.used, felt.limit, rung)
+        draft.emitted[DEGRADED] = draft.emitted.get(DEGRADED, 0) + 1
+
+    def fell_back(self, place: Place, to: str) -> None:
+        """Tell that another model is asked, for the one before it could not answer."""
+        self._pen.degraded(self._pipeline.draft, 0, 0, 0, f"{place.step} asks {to}")
+
+    def budget_reported(self, budget: Budget) -> None:
+        """Tell what is spent, and of what."""
+        self._pen.budget_reported(self._pipeline.draft, budget.spent, budget.elapsed, budget.limits)
 
     def expected(self, scope: Scope, draft: Draft | None = None) -> None:
         """Count that a scope has said what it expects: a replay gets the same answer."""

@@ -32,6 +32,9 @@ STAGED: Final = ">"
 """Marks the count of the effects that a scope has staged, beside that of what it has told."""
 EXPECTED: Final = "!?"
 """Marks how often a scope has said what it expects."""
+DEGRADED: Final = "!^"
+"""Counts the rungs of the degradation ladder that have been told."""
+
 MOVED: Final = "!~"
 """Marks which of these moved the run to the background."""
 

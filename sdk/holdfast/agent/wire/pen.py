@@ -120,6 +120,23 @@ class Pen:
         write_budget(event.handed_off.budget, limits)
         self._told(event)
 
+    def budget_reported(self, draft: Draft, spent: Usage, elapsed: float, limits: Limits) -> None:
+        """Tell what is spent, and of what."""
+        event = self._event(draft, "", 96)
+        write_usage(event.budget_reported.usage, spent)
+        event.budget_reported.usage.elapsed_ms = int(elapsed * 1000)
+        write_budget(event.budget_reported.budget, limits)
+        self._told(event)
+
+    def degraded(self, draft: Draft, dimension: int, used: int, limit: int, rung: str) -> None:
+        """Tell that a rung was taken, and what presses."""
+        event = self._event(draft, "", len(rung))
+        event.degraded.dimension = dimension  # type: ignore[assignment]
+        event.degraded.used = used
+        event.degraded.limit = limit
+        event.degraded.rung = rung
+        self._told(event)
+
     def ended(self, draft: Draft, outcome: Outcome, usage: Usage, elapsed: float) -> RunEvent:
         """Write how the run ends, the last event; it is told when it is durable, by who has it then."""
         event = self._event(draft, "", outcome.message.ByteSize())
