@@ -156,6 +156,7 @@ class Chat:
             try:
                 await conversation.interrupt(text)
                 self._said_something = True
+                self.screen.tell("said to the agent")
             except errors.Unavailable as error:
                 self.screen.tell(f"it was not heard: {refusal(error)}")
         else:

@@ -8,6 +8,7 @@ from typing import Final
 
 from holdfast.invoker.follower import Follower, Update
 from holdfast.invoker.live import Live
+from holdfast.invoker.looks import Looks
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop
 from holdfast.ledger.position import positions
@@ -21,6 +22,7 @@ class Followers:
     def __init__(self, db: Database, live: Live) -> None:
         self._db = db
         self._live = live
+        self._looks = Looks(db)
         self._following: dict[uuid.UUID, set[Follower]] = {}
         self.leaving = asyncio.Event()
         self.loop = Loop(
@@ -55,7 +57,7 @@ class Followers:
         SequenceOutOfRange for a cursor beyond the end, and ShuttingDown.
         """
         follower = Follower(
-            self._db, self._live, tenant=tenant, run_id=run_id, sequence=sequence, epoch=epoch
+            self._db, self._live, self._looks, tenant=tenant, run_id=run_id, sequence=sequence, epoch=epoch
         )
         if self.leaving.is_set():
             follower.leave()

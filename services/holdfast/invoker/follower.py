@@ -22,12 +22,13 @@ from itertools import takewhile
 from typing import Final
 
 from holdfast.invoker.live import Live
+from holdfast.invoker.looks import Looks
 from holdfast.invoker.view import row_events, run_message
 from holdfast.kit.db import Database
 from holdfast.kit.errors import RunNotFound, SequenceOutOfRange, ShuttingDown
 from holdfast.ledger import inspect
 from holdfast.ledger.domain.status import ENDED, LEASED
-from holdfast.ledger.position import Position, positions
+from holdfast.ledger.position import Position
 from holdfast.v1 import transcript_pb2
 
 PAGE_ROWS: Final = 32
@@ -42,11 +43,20 @@ class Follower:
     """The walk of one stream along one run's transcript; `wake` it when the run has moved."""
 
     def __init__(
-        self, db: Database, live: Live, *, tenant: str, run_id: uuid.UUID, sequence: int, epoch: int
+        self,
+        db: Database,
+        live: Live,
+        looks: Looks,
+        *,
+        tenant: str,
+        run_id: uuid.UUID,
+        sequence: int,
+        epoch: int,
     ) -> None:
         self.run_id = run_id
         self._db = db
         self._live = live
+        self._looks = looks
         self._tenant = tenant
         self._sequence = sequence
         self._epoch = epoch
@@ -105,8 +115,7 @@ class Follower:
     async def _look(self) -> Position:
         if self._leaving:
             raise ShuttingDown("This invoker is ending; follow the run at another.")
-        async with self._db.connection() as connection:
-            position = (await positions(connection, [self.run_id])).get(self.run_id)
+        position = await self._looks.position(self.run_id)
         if position is None or position.tenant != self._tenant:
             raise RunNotFound("There is no such run.", facts={"run_id": str(self.run_id)})
         self._seen = position
@@ -170,16 +179,16 @@ class Follower:
         self, position: Position
     ) -> AsyncIterator[transcript_pb2.Snapshot | list[transcript_pb2.RunEvent]]:
         """Yield what is committed after the cursor."""
-        if position.last_sequence <= self._sequence:
-            return
-        while events := await self._page(self._sequence):
+        while self._sequence < position.last_sequence:
+            events = await self._page(self._sequence)
+            if not events:  # it was committed, and it is not there
+                yield await self._snapshot(position.last_sequence)
+                return
             if events[0].sequence > self._sequence + 1:
                 yield await self._snapshot(events[0].sequence - 1)
             self._advance(events[-1])
             self._committed = self._sequence
             yield events
-        if self._sequence < position.last_sequence:  # it was committed, and it is not there
-            yield await self._snapshot(position.last_sequence)
 
     async def _snapshot(self, sequence: int) -> transcript_pb2.Snapshot:
         """Go on after a sequence, with the run itself in place of the events up to there."""
