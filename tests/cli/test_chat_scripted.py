@@ -113,5 +113,6 @@ async def test_words_that_died_with_their_runner_are_told_anew(
         await person.sees("t1t2t3\n")
         await person.sees("were not kept")
         await person.sees("t1t2other\n")
+        await person.sees("> ")
         person.press(CONTROL_D)
         assert await person.ended() == 0
