@@ -50,6 +50,7 @@ class ModelServer:
     """The stand-in on a loopback port, from `async with` to its end; `url` is the base URL to give a client.
 
     `api_key` None accepts any key, but still wants one. `models` None answers under any model's name.
+    `script` (the parameter `answer`) answers what `answers` has nothing for.
     `only_max_completion_tokens` refuses `max_tokens` as OpenAI's reasoning models do.
     `stops_when_client_leaves` False goes on burning tokens nobody reads, to show what a left stream costs.
     """
@@ -72,7 +73,7 @@ class ModelServer:
         self._line = Line(self.stats, Connections(), token_delay_ms / 1000, stops_when_client_leaves)
         self._api_key = api_key
         self._models = models
-        self._answer = answer
+        self.script = answer
         self._only_max_completion_tokens = only_max_completion_tokens
         self._server = LoopbackServer(self._app(), self._line.connections, port)
         self.origin = self._server.origin
@@ -131,7 +132,7 @@ class ModelServer:
             return _refused(fault.status, fault.message, kind, fault.param, fault.code, fault.headers())
         if fault is not None and fault.kind in ("hang", "reset"):
             return Unanswered(self._line, fault)
-        completion = Completion(chat, self.answers.popleft() if self.answers else self._answer(chat))
+        completion = Completion(chat, self.answers.popleft() if self.answers else self.script(chat))
         if chat.streams and not (fault is not None and fault.kind == "unstreamed"):
             return TokenStream(self._line, chat, completion, fault)
         self.stats.tokens_sent += completion.usage()["completion_tokens"]

@@ -5,6 +5,7 @@ A model's tool calls and their answers go together or not at all: a provider ref
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Literal, get_args
 
 from holdfast.agent.model_value import Message
@@ -12,6 +13,7 @@ from holdfast.agent.model_value import Message
 Trim = Literal["error", "oldest_first", "summarise"]
 TRIMS: Final = get_args(Trim)
 
+_SHORTEST: Final = 80  # characters
 _KEPT: Final = ("system", "developer")
 
 
@@ -32,6 +34,15 @@ def oldest_first(
         gone.add(at)
     left_out = [message for place, group in enumerate(groups) if place in gone for message in group]
     return [message for place, group in enumerate(groups) if place not in gone for message in group], left_out
+
+
+def cut(messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]) -> list[Message]:
+    """Shorten the last message from its beginning, until all fit or next to nothing is left of it."""
+    *before, last = messages
+    text = last.content
+    while len(text) > _SHORTEST and not fits([*before, replace(last, content=text)]):
+        text = text[len(text) // 8 :]
+    return [*before, replace(last, content=text)]
 
 
 def _groups(messages: Sequence[Message]) -> list[list[Message]]:

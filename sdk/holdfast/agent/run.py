@@ -236,10 +236,11 @@ class Run:
     async def _summarised(self, key: str, left_out: Sequence[Message]) -> str:
         """Have what a model call has no room for summarised, as a step beside that call's."""
         talk = "\n".join(f"{message.role}: {message.content}" for message in left_out)
-        asked = [Message("system", SUMMARISE), Message("user", talk)]
-        wishes = Wishes(max_tokens=LONGEST_SUMMARY, stream=False, trim="oldest_first")
-        call = self._model_call(asked, wishes).call("summary", MODEL_POLICY)
-        reply: ModelReply = await self._stepper.perform(f"{key}.summary", call)
+        asked = self._model_call(
+            [Message("system", SUMMARISE), Message("user", talk)],
+            Wishes(max_tokens=LONGEST_SUMMARY, stream=False, trim="cut"),
+        )
+        reply: ModelReply = await self._stepper.perform(f"{key}.summary", asked.call("summary", MODEL_POLICY))
         return reply.content
 
     def map(

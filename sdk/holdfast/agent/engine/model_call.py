@@ -3,7 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from holdfast.agent.budget import Budget
 from holdfast.agent.codec import canonical
@@ -15,7 +15,7 @@ from holdfast.agent.error import NotRecordable
 from holdfast.agent.model import Message, ModelEndpoint, ModelError, ModelReply, ModelUnavailable, ToolSpec
 from holdfast.agent.model_ladder import Climb, Models
 from holdfast.agent.model_tokens import estimate_tokens
-from holdfast.agent.model_trim import Trim, oldest_first
+from holdfast.agent.model_trim import Trim, cut, oldest_first
 from holdfast.agent.step import Policy
 from holdfast.agent.wire.draft import MODEL
 
@@ -52,7 +52,7 @@ class Wishes:
     temperature: float | None = None
     options: Mapping[str, Any] | None = None
     stream: bool = True
-    trim: Trim = "error"
+    trim: Trim | Literal["cut"] = "error"
 
     def to_json(self) -> dict[str, Any]:
         """Return what is recorded of them, without what is left out."""
@@ -114,6 +114,8 @@ class ModelCall:
         def fits(messages: Sequence[Message], beside: int = 0) -> bool:
             return self._size(messages) + beside <= room
 
+        if self.wishes.trim == "cut":
+            return cut(self.messages, fits)
         shown, left_out = oldest_first(self.messages, fits)
         if self.wishes.trim == "oldest_first" or not left_out:
             return shown
