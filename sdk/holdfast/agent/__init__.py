@@ -25,12 +25,13 @@ from holdfast.agent.model import (
     ToolSpec,
     tool_arguments,
 )
-from holdfast.agent.model_ladder import Models
+from holdfast.agent.model_ladder import CHEAPEST, Models
 from holdfast.agent.run import Run
 from holdfast.agent.step import Policy, Step, step
 from holdfast.agent.tool_loop import Talk
 
 __all__ = [
+    "CHEAPEST",
     "Agent",
     "App",
     "Budget",

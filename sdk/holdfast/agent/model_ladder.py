@@ -15,6 +15,8 @@ from holdfast.agent.model_error import ModelUnavailable
 
 TRIES: Final = 2
 LONGEST_WAIT: Final = 30.0  # seconds
+CHEAPEST: Final = "cheapest"
+"""Names the last model of a ladder, whatever it is called."""
 
 
 class Models:
@@ -59,11 +61,13 @@ class Models:
             await model.close()
 
     def climb(self, named: str | None = None) -> "Climb":
-        """Begin a call: at the model of that name, at the first one without.
+        """Begin a call: at the model of that name (CHEAPEST is the last one), at the first one without.
 
         A name that is none of the ladder's is asked of its first model's endpoint, as the provider's word.
         """
         names = list(self._models)
+        if named == CHEAPEST:
+            named = names[-1]
         if named in self._models:
             return Climb(self._models, self._breakers, names[names.index(named) :])
         return Climb(self._models, self._breakers, names, asked=named)
