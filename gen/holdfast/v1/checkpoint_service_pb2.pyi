@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from holdfast.v1 import checkpoint_pb2 as _checkpoint_pb2
+from holdfast.v1 import mailbox_pb2 as _mailbox_pb2
 from holdfast.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
 import sys
@@ -222,6 +223,12 @@ class LoadRunResponse(_message.Message):
 
     STEPS_FIELD_NUMBER: _builtins.int
     EMITTED_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    MAILBOX_SEQUENCE_FIELD_NUMBER: _builtins.int
+    mailbox_sequence: _builtins.int
+    """On the last page: the sequence of the last signal the run was sent until then. What was sent
+    later is pushed.
+    """
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_checkpoint_pb2.StepRecord]:
         """Recorded steps, in order of recording."""
@@ -230,15 +237,21 @@ class LoadRunResponse(_message.Message):
     def emitted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """On the last page: for each scope that emitted, how many of its own events are committed."""
 
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[_mailbox_pb2.MailboxSignal]:
+        """What waits in the run's mailbox, in order of arrival; on pages after all steps."""
+
     def __init__(
         self,
         *,
         steps: _abc.Iterable[_checkpoint_pb2.StepRecord] | None = ...,
         emitted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        signals: _abc.Iterable[_mailbox_pb2.MailboxSignal] | None = ...,
+        mailbox_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "mailbox_sequence", b"mailbox_sequence", "signals", b"signals", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -98,6 +98,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED: the contract holds the call, this release does not serve it yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 33
     """INTERNAL: a fault of ours; metadata `error_id` finds it in the log."""
+    ERROR_REASON_SIGNAL_ID_REUSED: _ErrorReason.ValueType  # 34
+    """ALREADY_EXISTS: the run was sent another signal under this id."""
+    ERROR_REASON_MAILBOX_FULL: _ErrorReason.ValueType  # 35
+    """RESOURCE_EXHAUSTED: too much waits in the run's mailbox; metadata `waiting` and `bytes` say how
+    much. The agent must receive some of it first.
+    """
+    ERROR_REASON_INPUT_REJECTED: _ErrorReason.ValueType  # 36
+    """FAILED_PRECONDITION: the agent of this run takes no input while it runs."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -182,4 +190,12 @@ ERROR_REASON_NOT_YET_AVAILABLE: ErrorReason.ValueType  # 32
 """UNIMPLEMENTED: the contract holds the call, this release does not serve it yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 33
 """INTERNAL: a fault of ours; metadata `error_id` finds it in the log."""
+ERROR_REASON_SIGNAL_ID_REUSED: ErrorReason.ValueType  # 34
+"""ALREADY_EXISTS: the run was sent another signal under this id."""
+ERROR_REASON_MAILBOX_FULL: ErrorReason.ValueType  # 35
+"""RESOURCE_EXHAUSTED: too much waits in the run's mailbox; metadata `waiting` and `bytes` say how
+much. The agent must receive some of it first.
+"""
+ERROR_REASON_INPUT_REJECTED: ErrorReason.ValueType  # 36
+"""FAILED_PRECONDITION: the agent of this run takes no input while it runs."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

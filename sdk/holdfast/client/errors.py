@@ -16,11 +16,13 @@
     │   └── TenantNotFound              TENANT_NOT_FOUND
     ├── AlreadyExists               ALREADY_EXISTS
     │   ├── IdempotencyKeyReused        IDEMPOTENCY_KEY_REUSED
-    │   └── RunIdTaken                  RUN_ID_TAKEN
+    │   ├── RunIdTaken                  RUN_ID_TAKEN
+    │   └── SignalIdReused              SIGNAL_ID_REUSED
     ├── ResourceExhausted           RESOURCE_EXHAUSTED
     │   ├── QueueFull                   QUEUE_FULL
     │   ├── RateLimited                 RATE_LIMITED
-    │   └── BudgetExceeded              BUDGET_EXCEEDED
+    │   ├── BudgetExceeded              BUDGET_EXCEEDED
+    │   └── MailboxFull                 MAILBOX_FULL
     ├── Forbidden                   PERMISSION_DENIED
     │   ├── TenantMismatch              TENANT_MISMATCH
     │   ├── PermissionDenied            PERMISSION_DENIED
@@ -33,7 +35,8 @@
     │   ├── ApprovalDecided             APPROVAL_DECIDED
     │   ├── DestinationRefused          DESTINATION_REFUSED
     │   ├── SessionUnknown              SESSION_UNKNOWN
-    │   └── CommitOutOfOrder            COMMIT_OUT_OF_ORDER
+    │   ├── CommitOutOfOrder            COMMIT_OUT_OF_ORDER
+    │   └── InputRejected               INPUT_REJECTED
     ├── Fenced                      ABORTED / FENCED
     ├── SequenceOutOfRange          OUT_OF_RANGE / SEQUENCE_OUT_OF_RANGE
     ├── Unavailable                 UNAVAILABLE (without a reason: no server was reached)
@@ -185,6 +188,12 @@ class RunIdTaken(AlreadyExists):
     reason = "RUN_ID_TAKEN"
 
 
+class SignalIdReused(AlreadyExists):
+    """The run was sent another signal under this id."""
+
+    reason = "SIGNAL_ID_REUSED"
+
+
 class ResourceExhausted(HoldfastError):
     """A limit is reached; `quota` names it."""
 
@@ -207,6 +216,12 @@ class BudgetExceeded(ResourceExhausted):
     """More would be spent than the run's budget holds; the facts hold `dimension`."""
 
     reason = "BUDGET_EXCEEDED"
+
+
+class MailboxFull(ResourceExhausted):
+    """Too much waits in the run's mailbox: its agent must receive some of it first."""
+
+    reason = "MAILBOX_FULL"
 
 
 class Forbidden(HoldfastError):
@@ -286,6 +301,12 @@ class CommitOutOfOrder(FailedPrecondition):
     """A commit's number is not the one after the last acknowledged."""
 
     reason = "COMMIT_OUT_OF_ORDER"
+
+
+class InputRejected(FailedPrecondition):
+    """The agent takes no input while a run of it is going on."""
+
+    reason = "INPUT_REJECTED"
 
 
 class Fenced(HoldfastError):

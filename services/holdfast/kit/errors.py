@@ -15,11 +15,13 @@
     │   └── TenantNotFound          TENANT_NOT_FOUND
     ├── AlreadyExists           ALREADY_EXISTS
     │   ├── IdempotencyKeyReused    IDEMPOTENCY_KEY_REUSED
-    │   └── RunIdTaken              RUN_ID_TAKEN
+    │   ├── RunIdTaken              RUN_ID_TAKEN
+    │   └── SignalIdReused          SIGNAL_ID_REUSED
     ├── ResourceExhausted       RESOURCE_EXHAUSTED
     │   ├── QueueFull               QUEUE_FULL
     │   ├── RateLimited             RATE_LIMITED
-    │   └── BudgetExceeded          BUDGET_EXCEEDED
+    │   ├── BudgetExceeded          BUDGET_EXCEEDED
+    │   └── MailboxFull             MAILBOX_FULL
     ├── Forbidden               PERMISSION_DENIED
     │   ├── TenantMismatch          TENANT_MISMATCH
     │   ├── PermissionDenied        PERMISSION_DENIED
@@ -32,7 +34,8 @@
     │   ├── ApprovalDecided         APPROVAL_DECIDED
     │   ├── DestinationRefused      DESTINATION_REFUSED
     │   ├── SessionUnknown          SESSION_UNKNOWN
-    │   └── CommitOutOfOrder        COMMIT_OUT_OF_ORDER
+    │   ├── CommitOutOfOrder        COMMIT_OUT_OF_ORDER
+    │   └── InputRejected           INPUT_REJECTED
     ├── Fenced                  ABORTED / FENCED
     ├── SequenceOutOfRange      OUT_OF_RANGE / SEQUENCE_OUT_OF_RANGE
     ├── Unavailable             UNAVAILABLE
@@ -202,6 +205,12 @@ class RunIdTaken(AlreadyExists):
     reason = "RUN_ID_TAKEN"
 
 
+class SignalIdReused(AlreadyExists):
+    """The run was sent another signal under this id."""
+
+    reason = "SIGNAL_ID_REUSED"
+
+
 class ResourceExhausted(Fault):
     """A limit is reached; `quota` names it."""
 
@@ -224,6 +233,12 @@ class BudgetExceeded(ResourceExhausted):
     """A commit would spend more than the run's budget; the facts hold `dimension`."""
 
     reason = "BUDGET_EXCEEDED"
+
+
+class MailboxFull(ResourceExhausted):
+    """Too much waits in the run's mailbox; the facts hold `waiting` and `bytes`."""
+
+    reason = "MAILBOX_FULL"
 
 
 class Forbidden(Fault):
@@ -303,6 +318,12 @@ class CommitOutOfOrder(FailedPrecondition):
     """A commit's number is not the one after the last acknowledged."""
 
     reason = "COMMIT_OUT_OF_ORDER"
+
+
+class InputRejected(FailedPrecondition):
+    """The agent takes no input while a run of it is going on."""
+
+    reason = "INPUT_REJECTED"
 
 
 class Fenced(Fault):
