@@ -122,10 +122,10 @@ class InvokerServiceServicer:
         or `refused`: a refusal is the answer to that message alone, the stream goes on. While one is
         being stored, and while the client does not read the answers, no further message is read. What
         a broken stream left without an answer may be sent again, here or by SignalRun, under the same
-        signal id.
+        signal id. Such refusals are RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL and INPUT_REJECTED.
 
         Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
-        of Invoke. In `refused`: RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL, INPUT_REJECTED.
+        of Invoke.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

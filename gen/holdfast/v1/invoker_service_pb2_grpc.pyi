@@ -39,10 +39,10 @@ class InvokerServiceStub:
     or `refused`: a refusal is the answer to that message alone, the stream goes on. While one is
     being stored, and while the client does not read the answers, no further message is read. What
     a broken stream left without an answer may be sent again, here or by SignalRun, under the same
-    signal id.
+    signal id. Such refusals are RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL and INPUT_REJECTED.
 
     Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
-    of Invoke. In `refused`: RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL, INPUT_REJECTED.
+    of Invoke.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_invoker_service_pb2.WatchRunRequest, _invoker_service_pb2.WatchRunResponse]
     """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
@@ -132,10 +132,10 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         or `refused`: a refusal is the answer to that message alone, the stream goes on. While one is
         being stored, and while the client does not read the answers, no further message is read. What
         a broken stream left without an answer may be sent again, here or by SignalRun, under the same
-        signal id.
+        signal id. Such refusals are RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL and INPUT_REJECTED.
 
         Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
-        of Invoke. In `refused`: RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL, INPUT_REJECTED.
+        of Invoke.
         """
 
     @_abc_1.abstractmethod

@@ -1,4 +1,4 @@
-"""Recorded steps as people see them."""
+"""Recorded steps as people see them, and signals as runners do."""
 
 import json
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 from google.protobuf.struct_pb2 import Value
 
 from holdfast.ledger.history import StoredStep
+from holdfast.ledger.mailbox_view import Signal
 from holdfast.v1.checkpoint_pb2 import Checkpoint, StepRecord
+from holdfast.v1.mailbox_pb2 import MailboxSignal
 
 
 def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
@@ -32,6 +34,17 @@ def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
         shown.duration.CopyFrom(record.duration)
     shown.create_time.FromDatetime(step.create_time)
     return shown
+
+
+def signal_message(signal: Signal) -> MailboxSignal:
+    """Return a signal that waits for its run."""
+    return MailboxSignal(
+        signal_id=signal.signal_id,
+        key=signal.key,
+        payload=signal.payload,
+        urgent=signal.urgent,
+        sequence=signal.sequence,
+    )
 
 
 def _value(raw: bytes) -> Value:

@@ -67,11 +67,13 @@ class CommitItem:
     happened: Happened | None = None
     effects: Sequence[Effect] = ()
     move: Outcome | Requeue | None = None
+    consumed: Sequence[str] = ()
+    """Signals received from the mailbox."""
 
     @property
     def is_plain(self) -> bool:
-        """Say whether it is progress alone: no effect, and the run stays with its runner."""
-        return self.move is None and not self.effects
+        """Say whether it is progress alone: no effect, no signal, and the run stays with its runner."""
+        return self.move is None and not self.effects and not self.consumed
 
     @property
     def size(self) -> int:
