@@ -2,16 +2,19 @@
 
 import asyncio
 import itertools
+import json
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 from holdfast.agent import App, Dimension, Limits, Usage
 from holdfast.agent.engine.journal import Answer, Committed, Refused
+from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.execution import Execution, Left
 from holdfast.agent.wire.invocation import History, Invocation
 from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.run_pb2 import Outcome
 from holdfast.v1.transcript_pb2 import RunEvent
 
@@ -38,6 +41,9 @@ class Memory:
         self.refuse: Callable[[Commit], Answer | None] = lambda _: None
         self.hold = False
         self._held: list[Callable[[], None]] = []
+        self.mail: list[MailboxSignal] = []
+        self.mail_last = 0
+        self._mailbox = Mailbox()
 
     # -- the journal ---------------------------------------------------------------------------------------
 
@@ -73,8 +79,33 @@ class Memory:
         events = commit.events.events
         if events:
             assert events[0].sequence == self.last_sequence + 1, "events are numbered without gaps"
+        waiting = [signal.signal_id for signal in self.mail]
+        assert set(commit.consumed_signal_ids) <= set(waiting), "only what waits is consumed"
+        self.mail = [each for each in self.mail if each.signal_id not in commit.consumed_signal_ids]
         self.commits.append(commit)
         return Committed()
+
+    # -- the mailbox ----------------------------------------------------------------------------------------
+
+    def signal(self, payload: Any, key: str = "input", *, urgent: bool = False, lost: bool = False) -> str:
+        """Put a signal in the mailbox and push it to the lease that lives, unless that is lost on the way."""
+        self.mail_last += 1
+        signal = MailboxSignal(
+            signal_id=f"s{self.mail_last}",
+            key=key,
+            payload=json.dumps(payload).encode(),
+            urgent=urgent,
+            sequence=self.mail_last,
+        )
+        self.mail.append(signal)
+        if not lost:
+            self._mailbox.arrived(signal_of(signal))
+        return signal.signal_id
+
+    def push_again(self) -> None:
+        """Push all that waits, as what looks after lost pushes does."""
+        for signal in self.mail:
+            self._mailbox.arrived(signal_of(signal))
 
     # -- what is durable -----------------------------------------------------------------------------------
 
@@ -140,9 +171,18 @@ class Memory:
             last_sequence=self.last_sequence,
             spent=self.spent,
         )
-        history = History([LoadRunResponse(steps=self.records, emitted=emitted)])
+        page = LoadRunResponse(
+            steps=self.records, emitted=emitted, signals=self.mail, mailbox_sequence=self.mail_last
+        )
+        self._mailbox = Mailbox()
         return Execution(
-            app.agents[self.intent], invocation, history, self, endpoint=app.endpoint, reached=reached
+            app.agents[self.intent],
+            invocation,
+            History([page]),
+            self,
+            endpoint=app.endpoint,
+            reached=reached,
+            mailbox=self._mailbox,
         )
 
     async def run(self, app: App) -> Left:

@@ -2,12 +2,14 @@
 
 After each step the ledger's rows are held against each other (counters, lanes, leases, transcripts) and
 against the model: invariants 1 (a key never makes two runs), 8 (caps hold) and 9 (runs of a key never overlap
-and start in order of admission).
+and start in order of admission). A signal waits from its acknowledgement until it is consumed or its run
+ends.
 """
 
 import asyncio
 import uuid
 from collections.abc import Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -25,13 +27,15 @@ from hypothesis.stateful import (
 
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
-from holdfast.kit.errors import IdempotencyKeyReused, QueueFull, RunNotRetryable
+from holdfast.kit.errors import IdempotencyKeyReused, QueueFull, RunEnded, RunNotRetryable, SignalIdReused
 from holdfast.ledger import SESSION_SETTINGS, cancel, due, retry, session, sweep
 from holdfast.ledger.admission import admit
+from holdfast.ledger.commit import commit_group
+from holdfast.ledger.commit_value import CommitItem, Requeue, Stored
 from holdfast.ledger.commit_value import Refused as CommitRefused
-from holdfast.ledger.commit_value import Requeue, Stored
 from holdfast.ledger.domain.attempt import after_failed_attempt, after_hand_back
 from holdfast.ledger.domain.status import ENDED, RETRYABLE, RunStatus
+from holdfast.ledger.mailbox import signal
 from holdfast.ledger.values import Admitted, Failure, Leased, LeaseRef, Refused
 from tests.support.database import cloned_database
 from tests.support.ledger import Runner, contradictions, execute, fetch, finish, give_up, invocation, opened
@@ -41,7 +45,7 @@ T = TypeVar("T")
 TENANTS = ("acme", "umbrella")
 ANY = st.integers(0, 1_000_000)
 _TABLES = """TRUNCATE tenant, tenant_pool, run, run_state, run_outcome, idempotency, ready, lane, blocked,
-             runner_session, lease, timer, checkpoint, transcript"""
+             runner_session, lease, timer, checkpoint, transcript, mailbox"""
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -195,6 +199,47 @@ class LedgerMachine(RuleBasedStateMachine):
             assert isinstance(result, CommitRefused)
         del self.leased[lease.run_id]
 
+    @precondition(lambda self: self.model.runs)
+    @rule(
+        which=ANY,
+        signal_id=st.sampled_from(["a", "b", "c", "d"]),
+        payload=st.sampled_from([b"1", b"1", b"2"]),
+    )
+    def signal(self, which: int, signal_id: str, payload: bytes) -> None:
+        """Send a run a signal, or send one again."""
+        run = self.pick(list(self.model.runs.values()), which)
+        known = signal_id in run.known_signals
+        sending = signal(self.db, run.tenant, run.run_id, key="input", payload=payload, signal_id=signal_id)
+        try:
+            told = self.do(sending)
+        except RunEnded:
+            assert run.status in ENDED
+        except SignalIdReused:
+            assert known
+        else:
+            assert run.status not in ENDED
+            assert told.repeated is known
+            if not known:
+                run.mail.append(signal_id)
+                run.known_signals.add(signal_id)
+
+    @precondition(lambda self: self.leased)
+    @rule(which=ANY, first=st.integers(0, 1), count=st.integers(1, 2))
+    def consume(self, which: int, first: int, count: int) -> None:
+        """Let whoever has, or had, a run consume signals that wait for it, or do not."""
+        lease = self.pick(list(self.leased.values()), which)
+        run = self.model.runs[lease.run_id]
+        ids = (run.mail or ["never"])[first : first + count] or ["never"]
+        item = CommitItem(lease.run_id, lease.epoch, lease.last_commit + 1, consumed=ids)
+        (answer,) = self.do(commit_group(self.db, [item]))
+        mine = run.status is RunStatus.RUNNING and run.epoch == lease.epoch
+        if not mine or "never" in ids:
+            assert isinstance(answer, CommitRefused)
+            return
+        assert isinstance(answer, Stored)
+        self.leased[run.run_id] = replace(lease, last_commit=lease.last_commit + 1)
+        run.mail = [each for each in run.mail if each not in ids]
+
     @precondition(lambda self: self.held())
     @rule(which=ANY, delay=st.sampled_from([0.0, 3600.0]))
     def fail_attempt(self, which: int, delay: float) -> None:
@@ -312,6 +357,17 @@ class LedgerMachine(RuleBasedStateMachine):
         }
         lanes = self.do(fetch(self.db, "SELECT tenant, ordering_key, holder FROM lane"))
         assert {(r["tenant"], r["ordering_key"]): r["holder"] for r in lanes} == self.model.lanes
+
+    @invariant()
+    def what_waits_is_what_was_sent_and_not_received(self) -> None:
+        """Hold the mailboxes against the model."""
+        if not hasattr(self, "model"):
+            return
+        query = "SELECT run_id, signal_id FROM mailbox WHERE NOT consumed ORDER BY run_id, sequence"
+        waiting: dict[uuid.UUID, list[str]] = {}
+        for row in self.do(fetch(self.db, query)):
+            waiting.setdefault(row["run_id"], []).append(row["signal_id"])
+        assert waiting == {run.run_id: run.mail for run in self.model.runs.values() if run.mail}
 
     @invariant()
     def runs_of_a_key_never_overlap(self) -> None:

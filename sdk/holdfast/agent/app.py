@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ValidationError
 
@@ -16,6 +16,9 @@ from holdfast.agent.run import Run
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 OnExhausted = Callable[[Run, Dimension], Any]
+OnInput = Literal["enqueue", "interrupt", "reject"]
+
+POLICIES: Final[tuple[OnInput, ...]] = get_args(OnInput)
 
 INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}")
 
@@ -33,6 +36,7 @@ class Agent:
     on_exhausted: OnExhausted | None
     max_attempts: int | None
     max_concurrent: int
+    on_input: OnInput
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
@@ -78,6 +82,7 @@ class App:
         on_exhausted: OnExhausted | None = None,
         max_attempts: int | None = None,
         max_concurrent: int = 0,
+        on_input: OnInput = "enqueue",
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -85,7 +90,9 @@ class App:
         dimension)`, async or not, returns what was managed so far when a limit is reached; it has 2 seconds
         and no steps.
         `max_attempts` fails a run before the platform would set it aside; `max_concurrent` bounds the runs of
-        this intent on one runner. Raises ValueError or TypeError, in one sentence, for what cannot be served.
+        this intent on one runner. `on_input` says what becomes of input that comes while a run is going on:
+        it waits for `run.receive` (enqueue), it is urgent as an interrupt is, or it is refused (reject).
+        Raises ValueError or TypeError, in one sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -93,6 +100,8 @@ class App:
             raise ValueError(f"The intent {intent} has an agent already: {self.agents[intent].fn.__name__}.")
         if max_attempts is not None and max_attempts < 1:
             raise ValueError(f"An agent needs at least one attempt, not {max_attempts}.")
+        if on_input not in POLICIES:
+            raise ValueError(f"An agent's on_input is one of {', '.join(POLICIES)}, not {on_input!r}.")
 
         def register(fn: F) -> F:
             payload, result = _signature(fn, intent)
@@ -106,6 +115,7 @@ class App:
                 on_exhausted=on_exhausted,
                 max_attempts=max_attempts,
                 max_concurrent=max_concurrent,
+                on_input=on_input,
             )
             return fn
 

@@ -19,6 +19,7 @@ from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Dimension, Meter
 from holdfast.agent.ending import Move, decide
 from holdfast.agent.engine.journal import Journal, Refused
+from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
 from holdfast.agent.engine.stepper import Stepper
@@ -73,7 +74,9 @@ class Execution:
         *,
         endpoint: Callable[[], ModelEndpoint],
         reached: Callable[[str], None] = lambda _: None,
+        mailbox: Mailbox | None = None,
     ) -> None:
+        """Take the mailbox that pushed signals go to; what waited for the run before is in the history."""
         self.stopped: RunStopped | None = None
         self._agent = agent
         self._invocation = invocation
@@ -100,6 +103,8 @@ class Execution:
             journal.happened,
         )
         self._transcript = Transcript(self._pen, self._pipeline, history.emitted)
+        mailbox = mailbox or Mailbox()
+        mailbox.loaded(map(signal_of, history.signals), history.mail_last)
         self._stepper = Stepper(
             family=self._family,
             history=history,
@@ -108,8 +113,9 @@ class Execution:
             meter=self._meter,
             stops=self,
             reached=reached,
+            mailbox=mailbox,
         )
-        self._run = Run(invocation, self._stepper, self._transcript, self._meter, endpoint)
+        self._run = Run(invocation, self._stepper, self._transcript, self._meter, endpoint, mailbox=mailbox)
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[None] = self._loop.create_future()

@@ -11,10 +11,12 @@ from holdfast.agent.budget import Budget
 from holdfast.agent.codec import LARGEST, canonical, plain
 from holdfast.agent.engine.branch import branch, in_branches
 from holdfast.agent.engine.call import Call
+from holdfast.agent.engine.mailbox import Mailbox
 from holdfast.agent.engine.model_call import model_call
 from holdfast.agent.engine.scope import Frame, Scope
 from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
+from holdfast.agent.engine.wait import received, wait_call
 from holdfast.agent.model import (
     Message,
     ModelEndpoint,
@@ -47,12 +49,15 @@ class Run:
         transcript: Transcript,
         budget: Budget,
         endpoint: Callable[[], ModelEndpoint],
+        *,
+        mailbox: Mailbox,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
         self._transcript = transcript
         self._budget = budget
         self._endpoint = endpoint
+        self._mailbox = mailbox
 
     def __repr__(self) -> str:
         return f"Run({self.id}, attempt={self.attempt})"
@@ -161,6 +166,17 @@ class Run:
             estimate=estimate_tokens(asked, offered),
         )
         return self._stepper.perform(self._stepper.scope().key(name), call)
+
+    def receive(self, key: str = "input", *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+        """Return what the next signal under a mailbox key says, waiting for it `timeout` seconds at most.
+
+        A step of kind WAIT: recorded, charged, the same in a replay; the signal leaves the mailbox with the
+        record, so it is received once whatever crashes. Signals come in the order of their arrival. The run
+        stays on its runner meanwhile; a wait that a crash cuts short begins anew. Raises `NothingReceived` (a
+        `TimeoutError`), and ValueError for what is no key.
+        """
+        call = wait_call(self._mailbox, key, timeout)
+        return received(self._stepper.perform(self._stepper.scope().key(call.name), call), key, timeout)
 
     def map(
         self, fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, at_once: int = 16

@@ -22,12 +22,14 @@ class Policy:
     """How a step is tried: how often in all, how long each try in seconds, and whether it may run again.
 
     `repeatable` lets the agent go on before the step's record is durable: after a crash the step may be
-    executed once more. For reads and model calls; never for what changes the world.
+    executed once more. For reads and model calls; never for what changes the world. `interruptible` lets an
+    urgent signal cancel it: the agent gets `Interrupted`.
     """
 
     attempts: int = 3
     timeout: float | None = None
     repeatable: bool = False
+    interruptible: bool = False
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -114,7 +116,12 @@ class Step(Generic[P, R]):
 def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
 @overload
 def step(
-    *, attempts: int = ..., timeout: float | None = ..., repeatable: bool = ..., name: str | None = ...
+    *,
+    attempts: int = ...,
+    timeout: float | None = ...,
+    repeatable: bool = ...,
+    interruptible: bool = ...,
+    name: str | None = ...,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Step[P, R]]: ...
 def step(
     fn: Callable[P, Coroutine[Any, Any, R]] | None = None,
@@ -123,6 +130,7 @@ def step(
     attempts: int = DEFAULT.attempts,
     timeout: float | None = None,
     repeatable: bool = False,
+    interruptible: bool = False,
     name: str | None = None,
 ) -> Step[P, R] | Callable[[Callable[P, Coroutine[Any, Any, R]]], Step[P, R]]:
     """Make an async function a step: `@step`, `@step(attempts=5)`, or `step(timeout=10)(charge)`.
@@ -130,7 +138,7 @@ def step(
     `name` (by default the function's) is part of the record's key: keep it when the function is renamed.
     A parameter `idempotency_key` is filled with a key that is the same in every try and replay.
     """
-    policy = Policy(attempts, timeout, repeatable)
+    policy = Policy(attempts, timeout, repeatable, interruptible)
     if fn is not None:
         return Step(fn, policy, name)
     return lambda decorated: Step(decorated, policy, name)

@@ -152,7 +152,8 @@ WITH door AS MATERIALIZED (
     moved AS ({_MOVED}
         FROM {_items(_MOVE_COLUMNS)}
         WHERE s.run_id = i.run_id AND {fence} AND {budget}
-              AND s.ordering_key = '' AND s.mail_last = 0 AND (SELECT bool_and(below_cap) FROM door){_RETURNED}
+              AND s.ordering_key = '' AND s.mail_last = 0
+              AND (SELECT bool_and(below_cap) FROM door){_RETURNED}
     ),
     {_KEEP},{_ENDED},
     gone AS (

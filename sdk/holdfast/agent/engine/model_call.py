@@ -1,5 +1,6 @@
 """A model call as a step: reserved before, settled after, told piece by piece as it arrives."""
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.scope import Frame
 from holdfast.agent.engine.transcript import Transcript
 from holdfast.agent.error import NotRecordable
-from holdfast.agent.model import Message, ModelEndpoint, ModelError, ModelReply, ToolSpec
+from holdfast.agent.model import Message, ModelEndpoint, ModelError, ModelReply, ToolSpec, estimate_text
 from holdfast.agent.step import Policy
 from holdfast.agent.wire.draft import MODEL
 
@@ -54,8 +55,12 @@ def model_call(
     """Describe a call of a model as a step; the input is what the model is asked, not where it runs."""
 
     async def execute(key: str, frame: Frame) -> ModelReply:
+        heard: list[str] = []
+
         def told(text: str) -> None:
-            transcript.token(frame, text)
+            heard.append(text)
+            if stream:
+                transcript.token(frame, text)
 
         left = budget.tokens  # beyond the estimate, which is already set aside for this call
         limit = max_tokens if left >= (max_tokens or LONGEST_REPLY) else max(1, left)
@@ -66,10 +71,15 @@ def model_call(
                 model=model,
                 max_tokens=limit,
                 temperature=temperature,
-                on_token=told if stream else None,
+                on_token=told,
                 idempotency_key=f"{run_id}/{key}",
                 options=options,
             )
+        except asyncio.CancelledError:
+            # It has read what it was asked, and written what was heard: that is paid for.
+            frame.tokens_used = estimate + estimate_text("".join(heard))
+            frame.context = estimate
+            raise
         except ModelError as error:
             if error.usage is not None:
                 frame.tokens_used = error.usage.total_tokens

@@ -10,6 +10,7 @@ from holdfast.agent.error import Failure
 from holdfast.agent.wire.value import read_struct
 from holdfast.v1.checkpoint_pb2 import StepRecord
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.work_service_pb2 import Assignment
 
 UNLIMITED = 2**62
@@ -37,6 +38,7 @@ class Invocation:
     session_id: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     create_time: datetime = EPOCH
+    mail_last: int = 0
 
 
 def read_assignment(assignment: Assignment) -> Invocation:
@@ -68,17 +70,23 @@ def read_assignment(assignment: Assignment) -> Invocation:
         session_id=envelope.session_id,
         labels=dict(envelope.labels),
         create_time=assignment.create_time.ToDatetime(UTC),
+        mail_last=assignment.mailbox_sequence,
     )
 
 
 class History:
-    """What earlier attempts have recorded: steps by key, and how much each scope has emitted."""
+    """What earlier attempts have recorded: steps by key, and how much each scope has emitted.
 
-    __slots__ = ("_records", "emitted", "length")
+    And the `signals` that wait in the mailbox, of all that were sent up to the sequence `mail_last`.
+    """
+
+    __slots__ = ("_records", "emitted", "length", "mail_last", "signals")
 
     def __init__(self, pages: Iterable[LoadRunResponse] = ()) -> None:
         self._records: dict[str, StepRecord] = {}
         self.emitted: dict[str, int] = {}
+        self.signals: list[MailboxSignal] = []
+        self.mail_last = 0
         for page in pages:
             self.add(page)
         self.length = len(self._records)
@@ -89,6 +97,8 @@ class History:
             if not record.intent:
                 self._records[record.key] = record
         self.emitted.update(page.emitted)
+        self.signals.extend(page.signals)
+        self.mail_last = max(self.mail_last, page.mailbox_sequence)
         self.length = len(self._records)
 
     def take(self, key: str) -> "Recorded | None":
@@ -119,6 +129,14 @@ class Recorded:
     def output(self) -> bytes:
         """What it returned, as JSON."""
         return self._record.output
+
+    @property
+    def interruption(self) -> "tuple[str, bytes] | None":
+        """The mailbox key and the payload, as JSON, of the signal that interrupted it, if one did."""
+        record = self._record
+        if not record.HasField("interruption"):
+            return None
+        return record.interruption.key, record.interruption.payload
 
     @property
     def failure(self) -> Failure | None:

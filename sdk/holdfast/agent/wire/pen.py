@@ -113,6 +113,13 @@ class Pen:
         staged.idempotency_key = effect.idempotency_key
         self._told(event)
 
+    def input_received(self, draft: Draft, step: str, key: str, *, interrupted: bool) -> None:
+        """Tell that a signal has reached the agent."""
+        event = self._event(draft, step, len(key))
+        event.input_received.key = key
+        event.input_received.interrupted = interrupted
+        self._told(event)
+
     def ended(self, draft: Draft, outcome: Outcome, usage: Usage, elapsed: float) -> RunEvent:
         """Write how the run ends, the last event; it is told when it is durable, by who has it then."""
         event = self._event(draft, "", outcome.message.ByteSize())
