@@ -65,7 +65,7 @@ async def say(db: Database, run_id: uuid.UUID, payload: str = '"hi"', **more: An
 async def waiting(db: Database, run_id: uuid.UUID, after: int = 0) -> list[Signal]:
     """Return what waits for a run."""
     async with db.connection() as connection:
-        return await mailbox_view.waiting(connection, [(run_id, after)])
+        return (await mailbox_view.waiting(connection, [(run_id, after)]))[0]
 
 
 async def consumed(db: Database, run: Leased, number: int, *ids: str, **more: Any) -> Stored | Refused:

@@ -60,7 +60,7 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
     await signal(db, "acme", third.run_id, key="input", payload=b"1", signal_id="s")
     async with db.connection() as connection:
         assert await mailbox_view.mail(connection, [runner.session_id])
-        assert await mailbox_view.waiting(connection, [(third.run_id, 0)])
+        assert (await mailbox_view.waiting(connection, [(third.run_id, 0)]))[0]
     await finish(checkpoint, third)
     async with db.connection() as connection:
         await session.heartbeat(connection, runner.invoker_id, [runner.session_id], ttl_s=9)

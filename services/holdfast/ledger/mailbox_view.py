@@ -55,14 +55,14 @@ WHERE s.mail_waiting > 0 AND s.status IN (2, 4) AND l.session_id = ANY($1::uuid[
 """
 
 _WAITING: Final = """
-SELECT run_id, signal_id, key, payload, urgent, sequence
+SELECT run_id, signal_id, key, payload, urgent, sequence, found
 FROM (
-    SELECT m.*, sum(m.size) OVER (ORDER BY u.place, m.sequence) AS bytes,
+    SELECT m.*, count(*) OVER () AS found, sum(m.size) OVER (ORDER BY u.place, m.sequence) AS bytes,
            row_number() OVER (ORDER BY u.place, m.sequence) AS ordinal
     FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS u (run_id, after, place)
     CROSS JOIN LATERAL (
         SELECT * FROM mailbox w WHERE w.run_id = u.run_id AND w.sequence > u.after AND NOT w.consumed
-        ORDER BY w.sequence LIMIT $3
+        ORDER BY w.sequence LIMIT $3 + 1
     ) m
 ) sized
 WHERE ordinal = 1 OR bytes <= $4
@@ -75,18 +75,16 @@ async def mail(connection: Connection, session_ids: Sequence[UUID]) -> list[Mail
     return [Mail(*row.values()) for row in await connection.fetch(_MAIL, list(session_ids))]
 
 
-async def waiting(
-    connection: Connection, after: Sequence[tuple[UUID, int]], *, limit: int = PAGE_SIGNALS
-) -> list[Signal]:
-    """Return what waits in mailboxes beyond the sequences given, in order run by run.
+async def waiting(connection: Connection, after: Sequence[tuple[UUID, int]]) -> tuple[list[Signal], bool]:
+    """Return what waits in mailboxes beyond the sequences given, in order run by run, and if there is more.
 
-    At most `limit` signals and a page of bytes, but at least one if there is one: what is left out is found
-    by asking again.
+    A page at most, but at least one if there is one: ask again for what is left out.
     """
     rows = await connection.fetch(
-        _WAITING, [run_id for run_id, _ in after], [last for _, last in after], limit, PAGE_BYTES
+        _WAITING, [run_id for run_id, _ in after], [last for _, last in after], PAGE_SIGNALS, PAGE_BYTES
     )
-    return [Signal(*row.values()) for row in rows]
+    signals = [Signal(*tuple(row)[:-1]) for row in rows]
+    return signals, bool(rows) and rows[0]["found"] > len(rows)
 
 
 async def load_mail(db: Database, run_id: UUID, epoch: int) -> AsyncIterator[MailPage]:
@@ -100,12 +98,10 @@ async def load_mail(db: Database, run_id: UUID, epoch: int) -> AsyncIterator[Mai
         async with db.connection() as connection:
             last = await _held(connection, run_id, epoch)
             end = last if end is None else end
-            found = await waiting(connection, [(run_id, after)]) if end else []
+            found, more = await waiting(connection, [(run_id, after)]) if end else ([], False)
         signals = [signal for signal in found if signal.sequence <= end]
+        more = more and len(signals) == len(found)
         after = signals[-1].sequence if signals else end
-        # A page that could not take all has at least one; one that is empty, or ends with a later signal, is
-        # the last.
-        more = after < end and len(signals) == len(found)
         yield MailPage(signals, end, more)
         if not more:
             return

@@ -11,10 +11,13 @@ that is for the commit with the record of the step that has received it.
 
 import asyncio
 import bisect
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from holdfast.agent.wire.value import read
 from holdfast.v1.mailbox_pb2 import MailboxSignal
+from holdfast.v1.runner_service_pb2 import AttachSignal
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,6 +34,12 @@ class Signal:
 def signal_of(message: MailboxSignal) -> Signal:
     """Read a signal as it comes from the ledger."""
     return Signal(message.sequence, message.signal_id, message.key, message.payload, message.urgent)
+
+
+def pushed_signal(message: AttachSignal) -> Signal:
+    """Read a signal as an Invoker pushes it that does not hold the runner's session."""
+    payload = json.dumps(read(message.payload), ensure_ascii=False, separators=(",", ":")).encode()
+    return Signal(message.sequence, message.signal_id, message.key, payload, message.urgent)
 
 
 class Watch:
