@@ -2,16 +2,19 @@
 
 import asyncio
 import itertools
+import json
 import uuid
 from collections.abc import Callable
 from typing import Any
 
 from holdfast.agent import App, Dimension, Limits, Usage
 from holdfast.agent.engine.journal import Answer, Committed, Refused
+from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.execution import Execution, Left
 from holdfast.agent.wire.invocation import History, Invocation
 from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse, SessionRead
+from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.run_pb2 import Outcome
 from holdfast.v1.transcript_pb2 import RunEvent
 
@@ -41,6 +44,9 @@ class Memory:
         """What the run finds in its session; None without one."""
         self.handoff: Limits | None = None
         self._held: list[Callable[[], None]] = []
+        self.mail: list[MailboxSignal] = []
+        self.mail_last = 0
+        self._mailbox = Mailbox()
 
     # -- the journal ---------------------------------------------------------------------------------------
 
@@ -76,8 +82,33 @@ class Memory:
         events = commit.events.events
         if events:
             assert events[0].sequence == self.last_sequence + 1, "events are numbered without gaps"
+        waiting = [signal.signal_id for signal in self.mail]
+        assert set(commit.consumed_signal_ids) <= set(waiting), "only what waits is consumed"
+        self.mail = [each for each in self.mail if each.signal_id not in commit.consumed_signal_ids]
         self.commits.append(commit)
         return Committed()
+
+    # -- the mailbox ----------------------------------------------------------------------------------------
+
+    def signal(self, payload: Any, key: str = "input", *, urgent: bool = False, lost: bool = False) -> str:
+        """Put a signal in the mailbox and push it to the lease that lives, unless that is lost on the way."""
+        self.mail_last += 1
+        signal = MailboxSignal(
+            signal_id=f"s{self.mail_last}",
+            key=key,
+            payload=json.dumps(payload).encode(),
+            urgent=urgent,
+            sequence=self.mail_last,
+        )
+        self.mail.append(signal)
+        if not lost:
+            self._mailbox.arrived(signal_of(signal))
+        return signal.signal_id
+
+    def push_again(self) -> None:
+        """Push all that waits, as what looks after lost pushes does."""
+        for signal in self.mail:
+            self._mailbox.arrived(signal_of(signal))
 
     # -- what is durable -----------------------------------------------------------------------------------
 
@@ -149,10 +180,18 @@ class Memory:
             emitted=emitted,
             session=self.session and SessionRead(state=self.session[0], version=self.session[1]),
             handed_off=any(commit.handoff for commit in self.commits),
+            signals=self.mail,
+            mailbox_sequence=self.mail_last,
         )
-        history = History([page])
+        self._mailbox = Mailbox()
         return Execution(
-            app.agents[self.intent], invocation, history, self, models=app.models, reached=reached
+            app.agents[self.intent],
+            invocation,
+            History([page]),
+            self,
+            models=app.models,
+            reached=reached,
+            mailbox=self._mailbox,
         )
 
     async def run(self, app: App) -> Left:

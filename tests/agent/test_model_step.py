@@ -11,10 +11,12 @@ from examples.standins.model_server import ModelServer
 from holdfast.agent import (
     App,
     Dimension,
+    Interrupted,
     Limits,
     Message,
     ModelEndpoint,
     ModelReply,
+    Policy,
     Run,
     StepFailed,
     tool_arguments,
@@ -23,6 +25,7 @@ from holdfast.agent.error import RunCancelled
 from holdfast.agent.execution import Left
 from holdfast.agent.wire import draft as wire
 from tests.agent.memory import Memory
+from tests.kit.until import until
 
 KEY = "sk-a-key"
 
@@ -177,3 +180,29 @@ async def test_cancelling_the_run_stops_the_model(app: App, server: ModelServer)
         while server.stats.open_streams:  # noqa: ASYNC110 -- the counters of another party send no event
             await asyncio.sleep(0.002)
     assert memory.outcome.status == wire.CANCELLED
+
+
+async def test_a_model_call_that_is_interrupted_is_closed_and_paid_for(app: App, server: ModelServer) -> None:
+    server.answers.append(Answer(" ".join(["word"] * 5000)))
+    server.answers.append(Answer("Shorter."))
+
+    @app.agent("ask")
+    async def ask(run: Run) -> str:
+        policy = Policy(attempts=5, repeatable=True, interruptible=True)
+        try:
+            return (await run.model("tell me all", policy=policy)).content
+        except Interrupted as interrupted:
+            return (await run.model(str(interrupted.payload), policy=policy)).content
+
+    memory = Memory("ask")
+    running = asyncio.create_task(memory.run(app))
+    await until(lambda: any(event.WhichOneof("event") == "token" for event in memory.live))
+    memory.signal("be brief", "interrupt", urgent=True)
+    assert await running is Left.ENDED
+    assert memory.outcome.result.string_value == "Shorter."
+    first, second = memory.records
+    told = "".join(token.text for token in memory.told("token"))
+    assert first.failure.reason == "INTERRUPTED"
+    assert first.usage.context < first.usage.tokens < 5000
+    assert told.startswith("word")
+    assert memory.spent.tokens == first.usage.tokens + second.usage.tokens

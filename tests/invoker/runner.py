@@ -76,6 +76,9 @@ class Runner(RunnerServiceServicer):
         self.told: list[work_service_pb2.Assignment] = []
         self.cancels: list[str] = []
         self.revoked: list[str] = []
+        self.signals: list[tuple[str, int]] = []  # over the lease stream
+        self.attach_signals: list[attach.AttachSignal] = []  # over the live link
+        self.on_input = work_service_pb2.INPUT_POLICY_UNSPECIFIED
         self.draining = False
         self.attached = 0
         self.code: grpc.StatusCode | None = None
@@ -108,7 +111,10 @@ class Runner(RunnerServiceServicer):
             address=self._server.address,
             intents=[
                 work_service_pb2.ServedIntent(
-                    intent=intent, agent_version="1", max_concurrent=self.max_concurrent
+                    intent=intent,
+                    agent_version="1",
+                    max_concurrent=self.max_concurrent,
+                    on_input=self.on_input,
                 )
                 for intent in self.intents
             ],
@@ -214,6 +220,8 @@ class Runner(RunnerServiceServicer):
                     )
                 elif kind == "cancel":
                     self.cancels.append(request.run_id)
+                elif kind == "signal":
+                    self.attach_signals.append(request.signal)
             outgoing.put_nowait(None)
 
         reader = asyncio.create_task(read())
@@ -263,6 +271,7 @@ class Runner(RunnerServiceServicer):
                     old = self.held.get(assignment.run_id)
                     if old is None or old.epoch < assignment.epoch:
                         self.held[assignment.run_id] = Held(assignment)
+                self.signals += [(each.signal.key, each.signal.sequence) for each in message.signals.signals]
                 self.cancels += [ref.run_id for ref in message.cancel.leases]
                 self.revoked += [ref.run_id for ref in message.revoked.leases]
                 self.draining |= message.HasField("draining")

@@ -129,13 +129,16 @@ async def test_words_out_of_order_end_the_conversation(door: Invoker, worker: Ru
     del worker
     for first, reason in (
         (CANCEL, "STREAM_PROTOCOL"),
+        (pb.ConverseRequest(input={"key": "x"}), "STREAM_PROTOCOL"),
+        (pb.ConverseRequest(interrupt={}), "STREAM_PROTOCOL"),
         (pb.ConverseRequest(), "STREAM_PROTOCOL"),
-        (pb.ConverseRequest(input={"key": "x"}), "NOT_YET_AVAILABLE"),
+        (pb.ConverseRequest(input={"key": "x\0"}), "INVALID_FIELD"),
+        (pb.ConverseRequest(interrupt={"signal_id": "x" * 256}), "INVALID_FIELD"),
         (pb.ConverseRequest(decide={"approved": True}), "NOT_YET_AVAILABLE"),
     ):
         for before in ([], [start(idempotency_key=reason)]):
-            if first is CANCEL and before:
-                continue
+            if first.WhichOneof("message") and reason == "STREAM_PROTOCOL" and before:
+                continue  # in order, then
             call = door.invoker.Converse()
             for message in before:
                 await call.write(message)

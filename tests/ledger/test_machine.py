@@ -2,7 +2,8 @@
 
 After each step the ledger's rows are held against each other (counters, lanes, leases, transcripts) and
 against the model: invariants 1 (a key never makes two runs), 8 (caps hold) and 9 (runs of a key or a session
-never overlap and start in order of admission; a session is what its runs left there, one after the other).
+never overlap and start in order of admission; a session is what its runs left there, one after the other). A
+signal waits from its acknowledgement until it is consumed or its run ends.
 """
 
 import asyncio
@@ -31,9 +32,11 @@ from holdfast.kit.errors import (
     IdempotencyKeyReused,
     InvalidField,
     QueueFull,
+    RunEnded,
     RunNotRetryable,
     SessionInUse,
     SessionNotFound,
+    SignalIdReused,
 )
 from holdfast.ledger import SESSION_SETTINGS, cancel, due, history, retry, session, session_state, sweep
 from holdfast.ledger.admission import admit
@@ -43,6 +46,7 @@ from holdfast.ledger.commit_value import Refused as CommitRefused
 from holdfast.ledger.domain.attempt import after_failed_attempt, after_hand_back
 from holdfast.ledger.domain.lane import lane_of, session_of
 from holdfast.ledger.domain.status import ENDED, RETRYABLE, RunStatus
+from holdfast.ledger.mailbox import signal
 from holdfast.ledger.values import Admitted, Failure, Leased, LeaseRef, Limits, Refused
 from tests.support.database import cloned_database
 from tests.support.ledger import Runner, contradictions, execute, fetch, finish, give_up, invocation, opened
@@ -53,7 +57,7 @@ TENANTS = ("acme", "umbrella")
 ANY = st.integers(0, 1_000_000)
 BACKGROUND = Limits(deadline_ms=7_200_000, max_steps=77)
 _TABLES = """TRUNCATE tenant, tenant_pool, run, run_state, run_outcome, idempotency, ready, lane, blocked,
-             runner_session, lease, timer, checkpoint, transcript, session, handoff"""
+             runner_session, lease, timer, checkpoint, transcript, session, handoff, mailbox"""
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -263,6 +267,47 @@ class LedgerMachine(RuleBasedStateMachine):
             assert lane not in self.model.lanes
             del self.model.sessions[lane]
 
+    @precondition(lambda self: self.model.runs)
+    @rule(
+        which=ANY,
+        signal_id=st.sampled_from(["a", "b", "c", "d"]),
+        payload=st.sampled_from([b"1", b"1", b"2"]),
+    )
+    def signal(self, which: int, signal_id: str, payload: bytes) -> None:
+        """Send a run a signal, or send one again."""
+        run = self.pick(list(self.model.runs.values()), which)
+        known = signal_id in run.known_signals
+        sending = signal(self.db, run.tenant, run.run_id, key="input", payload=payload, signal_id=signal_id)
+        try:
+            told = self.do(sending)
+        except RunEnded:
+            assert run.status in ENDED
+        except SignalIdReused:
+            assert known
+        else:
+            assert run.status not in ENDED
+            assert told.repeated is known
+            if not known:
+                run.mail.append(signal_id)
+                run.known_signals.add(signal_id)
+
+    @precondition(lambda self: self.leased)
+    @rule(which=ANY, first=st.integers(0, 1), count=st.integers(1, 2))
+    def consume(self, which: int, first: int, count: int) -> None:
+        """Let whoever has, or had, a run consume signals that wait for it, or do not."""
+        lease = self.pick(list(self.leased.values()), which)
+        run = self.model.runs[lease.run_id]
+        ids = (run.mail or ["never"])[first : first + count] or ["never"]
+        item = CommitItem(lease.run_id, lease.epoch, lease.last_commit + 1, consumed=ids)
+        (answer,) = self.do(commit_group(self.db, [item]))
+        mine = run.status is RunStatus.RUNNING and run.epoch == lease.epoch
+        if not mine or "never" in ids:
+            assert isinstance(answer, CommitRefused)
+            return
+        assert isinstance(answer, Stored)
+        self.leased[run.run_id] = replace(lease, last_commit=lease.last_commit + 1)
+        run.mail = [each for each in run.mail if each not in ids]
+
     @precondition(lambda self: self.held())
     @rule(which=ANY, delay=st.sampled_from([0.0, 3600.0]))
     def fail_attempt(self, which: int, delay: float) -> None:
@@ -388,6 +433,17 @@ class LedgerMachine(RuleBasedStateMachine):
             (r["tenant"], lane_of("", r["session_id"])): (r["state"], r["version"], r["run_id"])
             for r in sessions
         } == {lane: (s.state, s.version, s.run_id) for lane, s in self.model.sessions.items()}
+
+    @invariant()
+    def what_waits_is_what_was_sent_and_not_received(self) -> None:
+        """Hold the mailboxes against the model."""
+        if not hasattr(self, "model"):
+            return
+        query = "SELECT run_id, signal_id FROM mailbox WHERE NOT consumed ORDER BY run_id, sequence"
+        waiting: dict[uuid.UUID, list[str]] = {}
+        for row in self.do(fetch(self.db, query)):
+            waiting.setdefault(row["run_id"], []).append(row["signal_id"])
+        assert waiting == {run.run_id: run.mail for run in self.model.runs.values() if run.mail}
 
     @invariant()
     def runs_of_a_key_never_overlap(self) -> None:

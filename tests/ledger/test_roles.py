@@ -8,13 +8,14 @@ import asyncpg
 import pytest
 
 from holdfast.kit.db import Database
-from holdfast.ledger import inspect, session, session_state
+from holdfast.ledger import inspect, mailbox_view, session, session_state
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record, Requeue, SessionWrite, Stored
 from holdfast.ledger.domain.commit import Charge
 from holdfast.ledger.due import fire
 from holdfast.ledger.history import beginning
+from holdfast.ledger.mailbox import signal
 from holdfast.ledger.partition import drop_history
 from holdfast.ledger.retry import retry
 from holdfast.ledger.run_list import RunFilter, list_runs
@@ -57,6 +58,11 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
     await cancel(db, "acme", second.run_id)
     await cancel(db, "acme", first.run_id)
     await retry(db, "acme", first.run_id)
+    await signal(db, "acme", third.run_id, key="input", payload=b"1", signal_id="s")
+    await signal(db, "acme", third.run_id, key="input", payload=b"1", signal_id="s")
+    async with db.connection() as connection:
+        assert await mailbox_view.mail(connection, [runner.session_id])
+        assert (await mailbox_view.waiting(connection, [(third.run_id, 0)]))[0]
     await finish(checkpoint, third)
     async with db.connection() as connection:
         await session.heartbeat(connection, runner.invoker_id, [runner.session_id], ttl_s=9)
@@ -86,11 +92,14 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
     runner = await opened(invoker)
     await admitted(invoker, *(invocation(tenant="default", ordering_key="k") for _ in range(3)))
     (run,) = await runner.take(5)
+    for signal_id in ("s", "t"):
+        await signal(invoker, "default", run.run_id, key="input", payload=b"1", signal_id=signal_id)
+    assert [page async for page in mailbox_view.load_mail(db, run.run_id, 1)]
     steps = [Record("fetch", b"record")]
     effect = Effect(uuid.uuid4(), "letters", "key", b"{}", ordering_key="ann")
     items = [
         CommitItem(run.run_id, 1, 1, steps, Charge(steps=1), Happened(2, 2, b"batch")),
-        CommitItem(run.run_id, 1, 2, effects=[effect]),
+        CommitItem(run.run_id, 1, 2, effects=[effect], consumed=["s"]),
         CommitItem(run.run_id, 1, 3, move=Requeue(delay=0.0)),
     ]
     results = await commit_group(db, items)
@@ -126,6 +135,7 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         ("checkpoint", "INSERT INTO handoff (run_id) VALUES (gen_random_uuid())"),
         ("checkpoint", "UPDATE handoff SET deadline_ms = 9"),
         ("invoker", "DELETE FROM transcript"),
+        ("invoker", "UPDATE mailbox SET payload = ''"),
         ("invoker", "UPDATE idempotency SET run_id = gen_random_uuid()"),
         ("checkpoint", "SELECT * FROM run"),
         ("checkpoint", "INSERT INTO lease (run_id) VALUES (gen_random_uuid())"),
@@ -135,6 +145,9 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         ("checkpoint", "UPDATE effect SET status = 1"),
         ("checkpoint", "UPDATE destination SET name = ''"),
         ("checkpoint", "DELETE FROM run_outcome"),
+        ("checkpoint", "INSERT INTO mailbox (run_id) VALUES (gen_random_uuid())"),
+        ("dispatcher", "SELECT * FROM mailbox"),
+        ("approval", "SELECT * FROM mailbox"),
         ("dispatcher", "SELECT * FROM run_state"),
         ("dispatcher", "SELECT * FROM run"),
         ("dispatcher", "SELECT * FROM checkpoint"),

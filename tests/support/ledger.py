@@ -219,6 +219,15 @@ _CONTRADICTIONS = {
     "a run waits behind nobody": """
         SELECT b.run_id FROM blocked b WHERE NOT EXISTS
             (SELECT FROM lane l WHERE (l.tenant, l.ordering_key) = (b.tenant, b.ordering_key))""",
+    "a run's mail is not what waits for it": """
+        SELECT s.run_id FROM run_state s CROSS JOIN LATERAL (
+            SELECT count(*) AS n, coalesce(sum(m.size), 0) AS bytes, coalesce(max(m.sequence), 0) AS last
+            FROM mailbox m WHERE m.run_id = s.run_id AND NOT m.consumed) w
+        WHERE (s.mail_waiting, s.mail_bytes) <> (w.n, w.bytes) OR w.last > s.mail_last""",
+    "an ended run has a mailbox": """
+        SELECT s.run_id FROM run_state s JOIN mailbox m USING (run_id) WHERE s.status >= 5""",
+    "a signal that was consumed is kept whole": """
+        SELECT m.run_id FROM mailbox m WHERE m.consumed AND m.payload <> ''""",
     "a transcript has a gap": """
         SELECT run_id FROM (
             SELECT run_id, first_sequence,

@@ -26,6 +26,9 @@ class ModelRun:
     cancel_requested: bool = False
     may_hand_off: bool = False
     handed_off: bool = False
+    mail: list[str] = field(default_factory=list)
+    """The signals that wait, in order of arrival."""
+    known_signals: set[str] = field(default_factory=set)
 
     @property
     def place(self) -> tuple[int, int]:
@@ -106,6 +109,8 @@ class Model:
         """End it and pass its lane to the oldest behind it."""
         assert status in ENDED
         run.status, run.session, run.delayed = status, None, False
+        run.mail.clear()
+        run.known_signals.clear()
         lane = (run.tenant, run.ordering_key)
         if run.ordering_key and self.lanes.get(lane) == run.run_id:
             behind = [r for r in self.of(run.tenant, RunStatus.QUEUED) if r.ordering_key == run.ordering_key]

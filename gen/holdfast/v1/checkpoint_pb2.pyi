@@ -39,6 +39,7 @@ class StepRecord(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     INTENT_FIELD_NUMBER: _builtins.int
+    INTERRUPTION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Scope, name and how often the name was called before in the scope: `fetch`, `fetch#2`,
     `map.3/fetch`.
@@ -69,6 +70,10 @@ class StepRecord(_message.Message):
     def duration(self) -> _duration_pb2.Duration:
         """How long the last try took."""
 
+    @_builtins.property
+    def interruption(self) -> Global___Interruption:
+        """The signal that interrupted the step; then `failure` has the reason INTERRUPTED."""
+
     def __init__(
         self,
         *,
@@ -82,14 +87,45 @@ class StepRecord(_message.Message):
         usage: _run_pb2.Usage | None = ...,
         duration: _duration_pb2.Duration | None = ...,
         intent: _builtins.bool = ...,
+        interruption: Global___Interruption | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "interruption", b"interruption", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "failure", b"failure", "fingerprint", b"fingerprint", "input", b"input", "intent", b"intent", "key", b"key", "kind", b"kind", "output", b"output", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "failure", b"failure", "fingerprint", b"fingerprint", "input", b"input", "intent", b"intent", "interruption", b"interruption", "key", b"key", "kind", b"kind", "output", b"output", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepRecord: _TypeAlias = StepRecord  # noqa: Y015
+
+@_typing.final
+class Interruption(_message.Message):
+    """What interrupted a step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    signal_id: _builtins.str
+    """The signal's id."""
+    key: _builtins.str
+    """The mailbox key."""
+    payload: _builtins.bytes
+    """What was said, as JSON."""
+    def __init__(
+        self,
+        *,
+        signal_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "payload", b"payload", "signal_id", b"signal_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interruption: _TypeAlias = Interruption  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
@@ -287,7 +323,7 @@ class Commit(_message.Message):
 
     @_builtins.property
     def consumed_signal_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Signals consumed from the mailbox."""
+        """Signals consumed from the mailbox, each waiting there until now; at most 1,000."""
 
     @_builtins.property
     def session(self) -> Global___SessionWrite:

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from holdfast.v1 import checkpoint_pb2 as _checkpoint_pb2
+from holdfast.v1 import mailbox_pb2 as _mailbox_pb2
 from holdfast.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
 import sys
@@ -224,8 +225,14 @@ class LoadRunResponse(_message.Message):
     EMITTED_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     HANDED_OFF_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    MAILBOX_SEQUENCE_FIELD_NUMBER: _builtins.int
     handed_off: _builtins.bool
     """On the last page: the run has moved to the background in an earlier attempt."""
+    mailbox_sequence: _builtins.int
+    """On the last page: the sequence of the last signal the run was sent until then. What was sent
+    later is pushed.
+    """
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[_checkpoint_pb2.StepRecord]:
         """Recorded steps, in order of recording."""
@@ -238,6 +245,10 @@ class LoadRunResponse(_message.Message):
     def session(self) -> Global___SessionRead:
         """On the last page, if the run belongs to a session: what that holds."""
 
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[_mailbox_pb2.MailboxSignal]:
+        """What waits in the run's mailbox, in order of arrival; on pages after all steps."""
+
     def __init__(
         self,
         *,
@@ -245,10 +256,12 @@ class LoadRunResponse(_message.Message):
         emitted: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         session: Global___SessionRead | None = ...,
         handed_off: _builtins.bool = ...,
+        signals: _abc.Iterable[_mailbox_pb2.MailboxSignal] | None = ...,
+        mailbox_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "handed_off", b"handed_off", "session", b"session", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted", b"emitted", "handed_off", b"handed_off", "mailbox_sequence", b"mailbox_sequence", "session", b"session", "signals", b"signals", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

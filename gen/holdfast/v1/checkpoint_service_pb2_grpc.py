@@ -76,7 +76,8 @@ class CheckpointServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadRun(self, request, context):
-        """Loads the recorded steps of a leased run, for its replay, in pages.
+        """Loads the recorded steps of a leased run, for its replay, and what waits in its mailbox, in
+        pages.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, LEDGER_UNAVAILABLE.
         """

@@ -27,7 +27,8 @@ class CheckpointServiceStub:
     Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
     """
     LoadRun: _aio.UnaryStreamMultiCallable[_checkpoint_service_pb2.LoadRunRequest, _checkpoint_service_pb2.LoadRunResponse]
-    """Loads the recorded steps of a leased run, for its replay, in pages.
+    """Loads the recorded steps of a leased run, for its replay, and what waits in its mailbox, in
+    pages.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, LEDGER_UNAVAILABLE.
     """
@@ -67,7 +68,8 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _checkpoint_service_pb2.LoadRunRequest,
         context: _aio.ServicerContext[_checkpoint_service_pb2.LoadRunRequest, _abc.AsyncIterator[_checkpoint_service_pb2.LoadRunResponse]],
     ) -> _abc.AsyncIterator[_checkpoint_service_pb2.LoadRunResponse]:
-        """Loads the recorded steps of a leased run, for its replay, in pages.
+        """Loads the recorded steps of a leased run, for its replay, and what waits in its mailbox, in
+        pages.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, LEDGER_UNAVAILABLE.
         """

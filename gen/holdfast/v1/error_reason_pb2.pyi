@@ -98,6 +98,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED: the contract holds the call, this release does not serve it yet."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 33
     """INTERNAL: a fault of ours; metadata `error_id` finds it in the log."""
+    ERROR_REASON_SIGNAL_ID_REUSED: _ErrorReason.ValueType  # 34
+    """ALREADY_EXISTS: the run was sent another signal under this id."""
+    ERROR_REASON_MAILBOX_FULL: _ErrorReason.ValueType  # 35
+    """RESOURCE_EXHAUSTED: too much waits in the run's mailbox; metadata `waiting` and `bytes` say how
+    much. The agent must receive some of it first.
+    """
+    ERROR_REASON_INPUT_REJECTED: _ErrorReason.ValueType  # 36
+    """FAILED_PRECONDITION: the agent of this run takes no input while it runs."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 40
     """NOT_FOUND: the tenant has saved no session of this id."""
     ERROR_REASON_SESSION_IN_USE: _ErrorReason.ValueType  # 41
@@ -188,6 +196,14 @@ ERROR_REASON_NOT_YET_AVAILABLE: ErrorReason.ValueType  # 32
 """UNIMPLEMENTED: the contract holds the call, this release does not serve it yet."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 33
 """INTERNAL: a fault of ours; metadata `error_id` finds it in the log."""
+ERROR_REASON_SIGNAL_ID_REUSED: ErrorReason.ValueType  # 34
+"""ALREADY_EXISTS: the run was sent another signal under this id."""
+ERROR_REASON_MAILBOX_FULL: ErrorReason.ValueType  # 35
+"""RESOURCE_EXHAUSTED: too much waits in the run's mailbox; metadata `waiting` and `bytes` say how
+much. The agent must receive some of it first.
+"""
+ERROR_REASON_INPUT_REJECTED: ErrorReason.ValueType  # 36
+"""FAILED_PRECONDITION: the agent of this run takes no input while it runs."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 40
 """NOT_FOUND: the tenant has saved no session of this id."""
 ERROR_REASON_SESSION_IN_USE: ErrorReason.ValueType  # 41

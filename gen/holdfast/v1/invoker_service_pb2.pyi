@@ -354,21 +354,25 @@ class ConverseInput(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    SIGNAL_ID_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Under which mailbox key; default `input`."""
+    """Under which mailbox key, at most 255 bytes; default `input`."""
+    signal_id: _builtins.str
+    """The client's id for this message, at most 255 bytes; left empty, the server makes one."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Value:
-        """What is said."""
+        """What is said; at most 1 MiB and 30 levels deep."""
 
     def __init__(
         self,
         *,
         key: _builtins.str = ...,
         payload: _struct_pb2.Value | None = ...,
+        signal_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "payload", b"payload", "signal_id", b"signal_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,18 +385,22 @@ class ConverseInterrupt(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    SIGNAL_ID_FIELD_NUMBER: _builtins.int
+    signal_id: _builtins.str
+    """The client's id for this message, at most 255 bytes; left empty, the server makes one."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Value:
-        """What is said."""
+        """What is said; at most 1 MiB and 30 levels deep."""
 
     def __init__(
         self,
         *,
         payload: _struct_pb2.Value | None = ...,
+        signal_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "signal_id", b"signal_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,6 +468,8 @@ class ConverseResponse(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     REWOUND_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SIGNALLED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___ConverseStarted:
         """The run this stream follows from here on."""
@@ -476,6 +486,14 @@ class ConverseResponse(_message.Message):
     def snapshot(self) -> _transcript_pb2.Snapshot:
         """What stands in place of events that are no longer retained."""
 
+    @_builtins.property
+    def signalled(self) -> Global___ConverseSignalled:
+        """An input or interrupt is durable."""
+
+    @_builtins.property
+    def refused(self) -> Global___ConverseRefused:
+        """An input or interrupt was refused; the stream goes on."""
+
     def __init__(
         self,
         *,
@@ -483,16 +501,104 @@ class ConverseResponse(_message.Message):
         event: _transcript_pb2.RunEvent | None = ...,
         rewound: _transcript_pb2.Rewound | None = ...,
         snapshot: _transcript_pb2.Snapshot | None = ...,
+        signalled: Global___ConverseSignalled | None = ...,
+        refused: Global___ConverseRefused | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "rewound", b"rewound", "snapshot", b"snapshot", "started", b"started", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "refused", b"refused", "rewound", b"rewound", "signalled", b"signalled", "snapshot", b"snapshot", "started", b"started", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "rewound", b"rewound", "snapshot", b"snapshot", "started", b"started", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "refused", b"refused", "rewound", b"rewound", "signalled", b"signalled", "snapshot", b"snapshot", "started", b"started", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["started", "event", "rewound", "snapshot"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["started", "event", "rewound", "snapshot", "signalled", "refused"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
 Global___ConverseResponse: _TypeAlias = ConverseResponse  # noqa: Y015
+
+@_typing.final
+class ConverseSignalled(_message.Message):
+    """An input or interrupt is durable in its run's mailbox."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    signal_id: _builtins.str
+    """Its id in the mailbox."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        signal_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "signal_id", b"signal_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConverseSignalled: _TypeAlias = ConverseSignalled  # noqa: Y015
+
+@_typing.final
+class ConverseRefused(_message.Message):
+    """An input or interrupt was refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run it was for."""
+    signal_id: _builtins.str
+    """Its id."""
+    reason: _builtins.str
+    """The name of the `ErrorReason`."""
+    message: _builtins.str
+    """One sentence."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What the reason's comment promises as metadata."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        signal_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "metadata", b"metadata", "reason", b"reason", "run_id", b"run_id", "signal_id", b"signal_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConverseRefused: _TypeAlias = ConverseRefused  # noqa: Y015
 
 @_typing.final
 class ConverseStarted(_message.Message):
@@ -806,21 +912,25 @@ class InterruptRunRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    SIGNAL_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
+    signal_id: _builtins.str
+    """The caller's id for this message, at most 255 bytes; left empty, the server makes one."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Value:
-        """What is said."""
+        """What is said; at most 1 MiB and 30 levels deep."""
 
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         payload: _struct_pb2.Value | None = ...,
+        signal_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "run_id", b"run_id", "signal_id", b"signal_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -861,12 +971,12 @@ class SignalRunRequest(_message.Message):
     run_id: _builtins.str
     """The run."""
     key: _builtins.str
-    """The mailbox key."""
+    """The mailbox key, 1 to 255 bytes."""
     signal_id: _builtins.str
-    """The caller's id for this message; left empty, the server makes one."""
+    """The caller's id for this message, at most 255 bytes; left empty, the server makes one."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Value:
-        """What is said."""
+        """What is said; at most 1 MiB and 30 levels deep."""
 
     def __init__(
         self,

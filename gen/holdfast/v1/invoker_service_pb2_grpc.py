@@ -132,8 +132,14 @@ class InvokerServiceServicer:
 
         Cursors that are too old and clients that read too slowly are treated as in WatchRun.
 
-        Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED,
-        SEQUENCE_OUT_OF_RANGE, and those of Invoke.
+        Input and interrupt are taken one after the other, each answered `signalled` once it is durable
+        or `refused`: a refusal is the answer to that message alone, the stream goes on. While one is
+        being stored, and while the client does not read the answers, no further message is read. What
+        a broken stream left without an answer may be sent again, here or by SignalRun, under the same
+        signal id. Such refusals are RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL and INPUT_REJECTED.
+
+        Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
+        of Invoke.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,20 +188,24 @@ class InvokerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InterruptRun(self, request, context):
-        """Hands urgent input to a run: cancels the step in flight if it is interruptible, otherwise
-        waits in the run's mailbox.
+        """Hands urgent input to a run, under the mailbox key `interrupt`: it cancels the step in flight if
+        that is interruptible; otherwise it waits, and interrupts the next interruptible step at its
+        start. Repeatable with the same signal id; answered when it is durable.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SignalRun(self, request, context):
-        """Puts a message in a run's mailbox under a key; wakes the run if it waits for it. Repeatable
-        with the same signal id.
+        """Puts a message in a run's mailbox under a key; wakes the run if it waits for it. What comes under
+        the key `input` is treated as the agent's input policy says. Repeatable with the same signal
+        id, as long as the run has not ended; answered when it is durable.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
+        INPUT_REJECTED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,8 +39,14 @@ class InvokerServiceStub:
 
     Cursors that are too old and clients that read too slowly are treated as in WatchRun.
 
-    Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED,
-    SEQUENCE_OUT_OF_RANGE, and those of Invoke.
+    Input and interrupt are taken one after the other, each answered `signalled` once it is durable
+    or `refused`: a refusal is the answer to that message alone, the stream goes on. While one is
+    being stored, and while the client does not read the answers, no further message is read. What
+    a broken stream left without an answer may be sent again, here or by SignalRun, under the same
+    signal id. Such refusals are RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL and INPUT_REJECTED.
+
+    Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
+    of Invoke.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_invoker_service_pb2.WatchRunRequest, _invoker_service_pb2.WatchRunResponse]
     """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
@@ -69,16 +75,20 @@ class InvokerServiceStub:
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
     """
     InterruptRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.InterruptRunRequest, _invoker_service_pb2.InterruptRunResponse]
-    """Hands urgent input to a run: cancels the step in flight if it is interruptible, otherwise
-    waits in the run's mailbox.
+    """Hands urgent input to a run, under the mailbox key `interrupt`: it cancels the step in flight if
+    that is interruptible; otherwise it waits, and interrupts the next interruptible step at its
+    start. Repeatable with the same signal id; answered when it is durable.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, NOT_YET_AVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
+    LEDGER_UNAVAILABLE.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.SignalRunRequest, _invoker_service_pb2.SignalRunResponse]
-    """Puts a message in a run's mailbox under a key; wakes the run if it waits for it. Repeatable
-    with the same signal id.
+    """Puts a message in a run's mailbox under a key; wakes the run if it waits for it. What comes under
+    the key `input` is treated as the agent's input policy says. Repeatable with the same signal
+    id, as long as the run has not ended; answered when it is durable.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, NOT_YET_AVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
+    INPUT_REJECTED, LEDGER_UNAVAILABLE.
     """
     RetryRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.RetryRunRequest, _invoker_service_pb2.RetryRunResponse]
     """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps; not once
@@ -142,8 +152,14 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Cursors that are too old and clients that read too slowly are treated as in WatchRun.
 
-        Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED,
-        SEQUENCE_OUT_OF_RANGE, and those of Invoke.
+        Input and interrupt are taken one after the other, each answered `signalled` once it is durable
+        or `refused`: a refusal is the answer to that message alone, the stream goes on. While one is
+        being stored, and while the client does not read the answers, no further message is read. What
+        a broken stream left without an answer may be sent again, here or by SignalRun, under the same
+        signal id. Such refusals are RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL and INPUT_REJECTED.
+
+        Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
+        of Invoke.
         """
 
     @_abc_1.abstractmethod
@@ -202,10 +218,12 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoker_service_pb2.InterruptRunRequest,
         context: _aio.ServicerContext[_invoker_service_pb2.InterruptRunRequest, _abc.Awaitable[_invoker_service_pb2.InterruptRunResponse]],
     ) -> _abc.Awaitable[_invoker_service_pb2.InterruptRunResponse]:
-        """Hands urgent input to a run: cancels the step in flight if it is interruptible, otherwise
-        waits in the run's mailbox.
+        """Hands urgent input to a run, under the mailbox key `interrupt`: it cancels the step in flight if
+        that is interruptible; otherwise it waits, and interrupts the next interruptible step at its
+        start. Repeatable with the same signal id; answered when it is durable.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -214,10 +232,12 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _invoker_service_pb2.SignalRunRequest,
         context: _aio.ServicerContext[_invoker_service_pb2.SignalRunRequest, _abc.Awaitable[_invoker_service_pb2.SignalRunResponse]],
     ) -> _abc.Awaitable[_invoker_service_pb2.SignalRunResponse]:
-        """Puts a message in a run's mailbox under a key; wakes the run if it waits for it. Repeatable
-        with the same signal id.
+        """Puts a message in a run's mailbox under a key; wakes the run if it waits for it. What comes under
+        the key `input` is treated as the agent's input policy says. Repeatable with the same signal
+        id, as long as the run has not ended; answered when it is durable.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
+        INPUT_REJECTED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

@@ -129,7 +129,9 @@ Global___AttachCancel: _TypeAlias = AttachCancel  # noqa: Y015
 
 @_typing.final
 class AttachSignal(_message.Message):
-    """A signal that is durable in the run's mailbox."""
+    """A signal that is durable in the run's mailbox. It may come twice, or not at all: the mailbox is
+    what counts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -137,12 +139,15 @@ class AttachSignal(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     URGENT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     signal_id: _builtins.str
     """Its id."""
     key: _builtins.str
     """The mailbox key."""
     urgent: _builtins.bool
     """True to cancel an interruptible step in flight."""
+    sequence: _builtins.int
+    """Its place among all signals the run was ever sent, from 1, without gaps."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Value:
         """What is said."""
@@ -154,10 +159,11 @@ class AttachSignal(_message.Message):
         key: _builtins.str = ...,
         payload: _struct_pb2.Value | None = ...,
         urgent: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "payload", b"payload", "signal_id", b"signal_id", "urgent", b"urgent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "payload", b"payload", "sequence", b"sequence", "signal_id", b"signal_id", "urgent", b"urgent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,9 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from holdfast.v1 import invoker_service_pb2 as _invoker_service_pb2
+from holdfast.v1 import mailbox_pb2 as _mailbox_pb2
 from holdfast.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
 import sys
@@ -21,6 +23,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _InputPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InputPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InputPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INPUT_POLICY_UNSPECIFIED: _InputPolicy.ValueType  # 0
+    """Same as ENQUEUE."""
+    INPUT_POLICY_ENQUEUE: _InputPolicy.ValueType  # 1
+    """It waits in the mailbox until the agent receives it."""
+    INPUT_POLICY_INTERRUPT: _InputPolicy.ValueType  # 2
+    """It is urgent, as an interrupt is."""
+    INPUT_POLICY_REJECT: _InputPolicy.ValueType  # 3
+    """It is refused with INPUT_REJECTED."""
+
+class InputPolicy(_InputPolicy, metaclass=_InputPolicyEnumTypeWrapper):
+    """What becomes of input (a signal under the key `input`) that arrives while a run is going on."""
+
+INPUT_POLICY_UNSPECIFIED: InputPolicy.ValueType  # 0
+"""Same as ENQUEUE."""
+INPUT_POLICY_ENQUEUE: InputPolicy.ValueType  # 1
+"""It waits in the mailbox until the agent receives it."""
+INPUT_POLICY_INTERRUPT: InputPolicy.ValueType  # 2
+"""It is urgent, as an interrupt is."""
+INPUT_POLICY_REJECT: InputPolicy.ValueType  # 3
+"""It is refused with INPUT_REJECTED."""
+Global___InputPolicy: _TypeAlias = InputPolicy  # noqa: Y015
 
 @_typing.final
 class LeaseRequest(_message.Message):
@@ -108,12 +138,15 @@ class ServedIntent(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     COMPATIBLE_VERSIONS_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
+    ON_INPUT_FIELD_NUMBER: _builtins.int
     intent: _builtins.str
     """The intent."""
     agent_version: _builtins.str
     """The version of the agent's code."""
     max_concurrent: _builtins.int
     """At most this many runs of the intent at once on this runner; 0 for no limit of its own."""
+    on_input: Global___InputPolicy.ValueType
+    """What becomes of input that arrives while a run is going on."""
     @_builtins.property
     def compatible_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Versions whose started runs this code can go on with."""
@@ -125,10 +158,11 @@ class ServedIntent(_message.Message):
         agent_version: _builtins.str = ...,
         compatible_versions: _abc.Iterable[_builtins.str] | None = ...,
         max_concurrent: _builtins.int = ...,
+        on_input: Global___InputPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "compatible_versions", b"compatible_versions", "intent", b"intent", "max_concurrent", b"max_concurrent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "compatible_versions", b"compatible_versions", "intent", b"intent", "max_concurrent", b"max_concurrent", "on_input", b"on_input"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +281,7 @@ class LeaseResponse(_message.Message):
     REVOKED_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___SessionOpened:
         """The session it got. First, and once."""
@@ -267,6 +302,10 @@ class LeaseResponse(_message.Message):
     def draining(self) -> Global___SessionDraining:
         """Take no more runs from this stream; open another."""
 
+    @_builtins.property
+    def signals(self) -> Global___SignalsArrived:
+        """Signals for runs it holds."""
+
     def __init__(
         self,
         *,
@@ -275,12 +314,13 @@ class LeaseResponse(_message.Message):
         revoked: Global___LeasesRevoked | None = ...,
         cancel: Global___CancelAsked | None = ...,
         draining: Global___SessionDraining | None = ...,
+        signals: Global___SignalsArrived | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "revoked", b"revoked"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "revoked", b"revoked"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "leased", "revoked", "cancel", "draining"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "leased", "revoked", "cancel", "draining", "signals"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -360,6 +400,7 @@ class Assignment(_message.Message):
     LAST_COMMIT_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    MAILBOX_SEQUENCE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     epoch: _builtins.int
@@ -374,6 +415,8 @@ class Assignment(_message.Message):
     """
     last_sequence: _builtins.int
     """The sequence of the last committed event; the next is one more."""
+    mailbox_sequence: _builtins.int
+    """The sequence of the last signal it was sent. Above 0: load the run before starting."""
     @_builtins.property
     def invocation(self) -> _invoker_service_pb2.InvokeRequest:
         """The envelope, defaults filled in."""
@@ -403,10 +446,11 @@ class Assignment(_message.Message):
         last_commit: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
         usage: _run_pb2.Usage | None = ...,
+        mailbox_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "invocation", b"invocation", "remaining", b"remaining", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "epoch", b"epoch", "invocation", b"invocation", "last_commit", b"last_commit", "last_sequence", b"last_sequence", "max_attempts", b"max_attempts", "remaining", b"remaining", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "epoch", b"epoch", "invocation", b"invocation", "last_commit", b"last_commit", "last_sequence", b"last_sequence", "mailbox_sequence", b"mailbox_sequence", "max_attempts", b"max_attempts", "remaining", b"remaining", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,6 +507,60 @@ class CancelAsked(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelAsked: _TypeAlias = CancelAsked  # noqa: Y015
+
+@_typing.final
+class SignalsArrived(_message.Message):
+    """Signals that are durable in the mailboxes of runs the runner holds. One may come twice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def signals(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArrivedSignal]:
+        """In order of sequence for each run."""
+
+    def __init__(
+        self,
+        *,
+        signals: _abc.Iterable[Global___ArrivedSignal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signals", b"signals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalsArrived: _TypeAlias = SignalsArrived  # noqa: Y015
+
+@_typing.final
+class ArrivedSignal(_message.Message):
+    """A signal for a run the runner holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease under which the run was held when this was sent."""
+
+    @_builtins.property
+    def signal(self) -> _mailbox_pb2.MailboxSignal:
+        """The signal."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+        signal: _mailbox_pb2.MailboxSignal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "signal", b"signal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArrivedSignal: _TypeAlias = ArrivedSignal  # noqa: Y015
 
 @_typing.final
 class SessionDraining(_message.Message):

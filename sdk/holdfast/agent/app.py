@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ValidationError
 
@@ -21,6 +21,9 @@ from holdfast.agent.session import Kind
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 OnExhausted = Callable[[Run, Dimension], Any]
+OnInput = Literal["enqueue", "interrupt", "reject"]
+
+POLICIES: Final[tuple[OnInput, ...]] = get_args(OnInput)
 
 INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}")
 
@@ -38,6 +41,7 @@ class Agent:
     on_exhausted: OnExhausted | None
     max_attempts: int | None
     max_concurrent: int
+    on_input: OnInput
     session: Kind
     durations: Durations | None
     degrade: tuple[Rung, ...] = ()
@@ -91,6 +95,7 @@ class App:
         predict: bool = True,
         degrade: Iterable[Rung] = (),
         trim: Trim = "error",
+        on_input: OnInput = "enqueue",
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -98,11 +103,13 @@ class App:
         dimension)`, async or not, returns what was managed so far when a limit is reached; it has 2 seconds
         and no steps.
         `max_attempts` fails a run before the platform would set it aside; `max_concurrent` bounds the runs of
-        this intent on one runner. `session` is the type of `run.session`: a dataclass or a pydantic model
-        whose fields all have defaults, or a dict. With `predict`, a run that may move to the background does
-        so before a step that would probably miss its deadline. `degrade` are the rungs taken as the budget
-        runs low, `trim` says what becomes of messages that a model call has no room for. Raises ValueError or
-        TypeError, in one sentence, for what cannot be served.
+        this intent on one runner. `on_input` says what becomes of input that comes while a run is going on:
+        it waits for `run.receive` (enqueue), it is urgent as an interrupt is, or it is refused (reject).
+        `session` is the type of `run.session`: a dataclass or a pydantic model whose fields all have
+        defaults, or a dict. With `predict`, a run that may move to the background does so before a step that would
+        probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says what
+        becomes of messages that a model call has no room for. Raises ValueError or TypeError, in one
+        sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -110,6 +117,8 @@ class App:
             raise ValueError(f"The intent {intent} has an agent already: {self.agents[intent].fn.__name__}.")
         if max_attempts is not None and max_attempts < 1:
             raise ValueError(f"An agent needs at least one attempt, not {max_attempts}.")
+        if on_input not in POLICIES:
+            raise ValueError(f"An agent's on_input is one of {', '.join(POLICIES)}, not {on_input!r}.")
 
         if trim not in TRIMS:
             raise ValueError(f"What there is no room for is treated as {', '.join(TRIMS)}, not {trim!r}.")
@@ -131,6 +140,7 @@ class App:
                 durations=Durations() if predict else None,
                 degrade=tuple(degrade),
                 trim=trim,
+                on_input=on_input,
             )
             return fn
 

@@ -4,6 +4,8 @@ Exception
 ├── (any other)             the attempt failed; it is tried again
 └── Permanent               it fails for good
     ├── StepFailed              a step gave up; recorded if the agent goes on
+    ├── Interrupted             an urgent signal cut a step short; recorded
+    ├── NothingReceived         no signal came in time; recorded
     ├── NotRecordable           an input or output is no JSON, or too large
     ├── InvalidPayload          the invocation does not fit the agent
     └── InvalidSession          what the session holds does not
@@ -20,9 +22,12 @@ BaseException
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from holdfast.agent.budget import Dimension
 
+INTERRUPTED = "INTERRUPTED"
+"""The reason of a step that a signal has cut short."""
 LONGEST_MESSAGE = 1000
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -60,6 +65,25 @@ class StepFailed(Permanent):
 
     def __str__(self) -> str:
         return f"step {self.failure.step} failed: {self.failure.reason}: {self.failure.message}"
+
+
+class Interrupted(Permanent):
+    """An urgent signal has cut an `interruptible` step short; a replay raises it again at the same place.
+
+    `payload` is what was said, under the mailbox key `key`. Catch it and go on; uncaught, the run fails.
+    """
+
+    def __init__(self, payload: Any, *, key: str) -> None:
+        super().__init__(f"a signal under the key {key} interrupted the step", reason=INTERRUPTED)
+        self.payload = payload
+        self.key = key
+
+
+class NothingReceived(Permanent, TimeoutError):  # noqa: N818 -- reads as what is the matter
+    """Nothing came under a mailbox key in time; recorded, so a replay raises it again at the same place."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="NOTHING_RECEIVED")
 
 
 class NotRecordable(Permanent):

@@ -21,6 +21,7 @@ from holdfast.agent.degradation import Degradation
 from holdfast.agent.ending import Move, decide
 from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.journal import Journal, Refused
+from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
 from holdfast.agent.engine.stepper import Stepper
@@ -76,7 +77,9 @@ class Execution:
         *,
         models: Callable[[], Models],
         reached: Callable[[str], None] = lambda _: None,
+        mailbox: Mailbox | None = None,
     ) -> None:
+        """Take the mailbox that pushed signals go to; what waited for the run before is in the history."""
         self.stopped: RunStopped | None = None
         self._agent = agent
         self._invocation = invocation
@@ -112,6 +115,8 @@ class Execution:
             deadline=self,
         )
         degradation = Degradation(agent.degrade, self._transcript.rungs_before)
+        mailbox = mailbox or Mailbox()
+        mailbox.loaded(map(signal_of, history.signals), history.mail_last)
         self._stepper = Stepper(
             family=self._family,
             history=history,
@@ -123,6 +128,7 @@ class Execution:
             background=background,
             durations=agent.durations,
             degradation=degradation,
+            mailbox=mailbox,
         )
         self._session = Session(agent.session, history.session)
         self._run = Run(
@@ -134,6 +140,7 @@ class Execution:
             session=self._session,
             degradation=degradation,
             trim=agent.trim,
+            mailbox=mailbox,
         )
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None

@@ -12,10 +12,12 @@ from holdfast.agent.codec import LARGEST, canonical, plain
 from holdfast.agent.degradation import Degradation
 from holdfast.agent.engine.branch import branch, in_branches
 from holdfast.agent.engine.call import Call
+from holdfast.agent.engine.mailbox import Mailbox
 from holdfast.agent.engine.model_call import ModelCall, Wishes
 from holdfast.agent.engine.scope import Frame, Scope
 from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
+from holdfast.agent.engine.wait import received, wait_call
 from holdfast.agent.model import Message, ModelReply, ToolSpec, tool_spec
 from holdfast.agent.model_ladder import Models
 from holdfast.agent.model_trim import Trim
@@ -53,6 +55,7 @@ class Run:
         session: Session,
         degradation: Degradation,
         trim: Trim,
+        mailbox: Mailbox,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
@@ -62,6 +65,7 @@ class Run:
         self._degradation = degradation
         self._trim = trim
         self._session = session
+        self._mailbox = mailbox
 
     def __repr__(self) -> str:
         return f"Run({self.id}, attempt={self.attempt})"
@@ -242,6 +246,17 @@ class Run:
         )
         reply: ModelReply = await self._stepper.perform(f"{key}.summary", asked.call("summary", MODEL_POLICY))
         return reply.content
+
+    def receive(self, key: str = "input", *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+        """Return what the next signal under a mailbox key says, waiting for it `timeout` seconds at most.
+
+        A step of kind WAIT: recorded, charged, the same in a replay; the signal leaves the mailbox with the
+        record, so it is received once whatever crashes. Signals come in the order of their arrival. The run
+        stays on its runner meanwhile; a wait that a crash cuts short begins anew. Raises `NothingReceived` (a
+        `TimeoutError`), and ValueError for what is no key.
+        """
+        call = wait_call(self._mailbox, key, timeout)
+        return received(self._stepper.perform(self._stepper.scope().key(call.name), call), key, timeout)
 
     def map(
         self, fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, at_once: int = 16

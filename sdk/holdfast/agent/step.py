@@ -25,13 +25,15 @@ class Policy:
     An `optional` step is left out once the agent's degradation says so, and returns None.
 
     `repeatable` lets the agent go on before the step's record is durable: after a crash the step may be
-    executed once more. For reads and model calls; never for what changes the world.
+    executed once more. For reads and model calls; never for what changes the world. `interruptible` lets an
+    urgent signal cancel it: the agent gets `Interrupted`.
     """
 
     attempts: int = 3
     timeout: float | None = None
     repeatable: bool = False
     optional: bool = False
+    interruptible: bool = False
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -130,6 +132,7 @@ def step(
     timeout: float | None = ...,
     repeatable: bool = ...,
     optional: bool = ...,
+    interruptible: bool = ...,
     name: str | None = ...,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Step[P, R]]: ...
 def step(
@@ -140,6 +143,7 @@ def step(
     timeout: float | None = None,
     repeatable: bool = False,
     optional: bool = False,
+    interruptible: bool = False,
     name: str | None = None,
 ) -> Step[P, R] | Callable[[Callable[P, Coroutine[Any, Any, R]]], Step[P, R]]:
     """Make an async function a step: `@step`, `@step(attempts=5)`, or `step(timeout=10)(charge)`.
@@ -147,7 +151,7 @@ def step(
     `name` (by default the function's) is part of the record's key: keep it when the function is renamed.
     A parameter `idempotency_key` is filled with a key that is the same in every try and replay.
     """
-    policy = Policy(attempts, timeout, repeatable, optional)
+    policy = Policy(attempts, timeout, repeatable, optional, interruptible)
     if fn is not None:
         return Step(fn, policy, name)
     return lambda decorated: Step(decorated, policy, name)

@@ -1,4 +1,4 @@
-"""The client of one tenant: invoke, follow, cancel, publish, and look after the outbox.
+"""The client of one tenant: invoke, follow, signal, cancel, publish, and look after the outbox.
 
 async with Client("127.0.0.1:7401") as client:
     handle = await client.invoke("triage", {"ticket": 7})
@@ -26,6 +26,7 @@ from holdfast.client.publish import groups, published_of
 from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
 from holdfast.client.session import Sessions
+from holdfast.client.signal import interrupt, signal
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
 from holdfast.client.wire_value import duration_of, stamp_of
@@ -268,6 +269,18 @@ class Client:
         """Ask a run to stop; returns it as it stands. Cancelling an ended run changes nothing."""
         request = invoker_service_pb2.CancelRunRequest(run_id=run_id, reason=reason)
         return run_of((await self._link.call(self._invoker.CancelRun, request)).run)
+
+    async def signal(self, run_id: str, key: str, payload: Any = None, *, signal_id: str = "") -> str:
+        """Put a message in a run's mailbox under a key; durable when this returns its id.
+
+        The agent gets it by `run.receive(key)`. Without a `signal_id` one is made: the call is repeated under
+        it, and sends nothing twice. Raises `RunEnded`, `MailboxFull`, `InputRejected`, `SignalIdReused`.
+        """
+        return await signal(self._invoker, self._link, run_id, key=key, payload=payload, signal_id=signal_id)
+
+    async def interrupt(self, run_id: str, payload: Any = None, *, signal_id: str = "") -> str:
+        """Hand urgent input to a run: it cancels a step in flight that is interruptible; else as `signal`."""
+        return await interrupt(self._invoker, self._link, run_id, payload=payload, signal_id=signal_id)
 
     async def retry(self, run_id: str, *, budget: Budget | None = None) -> Run:
         """Start an ended run again from its recorded steps.

@@ -17,9 +17,9 @@ from holdfast.client.event import Cursor, Event, Started, Update
 from holdfast.client.link import Link
 from holdfast.client.retry import Lost, Repetition
 from holdfast.client.run import Run
+from holdfast.client.signal import interrupt, signal
 from holdfast.client.wire_run import run_of, update_of
 from holdfast.client.wire_status import error_of
-from holdfast.client.wire_value import value_of
 from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
 
 
@@ -69,24 +69,26 @@ class Conversation:
 
     async def cancel(self, reason: str = "") -> None:
         """Ask the run to stop; its end comes as an event. Works while the stream is broken, too."""
-        if self.run is None:
-            raise RuntimeError("There is no run to cancel yet: wait for Started.")
-        request = invoker_service_pb2.CancelRunRequest(run_id=self.run.run_id, reason=reason)
+        request = invoker_service_pb2.CancelRunRequest(run_id=self._named("cancel"), reason=reason)
         message = invoker_service_pb2.ConverseCancel(reason=reason)
         try:
             await self._write(invoker_service_pb2.ConverseRequest(cancel=message))
         except HoldfastError:
             await self._link.call(self._stub.CancelRun, request)
 
-    async def input(self, payload: Any, key: str = "input") -> None:
-        """Give the run input, under a mailbox key. Raises `Unavailable` while the stream is broken."""
-        message = invoker_service_pb2.ConverseInput(key=key, payload=value_of(payload))
-        await self._write(invoker_service_pb2.ConverseRequest(input=message))
+    async def input(self, payload: Any, key: str = "input", *, signal_id: str = "") -> str:
+        """Give the run input, under a mailbox key; durable when this returns its id. See `Client.signal`.
 
-    async def interrupt(self, payload: Any) -> None:
-        """Give the run urgent input. Raises `Unavailable` while the stream is broken."""
-        message = invoker_service_pb2.ConverseInterrupt(payload=value_of(payload))
-        await self._write(invoker_service_pb2.ConverseRequest(interrupt=message))
+        A call of its own beside the stream: its answer needs nobody who reads the stream meanwhile, and
+        under its id it is repeated whatever breaks. So no input is lost, and none arrives twice.
+        """
+        run_id = self._named("speak to")
+        return await signal(self._stub, self._link, run_id, key=key, payload=payload, signal_id=signal_id)
+
+    async def interrupt(self, payload: Any, *, signal_id: str = "") -> str:
+        """Give the run urgent input; durable when this returns its id. See `Client.interrupt`."""
+        run_id = self._named("interrupt")
+        return await interrupt(self._stub, self._link, run_id, payload=payload, signal_id=signal_id)
 
     async def decide(self, approval_id: str, *, approved: bool, reason: str = "") -> None:
         """Decide an approval the run waits for. Raises `Unavailable` while the stream is broken."""
@@ -155,6 +157,11 @@ class Conversation:
             run_id=self.run.run_id, after_sequence=self.cursor.sequence, after_epoch=self.cursor.epoch
         )
         return invoker_service_pb2.ConverseRequest(attach=attach)
+
+    def _named(self, deed: str) -> str:
+        if self.run is None:
+            raise RuntimeError(f"There is no run to {deed} yet: wait for Started.")
+        return self.run.run_id
 
     async def _write(self, request: invoker_service_pb2.ConverseRequest) -> None:
         call = self._call

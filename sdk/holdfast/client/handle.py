@@ -33,6 +33,14 @@ class Following(Protocol):
         """Ask a run to stop."""
         ...
 
+    def signal(self, run_id: str, key: str, payload: Any = None, *, signal_id: str = "") -> Awaitable[str]:
+        """Put a message in a run's mailbox."""
+        ...
+
+    def interrupt(self, run_id: str, payload: Any = None, *, signal_id: str = "") -> Awaitable[str]:
+        """Hand urgent input to a run."""
+        ...
+
 
 class RunHandle:
     """A run by its id; `run` is how it stood when the call answered."""
@@ -72,3 +80,11 @@ class RunHandle:
     async def cancel(self, reason: str = "") -> Run:
         """Ask it to stop."""
         return await self._client.cancel(self.run_id, reason)
+
+    async def signal(self, key: str, payload: Any = None, *, signal_id: str = "") -> str:
+        """Put a message in its mailbox under a key; see `Client.signal`."""
+        return await self._client.signal(self.run_id, key, payload, signal_id=signal_id)
+
+    async def interrupt(self, payload: Any = None, *, signal_id: str = "") -> str:
+        """Hand it urgent input; see `Client.interrupt`."""
+        return await self._client.interrupt(self.run_id, payload, signal_id=signal_id)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from holdfast.checkpoint.message_move import move_of
 from holdfast.checkpoint.message_session import session_of
-from holdfast.kit.errors import InvalidField, NotYetAvailable, Violation
+from holdfast.kit.errors import InvalidField, Violation
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record
 from holdfast.ledger.domain.commit import Charge
 from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
@@ -24,6 +24,7 @@ MAX_KEY: Final = 1024
 """Bytes of a step's key or a scope."""
 MAX_NAME: Final = 255
 """Bytes of a destination, an idempotency key, an ordering key."""
+MAX_CONSUMED: Final = 1000
 MAX_STEPS: Final = 100_000
 MAX_TOKENS: Final = 1_000_000_000
 MAX_CONTEXT: Final = 10_000_000
@@ -32,7 +33,7 @@ _KINDS: Final = frozenset(StepKind.values()) - {0}
 
 
 def item_of(commit: Commit) -> CommitItem:
-    """Read a commit. Raises `InvalidField` with every violation, or `NotYetAvailable`."""
+    """Read a commit. Raises `InvalidField` with every violation, or `NotYetAvailable` for a park."""
     wrong: Violations = []
     run_id = uuid_of(commit.run_id, "run_id", wrong)
     if commit.epoch < 1:
@@ -51,10 +52,9 @@ def item_of(commit: Commit) -> CommitItem:
     effects = [_effect(effect, at, wrong) for at, effect in enumerate(commit.effects)]
     move = move_of(commit, wrong)
     session = session_of(commit.session, move, wrong) if commit.HasField("session") else None
+    consumed = _consumed(commit, wrong) if commit.consumed_signal_ids else ()
     if wrong:
         raise InvalidField("The commit is malformed.", violations=wrong)
-    if commit.consumed_signal_ids:
-        raise NotYetAvailable("Mailboxes are not there yet: no signal can have been consumed.")
     return CommitItem(
         run_id=run_id,
         epoch=commit.epoch,
@@ -66,6 +66,7 @@ def item_of(commit: Commit) -> CommitItem:
         move=move,
         session=session,
         handoff=commit.handoff,
+        consumed=consumed,
     )
 
 
@@ -91,6 +92,8 @@ def check_text(text: str, field: str, wrong: Violations, *, most: int, least: in
 
 def _check_step(step: StepRecord, at: int, wrong: Violations) -> None:
     check_text(step.key, f"steps[{at}].key", wrong, most=MAX_KEY)
+    if step.HasField("interruption") and not step.HasField("failure"):
+        wrong.append(Violation(f"steps[{at}].interruption", "must come with a failure"))
     if step.kind not in _KINDS:
         wrong.append(Violation(f"steps[{at}].kind", "must be a kind of step"))
     if len(step.fingerprint) != _SHA256:
@@ -149,6 +152,15 @@ def _emitted(commit: Commit, wrong: Violations) -> str:
         if count < 0:
             wrong.append(Violation("emitted", "must not be negative"))
     return json.dumps(counts)
+
+
+def _consumed(commit: Commit, wrong: Violations) -> tuple[str, ...]:
+    ids = tuple(commit.consumed_signal_ids)
+    if len(ids) > MAX_CONSUMED:
+        wrong.append(Violation("consumed_signal_ids", f"must be at most {MAX_CONSUMED:,}"))
+    for at, signal_id in enumerate(ids[:MAX_CONSUMED]):
+        check_text(signal_id, f"consumed_signal_ids[{at}]", wrong, most=MAX_NAME)
+    return ids
 
 
 def _effect(effect: EffectIntent, at: int, wrong: Violations) -> Effect:

@@ -32,7 +32,7 @@ def move_of(commit: Commit, wrong: list[Violation]) -> Outcome | Requeue | None:
         return _outcome(commit.end, wrong)
     if kind == "requeue":
         return _requeue(commit.requeue, wrong)
-    raise NotYetAvailable("Mailboxes are not there yet: a run cannot be parked.")
+    raise NotYetAvailable("A run cannot be parked yet.")
 
 
 def _outcome(end: run_pb2.Outcome, wrong: list[Violation]) -> Outcome | None:

@@ -7,12 +7,12 @@ from typing import Any, Final
 from holdfast.checkpoint.group import Line
 from holdfast.checkpoint.message import item_of, uuid_of
 from holdfast.checkpoint.stream import CommitStream
-from holdfast.checkpoint.view import checkpoint_of, last_page
+from holdfast.checkpoint.view import checkpoint_of, last_page, signal_message
 from holdfast.kit import crash_point
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, InvalidField, NotYetAvailable, ShuttingDown, StreamProtocol, Violation
 from holdfast.kit.rpc.tenant import current_tenant
-from holdfast.ledger import history
+from holdfast.ledger import history, mailbox_view
 from holdfast.v1 import checkpoint_service_pb2 as pb
 from holdfast.v1.checkpoint_pb2 import Commit, StepRecord
 from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceServicer as Contract
@@ -74,7 +74,7 @@ class CheckpointServicer(Contract):
     async def LoadRun(  # noqa: N802
         self, request: pb.LoadRunRequest, context: Any
     ) -> AsyncIterator[pb.LoadRunResponse]:
-        """Send the recorded steps of a leased run, in pages."""
+        """Send the recorded steps of a leased run and what waits in its mailbox, in pages."""
         del context
         wrong: list[Violation] = []
         run_id = uuid_of(request.run_id, "run_id", wrong)
@@ -85,10 +85,13 @@ class CheckpointServicer(Contract):
         beginning = await history.beginning(self._db, run_id, request.epoch)
         async for page in history.load_steps(self._db, run_id, request.epoch):
             steps = [StepRecord.FromString(step.record) for step in page.steps]
-            if page.more:
-                yield pb.LoadRunResponse(steps=steps)
+            yield pb.LoadRunResponse(steps=steps)
+        async for mail in mailbox_view.load_mail(self._db, run_id, request.epoch):
+            signals = [signal_message(signal) for signal in mail.signals]
+            if mail.more:
+                yield pb.LoadRunResponse(signals=signals)
             else:
-                yield last_page(steps, beginning)
+                yield last_page(signals, mail.last, beginning)
 
     async def ListCheckpoints(  # noqa: N802
         self, request: pb.ListCheckpointsRequest, context: Any

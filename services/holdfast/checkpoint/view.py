@@ -1,4 +1,4 @@
-"""Recorded steps as people see them, and the end of a history as its replay does."""
+"""Recorded steps as people see them; signals, and the end of a history, as runners do."""
 
 import json
 from collections.abc import Sequence
@@ -8,8 +8,10 @@ from google.protobuf.struct_pb2 import Value
 
 from holdfast.checkpoint.message_session import session_message
 from holdfast.ledger.history import Beginning, StoredStep
+from holdfast.ledger.mailbox_view import Signal
 from holdfast.v1.checkpoint_pb2 import Checkpoint, StepRecord
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.mailbox_pb2 import MailboxSignal
 
 
 def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
@@ -37,11 +39,26 @@ def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
     return shown
 
 
-def last_page(steps: Sequence[StepRecord], beginning: Beginning) -> LoadRunResponse:
+def last_page(signals: Sequence[MailboxSignal], mail_last: int, beginning: Beginning) -> LoadRunResponse:
     """Return the last page of a leased run's history, with what its lease begins with."""
     session = None if beginning.session is None else session_message(beginning.session)
     return LoadRunResponse(
-        steps=steps, emitted=beginning.emitted, session=session, handed_off=beginning.handed_off
+        signals=signals,
+        mailbox_sequence=mail_last,
+        emitted=beginning.emitted,
+        session=session,
+        handed_off=beginning.handed_off,
+    )
+
+
+def signal_message(signal: Signal) -> MailboxSignal:
+    """Return a signal that waits for its run."""
+    return MailboxSignal(
+        signal_id=signal.signal_id,
+        key=signal.key,
+        payload=signal.payload,
+        urgent=signal.urgent,
+        sequence=signal.sequence,
     )
 
 

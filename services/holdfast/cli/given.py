@@ -92,6 +92,11 @@ def json_object(given: str) -> dict[str, Any]:
     return _object(text_of(given), "")
 
 
+def json_value(given: str) -> Any:
+    """Return the JSON that `-d` gives, of any kind. Raises `click.BadParameter`."""
+    return _parsed(text_of(given), "")
+
+
 def json_lines(given: str) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects that `-d` gives: one a line, or the items of one array."""
     text = text_of(given)

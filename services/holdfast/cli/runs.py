@@ -7,7 +7,7 @@ import click
 
 from holdfast.cli import exit_code
 from holdfast.cli.follow import Follower, show_end
-from holdfast.cli.given import Limits, Pair, Seconds
+from holdfast.cli.given import Limits, Pair, Seconds, json_value
 from holdfast.cli.output import fields, json_line, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.client import Budget, Run, RunStatus
@@ -17,7 +17,7 @@ _STATUSES = [status.name for status in RunStatus if status]
 
 @click.group()
 def command() -> None:
-    """List, read, watch, cancel and retry runs."""
+    """List, read, watch, signal, interrupt, cancel and retry runs."""
 
 
 @command.command("list")
@@ -121,6 +121,31 @@ async def cancel(target: Target, run_id: str, reason: str, wait: float | None) -
 
 @command.command()
 @click.argument("run_id")
+@click.argument("key")
+@click.option("-d", "--data", default="null", help="What is said: JSON, @file, or - for standard input.")
+@click.option("--id", "signal_id", default="", help="The signal's id: the same id sends nothing twice.")
+@speaks
+async def signal(target: Target, run_id: str, key: str, data: str, signal_id: str) -> None:
+    """Put a message in a run's mailbox under KEY."""
+    payload = json_value(data)
+    async with target.client() as client:
+        _sent(target, run_id, await client.signal(run_id, key, payload, signal_id=signal_id))
+
+
+@command.command()
+@click.argument("run_id")
+@click.option("-d", "--data", default="null", help="What is said: JSON, @file, or - for standard input.")
+@click.option("--id", "signal_id", default="", help="The signal's id: the same id sends nothing twice.")
+@speaks
+async def interrupt(target: Target, run_id: str, data: str, signal_id: str) -> None:
+    """Hand urgent input to a run: it cancels a step in flight that is interruptible."""
+    payload = json_value(data)
+    async with target.client() as client:
+        _sent(target, run_id, await client.interrupt(run_id, payload, signal_id=signal_id))
+
+
+@command.command()
+@click.argument("run_id")
 @click.option("--budget", type=Limits(), help="The budget from here on.")
 @speaks
 async def retry(target: Target, run_id: str, budget: Budget | None) -> None:
@@ -150,6 +175,13 @@ def _remark(run: Run) -> str:
     if run.cancel_requested:
         return " (asked to cancel)"
     return " (in the background)" if run.handed_off and not run.is_ended else ""
+
+
+def _sent(target: Target, run_id: str, signal_id: str) -> None:
+    if target.form == "json":
+        json_line({"run_id": run_id, "signal_id": signal_id})
+    else:
+        fields([("run", run_id), ("signal", signal_id)])
 
 
 def _show(target: Target, run: Run) -> None:

@@ -32,6 +32,7 @@ def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
         create_time=timestamp(lease.create_time),
         last_commit=lease.last_commit,
         last_sequence=lease.last_sequence,
+        mailbox_sequence=lease.mail_last,
         usage=run_pb2.Usage(
             steps=lease.usage.steps,
             tools=lease.usage.tools,

@@ -3,17 +3,22 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TypeVar
 from uuid import UUID
 
 from holdfast.invoker.assignment import leased_assignment
+from holdfast.invoker.runner_mail import RunnerMail
 from holdfast.kit.errors import Fault, ShuttingDown
+from holdfast.ledger.mailbox_view import Mail, Signal
 from holdfast.ledger.values import Leased, LeaseRef, ServedIntent
 from holdfast.v1 import work_service_pb2
 
-_ASSIGNMENTS_PER_MESSAGE = 64
+_ITEMS_PER_MESSAGE = 64
 # A payload may have 1 MiB and a message at most 4: a list of runs must always arrive.
 _BYTES_PER_MESSAGE = 2 * 1024 * 1024
 _MANY = 20_000
+
+T = TypeVar("T", work_service_pb2.Assignment, work_service_pb2.ArrivedSignal)
 
 
 class RunnerSession:
@@ -32,6 +37,7 @@ class RunnerSession:
         self.closed = False
         self._withheld: int | None = None
         self._told: dict[UUID, int] = {}
+        self.mail = RunnerMail()
         self._fault: Fault | None = None
         self._outgoing: list[work_service_pb2.LeaseResponse] = []
         self._assignments: list[work_service_pb2.Assignment] = []
@@ -47,6 +53,7 @@ class RunnerSession:
         if self._told.get(lease.run_id) == lease.epoch:
             return False
         self._told[lease.run_id] = lease.epoch
+        self.mail.begin(lease.run_id, lease.mail_last)
         self._assignments.append(leased_assignment(lease))
         self._changed.set()
         return True
@@ -58,9 +65,22 @@ class RunnerSession:
             work_service_pb2.LeaseResponse(cancel=work_service_pb2.CancelAsked(leases=[ref], reason=reason))
         )
 
+    def signal(self, signal: Signal, epoch: int, *, next_waiting: bool = False) -> bool:
+        """Push a signal to the runner; false if it was not told of this lease, or does not keep up."""
+        if self._told.get(signal.run_id) != epoch:
+            return False
+        if not self.mail.add(signal, epoch, next_waiting=next_waiting):
+            return False
+        self._changed.set()
+        return True
+
+    def lacks(self, mail: Mail) -> bool:
+        """Say whether the runner was told of this lease, and not yet of all its signals."""
+        return self._told.get(mail.run_id) == mail.epoch and self.mail.told(mail.run_id) < mail.last
+
     def revoke(self, lease: LeaseRef) -> None:
         """Tell the runner that a lease is no longer its own."""
-        self._told.pop(lease.run_id, None)
+        self._forget(lease.run_id)
         ref = work_service_pb2.LeaseRef(run_id=str(lease.run_id), epoch=lease.epoch)
         self._tell(work_service_pb2.LeaseResponse(revoked=work_service_pb2.LeasesRevoked(leases=[ref])))
 
@@ -73,7 +93,7 @@ class RunnerSession:
     def left(self, run_ids: Iterable[UUID]) -> None:
         """Note that runs are no longer with the runner."""
         for run_id in run_ids:
-            self._told.pop(run_id, None)
+            self._forget(run_id)
 
     def withhold(self, slots: int) -> None:
         """Keep credit back: runs may have been leased to it of which nobody has told it."""
@@ -110,10 +130,17 @@ class RunnerSession:
                 yield message
             for part in _parts(assignments):
                 yield work_service_pb2.LeaseResponse(leased=work_service_pb2.RunsLeased(assignments=part))
+            # After the assignments: a runner keeps no signal of a run that it does not know.
+            for some in _parts(self.mail.take()):
+                yield work_service_pb2.LeaseResponse(signals=work_service_pb2.SignalsArrived(signals=some))
             if self.closed and not self._outgoing and not self._assignments:
                 if self._fault is not None:
                     raise self._fault
                 return
+
+    def _forget(self, run_id: UUID) -> None:
+        self._told.pop(run_id, None)
+        self.mail.forget(run_id)
 
     def _tell(self, message: work_service_pb2.LeaseResponse) -> None:
         self._outgoing.append(message)
@@ -255,18 +282,16 @@ class Reservation:
         self.slots = {}
 
 
-def _parts(
-    assignments: Sequence[work_service_pb2.Assignment],
-) -> Iterable[list[work_service_pb2.Assignment]]:
-    """Divide assignments into lists that fit into a message."""
-    part: list[work_service_pb2.Assignment] = []
+def _parts(items: Sequence[T]) -> Iterable[list[T]]:
+    """Divide assignments or signals into lists that fit into a message."""
+    part: list[T] = []
     size = 0
-    for assignment in assignments:
-        bytes_of = assignment.ByteSize()
-        if part and (len(part) == _ASSIGNMENTS_PER_MESSAGE or size + bytes_of > _BYTES_PER_MESSAGE):
+    for item in items:
+        bytes_of = item.ByteSize()
+        if part and (len(part) == _ITEMS_PER_MESSAGE or size + bytes_of > _BYTES_PER_MESSAGE):
             yield part
             part, size = [], 0
-        part.append(assignment)
+        part.append(item)
         size += bytes_of
     if part:
         yield part

@@ -1,20 +1,31 @@
 """One conversation: the client starts or attaches, then speaks; runs follow each other, one at a time.
 
 idle ──start | attach──▶ following ──run ended | handed off──▶ idle ──client closes──▶ over
-│ cancel ──▶ following
+│ cancel | input | interrupt ──▶ following
 └ client closes ──▶ following until the run ends ──▶ over
 """
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Any
 
+from holdfast.invoker.answers import Answers, refused, signalled
 from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.invoker.follower import Update
 from holdfast.invoker.parts import Parts
+from holdfast.invoker.signal import Sent, read_input, read_interrupt
 from holdfast.invoker.view import run_message
-from holdfast.kit.errors import NotYetAvailable, ShuttingDown, StreamProtocol
+from holdfast.kit.errors import (
+    InputRejected,
+    MailboxFull,
+    NotYetAvailable,
+    RunEnded,
+    ShuttingDown,
+    SignalIdReused,
+    StreamProtocol,
+)
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import inspect
 from holdfast.ledger.values import Admitted
@@ -23,9 +34,12 @@ from holdfast.v1 import run_pb2, transcript_pb2
 
 MAX_REASON_BYTES = 1000
 
-_log = logger("invoker")
+_ANSWERED = pb.ConverseRequest()
+"""No opening, but answers to tell."""
+_REFUSALS = (RunEnded, SignalIdReused, MailboxFull, InputRejected)
+"""What is wrong with one signal, and no reason to end the conversation."""
 
-T = TypeVar("T")
+_log = logger("invoker")
 
 
 class Conversation:
@@ -42,6 +56,7 @@ class Conversation:
         self._admission: asyncio.Future[Admitted] | None = None
         self._cancel_if_left = False
         self._reader: asyncio.Task[None] | None = None
+        self._answers = Answers()
 
     async def hold(
         self, requests: AsyncIterator[pb.ConverseRequest]
@@ -49,31 +64,43 @@ class Conversation:
         """Answer what the client says until it has closed its side and its last run has ended."""
         self._reader = asyncio.create_task(self._read(requests), name="converse-reader")
         try:
-            while (request := await self._opening()) is not None:
+            while True:
+                request = await self._opening()
+                for answer in self._answers.take():
+                    yield answer
+                if request is None:
+                    return
+                if request is _ANSWERED:
+                    continue
                 async with aclosing(self._follow(request)) as responses:
                     async for response in responses:
                         yield response
                 self._cancel_if_left = False
         finally:
             self._reader.cancel()
+            self._answers.close()
             await asyncio.gather(self._reader, return_exceptions=True)
             if self._cancel_if_left and not self._parts.followers.leaving.is_set():
                 # In a task of its own: this one is being cancelled.
                 await asyncio.shield(asyncio.create_task(self._cancel_left()))
 
     async def _opening(self) -> pb.ConverseRequest | None:
-        """Wait for the next start or attach; None once the client has closed its side."""
+        """Wait for the next start or attach, or answers to tell; None once the client has closed its side."""
         assert self._reader is not None  # hold() made it
         waiting = asyncio.create_task(self._openings.get())
         leaving = asyncio.create_task(self._parts.followers.leaving.wait())
         try:
-            await asyncio.wait({waiting, leaving, self._reader}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {waiting, leaving, self._reader, self._answers.waiter()}, return_when=asyncio.FIRST_COMPLETED
+            )
             if self._reader.done():
                 self._reader.result()  # raises what was wrong with the client's messages
             if leaving.done():
                 raise ShuttingDown("This invoker is ending; converse with another.")
             if waiting.done():
                 return waiting.result()
+            if not self._reader.done():
+                return _ANSWERED
             return None if self._openings.empty() else self._openings.get_nowait()
         finally:
             waiting.cancel()
@@ -96,8 +123,12 @@ class Conversation:
         yield pb.ConverseResponse(started=started)
         # A handoff from before is history; one that happens now lets the client go.
         interactive = not view.handed_off
-        async with aclosing(self._parts.followers.follow(self._tenant, run_id, after, epoch)) as updates:
-            while (update := await self._while_in_order(anext(updates, None))) is not None:
+        follow = self._parts.followers.follow(self._tenant, run_id, after, epoch)
+        async with aclosing(follow), aclosing(self._while_in_order(follow)) as updates:
+            async for update in updates:
+                if isinstance(update, pb.ConverseResponse):
+                    yield update
+                    continue
                 if isinstance(update, transcript_pb2.Rewound):
                     yield pb.ConverseResponse(rewound=update)
                     continue
@@ -158,23 +189,44 @@ class Conversation:
                 await self._openings.put(request)
             elif kind == "cancel":
                 await self._cancel(request.cancel)
+            elif kind == "input":
+                await self._signal(read_input(request.input, wrong := Violations("input.")), wrong)
+            elif kind == "interrupt":
+                await self._signal(
+                    read_interrupt(request.interrupt, wrong := Violations("interrupt.")), wrong
+                )
             elif kind is None:
-                raise StreamProtocol("the message is empty: say start, attach or cancel")
+                raise StreamProtocol("the message is empty: say start, attach, input, interrupt or cancel")
             else:
-                raise NotYetAvailable(f"{kind} is not served by this release; start, attach and cancel are.")
+                raise NotYetAvailable(f"{kind} is not served by this release.")
 
     async def _cancel(self, message: pb.ConverseCancel) -> None:
         """Cancel the run that is followed, or the next; nothing if the last one has ended meanwhile."""
         wrong = Violations("cancel.")
         wrong.text("reason", message.reason, limit=MAX_REASON_BYTES)
         wrong.settle()
-        if not self._waiting_openings and not self._followed.is_set():
-            if self._run_id is None:
-                raise StreamProtocol("there is no run to cancel: start or attach first")
-            return
-        await self._followed.wait()
-        assert self._run_id is not None  # _follow sets it first
-        await self._parts.stopping.cancel(self._tenant, self._run_id, message.reason)
+        run_id = await self._addressed("cancel")
+        if self._followed.is_set():
+            await self._parts.stopping.cancel(self._tenant, run_id, message.reason)
+
+    async def _signal(self, sent: Sent, wrong: Violations) -> None:
+        """Send a signal to the run that is followed, or the next, or the last one; tell what became of it."""
+        wrong.settle()
+        run_id = await self._addressed("speak to")
+        try:
+            signal_id = await self._parts.mailroom.signal(self._tenant, run_id, sent)
+            answer = signalled(str(run_id), signal_id)
+        except _REFUSALS as refusal:
+            answer = refused(str(run_id), sent, refusal)
+        await self._answers.put(answer)
+
+    async def _addressed(self, deed: str) -> uuid.UUID:
+        """Return the run that the client's words are about; wait for it if it is about to be opened."""
+        if self._waiting_openings or self._followed.is_set():
+            await self._followed.wait()
+        if self._run_id is None:
+            raise StreamProtocol(f"there is no run to {deed}: start or attach first")
+        return self._run_id
 
     async def _cancel_left(self) -> None:
         """Cancel the run whose client has left, also if it left during the admission."""
@@ -185,17 +237,29 @@ class Conversation:
         except Exception as error:  # noqa: BLE001 - nobody is left to be told; the run's own budget ends it
             _log.warning("run of a client that left not cancelled", error=type(error).__name__)
 
-    async def _while_in_order(self, work: Awaitable[T]) -> T:
-        """Await the next update, or raise what is wrong with the client's messages meanwhile."""
+    async def _while_in_order(
+        self, follow: AsyncGenerator[Update, None]
+    ) -> AsyncGenerator[Update | pb.ConverseResponse, None]:
+        """Yield updates, and answers between them; raise what is wrong with the client's messages."""
         assert self._reader is not None  # hold() made it
-        pending = asyncio.ensure_future(work)
+        pending = asyncio.ensure_future(anext(follow, None))
         try:
-            while not pending.done():
-                waits = {pending} if self._reader.done() else {pending, self._reader}
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                waits: set[asyncio.Future[Any]] = {pending, self._answers.waiter()}
+                await asyncio.wait(
+                    waits if self._reader.done() else waits | {self._reader},
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if self._reader.done():
                     self._reader.result()
-            return pending.result()
+                for answer in self._answers.take():
+                    yield answer
+                if pending.done():
+                    update = pending.result()
+                    if update is None:
+                        return
+                    yield update
+                    pending = asyncio.ensure_future(anext(follow, None))
         finally:
             if not pending.done():
                 pending.cancel()

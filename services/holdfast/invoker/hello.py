@@ -6,7 +6,7 @@ from uuid import UUID
 from holdfast.invoker.board import RunnerSession
 from holdfast.invoker.envelope import Violations
 from holdfast.kit.errors import StreamProtocol
-from holdfast.ledger.values import LeaseRef, ServedIntent
+from holdfast.ledger.values import InputPolicy, LeaseRef, ServedIntent
 from holdfast.v1 import work_service_pb2
 
 MAX_INTENTS = 1_000
@@ -31,7 +31,13 @@ def read_hello(first: work_service_pb2.LeaseRequest | None) -> RunnerSession:
     wrong.settle()
     assert session_id is not None  # settle() raised otherwise
     intents = tuple(
-        ServedIntent(s.intent, s.agent_version, tuple(s.compatible_versions), s.max_concurrent)
+        ServedIntent(
+            s.intent,
+            s.agent_version,
+            tuple(s.compatible_versions),
+            s.max_concurrent,
+            InputPolicy(s.on_input or InputPolicy.ENQUEUE),
+        )
         for s in hello.intents
     )
     return RunnerSession(session_id, hello.address, intents)
@@ -62,3 +68,5 @@ def _check(served: work_service_pb2.ServedIntent, at: str, wrong: Violations) ->
         wrong.text(f"{at}compatible_versions", version)
     if not 0 <= served.max_concurrent <= MAX_CONCURRENT:
         wrong.add(f"{at}max_concurrent", f"must be between 0 and {MAX_CONCURRENT:,}")
+    if served.on_input not in work_service_pb2.InputPolicy.values():
+        wrong.add(f"{at}on_input", "is not one of its values")

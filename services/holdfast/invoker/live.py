@@ -15,14 +15,18 @@ from typing import Final
 
 import grpc
 
+from holdfast.invoker.signal import attach_signal
 from holdfast.kit.rpc.client import channel, streaming
 from holdfast.kit.telemetry.logs import logger
+from holdfast.ledger.mailbox_view import Signal
 from holdfast.v1 import runner_service_pb2, runner_service_pb2_grpc
 
 MAX_BUFFERED_EVENTS: Final = 2_000
 MAX_BUFFERED_BYTES: Final = 1024 * 1024
 MAX_BYTES_TOGETHER: Final = 64 * 1024 * 1024
 IDLE_SECONDS: Final = 30.0
+MAX_QUEUED: Final = 32
+"""Requests that wait to be sent to one runner, beyond which no signal is added: each may take 1 MiB."""
 
 _log = logger("invoker")
 
@@ -135,6 +139,11 @@ class RunnerLink:
         self._requests.put_nowait(
             Attach(run_id=run_id, cancel=runner_service_pb2.AttachCancel(reason=reason))
         )
+
+    def signal(self, signal: Signal) -> None:
+        """Push a signal; one too many for a runner that does not keep up is left to be found."""
+        if self._requests.qsize() < MAX_QUEUED:
+            self._requests.put_nowait(Attach(run_id=str(signal.run_id), signal=attach_signal(signal)))
 
     async def close(self) -> None:
         """End the stream and every feed on it."""

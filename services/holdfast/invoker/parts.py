@@ -13,6 +13,7 @@ from holdfast.invoker.follow import Followers
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
 from holdfast.invoker.live import Live
+from holdfast.invoker.mailroom import Mailroom
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.invoker.stopping import Stopping
 from holdfast.invoker.waiters import Waiters
@@ -43,6 +44,7 @@ class Parts:
     followers: Followers
     caretaker: Caretaker
     stopping: Stopping
+    mailroom: Mailroom
     hints: Hints
 
     @classmethod
@@ -67,6 +69,7 @@ class Parts:
             followers=followers,
             caretaker=caretaker,
             stopping=Stopping(db, board, live, hints),
+            mailroom=Mailroom(db, board, live),
             hints=hints,
         )
 
@@ -87,7 +90,8 @@ class Running:
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
         for loop in (parts.claimer.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
-        for loop in (parts.waiters.loop, parts.followers.loop, parts.caretaker.heartbeats):
+        serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop)
+        for loop in (*serving, parts.caretaker.heartbeats):
             self._loop(loop, self._over)
         return self
 

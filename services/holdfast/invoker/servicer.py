@@ -19,8 +19,8 @@ from holdfast.invoker.envelope import (
 )
 from holdfast.invoker.listing import list_filters
 from holdfast.invoker.parts import Parts
+from holdfast.invoker.signal import read_interrupt, read_signal
 from holdfast.invoker.view import admitted_view, run_message, session_message
-from holdfast.kit.errors import NotYetAvailable
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import inspect, retry, session_state
 from holdfast.ledger.domain.status import ENDED
@@ -163,19 +163,27 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
 
     async def InterruptRun(  # noqa: N802
         self,
-        _request: pb.InterruptRunRequest,
+        request: pb.InterruptRunRequest,
         _context: Context,
     ) -> pb.InterruptRunResponse:
-        """Refuse: mailboxes come with the release that parks runs."""
-        raise NotYetAvailable("InterruptRun is not served by this release; CancelRun is.")
+        """Hand urgent input to a run."""
+        wrong = Violations()
+        sent = read_interrupt(request, wrong)
+        run_id = named_run(request, wrong)
+        signal_id = await self._parts.mailroom.signal(current_tenant(), run_id, sent)
+        return pb.InterruptRunResponse(signal_id=signal_id)
 
     async def SignalRun(  # noqa: N802
         self,
-        _request: pb.SignalRunRequest,
+        request: pb.SignalRunRequest,
         _context: Context,
     ) -> pb.SignalRunResponse:
-        """Refuse: mailboxes come with the release that parks runs."""
-        raise NotYetAvailable("SignalRun is not served by this release.")
+        """Put a message in a run's mailbox."""
+        wrong = Violations()
+        sent = read_signal(request, wrong)
+        run_id = named_run(request, wrong)
+        signal_id = await self._parts.mailroom.signal(current_tenant(), run_id, sent)
+        return pb.SignalRunResponse(signal_id=signal_id)
 
     async def RetryRun(  # noqa: N802
         self,

@@ -16,11 +16,13 @@
     │   └── SessionNotFound         SESSION_NOT_FOUND
     ├── AlreadyExists           ALREADY_EXISTS
     │   ├── IdempotencyKeyReused    IDEMPOTENCY_KEY_REUSED
-    │   └── RunIdTaken              RUN_ID_TAKEN
+    │   ├── RunIdTaken              RUN_ID_TAKEN
+    │   └── SignalIdReused          SIGNAL_ID_REUSED
     ├── ResourceExhausted       RESOURCE_EXHAUSTED
     │   ├── QueueFull               QUEUE_FULL
     │   ├── RateLimited             RATE_LIMITED
-    │   └── BudgetExceeded          BUDGET_EXCEEDED
+    │   ├── BudgetExceeded          BUDGET_EXCEEDED
+    │   └── MailboxFull             MAILBOX_FULL
     ├── Forbidden               PERMISSION_DENIED
     │   ├── TenantMismatch          TENANT_MISMATCH
     │   ├── PermissionDenied        PERMISSION_DENIED
@@ -35,7 +37,8 @@
     │   ├── SessionUnknown          SESSION_UNKNOWN
     │   ├── CommitOutOfOrder        COMMIT_OUT_OF_ORDER
     │   ├── SessionInUse            SESSION_IN_USE
-    │   └── SessionConflict         SESSION_CONFLICT
+    │   ├── SessionConflict         SESSION_CONFLICT
+    │   └── InputRejected           INPUT_REJECTED
     ├── Fenced                  ABORTED / FENCED
     ├── SequenceOutOfRange      OUT_OF_RANGE / SEQUENCE_OUT_OF_RANGE
     ├── Unavailable             UNAVAILABLE
@@ -211,6 +214,12 @@ class RunIdTaken(AlreadyExists):
     reason = "RUN_ID_TAKEN"
 
 
+class SignalIdReused(AlreadyExists):
+    """The run was sent another signal under this id."""
+
+    reason = "SIGNAL_ID_REUSED"
+
+
 class ResourceExhausted(Fault):
     """A limit is reached; `quota` names it."""
 
@@ -233,6 +242,12 @@ class BudgetExceeded(ResourceExhausted):
     """A commit would spend more than the run's budget; the facts hold `dimension`."""
 
     reason = "BUDGET_EXCEEDED"
+
+
+class MailboxFull(ResourceExhausted):
+    """Too much waits in the run's mailbox; the facts hold `waiting` and `bytes`."""
+
+    reason = "MAILBOX_FULL"
 
 
 class Forbidden(Fault):
@@ -324,6 +339,12 @@ class SessionConflict(FailedPrecondition):
     """The session is not as the run found it when it started."""
 
     reason = "SESSION_CONFLICT"
+
+
+class InputRejected(FailedPrecondition):
+    """The agent takes no input while a run of it is going on."""
+
+    reason = "INPUT_REJECTED"
 
 
 class Fenced(Fault):

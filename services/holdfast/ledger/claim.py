@@ -159,4 +159,5 @@ def leased(row: Mapping[str, Any]) -> Leased:
         last_sequence=row["last_sequence"],
         usage=Usage(row["steps"], row["tools"], row["tokens"], row["context"]),
         cancel_requested=row["cancel_requested"],
+        mail_last=row["mail_last"],
     )

@@ -1,4 +1,4 @@
-"""Commits that end, requeue or hand off their run, or release effects: one transaction for the group.
+"""Commits that end, requeue or hand off their run, release effects or consume signals: one transaction.
 
 Lock order: tenants (the mutex of their queues: pools, lanes and leases with them, and of their sessions),
 run_state, outbox lanes.
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdfast.kit.db import Access
-from holdfast.ledger import commit_sql, handoff, outbox, session_state
+from holdfast.ledger import commit_sql, handoff, mailbox, outbox, session_state
 from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
@@ -25,11 +25,11 @@ _FINISH = commit_sql.finish()
 async def store(
     db: Access, items: Sequence[CommitItem], on_ready: Callable[[str], None]
 ) -> list[CommitResult]:
-    """Store commits that move their runs or release effects, in order of run id, and answer each.
+    """Store commits that are not plain, in order of run id, and answer each.
 
-    After COMMIT `on_ready` hears of the pools that got work. Repeatable. Faults of staged effects and saved
-    sessions refuse the group as a whole. Ends that set nothing else free are stored first, in a statement of
-    their own.
+    After COMMIT `on_ready` hears of the pools that got work. Repeatable. Faults of staged effects, saved
+    sessions and consumed signals refuse the group as a whole. Ends that set nothing else free are stored
+    first, in a statement of their own.
     """
     results: dict[int, CommitResult] = {}
     simple = [at for at, item in enumerate(items) if _may_be_simple(item)]
@@ -45,7 +45,7 @@ async def store(
 
 
 def _may_be_simple(item: CommitItem) -> bool:
-    plain = item.session is None and not item.handoff and not item.effects
+    plain = item.session is None and not item.handoff and not item.effects and not item.consumed
     return plain and isinstance(item.move, Outcome)
 
 
@@ -69,6 +69,9 @@ async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[Com
         await lock_tenants_of(connection, moving)
     fates = await decide(connection, items)
     rows = await connection.fetch(_MOVE, *move_columns(items, fates))
+    await mailbox.consume(
+        connection, [(row["run_id"], ids) for row in rows if (ids := items[row["index"]].consumed)]
+    )
     pools = await _release(connection, items, [row for row in rows if row["status"] != RunStatus.RUNNING])
     handed_off = [row["run_id"] for row in rows if items[row["index"]].handoff]
     if handed_off:
@@ -90,6 +93,7 @@ async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[
     ended = [row for row in left if RunStatus(row["status"]) in ENDED]
     back = [row for row in left if row["status"] == RunStatus.QUEUED]
     ids = [row["run_id"] for row in left]
+    await mailbox.forget(connection, [row["run_id"] for row in ended if row["mail_last"]])
     woken = await release_leases(connection, ids, ended=[row["run_id"] for row in ended])
     moves = [items[row["index"]].move for row in back]
     delays = [move.delay if isinstance(move, Requeue) else 0.0 for move in moves]

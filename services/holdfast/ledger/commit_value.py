@@ -77,11 +77,13 @@ class CommitItem:
     move: Outcome | Requeue | None = None
     session: SessionWrite | None = None
     handoff: bool = False
+    consumed: Sequence[str] = ()
+    """Signals received from the mailbox."""
 
     @property
     def is_plain(self) -> bool:
-        """Say whether it is progress alone: no effect, and the run stays with its runner, in its budget."""
-        return self.move is None and not self.effects and not self.handoff
+        """Say whether it is progress alone: no effect, no signal, and the run stays with its runner."""
+        return self.move is None and not self.effects and not self.consumed and not self.handoff
 
     @property
     def size(self) -> int:

@@ -74,13 +74,16 @@ class Ending:
 _END: Final = """
 WITH moved AS (
     UPDATE run_state s
-    SET status = u.status, end_time = clock_timestamp(), last_sequence = last_sequence + 1, epoch = epoch + 1
+    SET status = u.status, end_time = clock_timestamp(), last_sequence = last_sequence + 1, epoch = epoch + 1,
+        mail_waiting = 0, mail_bytes = 0
     FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[])
         AS u (run_id, status, failure, exhausted)
     WHERE s.run_id = u.run_id
     RETURNING s.run_id, s.day, s.epoch, s.last_sequence, u.status, u.failure::jsonb AS failure, u.exhausted,
               jsonb_build_object('steps', s.steps, 'tools', s.tools, 'tokens', s.tokens, 'context', s.context,
                   'elapsed_ms', floor(1000 * extract(epoch FROM s.end_time - s.create_time))::bigint) AS usage
+), forgotten AS (
+    DELETE FROM mailbox WHERE run_id = ANY($1::uuid[])
 ), noted AS (
     INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
     SELECT day, run_id, last_sequence, last_sequence,
@@ -122,7 +125,7 @@ def standing(row: Any) -> Standing:
 
 
 async def end(connection: Connection, endings: Sequence[Ending]) -> Moved:
-    """End runs that no commit ends: release what they hold, write outcome and note, pass their lanes."""
+    """End runs that no commit ends: release what they hold, clear mailboxes, write outcomes, pass lanes."""
     if not endings:
         return Moved()
     runs = [ending.run for ending in endings]

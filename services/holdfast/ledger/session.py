@@ -38,16 +38,17 @@ SET invoker_id = excluded.invoker_id, address = excluded.address, intents = excl
 _HELD: Final = """
 SELECT l.session_id, r.intent, r.envelope, s.run_id, s.tenant, l.epoch, s.attempt, s.max_attempts,
        s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context, s.create_time,
-       s.last_commit, s.last_sequence, s.steps, s.tools, s.tokens, s.context, s.cancel_requested,
+       s.last_commit, s.last_sequence, s.steps, s.tools, s.tokens, s.context, s.cancel_requested, s.mail_last,
        extract(epoch FROM s.deadline_time - clock_timestamp())::float8 AS remaining_s
 FROM lease l JOIN run_state s ON s.run_id = l.run_id JOIN run r ON r.run_id = l.run_id
 WHERE l.session_id = ANY($1::uuid[]) ORDER BY s.seq
 """
 
 _SERVE: Final = """
-INSERT INTO served_intent (intent, agent_version)
-SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) ORDER BY 1, 2
-ON CONFLICT (intent, agent_version) DO UPDATE SET last_seen_time = excluded.last_seen_time
+INSERT INTO served_intent (intent, agent_version, on_input)
+SELECT DISTINCT ON (1, 2) * FROM unnest($1::text[], $2::text[], $3::smallint[]) ORDER BY 1, 2, 3 DESC
+ON CONFLICT (intent, agent_version) DO UPDATE
+SET last_seen_time = excluded.last_seen_time, on_input = excluded.on_input
 """
 
 # Locked in order first: a sweep may hold several of them.
@@ -94,8 +95,16 @@ async def held(connection: Connection, session_ids: Sequence[UUID]) -> list[Leas
 
 
 async def register_intents(connection: Connection, intents: Sequence[ServedIntent]) -> None:
-    """Remember that these intents are served: a call for any other is refused at the door. Repeatable."""
-    await connection.execute(_SERVE, [s.intent for s in intents], [s.agent_version for s in intents])
+    """Remember that these intents are served, and what their agents do with input. Repeatable.
+
+    A call for any other intent is refused at the door.
+    """
+    await connection.execute(
+        _SERVE,
+        [s.intent for s in intents],
+        [s.agent_version for s in intents],
+        [int(s.on_input) for s in intents],
+    )
 
 
 async def heartbeat(

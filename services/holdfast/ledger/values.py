@@ -14,12 +14,14 @@ from uuid import UUID
 from holdfast.kit.errors import Fault
 from holdfast.ledger.domain.budget import Dimension, Limits, Usage
 from holdfast.ledger.domain.lane import lane_of
+from holdfast.ledger.domain.mailbox import InputPolicy
 from holdfast.ledger.domain.status import RunStatus
 
 __all__ = [
     "Admitted",
     "Dimension",
     "Failure",
+    "InputPolicy",
     "Invocation",
     "LeaseRef",
     "Leased",
@@ -122,6 +124,8 @@ class Leased:
     last_sequence: int
     usage: Usage
     cancel_requested: bool
+    mail_last: int = 0
+    """The sequence of the last signal it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ class ServedIntent:
     agent_version: str
     compatible_versions: tuple[str, ...] = ()
     max_concurrent: int = 0
+    on_input: InputPolicy = InputPolicy.ENQUEUE
 
     @property
     def pools(self) -> tuple[str, ...]:

@@ -5,11 +5,19 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from holdfast.agent import Agent, App
 from holdfast.agent.model_ladder import Models
 from holdfast.kit.process import Refused
+from holdfast.v1 import work_service_pb2
 from holdfast.v1.work_service_pb2 import ServedIntent
+
+_POLICIES: Final = {
+    "enqueue": work_service_pb2.INPUT_POLICY_ENQUEUE,
+    "interrupt": work_service_pb2.INPUT_POLICY_INTERRUPT,
+    "reject": work_service_pb2.INPUT_POLICY_REJECT,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class Agents:
                 agent_version=served.agent.version,
                 compatible_versions=served.app.compatible_versions,
                 max_concurrent=served.agent.max_concurrent,
+                on_input=_POLICIES[served.agent.on_input],
             )
             for intent, served in sorted(self._served.items())
         ]

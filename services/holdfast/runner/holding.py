@@ -8,6 +8,7 @@ from typing import Final
 import grpc
 
 from holdfast.agent.engine.journal import Answer, Committed
+from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled, RunStopped
 from holdfast.agent.execution import Execution, Left
 from holdfast.agent.wire.invocation import History, Invocation, read_assignment
@@ -17,6 +18,7 @@ from holdfast.runner.agents import Agents, Served
 from holdfast.runner.commit_stream import CommitStream
 from holdfast.runner.memory import RunMemory
 from holdfast.v1.checkpoint_pb2 import Commit
+from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.transcript_pb2 import RunEvent
 from holdfast.v1.work_service_pb2 import Assignment, LeaseRef
 
@@ -33,6 +35,7 @@ class Held:
     def __init__(self, invocation: Invocation, commits: CommitStream) -> None:
         self.invocation = invocation
         self.memory = RunMemory(invocation.run_id, invocation.last_sequence)
+        self.mailbox = Mailbox()
         self.execution: Execution | None = None
         self.stopped: RunStopped | None = None
         self.task: asyncio.Task[None] | None = None
@@ -153,6 +156,12 @@ class Holding:
         for lease in leases:
             self._stop(lease, RunCancelled(reason))
 
+    def signal(self, lease: LeaseRef, signal: MailboxSignal) -> None:
+        """Let a signal reach a run, if it is held under this lease; else its mailbox keeps it."""
+        held = self._held.get(lease.run_id)
+        if held is not None and held.invocation.epoch == lease.epoch:
+            held.mailbox.arrived(signal_of(signal))
+
     def stop_all(self, stopped: RunStopped) -> None:
         """Stop every run."""
         for held in tuple(self._all):
@@ -216,13 +225,19 @@ class Holding:
     async def _run(self, held: Held, served: Served) -> Left:
         invocation = held.invocation
         history = History()
-        if invocation.last_commit or invocation.session_id:
+        if invocation.last_commit or invocation.session_id or invocation.mail_last:
             loaded = await self._history(invocation)
             if loaded is None:
                 return Left.LOST
             history = loaded
         held.execution = Execution(
-            served.agent, invocation, history, held, models=served.models, reached=_reached
+            served.agent,
+            invocation,
+            history,
+            held,
+            models=served.models,
+            reached=_reached,
+            mailbox=held.mailbox,
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)

@@ -142,6 +142,9 @@ class LeaseStream:
             self._holding.revoke(response.revoked.leases)
         elif kind == "cancel":
             self._holding.cancel(response.cancel.leases, response.cancel.reason)
+        elif kind == "signals":
+            for arrived in response.signals.signals:
+                self._holding.signal(arrived.lease, arrived.signal)
         elif kind == "draining":
             _log.info("the invoker drains")
             return True

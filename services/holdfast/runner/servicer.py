@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+from holdfast.agent.engine.mailbox import pushed_signal
 from holdfast.agent.error import RunCancelled
 from holdfast.kit.errors import InvalidField, Violation
-from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.holding import Holding
 from holdfast.runner.memory import RunMemory
 from holdfast.v1.runner_service_pb2 import (
@@ -27,8 +27,6 @@ PAGE_BYTES: Final = 256 * 1024
 PATIENCE: Final = 0.3
 """Seconds a follower waits for a run whose assignment may still be on its way."""
 MAX_GRACE_MS: Final = 24 * 3600 * 1000
-
-_log: Final = logger("runner")
 
 
 class RunnerServicer(Contract):
@@ -137,12 +135,14 @@ class _Followed:
             held = self._holding.find(request.run_id)
             if held is not None:
                 held.stop(RunCancelled(request.cancel.reason))
-        elif kind is None:
+        elif kind == "signal":
+            held = self._holding.find(request.run_id)
+            if held is not None:  # else its mailbox keeps it
+                held.mailbox.arrived(pushed_signal(request.signal))
+        else:
             raise InvalidField(
                 "The request asks for nothing.", violations=[Violation("message", "must be set")]
             )
-        else:
-            _log.debug("signal left in the mailbox", run_id=request.run_id)
 
     async def _arrival(self, run_id: str, after: int) -> None:
         await self._holding.arrival(run_id, PATIENCE)

@@ -14,7 +14,7 @@ from holdfast.agent.engine.transcript import Transcript
 from holdfast.agent.error import NotRecordable
 from holdfast.agent.model import Message, ModelEndpoint, ModelError, ModelReply, ModelUnavailable, ToolSpec
 from holdfast.agent.model_ladder import Climb, Models
-from holdfast.agent.model_tokens import estimate_tokens
+from holdfast.agent.model_tokens import estimate_text, estimate_tokens
 from holdfast.agent.model_trim import Trim, cut, oldest_first
 from holdfast.agent.step import Policy
 from holdfast.agent.wire.draft import MODEL
@@ -131,8 +131,9 @@ class ModelCall:
         if climb is None:
             climb = self._climb = self.models().climb(self.wishes.model or self.degradation.use)
         endpoint = await climb.endpoint()
+        heard: list[str] = []
         try:
-            reply = await self._asked(endpoint, climb.asked, key, frame)
+            reply = await self._asked(endpoint, climb.asked, key, frame, heard)
         except ModelUnavailable as error:
             self._count(frame, error)
             if climb.failed(error):
@@ -145,24 +146,32 @@ class ModelCall:
             raise
         except BaseException:
             climb.unsaid()
+            # It has read what it was asked, and written what was heard: that is paid for.
+            frame.context = self._size(self.shown)
+            frame.tokens_used = frame.context + estimate_text("".join(heard))
             raise
         climb.answered()
         frame.tokens_used = reply.usage.total_tokens
         frame.context = reply.usage.input_tokens
         return reply
 
-    async def _asked(self, endpoint: ModelEndpoint, model: str | None, key: str, frame: Frame) -> ModelReply:
-        def told(text: str) -> None:
-            self.transcript.token(frame, text)
-
+    async def _asked(
+        self, endpoint: ModelEndpoint, model: str | None, key: str, frame: Frame, heard: list[str]
+    ) -> ModelReply:
         wishes = self.wishes
+
+        def told(text: str) -> None:
+            heard.append(text)
+            if wishes.stream:
+                self.transcript.token(frame, text)
+
         return await endpoint.chat(
             self.shown,
             tools=wishes.tools,
             model=model,
             max_tokens=self._limit(endpoint),
             temperature=wishes.temperature,
-            on_token=told if wishes.stream else None,
+            on_token=told,
             idempotency_key=f"{self.run_id}/{key}",
             options=wishes.options,
         )

@@ -11,6 +11,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from holdfast.agent.engine.mailbox import Signal
 from holdfast.agent.wire.draft import EXPECTED, MOVED, STAGED, Effect
 
 
@@ -80,7 +81,7 @@ class Scope(Place):
 class Frame(Place):
     """One try of a step: its effects count only if it succeeds."""
 
-    __slots__ = ("context", "effects", "sent", "tokens_used")
+    __slots__ = ("context", "effects", "received", "sent", "tokens_used")
 
     def __init__(self, owner: "Family", step: str) -> None:
         super().__init__(owner, step)
@@ -88,6 +89,8 @@ class Frame(Place):
         self.sent = 0
         self.tokens_used = 0
         self.context = 0
+        self.received: Signal | None = None
+        """The signal that leaves the mailbox with the step's record."""
 
 
 class Family:

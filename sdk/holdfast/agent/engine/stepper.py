@@ -2,6 +2,7 @@
 
 asked ──(recorded)──▶ outcome of the record            (drift ends the run)
    └──(not yet)──▶ earlier records durable* ──▶ a try ──(succeeds)──▶ recorded ──▶ durable* ──▶ outcome
+                                                 │ ──(interrupted)──▶ recorded ──▶ durable ──▶ Interrupted
                                                  │ ──(fails)──▶ wait ──▶ the next try
                                                  └──(fails for good)──▶ StepFailed, recorded if survived
 * unless the step is repeatable
@@ -9,18 +10,20 @@ asked ──(recorded)──▶ outcome of the record            (drift ends the
 
 import asyncio
 import hashlib
+import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Meter, Usage
 from holdfast.agent.codec import canonical
 from holdfast.agent.degradation import Degradation, pressure
+from holdfast.agent.engine.attempt import Asked, Done, Failed, Tries
 from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.duration import Durations
+from holdfast.agent.engine.mailbox import Mailbox, Signal
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.report import Reports
 from holdfast.agent.engine.scope import Family, Frame, Place, Scope, here
@@ -28,13 +31,14 @@ from holdfast.agent.engine.transcript import Transcript
 from holdfast.agent.error import (
     BudgetExhausted,
     Drifted,
+    Interrupted,
     NotRecordable,
     Permanent,
     RunStopped,
     StepFailed,
     failure_of,
 )
-from holdfast.agent.wire.draft import MODEL, TOOL, Record, make_record
+from holdfast.agent.wire.draft import MODEL, TOOL, make_record, mark_interrupted
 from holdfast.agent.wire.invocation import History, Recorded
 
 T = TypeVar("T")
@@ -53,35 +57,6 @@ class Stops(Protocol):
         """Stop the run; repeatable, the first cause counts."""
 
 
-@dataclass(slots=True)
-class _Asked:
-    """What identifies the use of a step, and as much of its input as is kept."""
-
-    fingerprint: bytes
-    input: bytes
-
-
-@dataclass(slots=True)
-class _Done:
-    """A step that has succeeded and is not recorded yet."""
-
-    value: Any
-    record: Record
-    frame: Frame
-    usage: Usage
-
-
-@dataclass(slots=True)
-class _Failed:
-    """A try that has failed: which it was, as it is told, and what all tries have cost."""
-
-    error: Exception
-    tries: int
-    told_as: int
-    usage: Usage
-    took: float
-
-
 class Stepper:
     """Executes the steps of one run."""
 
@@ -91,6 +66,7 @@ class Stepper:
         "_durations",
         "_family",
         "_history",
+        "_mailbox",
         "_meter",
         "_pipeline",
         "_reached",
@@ -112,12 +88,14 @@ class Stepper:
         background: Background,
         durations: Durations | None,
         degradation: Degradation,
+        mailbox: Mailbox,
     ) -> None:
         """Take None for `durations` to foresee nothing."""
         self._degradation = degradation
         self._reports = Reports(meter)
         self._background = background
         self._durations = durations
+        self._mailbox = mailbox
         self._family = family
         self._history = history
         self._pipeline = pipeline
@@ -158,7 +136,7 @@ class Stepper:
             await self._awaited(self._pipeline.settle())
         await self._foresee(call.name)
         self._press()
-        kept = _Asked(fingerprint, asked if len(asked) <= LARGEST_INPUT else b"")
+        kept = Asked(fingerprint, asked if len(asked) <= LARGEST_INPUT else b"")
         if call.policy.optional and self._degradation.skips_optional:
             done = self._left_out(key, call, kept)
         else:
@@ -196,7 +174,7 @@ class Stepper:
         for rung in self._degradation.due(felt):
             self._transcript.degraded(felt, str(rung))
 
-    def _left_out(self, key: str, call: Call, asked: "_Asked") -> "_Done":
+    def _left_out(self, key: str, call: Call, asked: Asked) -> Done:
         """Record that an optional step was not executed, so that a replay leaves it out too."""
         lacking = self._meter.lacking()
         if lacking is not None:
@@ -213,7 +191,7 @@ class Stepper:
             usage=usage,
             duration=0.0,
         )
-        return _Done(None, record, Frame(self._family, key), usage)
+        return Done(None, record, Frame(self._family, key), usage)
 
     async def _foresee(self, name: str) -> None:
         """Move the run to the background before a step that would probably miss the deadline.
@@ -236,6 +214,9 @@ class Stepper:
         if recorded.fingerprint != fingerprint:
             was, now = _shown(recorded.input), _shown(asked)
             self._drifted(key, f"step {key} was recorded with the input {was} and is now asked with {now}")
+        if recorded.interruption is not None:
+            mailbox_key, payload = recorded.interruption
+            raise Interrupted(json.loads(payload), key=mailbox_key)
         if recorded.failure is not None:
             raise StepFailed(recorded.failure, permanent=True)
         try:
@@ -243,7 +224,7 @@ class Stepper:
         except NotRecordable as error:
             return self._drifted(key, f"step {key}: {error}")
 
-    async def _reserved(self, key: str, call: Call, asked: "_Asked") -> "_Done":
+    async def _reserved(self, key: str, call: Call, asked: Asked) -> Done:
         """Try the step within its share of the budget."""
         tools = 1 if call.kind == TOOL else 0
         lacking = self._meter.lacking(tools=tools, tokens=call.tokens, context=call.context)
@@ -251,33 +232,82 @@ class Stepper:
             self._stops.stop(BudgetExhausted(lacking))
             self._check()
         self._meter.reserve(tools=tools, tokens=call.tokens)
+        tries = Tries(Usage(steps=1, tools=tools), Frame(self._family, key))
         began = time.perf_counter()
         try:
-            done = await self._tried(key, call, asked)
+            if call.policy.interruptible:
+                done = await self._interruptible(key, call, asked, tries)
+            else:
+                done = await self._tried(key, call, asked, tries)
             if self._durations is not None:
                 self._durations.note(call.name, time.perf_counter() - began)
             return done
         finally:
             self._meter.release(tools=tools, tokens=call.tokens)
 
-    async def _tried(self, key: str, call: Call, asked: "_Asked") -> "_Done":
+    async def _interruptible(self, key: str, call: Call, asked: Asked, tries: Tries) -> Done:
+        """Try, unless an urgent signal waits already, and until one comes; then raise `Interrupted`."""
+        mailbox = self._mailbox
+        signal = mailbox.urgent()
+        if signal is None:
+            watch = mailbox.watch()
+            try:
+                return await self._tried(key, call, asked, tries)
+            except asyncio.CancelledError:
+                # Whoever else cancels the step goes first: then the signal was not what ended it.
+                signal = watch.ends_step()
+                if signal is None:
+                    raise
+            finally:
+                mailbox.unwatch(watch)
+        return await self._interrupted(key, call, asked, tries, signal)
+
+    async def _interrupted(
+        self, key: str, call: Call, asked: Asked, tries: Tries, signal: Signal
+    ) -> NoReturn:
+        """Record that a signal has ended the step, and raise it once that is durable."""
+        self._check()
+        self._check_open()
+        interrupted = Interrupted(json.loads(signal.payload), key=signal.key)
+        record = make_record(
+            key,
+            call.kind,
+            asked.fingerprint,
+            input=asked.input,
+            failure=failure_of(interrupted, step=key, attempts=tries.count),
+            attempts=tries.count,
+            usage=tries.usage,
+            duration=tries.took,
+        )
+        mark_interrupted(record, signal.signal_id, signal.key, signal.payload)
+        self._meter.charge(tries.usage)
+        draft = self._transcript.step_interrupted(tries.frame, record, signal)
+        await self._awaited(self._pipeline.durable(draft))
+        self._reached("after_ack")
+        raise interrupted
+
+    async def _tried(self, key: str, call: Call, asked: Asked, so_far: Tries) -> Done:
         """Try until it succeeds or fails for good."""
         transcript = self._transcript
         told_before = transcript.tries_before(key)
-        usage = Usage(steps=1, tools=1 if call.kind == TOOL else 0)
+        usage = so_far.usage
         tries = 0
         while True:
-            tries += 1
+            so_far.count = tries = tries + 1
             transcript.step_started(key, call.kind, told_before + tries)
             self._reached("before_step")
-            frame = Frame(self._family, key)
+            so_far.frame = frame = Frame(self._family, key)
             started = time.perf_counter()
             try:
                 encoded, value = await self._once(key, call, frame)
-            except Exception as error:  # noqa: BLE001 -- a step may fail with anything
-                took = time.perf_counter() - started
+            except asyncio.CancelledError:
+                so_far.took = time.perf_counter() - started
                 self._count(usage, frame)
-                failed = _Failed(error, tries, told_before + tries, usage, took)
+                raise
+            except Exception as error:  # noqa: BLE001 -- a step may fail with anything
+                so_far.took = took = time.perf_counter() - started
+                self._count(usage, frame)
+                failed = Failed(error, tries, told_before + tries, usage, took)
                 delay = self._failed(call, asked, frame, failed)
                 await self._awaited(asyncio.sleep(delay))
             else:
@@ -293,14 +323,14 @@ class Stepper:
                     usage=usage,
                     duration=took,
                 )
-                return _Done(value, record, frame, usage)
+                return Done(value, record, frame, usage)
 
     def _count(self, usage: Usage, frame: Frame) -> None:
         usage.tokens += frame.tokens_used
         # The provider may count more than was estimated: the call is paid for, its record must not be lost.
         usage.context = max(usage.context, min(frame.context, self._meter.context))
 
-    def _failed(self, call: Call, asked: "_Asked", frame: Frame, failed: "_Failed") -> float:
+    def _failed(self, call: Call, asked: Asked, frame: Frame, failed: Failed) -> float:
         """Return how long to wait before the next try, or raise `StepFailed`."""
         self._check()
         error, tries = failed.error, failed.tries

@@ -6,6 +6,7 @@ from typing import Final
 
 from holdfast.agent.budget import Budget, Limits
 from holdfast.agent.degradation import Pressure
+from holdfast.agent.engine.mailbox import Signal
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Frame, Place, Scope, Tokens
 from holdfast.agent.error import Failure
@@ -55,8 +56,23 @@ class Transcript:
         draft.emitted.pop(record.key + "!", None)  # a record says it all
         for effect in frame.effects:
             self._pen.effect_staged(draft, record.key, effect)
+        if frame.received is not None:
+            self._receive(draft, record, frame.received, interrupted=False)
         self._pen.step_finished(draft, record)
         return draft
+
+    def step_interrupted(self, frame: Frame, record: Record, signal: Signal) -> Draft:
+        """Record a step that a signal interrupted, tell it, and return the draft it is in."""
+        self.spoken(frame)
+        draft = self._pipeline.record(record, [])
+        draft.emitted.pop(record.key + "!", None)
+        self._receive(draft, record, signal, interrupted=True)
+        self._pen.step_finished(draft, record)
+        return draft
+
+    def _receive(self, draft: Draft, record: Record, signal: Signal, *, interrupted: bool) -> None:
+        draft.consume(signal.signal_id)
+        self._pen.input_received(draft, record.key, signal.key, interrupted=interrupted)
 
     def step_given_up(self, frame: Frame, record: Record) -> None:
         """Hold the record of a step that failed for good, and tell it."""

@@ -18,6 +18,7 @@ SessionWrite = checkpoint_pb2.SessionWrite
 FUNCTION: Final = 1
 MODEL: Final = 2
 TOOL: Final = 3
+WAIT: Final = 4
 """The kinds of steps, numbered as `holdfast.v1.StepKind`."""
 
 QUEUED: Final = 1
@@ -101,6 +102,10 @@ class Draft:
         """Add an effect that no step has caused, and count it."""
         self.effect(effect)
         self.staged[scope] = self.staged.get(scope, 0) + 1
+
+    def consume(self, signal_id: str) -> None:
+        """Take a signal out of the run's mailbox."""
+        self._commit.consumed_signal_ids.append(signal_id)
 
     def charge(self, usage: Usage) -> None:
         """Charge what no record is charged with."""
@@ -190,6 +195,13 @@ def make_record(
     if failure is not None:
         write_failure(record.failure, failure)
     return record
+
+
+def mark_interrupted(record: Record, signal_id: str, key: str, payload: bytes) -> None:
+    """Say which signal interrupted the step; `payload` is JSON."""
+    record.interruption.signal_id = signal_id
+    record.interruption.key = key
+    record.interruption.payload = payload
 
 
 def make_effect(

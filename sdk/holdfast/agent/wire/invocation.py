@@ -10,6 +10,7 @@ from holdfast.agent.error import Failure
 from holdfast.agent.wire.value import read_struct
 from holdfast.v1.checkpoint_pb2 import StepRecord
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.run_pb2 import Budget
 from holdfast.v1.work_service_pb2 import Assignment
 
@@ -40,6 +41,7 @@ class Invocation:
     """The budget in the background, limits of 0 staying as they are; None if the run may not move there."""
     labels: dict[str, str] = field(default_factory=dict)
     create_time: datetime = EPOCH
+    mail_last: int = 0
 
 
 def read_assignment(assignment: Assignment) -> Invocation:
@@ -72,6 +74,7 @@ def read_assignment(assignment: Assignment) -> Invocation:
         handoff=_limits(envelope.handoff.budget) if envelope.HasField("handoff") else None,
         labels=dict(envelope.labels),
         create_time=assignment.create_time.ToDatetime(UTC),
+        mail_last=assignment.mailbox_sequence,
     )
 
 
@@ -92,16 +95,19 @@ class Remembered:
 class History:
     """What earlier attempts have recorded: steps by key, and how much each scope has emitted.
 
-    And what the run's `session` holds, None if it has none; and whether it has `handed_off` already.
+    And what the run's `session` holds, None if it has none; whether it has `handed_off` already; and the
+    `signals` that wait in the mailbox, of all that were sent up to the sequence `mail_last`.
     """
 
-    __slots__ = ("_records", "emitted", "handed_off", "length", "session")
+    __slots__ = ("_records", "emitted", "handed_off", "length", "mail_last", "session", "signals")
 
     def __init__(self, pages: Iterable[LoadRunResponse] = ()) -> None:
         self._records: dict[str, StepRecord] = {}
         self.emitted: dict[str, int] = {}
         self.session: Remembered | None = None
         self.handed_off = False
+        self.signals: list[MailboxSignal] = []
+        self.mail_last = 0
         for page in pages:
             self.add(page)
         self.length = len(self._records)
@@ -115,6 +121,8 @@ class History:
         self.handed_off |= page.handed_off
         if page.HasField("session"):
             self.session = Remembered(page.session.state, page.session.version)
+        self.signals.extend(page.signals)
+        self.mail_last = max(self.mail_last, page.mailbox_sequence)
         self.length = len(self._records)
 
     def take(self, key: str) -> "Recorded | None":
@@ -145,6 +153,14 @@ class Recorded:
     def output(self) -> bytes:
         """What it returned, as JSON."""
         return self._record.output
+
+    @property
+    def interruption(self) -> "tuple[str, bytes] | None":
+        """The mailbox key and the payload, as JSON, of the signal that interrupted it, if one did."""
+        record = self._record
+        if not record.HasField("interruption"):
+            return None
+        return record.interruption.key, record.interruption.payload
 
     @property
     def failure(self) -> Failure | None:

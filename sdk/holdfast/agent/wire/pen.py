@@ -113,6 +113,13 @@ class Pen:
         staged.idempotency_key = effect.idempotency_key
         self._told(event)
 
+    def input_received(self, draft: Draft, step: str, key: str, *, interrupted: bool) -> None:
+        """Tell that a signal has reached the agent."""
+        event = self._event(draft, step, len(key))
+        event.input_received.key = key
+        event.input_received.interrupted = interrupted
+        self._told(event)
+
     def handed_off(self, draft: Draft, limits: Limits) -> None:
         """Tell that the run goes on in the background, under these limits."""
         event = self._event(draft, "", 64)
