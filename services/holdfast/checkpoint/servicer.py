@@ -83,15 +83,19 @@ class CheckpointServicer(Contract):
         if wrong:
             raise InvalidField("The request is malformed.", violations=wrong)
         emitted = await history.emitted(self._db, run_id, request.epoch)
+        last = pb.LoadRunResponse()
         async for page in history.load_steps(self._db, run_id, request.epoch):
             steps = [StepRecord.FromString(step.record) for step in page.steps]
-            yield pb.LoadRunResponse(steps=steps)
+            last = pb.LoadRunResponse(steps=steps)
+            if page.more:
+                yield last
         async for mail in mailbox_view.load_mail(self._db, run_id, request.epoch):
-            signals = [signal_message(signal) for signal in mail.signals]
-            if mail.more:
-                yield pb.LoadRunResponse(signals=signals)
-            else:
-                yield pb.LoadRunResponse(signals=signals, emitted=emitted, mailbox_sequence=mail.last)
+            if mail.signals:  # beside a page of steps they might be too much for one message
+                yield last
+                last = pb.LoadRunResponse(signals=[signal_message(signal) for signal in mail.signals])
+            last.mailbox_sequence = mail.last
+        last.emitted.update(emitted)
+        yield last
 
     async def ListCheckpoints(  # noqa: N802
         self, request: pb.ListCheckpointsRequest, context: Any
