@@ -5,6 +5,7 @@ import uuid
 import grpc
 import pytest
 
+from holdfast.ledger.mailbox import signal
 from holdfast.ledger.values import Limits
 from holdfast.v1 import checkpoint_service_pb2 as pb
 from holdfast.v1.checkpoint_pb2 import Checkpoint
@@ -23,9 +24,40 @@ async def test_a_run_is_loaded_as_it_was_committed(stub: CheckpointServiceStub, 
             await stream.ask(commit)
     call = stub.LoadRun(pb.LoadRunRequest(run_id=str(run.run_id), epoch=run.epoch))
     pages = [page async for page in call]
-    assert [len(page.steps) for page in pages] == [500, 100, 0]
+    assert [len(page.steps) for page in pages] == [500, 100]
     assert [step for page in pages for step in page.steps] == [step for c in sent for step in c.steps]
-    assert [dict(page.emitted) for page in pages] == [{}, {}, {"": 1, "map.1": 2}]
+    assert [dict(page.emitted) for page in pages] == [{}, {"": 1, "map.1": 2}]
+
+
+async def test_a_run_is_loaded_with_what_waits_for_it_and_consumes_it_once(
+    stub: CheckpointServiceStub, floor: Floor
+) -> None:
+    (run,) = await floor.lease()
+    large = b'"' + b"x" * 1_000_000 + b'"'
+    for n, payload in enumerate((b'{"a": 1}', large, large)):
+        await signal(
+            floor.db, "default", run.run_id, key="input", payload=payload, signal_id=f"s{n}", urgent=n == 1
+        )
+    receives = message(run, 1, "receive")
+    receives.consumed_signal_ids.append("s0")
+    request = pb.LoadRunRequest(run_id=str(run.run_id), epoch=run.epoch)
+    async with wire(stub) as stream:
+        pages = [page async for page in stub.LoadRun(request)]
+        assert [len(page.signals) for page in pages] == [0, 2, 1]
+        assert [page.mailbox_sequence for page in pages] == [0, 3, 3]
+        first, second, _ = (each for page in pages for each in page.signals)
+        assert (first.payload, first.sequence, first.urgent) == (b'{"a": 1}', 1, False)
+        assert (second.signal_id, second.key, second.urgent) == ("s1", "input", True)
+        for _ in range(2):
+            (answer,) = await stream.ask(receives)
+            assert answer.HasField("committed"), answer
+        again = message(run, 2, "receive#2")
+        again.consumed_signal_ids.append("s0")
+        (answer,) = await stream.ask(again)
+        assert (answer.refused.reason, answer.refused.retryable) == ("INVALID_FIELD", False)
+        pages = [page async for page in stub.LoadRun(request)]
+    assert [each.signal_id for page in pages for each in page.signals] == ["s1", "s2"]
+    assert [step.key for page in pages for step in page.steps] == ["receive"]
 
 
 async def test_only_the_holder_of_the_lease_loads_a_run(stub: CheckpointServiceStub, floor: Floor) -> None:

@@ -287,3 +287,33 @@ async def test_help_names_every_command_and_every_exit_code(holdfast: Holdfast) 
     told = await holdfast("--help")
     for word in ("dev", "serve", "invoke", "converse", "runs", "events", "outbox", "db", "doctor", "130"):
         assert word in told.out
+
+
+async def test_a_run_is_signalled_and_interrupted(server: ContractServer, holdfast: Holdfast) -> None:
+    server.invoker.script["SignalRun"] = lambda asked, _: pb.SignalRunResponse(signal_id=asked.signal_id)
+    server.invoker.script["InterruptRun"] = lambda asked, _: pb.InterruptRunResponse(
+        signal_id=asked.signal_id
+    )
+    told = await holdfast(
+        "runs", "signal", RUN_ID, "decision", "-d", '{"yes": true}', "--id", "s", "-o", "json"
+    )
+    assert told.json == [{"run_id": RUN_ID, "signal_id": "s"}]
+    told = await holdfast("runs", "interrupt", RUN_ID, "-d", "-", given='"stop"')
+    assert told.code == 0
+    assert RUN_ID in told.out
+    signal, interrupt = server.invoker.asked
+    assert (signal.key, signal.payload.struct_value["yes"]) == ("decision", True)
+    assert interrupt.payload.string_value == "stop"
+    told = await holdfast("runs", "signal", RUN_ID, "input", "-d", "no json")
+    assert told.code == 2
+    assert "not JSON" in told.err
+
+
+async def test_a_refused_signal_says_why(server: ContractServer, holdfast: Holdfast) -> None:
+    def refuse(*_: Any) -> Any:
+        raise faults.RunEnded("The run has ended: FAILED.", facts={"status": "FAILED"})
+
+    server.invoker.script["SignalRun"] = refuse
+    told = await holdfast("runs", "signal", RUN_ID, "input")
+    assert told.code != 0
+    assert "RUN_ENDED" in told.err

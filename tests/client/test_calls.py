@@ -208,3 +208,57 @@ async def test_an_invocation_says_how_it_may_be_handed_off(server: ContractServe
     first, second = server.invoker.asked
     assert first.handoff.budget.deadline_ms == 60_000
     assert not second.HasField("handoff")
+
+
+async def test_a_signal_is_repeated_under_its_id_whatever_breaks(
+    server: ContractServer, client: Client
+) -> None:
+    def answer(request: Any, _: Any) -> Any:
+        if len(server.invoker.asked) < 3:
+            raise faults.LedgerUnavailable("away")
+        return pb.SignalRunResponse(signal_id=request.signal_id)
+
+    server.invoker.script["SignalRun"] = answer
+    signal_id = await client.signal(RUN_ID, "decision", {"approved": [True, None, 1.5]})
+    asked = server.invoker.asked
+    assert {each.signal_id for each in asked} == {signal_id}
+    assert len(asked) == 3
+    assert (asked[0].run_id, asked[0].key) == (RUN_ID, "decision")
+    assert asked[0].payload.struct_value["approved"][2] == 1.5
+    assert await client.signal(RUN_ID, "input", signal_id="mine") == "mine"
+
+
+async def test_a_handle_signals_and_interrupts_its_run(server: ContractServer, client: Client) -> None:
+    server.invoker.script["Invoke"] = lambda *_: invoked()
+    server.invoker.script["SignalRun"] = lambda asked, _: pb.SignalRunResponse(signal_id=asked.signal_id)
+    server.invoker.script["InterruptRun"] = lambda asked, _: pb.InterruptRunResponse(
+        signal_id=asked.signal_id
+    )
+    handle = await client.invoke("greet")
+    assert await handle.signal("input", "hello", signal_id="a") == "a"
+    assert await handle.interrupt("stop", signal_id="b") == "b"
+    _, signal, interrupt = server.invoker.asked
+    assert (signal.run_id, signal.key, signal.payload.string_value) == (RUN_ID, "input", "hello")
+    assert (interrupt.run_id, interrupt.payload.string_value) == (RUN_ID, "stop")
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (faults.RunEnded("it has", facts={"status": "SUCCEEDED"}), errors.RunEnded),
+        (faults.MailboxFull("it is", facts={"waiting": "1000"}), errors.MailboxFull),
+        (faults.InputRejected("none"), errors.InputRejected),
+        (faults.SignalIdReused("it was"), errors.SignalIdReused),
+    ],
+)
+async def test_a_signal_that_is_refused_is_not_repeated(
+    server: ContractServer, client: Client, fault: faults.Fault, expected: type[errors.HoldfastError]
+) -> None:
+    def answer(*_: Any) -> Any:
+        raise fault
+
+    server.invoker.script["SignalRun"] = answer
+    with pytest.raises(expected) as caught:
+        await client.signal(RUN_ID, "input", "hello")
+    assert caught.value.facts == fault.facts
+    assert len(server.invoker.asked) == 1

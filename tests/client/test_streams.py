@@ -344,3 +344,44 @@ async def test_a_conversation_that_joins_a_run_in_the_background_goes_on_to_its_
     assert not talk.handed_off
     assert talk.run is not None
     assert talk.run.handed_off
+
+
+async def test_what_is_said_in_a_conversation_survives_its_broken_stream(
+    server: ContractServer, client: Client
+) -> None:
+    broken = asyncio.Event()
+    said: dict[str, Any] = {}
+
+    async def converse(requests: Any, _: Any) -> AsyncIterator[Any]:
+        opening = await anext(aiter(requests))
+        yield pb.ConverseResponse(started=pb.ConverseStarted(run=run(last_sequence=1)))
+        if opening.HasField("start"):
+            yield pb.ConverseResponse(event=event(1))
+            await broken.wait()
+            raise faults.LedgerUnavailable("away")
+        # Answers of a later contract, and to other clients' words, are passed over.
+        yield pb.ConverseResponse(signalled=pb.ConverseSignalled(run_id=RUN_ID, signal_id="x"))
+        yield pb.ConverseResponse(refused=pb.ConverseRefused(run_id=RUN_ID, signal_id="y"))
+        yield pb.ConverseResponse(event=ended(2))
+
+    def signal(request: Any, _: Any) -> Any:
+        broken.set()
+        first = request.signal_id not in said
+        said.setdefault(request.signal_id, request)
+        if first:  # taken, and the answer lost
+            raise faults.ShuttingDown("draining")
+        return pb.SignalRunResponse(signal_id=request.signal_id)
+
+    server.invoker.script["Converse"] = converse
+    server.invoker.script["SignalRun"] = signal
+    server.invoker.script["InterruptRun"] = signal
+    async with client.converse("greet") as talk:
+        with pytest.raises(RuntimeError, match="Started"):
+            await talk.input("too early")
+        async for update in talk:
+            if isinstance(update, Event) and update.sequence == 1:
+                await talk.input("hello")
+                await talk.interrupt({"stop": True}, signal_id="mine")
+    kinds = [(type(each).__name__, each.signal_id == "mine") for each in said.values()]
+    assert kinds == [("SignalRunRequest", False), ("InterruptRunRequest", True)]
+    assert [each.payload.string_value for each in said.values()] == ["hello", ""]

@@ -180,3 +180,29 @@ async def away(run: Run, at: Gate) -> bool:
     await run.step(wait)
     note("ended", run.id, attempt=run.attempt)
     return moved
+
+
+@dataclass
+class Listening:
+    """A file that opens the gate when it is there, and how much to listen for then."""
+
+    file: str
+    times: int
+
+
+@app.agent("crash.listen")
+async def listen(run: Run, at: Listening) -> list[str]:
+    """Stand at the gate, then hear what was said."""
+
+    async def wait() -> None:
+        note("waiting", run.id, attempt=run.attempt)
+        while not Path(at.file).exists():  # noqa: ASYNC110 - the test opens it
+            await asyncio.sleep(0.005)
+
+    await run.step(wait)
+    heard = []
+    for _ in range(at.times):
+        heard.append(await run.receive())
+        note("heard", run.id, attempt=run.attempt, token=heard[-1])
+    note("ended", run.id, attempt=run.attempt)
+    return heard

@@ -16,7 +16,7 @@ import pytest_asyncio
 from examples.standins.chat_protocol import Answer, ChatRequest
 from examples.standins.model_server import ModelServer
 from examples.standins.webhook_receiver import WebhookReceiver
-from holdfast.client import Budget, BudgetDimension, Client, Destination, RunStatus, RunUnsuccessful
+from holdfast.client import Budget, BudgetDimension, Client, Destination, Event, RunStatus, RunUnsuccessful
 from holdfast.dev import Suite
 
 on_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
@@ -160,6 +160,22 @@ async def test_an_effect_for_an_unknown_destination_fails_the_run(guide: Guide) 
     assert run.outcome is not None
     assert run.outcome.failure is not None
     assert (run.status, run.outcome.failure.reason) == (RunStatus.FAILED, "DESTINATION_NOT_FOUND")
+
+
+@on_the_modules_loop
+async def test_an_agent_is_spoken_to_and_interrupted(guide: Guide) -> None:
+    async with guide.client.converse("dialogue") as talk:
+        async for update in talk:
+            if isinstance(update, Event) and update.kind == "started":
+                await talk.input("really?")
+                await talk.input("why?")
+            if isinstance(update, Event) and (update.kind, update.step) == ("step_started", "ponder#2"):
+                await talk.interrupt("leave it")
+                await talk.input("goodbye")
+    assert talk.run is not None
+    run = await guide.client.get_run(talk.run.run_id)
+    assert run.outcome is not None
+    assert run.outcome.result == ["really? Yes.", "As you like: leave it"]
 
 
 @on_the_modules_loop

@@ -19,9 +19,11 @@ from holdfast.v1.checkpoint_service_pb2_grpc import (
     CheckpointServiceServicer,
     add_CheckpointServiceServicer_to_server,
 )
+from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.run_pb2 import Budget, Outcome
 from holdfast.v1.transcript_pb2 import RunEvent
 from holdfast.v1.work_service_pb2 import (
+    ArrivedSignal,
     Assignment,
     CancelAsked,
     LeaseRef,
@@ -31,6 +33,7 @@ from holdfast.v1.work_service_pb2 import (
     RunnerHello,
     RunsLeased,
     SessionOpened,
+    SignalsArrived,
 )
 from holdfast.v1.work_service_pb2_grpc import WorkServiceServicer, add_WorkServiceServicer_to_server
 
@@ -47,6 +50,8 @@ class StoredRun:
         self.budget = budget
         self.epoch = 0
         self.commits: list[checkpoint_pb2.Commit] = []
+        self.mail: list[MailboxSignal] = []
+        self.mail_last = 0
         self.moved = asyncio.Event()
 
     @property
@@ -73,6 +78,7 @@ class StoredRun:
             last_commit=len(self.commits),
             last_sequence=self.events[-1].sequence if self.events else 1,
         )
+        assignment.mailbox_sequence = self.mail_last
         assignment.invocation.intent = self.intent
         assignment.invocation.payload.update(self.payload)
         assignment.invocation.budget.CopyFrom(self.budget)
@@ -153,6 +159,25 @@ class Platform(WorkServiceServicer, CheckpointServiceServicer):
         refs = [LeaseRef(run_id=run.run_id, epoch=run.epoch)]
         self._down.put_nowait(LeaseResponse(cancel=CancelAsked(leases=refs, reason=reason)))
 
+    def send(self, run: StoredRun, text: str, key: str = "input", *, urgent: bool = False) -> MailboxSignal:
+        """Put a signal in a run's mailbox, without a word to its runner."""
+        run.mail_last += 1
+        signal = MailboxSignal(
+            signal_id=f"s{run.mail_last}",
+            key=key,
+            payload=f'"{text}"'.encode(),
+            urgent=urgent,
+            sequence=run.mail_last,
+        )
+        run.mail.append(signal)
+        return signal
+
+    def push(self, run: StoredRun, *signals: MailboxSignal, epoch: int = 0) -> None:
+        """Push signals over the lease stream."""
+        lease = LeaseRef(run_id=run.run_id, epoch=epoch or run.epoch)
+        arrived = [ArrivedSignal(lease=lease, signal=signal) for signal in signals]
+        self._down.put_nowait(LeaseResponse(signals=SignalsArrived(signals=arrived)))
+
     def cut_lease_stream(self) -> None:
         """Break the runner's session stream."""
         self._down.put_nowait(None)
@@ -218,6 +243,7 @@ class Platform(WorkServiceServicer, CheckpointServiceServicer):
         if fate in ("commit", "lose"):
             assert commit.number == len(run.commits) + 1
             run.commits.append(commit)
+            run.mail = [each for each in run.mail if each.signal_id not in commit.consumed_signal_ids]
             if commit.WhichOneof("move"):
                 run.moved.set()
             answer.committed.SetInParent()
@@ -237,7 +263,7 @@ class Platform(WorkServiceServicer, CheckpointServiceServicer):
             yield LoadRunResponse(steps=commit.steps)
             for scope, count in commit.emitted.items():
                 emitted[scope] = emitted.get(scope, 0) + count
-        yield LoadRunResponse(emitted=emitted)
+        yield LoadRunResponse(emitted=emitted, signals=run.mail, mailbox_sequence=run.mail_last)
 
     async def ListCheckpoints(self, request: Any, context: Any) -> Any:  # noqa: N802
         del request

@@ -7,7 +7,7 @@ from typing import Any, Final
 from holdfast.checkpoint.group import Line
 from holdfast.checkpoint.message import item_of, uuid_of
 from holdfast.checkpoint.stream import CommitStream
-from holdfast.checkpoint.view import checkpoint_of, last_page, signal_message
+from holdfast.checkpoint.view import beginning_message, checkpoint_of, signal_message
 from holdfast.kit import crash_point
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, InvalidField, NotYetAvailable, ShuttingDown, StreamProtocol, Violation
@@ -83,15 +83,19 @@ class CheckpointServicer(Contract):
         if wrong:
             raise InvalidField("The request is malformed.", violations=wrong)
         beginning = await history.beginning(self._db, run_id, request.epoch)
+        last = pb.LoadRunResponse()
         async for page in history.load_steps(self._db, run_id, request.epoch):
             steps = [StepRecord.FromString(step.record) for step in page.steps]
-            yield pb.LoadRunResponse(steps=steps)
+            last = pb.LoadRunResponse(steps=steps)
+            if page.more:
+                yield last
         async for mail in mailbox_view.load_mail(self._db, run_id, request.epoch):
-            signals = [signal_message(signal) for signal in mail.signals]
-            if mail.more:
-                yield pb.LoadRunResponse(signals=signals)
-            else:
-                yield last_page(signals, mail.last, beginning)
+            if mail.signals:  # beside a page of steps they might be too much for one message
+                yield last
+                last = pb.LoadRunResponse(signals=[signal_message(signal) for signal in mail.signals])
+            last.mailbox_sequence = mail.last
+        last.MergeFrom(beginning_message(beginning))
+        yield last
 
     async def ListCheckpoints(  # noqa: N802
         self, request: pb.ListCheckpointsRequest, context: Any

@@ -1,7 +1,6 @@
 """Recorded steps as people see them; signals, and the end of a history, as runners do."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.struct_pb2 import Value
@@ -39,16 +38,10 @@ def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
     return shown
 
 
-def last_page(signals: Sequence[MailboxSignal], mail_last: int, beginning: Beginning) -> LoadRunResponse:
-    """Return the last page of a leased run's history, with what its lease begins with."""
+def beginning_message(beginning: Beginning) -> LoadRunResponse:
+    """Return what a lease begins with beside the recorded steps and the signals."""
     session = None if beginning.session is None else session_message(beginning.session)
-    return LoadRunResponse(
-        signals=signals,
-        mailbox_sequence=mail_last,
-        emitted=beginning.emitted,
-        session=session,
-        handed_off=beginning.handed_off,
-    )
+    return LoadRunResponse(emitted=beginning.emitted, session=session, handed_off=beginning.handed_off)
 
 
 def signal_message(signal: Signal) -> MailboxSignal:
