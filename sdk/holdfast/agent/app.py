@@ -106,8 +106,8 @@ class App:
         this intent on one runner. `on_input` says what becomes of input that comes while a run is going on:
         it waits for `run.receive` (enqueue), it is urgent as an interrupt is, or it is refused (reject).
         `session` is the type of `run.session`: a dataclass or a pydantic model whose fields all have
-        defaults, or a dict. With `predict`, a run that may move to the background does so before a step that would
-        probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says what
+        defaults, or a dict. With `predict`, a run that may move to the background does so before a step that
+        would probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says what
         becomes of messages that a model call has no room for. Raises ValueError or TypeError, in one
         sentence, for what cannot be served.
         """
