@@ -107,8 +107,8 @@ class App:
         it waits for `run.receive` (enqueue), it is urgent as an interrupt is, or it is refused (reject).
         `session` is the type of `run.session`: a dataclass or a pydantic model whose fields all have
         defaults, or a dict. With `predict`, a run that may move to the background does so before a step that
-        would probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says what
-        becomes of messages that a model call has no room for. Raises ValueError or TypeError, in one
+        would probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says
+        what becomes of messages that a model call has no room for. Raises ValueError or TypeError, in one
         sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
