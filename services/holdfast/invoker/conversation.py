@@ -16,7 +16,7 @@ from holdfast.invoker.envelope import Violations, read_envelope
 from holdfast.invoker.follower import Update
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.signal import Sent, read_input, read_interrupt
-from holdfast.invoker.view import run_message
+from holdfast.invoker.view import admitted_view, run_message
 from holdfast.kit.errors import (
     InputRejected,
     MailboxFull,
@@ -28,7 +28,7 @@ from holdfast.kit.errors import (
 )
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import inspect
-from holdfast.ledger.values import Admitted
+from holdfast.ledger.values import Admitted, RunView
 from holdfast.v1 import invoker_service_pb2 as pb
 from holdfast.v1 import run_pb2, transcript_pb2
 
@@ -108,15 +108,9 @@ class Conversation:
 
     async def _follow(self, request: pb.ConverseRequest) -> AsyncGenerator[pb.ConverseResponse, None]:
         """Open a run and pass on what happens in it, until it has ended."""
-        if request.WhichOneof("message") == "start":
-            run_id, reattached = await self._start(request.start)
-            after, epoch = 0, 0
-        else:
-            run_id, reattached = await self._attach(request.attach), True
-            after, epoch = request.attach.after_sequence, request.attach.after_epoch
-        async with self._parts.db.connection() as connection:
-            view = await inspect.get(connection, self._tenant, run_id)
-        self._run_id = run_id
+        view, reattached = await self._opened(request)
+        after, epoch = request.attach.after_sequence, request.attach.after_epoch  # 0 for a start
+        run_id = self._run_id = view.run_id
         self._waiting_openings -= 1
         self._followed.set()
         started = pb.ConverseStarted(run=run_message(view), reattached=reattached)
@@ -146,7 +140,20 @@ class Conversation:
                     break
         self._followed.clear()
 
-    async def _start(self, start: pb.ConverseStart) -> tuple[uuid.UUID, bool]:
+    async def _opened(self, request: pb.ConverseRequest) -> tuple[RunView, bool]:
+        """Return the run that is followed from here on, and whether it was there before."""
+        view = None
+        if request.WhichOneof("message") == "start":
+            run_id, view = await self._start(request.start)
+        else:
+            run_id = await self._attach(request.attach)
+        if view is not None:
+            return view, False
+        async with self._parts.db.connection() as connection:
+            return await inspect.get(connection, self._tenant, run_id), True
+
+    async def _start(self, start: pb.ConverseStart) -> tuple[uuid.UUID, RunView | None]:
+        """Admit a run, and return it as it was admitted; only its id if an earlier call made it."""
         wrong = Violations("start.")
         if start.on_disconnect not in run_pb2.OnDisconnect.values():
             wrong.add("on_disconnect", "is not one of its values")
@@ -164,7 +171,7 @@ class Conversation:
         except Exception:
             self._cancel_if_left = False  # there is nothing to cancel
             raise
-        return admitted.run_id, not admitted.created
+        return admitted.run_id, admitted_view(invocation, admitted) if admitted.created else None
 
     async def _attach(self, attach: pb.ConverseAttach) -> uuid.UUID:
         wrong = Violations("attach.")
