@@ -5,9 +5,10 @@
     holdfast chat research
 
 It shows what an interactive agent needs: it speaks at once, calls tools in a loop, keeps a conversation in
-its session, asks a cheaper model as its budget runs low, says what it has when the budget ends, and moves to
-the background before work that would outlast the person who waits (`{"thorough": true}`, where the caller
-allows it). The documents are this repository's own, or those of RESEARCH_LIBRARY.
+its session, lets itself be interrupted, asks a cheaper model as its budget runs low, says what it has when
+the budget ends, and moves to the background before work that would outlast the person who waits
+(`{"thorough": true}`, where the caller allows it). The documents are this repository's own, or those of
+RESEARCH_LIBRARY.
 """
 
 import asyncio
@@ -19,7 +20,19 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from holdfast.agent import CHEAPEST, App, Dimension, Message, Permanent, Run, Rung, step
+from holdfast.agent import (
+    CHEAPEST,
+    App,
+    Dimension,
+    Interrupted,
+    Message,
+    Permanent,
+    Policy,
+    Run,
+    Rung,
+    Talk,
+    step,
+)
 
 LIBRARY: Final = Path(os.environ.get("RESEARCH_LIBRARY") or Path(__file__).resolve().parent.parent / "docs")
 PART: Final = 4_000  # characters
@@ -31,6 +44,7 @@ INSTRUCTIONS: Final = (
     "You answer questions from a library of documents. Search it, read what you need, and name the documents "
     "your answer rests on. Say so when the library does not have the answer."
 )
+BARGE_IN: Final = Policy(attempts=5, repeatable=True, interruptible=True)
 FRUGAL: Final = [Rung(at=0.6, use=CHEAPEST), Rung(at=0.8, context=0.5), Rung(at=0.9, skip_optional=True)]
 
 app = App("research")
@@ -103,12 +117,22 @@ async def research(run: Run, question: Question) -> str:
     if question.thorough:
         messages.append(Message("system", await notes_on_everything(run, question.message)))
     messages.append(Message("user", question.message))
-    done = await run.converse_with_tools(messages, [search, read], max_rounds=12)
+    done = await talk(run, messages)
     further = await run.step(suggest, question.message)
     if further:
         run.say(f"Further reading: {', '.join(further[:3])}")
     talks.turns = [*talks.turns, Turn(question.message, done.content)][-REMEMBERED:]
     return done.content
+
+
+async def talk(run: Run, messages: list[Message]) -> Talk:
+    """Let the model look things up until it has its answer; whoever interrupts it changes its course."""
+    while True:
+        try:
+            return await run.converse_with_tools(messages, [search, read], max_rounds=12, policy=BARGE_IN)
+        except Interrupted as interruption:
+            run.say("All right.")
+            messages.append(Message("user", str(interruption.payload)))
 
 
 async def notes_on_everything(run: Run, question: str) -> str:

@@ -26,6 +26,8 @@ def script(chat: ChatRequest) -> Answer:
     last = str(chat.messages[-1]["content"])
     if last.startswith("What does this say about the question"):
         return Answer("nothing much")
+    if last == "Tell me everything, slowly.":
+        return Answer("word " * 2000)
     since = [message for message in chat.messages if message["role"] in ("user", "tool")]
     since = since[max(at for at, message in enumerate(since) if message["role"] == "user") :]
     match len(since):
@@ -39,7 +41,7 @@ def script(chat: ChatRequest) -> Answer:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def library() -> AsyncIterator[Library]:
-    async with ModelServer(answer=script) as model:
+    async with ModelServer(answer=script, token_delay_ms=2) as model:
         told = {
             "runner": {
                 "OPENAI_BASE_URL": model.url,
@@ -112,3 +114,24 @@ async def test_thorough_work_goes_on_in_the_background(library: Library) -> None
     assert run.handed_off
     async with library.client.watch(handle.run_id) as events:
         assert "handed_off" in [event.kind async for event in events if isinstance(event, Event)]
+
+
+@on_the_modules_loop
+async def test_whoever_interrupts_it_changes_its_course(library: Library) -> None:
+    kinds = []
+    interrupted = False
+    asked = Invocation("research", {"message": "Tell me everything, slowly."})
+    async with library.client.converse(asked) as talk:
+        async for update in talk:
+            if not isinstance(update, Event):
+                continue
+            kinds.append(update.kind)
+            if update.kind == "token" and not interrupted:
+                interrupted = True
+                await talk.interrupt("Why are there pools?")
+        assert talk.run is not None
+    run = await library.client.get_run(talk.run.run_id)
+    assert run.status is RunStatus.SUCCEEDED
+    assert run.outcome is not None
+    assert run.outcome.result == "Answer 2, from adr/0005-pools.md"
+    assert kinds.count("input_received") == 1
