@@ -1,5 +1,6 @@
 """A model call as a step: reserved before, settled after, told piece by piece as it arrives."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,8 +145,10 @@ class ModelCall:
             climb.answered()
             self._count(frame, error)
             raise
-        except BaseException:
+        except BaseException as error:
             climb.unsaid()
+            if not isinstance(error, asyncio.CancelledError):
+                raise
             # It has read what it was asked, and written what was heard: that is paid for.
             frame.context = self._size(self.shown)
             frame.tokens_used = frame.context + estimate_text("".join(heard))
