@@ -23,20 +23,24 @@ def started() -> pb.ConverseResponse:
 async def test_an_interrupt_that_is_refused_is_a_sentence_and_the_run_is_followed_on(
     server: ContractServer, tmp_path: Path
 ) -> None:
-    asked = server.invoker.asked
+    refused = asyncio.Event()
+    asked: list[Any] = []
 
     async def script(requests: Any, _: Any) -> AsyncIterator[Any]:
-        requests = aiter(requests)
-        asked.append(await anext(requests))
+        asked.append(await anext(aiter(requests)))
         yield started()
-        if asked[-1].WhichOneof("message") == "start":
-            yield said(1, "thinking")
-            asked.append(await anext(requests))
-            raise faults.NotYetAvailable("Interrupts come later.")
+        yield said(1, "thinking")
+        await refused.wait()
         yield said(2, "done")
         yield pb.ConverseResponse(event=ended(3))
 
+    def refuse(request: Any, _: Any) -> Any:
+        asked.append(request)
+        refused.set()
+        raise faults.MailboxFull("Too much waits already.")
+
     server.invoker.script["Converse"] = script
+    server.invoker.script["InterruptRun"] = refuse
     environment = {"HOLDFAST_ADDRESS": server.address}
     async with typist("chat", "greet", folder=tmp_path, environment=environment) as person:
         await person.sees("> ")
@@ -45,14 +49,13 @@ async def test_an_interrupt_that_is_refused_is_a_sentence_and_the_run_is_followe
         person.press(CONTROL_C)
         await person.sees("cancel the run) > ")
         person.type("hurry up")
-        await person.sees("NOT_YET_AVAILABLE: Interrupts come later")
+        await person.sees("MAILBOX_FULL: Too much waits already")
         await person.sees("done")
         await person.sees("> ")
         person.press(CONTROL_D)
         assert await person.ended() == 0
     assert asked[0].start.invocation.payload["message"] == "hello"
-    assert asked[1].interrupt.payload.string_value == "hurry up"
-    assert (asked[2].attach.run_id, asked[2].attach.after_sequence) == (RUN_ID, 1)
+    assert (asked[1].run_id, asked[1].payload.string_value) == (RUN_ID, "hurry up")
 
 
 async def test_a_run_that_moves_to_the_background_leaves_the_chat_at_its_prompt(

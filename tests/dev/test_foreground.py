@@ -103,7 +103,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    def lives(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return [pid for pid in pids if lives(pid)]
 
 
 async def test_it_runs_agents_and_ctrl_c_leaves_nothing(dev: Dev, folder: Path) -> None:

@@ -157,7 +157,7 @@ class Chat:
                 await conversation.interrupt(text)
                 self._said_something = True
                 self.screen.tell("said to the agent")
-            except errors.Unavailable as error:
+            except errors.HoldfastError as error:
                 self.screen.tell(f"it was not heard: {refusal(error)}")
         else:
             self.screen.tell("going on")
