@@ -1,7 +1,7 @@
 """A ladder of models: whoever cannot answer is passed over, told, and remembered by its breaker."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -195,24 +195,41 @@ async def test_a_budget_of_tokens_ends_the_run_and_not_the_ladder(app: App, larg
 def test_a_breaker_opens_probes_once_and_closes() -> None:
     now = 0.0
     breaker = ModelBreaker(failures=2, reset_after=10, clock=lambda: now)
-    assert breaker.admit()
-    breaker.failed()
-    assert breaker.admit()
-    breaker.failed()
+    for _ in range(2):
+        breaker.failed(breaker.admit())
     assert not breaker.admit()
     assert breaker.wait == 10
     now = 10.0
-    assert breaker.admit()
+    probe = breaker.admit()
+    assert probe
     assert not breaker.admit(), "one probe at a time"
-    breaker.unsaid()
-    assert breaker.admit(), "a cancelled probe says nothing"
-    breaker.failed(retry_after=30)
+    breaker.unsaid(probe)
+    probe = breaker.admit()
+    assert probe, "a cancelled probe says nothing"
+    breaker.failed(probe, retry_after=30)
     assert breaker.wait == 30
     now = 40.0
+    breaker.answered(breaker.admit())
     assert breaker.admit()
-    breaker.answered()
     assert breaker.admit()
+
+
+@pytest.mark.parametrize("end", [ModelBreaker.answered, ModelBreaker.failed, ModelBreaker.unsaid])
+def test_a_call_from_before_the_breaker_opened_decides_nothing(
+    end: Callable[[ModelBreaker, int], None],
+) -> None:
+    now = 0.0
+    breaker = ModelBreaker(failures=2, reset_after=10, clock=lambda: now)
+    late, later = breaker.admit(), breaker.admit()
+    for _ in range(2):
+        breaker.failed(breaker.admit())
+    end(breaker, late)
+    assert breaker.wait == 10, "it stays open as long as it was"
+    assert not breaker.admit()
+    now = 10.0
     assert breaker.admit()
+    end(breaker, later)
+    assert not breaker.admit(), "the probe is still under way"
 
 
 def test_a_ladder_without_models_is_refused() -> None:

@@ -90,6 +90,7 @@ class Climb:
         self._names = names if asked is None else names[:1]
         self._at = 0
         self._tries = 0
+        self._pass = 0
 
     @property
     def name(self) -> str:
@@ -103,7 +104,9 @@ class Climb:
         """
         while True:
             for place in range(self._at, len(self._names)):
-                if self._breakers[self._names[place]].admit():
+                admitted = self._breakers[self._names[place]].admit()
+                if admitted:
+                    self._pass = admitted
                     if place != self._at:
                         self._at, self._tries = place, 0
                     return self._models[self.name]
@@ -112,11 +115,11 @@ class Climb:
 
     def answered(self) -> None:
         """Note that the model answered, if only with a refusal."""
-        self._breakers[self.name].answered()
+        self._breakers[self.name].answered(self._pass)
 
     def failed(self, error: ModelUnavailable) -> bool:
         """Note that the model could not answer; say whether another one is asked next."""
-        self._breakers[self.name].failed(error.retry_after)
+        self._breakers[self.name].failed(self._pass, error.retry_after)
         self._tries += 1
         if self._tries < TRIES or self._at + 1 == len(self._names):
             return False
@@ -126,4 +129,4 @@ class Climb:
 
     def unsaid(self) -> None:
         """Note that the call was given up before anything was known."""
-        self._breakers[self.name].unsaid()
+        self._breakers[self.name].unsaid(self._pass)
