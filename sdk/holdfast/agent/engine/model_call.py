@@ -85,19 +85,22 @@ class ModelCall:
     summarise: Summarise
     shown: Sequence[Message] = field(default=())
     _climb: Climb | None = None
+    _made: Call | None = None
 
     def call(self, name: str, policy: Policy) -> Call:
         """Describe it as a step; the input is what the model is asked, not where it runs."""
         asked = {"messages": [message.to_json() for message in self.messages]} | self.wishes.to_json()
         made = Call(
-            name=name, kind=MODEL, input=asked, policy=policy, result=_SHAPE, execute=self._execute, tokens=0
+            name=name, kind=MODEL, input=asked, policy=policy, result=_SHAPE, execute=self._execute
         )
 
         async def prepare(key: str) -> None:
             self.shown = await self._trimmed(key)
-            made.tokens = made.context = self._size(self.shown)
+            made.reads = self._size(self.shown)
+            made.writes = self.wishes.max_tokens or LONGEST_REPLY
 
         made.prepare = prepare
+        self._made = made
         return made
 
     def _size(self, messages: Sequence[Message]) -> int:
@@ -182,7 +185,8 @@ class ModelCall:
     def _limit(self, endpoint: ModelEndpoint) -> int | None:
         """Return how much may be written: no more than is left, and than the model has room for."""
         wished = self.wishes.max_tokens
-        left = self.budget.tokens  # beyond the estimate, which is already set aside for this call
+        assert self._made is not None  # it is executed as the call it has made
+        left = self._made.allowed
         if endpoint.window:
             left = min(left, max(1, endpoint.window - self._size(self.shown)))
         return wished if left >= (wished or LONGEST_REPLY) else max(1, left)
