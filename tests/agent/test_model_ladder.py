@@ -237,6 +237,46 @@ def test_a_ladder_without_models_is_refused() -> None:
         Models()
 
 
+async def test_a_model_that_is_silent_too_long_is_passed_over(
+    large: ModelServer, small: ModelServer
+) -> None:
+    ladder = Models(
+        large=ModelEndpoint(large.url, KEY, "standin-large", timeout=0.1),
+        small=ModelEndpoint(small.url, KEY, "standin-small", timeout=5),
+    )
+    app = App("asks", model=ladder)
+
+    @app.agent("ask")
+    async def ask(run: Run) -> str:
+        return (await run.model("what?")).model
+
+    large.faults.add(Fault("slow_start", count=2, delay=5))
+    small.answers.append(Answer("in time"))
+    memory = Memory("ask")
+    assert await memory.run(app) is Left.ENDED
+    assert memory.outcome.result.string_value == "standin-small"
+    assert large.stats.tokens_sent == 0, "who was silent stops when it is left"
+    await app.close()
+
+
+async def test_an_estimator_of_the_apps_own_counts_for_the_environments_models(
+    monkeypatch: pytest.MonkeyPatch, large: ModelServer
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", large.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    app = App("asks", estimate=lambda messages, tools: 10**6)
+
+    @app.agent("ask")
+    async def ask(run: Run) -> None:
+        await run.model("what?")
+
+    memory = Memory("ask")
+    assert await memory.run(app) is Left.ENDED
+    assert Dimension(memory.outcome.exhausted) is Dimension.CONTEXT
+    assert large.stats.requests == 0
+    await app.close()
+
+
 async def test_the_environment_may_list_several_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("OPENAI_MODEL", "gpt-large, gpt-small")

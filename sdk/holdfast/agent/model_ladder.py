@@ -12,6 +12,7 @@ from typing import Final
 from holdfast.agent.model import Message, ModelEndpoint, ModelSettings, ToolSpec
 from holdfast.agent.model_breaker import ModelBreaker
 from holdfast.agent.model_error import ModelUnavailable
+from holdfast.agent.model_tokens import TokenEstimator, estimate_tokens
 
 TRIES: Final = 2
 LONGEST_WAIT: Final = 30.0  # seconds
@@ -44,15 +45,22 @@ class Models:
         """Return the tokens a call will read, by the estimator of the first model."""
         return next(iter(self._models.values())).estimate_tokens(messages, tools)
 
+    def window(self, named: str | None = None) -> int:
+        """Return how many tokens the model holds that a call of that name asks first; 0 if not known."""
+        return self._models[self.climb(named).name].window
+
     @classmethod
-    def from_environment(cls) -> "Models":
+    def from_environment(cls, estimate: TokenEstimator = estimate_tokens) -> "Models":
         """Make the ladder that OPENAI_MODEL lists, divided by commas, at OPENAI_BASE_URL; one is enough.
 
-        Raises ValueError when no model is configured.
+        `estimate` counts the tokens of a call before it is made. Raises ValueError when no model is configured.
         """
         settings = ModelSettings.from_environment()
         return cls(
-            **{name: ModelEndpoint(settings.base_url, settings.api_key, name) for name in settings.models}
+            **{
+                name: ModelEndpoint(settings.base_url, settings.api_key, name, estimate=estimate)
+                for name in settings.models
+            }
         )
 
     async def close(self) -> None:

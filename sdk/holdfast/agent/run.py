@@ -244,7 +244,7 @@ class Run:
             [Message("system", SUMMARISE), Message("user", talk)],
             Wishes(max_tokens=LONGEST_SUMMARY, stream=False, trim="cut"),
         )
-        reply: ModelReply = await self._stepper.perform(f"{key}.summary", asked.call("summary", MODEL_POLICY))
+        reply: ModelReply = await self._stepper.perform(key, asked.call("summary", MODEL_POLICY))
         return reply.content
 
     def receive(self, key: str = "input", *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:

@@ -86,6 +86,8 @@ class ModelCall:
     shown: Sequence[Message] = field(default=())
     _climb: Climb | None = None
     _made: Call | None = None
+    _left_out: int = 0
+    _told: int = 0
 
     def call(self, name: str, policy: Policy) -> Call:
         """Describe it as a step; the input is what the model is asked, not where it runs."""
@@ -109,9 +111,22 @@ class ModelCall:
         except ValueError:  # no model is configured: the call itself says so, as a step that fails
             return estimate_tokens(messages, self.wishes.tools)
 
+    def _room(self, window: int) -> int:
+        """Return the tokens that may be read: of the context, and of the window beside what is written."""
+        room = int(self.budget.context * self.degradation.context)
+        if window:
+            room = min(room, window - min(self.wishes.max_tokens or LONGEST_REPLY, window // 2))
+        return room
+
+    def _window(self) -> int:
+        try:
+            return self.models().window(self.wishes.model or self.degradation.use)
+        except ValueError:  # no model is configured: the call itself says so
+            return 0
+
     async def _trimmed(self, key: str) -> Sequence[Message]:
         """Return the messages there is room for, as the agent's policy chooses them."""
-        room = int(self.budget.context * self.degradation.context)
+        room = self._room(self._window())
         if self.wishes.trim == "error" or self._size(self.messages) <= room:
             return self.messages
 
@@ -121,13 +136,30 @@ class ModelCall:
         if self.wishes.trim == "cut":
             return cut(self.messages, fits)
         shown, left_out = oldest_first(self.messages, fits)
+        self._left_out = len(left_out)
         if self.wishes.trim == "oldest_first" or not left_out:
             return shown
-        summary = Message("system", f"Earlier in this conversation: {await self.summarise(key, left_out)}")
+        # The key says how much it sums up: a replay may have less room, and asks for another summary then.
+        summed_up = await self.summarise(f"{key}.summary.{len(left_out)}", left_out)
+        summary = Message("system", f"Earlier in this conversation: {summed_up}")
         beside = self._size([summary])
-        shown, _ = oldest_first(self.messages, lambda messages: fits(messages, beside))
+        shown, left_out = oldest_first(self.messages, lambda messages: fits(messages, beside))
+        self._left_out = len(left_out)
         at = next((n for n, each in enumerate(shown) if each.role not in ("system", "developer")), len(shown))
         return [*shown[:at], summary, *shown[at:]]
+
+    def _fit(self, frame: Frame, endpoint: ModelEndpoint) -> None:
+        """Leave out what this model has no room for, too, and tell what is left out when it becomes more."""
+        room = self._room(endpoint.window)
+        if self.wishes.trim in ("oldest_first", "summarise") and self._size(self.shown) > room:
+            shown, left_out = oldest_first(self.shown, lambda messages: self._size(messages) <= room)
+            self.shown = shown
+            self._left_out += len(left_out)
+        if self._left_out > self._told:
+            self._told = self._left_out
+            self.transcript.trimmed(
+                frame, self._left_out, len(self.messages), self._size(self.messages), room
+            )
 
     async def _execute(self, key: str, frame: Frame) -> ModelReply:
         """Ask the model whose turn it is; the next try may be another's."""
@@ -135,6 +167,7 @@ class ModelCall:
         if climb is None:
             climb = self._climb = self.models().climb(self.wishes.model or self.degradation.use)
         endpoint = await climb.endpoint()
+        self._fit(frame, endpoint)
         heard: list[str] = []
         try:
             reply = await self._asked(endpoint, climb.asked, key, frame, heard)
