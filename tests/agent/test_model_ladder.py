@@ -237,9 +237,7 @@ def test_a_ladder_without_models_is_refused() -> None:
         Models()
 
 
-async def test_a_model_that_is_silent_too_long_is_passed_over(
-    large: ModelServer, small: ModelServer
-) -> None:
+async def test_a_model_that_is_silent_too_long_is_passed_over(large: ModelServer, small: ModelServer) -> None:
     ladder = Models(
         large=ModelEndpoint(large.url, KEY, "standin-large", timeout=0.1),
         small=ModelEndpoint(small.url, KEY, "standin-small", timeout=5),

@@ -92,9 +92,7 @@ class ModelCall:
     def call(self, name: str, policy: Policy) -> Call:
         """Describe it as a step; the input is what the model is asked, not where it runs."""
         asked = {"messages": [message.to_json() for message in self.messages]} | self.wishes.to_json()
-        made = Call(
-            name=name, kind=MODEL, input=asked, policy=policy, result=_SHAPE, execute=self._execute
-        )
+        made = Call(name=name, kind=MODEL, input=asked, policy=policy, result=_SHAPE, execute=self._execute)
 
         async def prepare(key: str) -> None:
             self.shown = await self._trimmed(key)
