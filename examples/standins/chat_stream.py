@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,10 @@ from starlette.types import Receive, Scope, Send
 from examples.standins.chat_protocol import ChatRequest, Completion, error_body
 from examples.standins.fault import Fault
 from examples.standins.serving import Connections, client_left
+
+
+_UNBROKEN = frozenset({"no_usage", "slow_start"})
+"""Faults of a stream that comes to its end all the same."""
 
 
 @dataclass
@@ -34,6 +39,12 @@ class Line:
     connections: Connections
     token_delay: float
     stops_when_client_leaves: bool
+    departures: "asyncio.Queue[float]"
+
+    def client_left(self) -> None:
+        """Count a client that left before its answer was whole, and note when."""
+        self.stats.clients_left += 1
+        self.departures.put_nowait(time.monotonic())
 
 
 class Unanswered(Response):
@@ -49,7 +60,7 @@ class Unanswered(Response):
             self._line.connections.cut(tuple(scope["client"]))
             return
         await client_left(receive)
-        self._line.stats.clients_left += 1
+        self._line.client_left()
 
 
 class TokenStream(Response):
@@ -63,7 +74,7 @@ class TokenStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream to its end, its fault, or the client's leaving."""
         stats = self._line.stats
-        left = asyncio.create_task(client_left(receive))
+        left = asyncio.create_task(self._left(receive))
         stats.streams += 1
         stats.open_streams += 1
         try:
@@ -75,13 +86,20 @@ class TokenStream(Response):
                 await self._break_off(scope, send)
         finally:
             stats.open_streams -= 1
-            stats.clients_left += left.done()
             left.cancel()
+
+    async def _left(self, receive: Receive) -> None:
+        await client_left(receive)
+        self._line.client_left()
 
     async def _send_tokens(self, send: Send, left: asyncio.Task[None]) -> bool:
         """Send the answer token by token; False when the client left or the fault's place was reached."""
         line, fault = self._line, self._fault
-        breaks_after = fault.after_tokens if fault is not None and fault.kind != "no_usage" else None
+        breaks_after = None if fault is None or fault.kind in _UNBROKEN else fault.after_tokens
+        if fault is not None and fault.kind == "slow_start":
+            await asyncio.wait({left}, timeout=fault.delay)
+            if left.done():
+                return False
         for sent, delta in enumerate(self._completion.deltas()):
             if sent == breaks_after:
                 return False
@@ -111,7 +129,7 @@ class TokenStream(Response):
 
     async def _send_end(self, send: Send) -> None:
         await _send_event(send, self._completion.chunk({}, self._completion.finish_reason))
-        if self._chat.wants_usage and self._fault is None:
+        if self._chat.wants_usage and (self._fault is None or self._fault.kind != "no_usage"):
             await _send_event(send, self._completion.usage_chunk())
         await _send_data(send, "[DONE]")
         await send({"type": "http.response.body", "body": b""})

@@ -13,13 +13,14 @@ class Fault:
     `kind` is an HTTP status ("429", "500", any other from 300 up), "hang" (no answer until the client
     leaves), "reset" (the connection is cut before anything happens), or one of the words the stand-in adds.
     `retry_after` is in seconds and goes into the header of that name. `after_tokens` says how much of a
-    stream is sent before it breaks.
+    stream is sent before it breaks, `delay` how long one that starts slowly is silent, in seconds.
     """
 
     kind: str
     count: int = 1
     retry_after: float | None = None
     after_tokens: int = 3
+    delay: float = 0.0
     message: str = "The stand-in was told to fail."
     code: str | None = None
     param: str | None = None

@@ -42,8 +42,8 @@ from examples.standins.triage_script import triage
 MODELS = ("standin-large", "standin-small")
 # "drop": the connection breaks after some tokens. "error_in_stream": an error arrives as an event instead.
 # "garbage": an event that is no JSON. "no_usage": the usage is left out. "unstreamed": one JSON body though
-# a stream was asked for.
-MODEL_FAULTS = frozenset({"drop", "error_in_stream", "garbage", "no_usage", "unstreamed"})
+# a stream was asked for. "slow_start": the stream is silent for `delay` before its first token.
+MODEL_FAULTS = frozenset({"drop", "error_in_stream", "garbage", "no_usage", "slow_start", "unstreamed"})
 
 
 class ModelServer:
@@ -69,8 +69,12 @@ class ModelServer:
         self.stats = ModelStats()
         self.faults = FaultPlan(MODEL_FAULTS)
         self.answers: deque[Answer] = deque()
+        self.departures: asyncio.Queue[float] = asyncio.Queue()
+        """When each client left before its answer was whole, in seconds of `time.monotonic`."""
         self.requests: deque[dict[str, Any]] = deque(maxlen=200)
-        self._line = Line(self.stats, Connections(), token_delay_ms / 1000, stops_when_client_leaves)
+        self._line = Line(
+            self.stats, Connections(), token_delay_ms / 1000, stops_when_client_leaves, self.departures
+        )
         self._api_key = api_key
         self._models = models
         self.script = answer

@@ -6,7 +6,9 @@ import pytest
 
 from examples.standins.chat_protocol import Answer
 from examples.standins.model_server import ModelServer
-from holdfast.agent import App, Dimension, Limits, ModelEndpoint, Models, Run, Rung, step
+from holdfast.agent import App, Dimension, Limits, ModelEndpoint, Models, Run, Rung, Usage, step
+from holdfast.agent.budget import Meter
+from holdfast.agent.engine.report import Reports
 from holdfast.agent.execution import Left
 from tests.agent.memory import AMPLE, Memory
 
@@ -105,6 +107,25 @@ async def test_what_is_spent_is_told_after_model_calls_and_at_thresholds(
     told = memory.told("budget_reported")
     assert [report.usage.steps for report in told] == [5, 8, 9]
     assert {report.budget.max_steps for report in told} == {10}
+
+
+def test_each_limit_is_told_where_it_begins_to_matter() -> None:
+    budget = Meter(TEN_STEPS, Usage(steps=6), TEN_STEPS.deadline)
+    reports = Reports(budget)
+    assert not reports.due(after_model=False), "what was passed before this lease has been told"
+    budget.charge(Usage(tokens=TEN_STEPS.tokens // 2))
+    assert reports.due(after_model=False), "half of the tokens, though more of the steps is spent"
+    assert not reports.due(after_model=False), "each threshold once"
+
+
+def test_reports_after_model_calls_keep_their_distance() -> None:
+    now = 0.0
+    reports = Reports(Meter(AMPLE, Usage(), AMPLE.deadline), clock=lambda: now)
+    assert reports.due(after_model=True)
+    now = 0.2
+    assert not reports.due(after_model=True)
+    now = 0.25
+    assert reports.due(after_model=True)
 
 
 @pytest.mark.parametrize(

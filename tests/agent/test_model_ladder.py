@@ -1,7 +1,7 @@
 """A ladder of models: whoever cannot answer is passed over, told, and remembered by its breaker."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -195,29 +195,84 @@ async def test_a_budget_of_tokens_ends_the_run_and_not_the_ladder(app: App, larg
 def test_a_breaker_opens_probes_once_and_closes() -> None:
     now = 0.0
     breaker = ModelBreaker(failures=2, reset_after=10, clock=lambda: now)
-    assert breaker.admit()
-    breaker.failed()
-    assert breaker.admit()
-    breaker.failed()
+    for _ in range(2):
+        breaker.failed(breaker.admit())
     assert not breaker.admit()
     assert breaker.wait == 10
     now = 10.0
-    assert breaker.admit()
+    probe = breaker.admit()
+    assert probe
     assert not breaker.admit(), "one probe at a time"
-    breaker.unsaid()
-    assert breaker.admit(), "a cancelled probe says nothing"
-    breaker.failed(retry_after=30)
+    breaker.unsaid(probe)
+    probe = breaker.admit()
+    assert probe, "a cancelled probe says nothing"
+    breaker.failed(probe, retry_after=30)
     assert breaker.wait == 30
     now = 40.0
+    breaker.answered(breaker.admit())
     assert breaker.admit()
-    breaker.answered()
     assert breaker.admit()
+
+
+@pytest.mark.parametrize("end", [ModelBreaker.answered, ModelBreaker.failed, ModelBreaker.unsaid])
+def test_a_call_from_before_the_breaker_opened_decides_nothing(
+    end: Callable[[ModelBreaker, int], None],
+) -> None:
+    now = 0.0
+    breaker = ModelBreaker(failures=2, reset_after=10, clock=lambda: now)
+    late, later = breaker.admit(), breaker.admit()
+    for _ in range(2):
+        breaker.failed(breaker.admit())
+    end(breaker, late)
+    assert breaker.wait == 10, "it stays open as long as it was"
+    assert not breaker.admit()
+    now = 10.0
     assert breaker.admit()
+    end(breaker, later)
+    assert not breaker.admit(), "the probe is still under way"
 
 
 def test_a_ladder_without_models_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one model"):
         Models()
+
+
+async def test_a_model_that_is_silent_too_long_is_passed_over(large: ModelServer, small: ModelServer) -> None:
+    ladder = Models(
+        large=ModelEndpoint(large.url, KEY, "standin-large", timeout=0.1),
+        small=ModelEndpoint(small.url, KEY, "standin-small", timeout=5),
+    )
+    app = App("asks", model=ladder)
+
+    @app.agent("ask")
+    async def ask(run: Run) -> str:
+        return (await run.model("what?")).model
+
+    large.faults.add(Fault("slow_start", count=2, delay=5))
+    small.answers.append(Answer("in time"))
+    memory = Memory("ask")
+    assert await memory.run(app) is Left.ENDED
+    assert memory.outcome.result.string_value == "standin-small"
+    assert large.stats.tokens_sent == 0, "who was silent stops when it is left"
+    await app.close()
+
+
+async def test_an_estimator_of_the_apps_own_counts_for_the_environments_models(
+    monkeypatch: pytest.MonkeyPatch, large: ModelServer
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", large.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    app = App("asks", estimate=lambda messages, tools: 10**6)
+
+    @app.agent("ask")
+    async def ask(run: Run) -> None:
+        await run.model("what?")
+
+    memory = Memory("ask")
+    assert await memory.run(app) is Left.ENDED
+    assert Dimension(memory.outcome.exhausted) is Dimension.CONTEXT
+    assert large.stats.requests == 0
+    await app.close()
 
 
 async def test_the_environment_may_list_several_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.standins.chat_protocol import Answer
+from examples.standins.chat_protocol import Answer, ChatRequest
+from examples.standins.fault import Fault
 from examples.standins.model_server import ModelServer
-from holdfast.agent import App, Dimension, Limits, Message, ModelEndpoint, Run
+from holdfast.agent import App, Dimension, Limits, Message, ModelEndpoint, Models, Run, Rung
 from holdfast.agent.execution import Left
 from holdfast.agent.model_trim import Trim, oldest_first
 from holdfast.agent.model_value import ToolCall
+from holdfast.agent.wire import draft as wire
 from tests.agent.memory import AMPLE, Memory
 
 KEY = "sk-a-key"
@@ -101,11 +103,83 @@ async def test_what_is_left_out_may_be_summarised_by_a_step_of_its_own(server: M
     app = asks(server, "summarise")
     memory = narrow()
     assert await memory.run(app) is Left.ENDED
-    assert memory.keys == ["model.summary", "model"]
+    assert memory.keys == ["model.summary.8", "model"]
     shown = [message["content"] for message in server.requests[-1]["body"]["messages"]]
     assert shown[1] == "Earlier in this conversation: they said words"
     assert memory.outcome.result.string_value == "fine"
     await app.close()
+
+
+async def test_a_crash_after_the_summary_lets_a_rung_trim_otherwise(server: ModelServer) -> None:
+    def answer(chat: ChatRequest) -> Answer:
+        return Answer("they said words" if len(chat.messages) == 2 else "fine")
+
+    server.script = answer
+    app = App("asks", model=ModelEndpoint(server.url, KEY, "standin-large"))
+
+    @app.agent("ask", trim="summarise", degrade=[Rung(at=0.3, context=0.7)])
+    async def ask(run: Run) -> str:
+        return (await run.model(LONG)).content
+
+    memory = Memory("ask", limits=Limits(AMPLE.deadline, 3, AMPLE.tools, AMPLE.tokens, 250))
+    memory.remaining = AMPLE.deadline
+    assert await memory.crash(app, 1)
+    assert memory.keys == ["model.summary.6"]
+    assert await memory.run(app) is Left.ENDED
+    assert memory.outcome.status == wire.SUCCEEDED, "it does not drift"
+    assert len(memory.keys) == 3, "more was left out than the first summary says: it is summarised anew"
+    await app.close()
+
+
+async def test_what_was_left_out_is_told_once(server: ModelServer) -> None:
+    server.faults.add(Fault("503"))
+    server.answers.append(Answer("fine"))
+    app = asks(server, "oldest_first")
+    memory = narrow()
+    assert await memory.run(app) is Left.ENDED
+    (told,) = memory.told("degraded")
+    assert told.rung == "model leaves out 8 of 12 messages"
+    assert (told.dimension, told.limit) == (Dimension.CONTEXT, 150)
+    assert told.used > 150
+    await app.close()
+
+
+async def test_a_models_window_leaves_less_room_than_the_budget(server: ModelServer) -> None:
+    server.answers.append(Answer("fine"))
+    app = App("asks", model=ModelEndpoint(server.url, KEY, "standin-large", window=300))
+
+    @app.agent("ask", trim="oldest_first")
+    async def ask(run: Run) -> str:
+        return (await run.model(LONG, max_tokens=100)).content
+
+    memory = Memory("ask")
+    assert await memory.run(app) is Left.ENDED
+    body = server.requests[-1]["body"]
+    assert len(body["messages"]) < len(LONG)
+    assert body["max_tokens"] == 100, "what is read leaves room for what was wished"
+    await app.close()
+
+
+async def test_the_next_model_is_shown_what_it_has_room_for(server: ModelServer) -> None:
+    async with ModelServer(api_key=KEY) as other:
+        server.faults.add(Fault("503", count=2))
+        other.answers.append(Answer("fine"))
+        ladder = Models(
+            large=ModelEndpoint(server.url, KEY, "standin-large"),
+            small=ModelEndpoint(other.url, KEY, "standin-small", window=300),
+        )
+        app = App("asks", model=ladder)
+
+        @app.agent("ask", trim="oldest_first")
+        async def ask(run: Run) -> str:
+            return (await run.model(LONG)).content
+
+        memory = Memory("ask")
+        assert await memory.run(app) is Left.ENDED
+        assert len(server.requests[-1]["body"]["messages"]) == len(LONG)
+        assert len(other.requests[-1]["body"]["messages"]) < len(LONG)
+        assert memory.told("degraded")[-1].rung.startswith("model leaves out")
+        await app.close()
 
 
 async def test_without_a_policy_the_run_ends_at_its_limit(server: ModelServer) -> None:

@@ -89,3 +89,8 @@ def test_long_arguments_are_cut_and_hidden_tools_not_mentioned() -> None:
     assert line_of(event("degraded", rung="the small model", used=7, limit=10, dimension="TOKENS")) == (
         "▾ the small model: 7 of 10 TOKENS are spent"
     )
+    assert line_of(event("degraded", rung="model asks small")) == "▾ model asks small"
+    trimmed = event(
+        "degraded", rung="model leaves out 8 of 12 messages", used=9, limit=5, dimension="CONTEXT"
+    )
+    assert line_of(trimmed) == "▾ model leaves out 8 of 12 messages"

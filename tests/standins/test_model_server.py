@@ -4,12 +4,14 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from examples.standins.fault import Fault
 from examples.standins.model_server import ModelServer
 
 AUTH = {"Authorization": "Bearer any"}
@@ -154,6 +156,28 @@ async def test_a_stream_without_delay_notices_its_reader_leaving(server: ModelSe
         async with asyncio.timeout(2):
             while server.stats.open_streams:  # noqa: ASYNC110 -- a counter sends no event
                 await asyncio.sleep(0.002)
+
+
+async def test_a_stream_may_start_slowly_and_come_to_its_end(
+    server: ModelServer, http: httpx.AsyncClient
+) -> None:
+    ask = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
+    server.faults.add(Fault("slow_start", delay=0.05))
+    began = asyncio.get_running_loop().time()
+    response = await http.post("/v1/chat/completions", json=ask)
+    assert asyncio.get_running_loop().time() - began >= 0.05
+    assert response.text.strip().endswith("[DONE]")
+    assert '"usage": {' in response.text
+    assert server.departures.empty()
+
+
+async def test_it_is_known_when_a_client_left(server: ModelServer) -> None:
+    server.faults.add(Fault("slow_start", delay=60))
+    async with httpx.AsyncClient(headers=AUTH, trust_env=False) as http:
+        async with http.stream("POST", f"{server.url}/chat/completions", json={**ASK, "stream": True}):
+            began = time.monotonic()
+        assert await asyncio.wait_for(server.departures.get(), 5) >= began
+    assert (server.stats.clients_left, server.stats.tokens_sent) == (1, 0)
 
 
 async def test_as_a_process_it_tells_its_url_serves_and_ends_on_sigterm() -> None:

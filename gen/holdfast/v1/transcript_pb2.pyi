@@ -579,7 +579,7 @@ Global___BudgetReported: _TypeAlias = BudgetReported  # noqa: Y015
 
 @_typing.final
 class Degraded(_message.Message):
-    """A rung of the agent's degradation ladder was taken."""
+    """A rung of the agent's degradation ladder was taken, a model call left messages out, or another model is asked."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -588,13 +588,13 @@ class Degraded(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     RUNG_FIELD_NUMBER: _builtins.int
     dimension: _run_pb2.BudgetDimension.ValueType
-    """The limit that presses."""
+    """The limit that presses; the context where messages were left out, none where another model is asked."""
     used: _builtins.int
-    """Spent of it."""
+    """Spent of it; of the context, what the messages would have taken."""
     limit: _builtins.int
-    """The limit."""
+    """The limit; of the context, what there was room for."""
     rung: _builtins.str
-    """What the agent does about it."""
+    """What is done about it."""
     def __init__(
         self,
         *,

@@ -15,6 +15,7 @@ from holdfast.agent.engine.duration import Durations
 from holdfast.agent.error import InvalidPayload
 from holdfast.agent.model import ModelEndpoint
 from holdfast.agent.model_ladder import Models
+from holdfast.agent.model_tokens import TokenEstimator, estimate_tokens
 from holdfast.agent.model_trim import TRIMS, Trim
 from holdfast.agent.run import Run
 from holdfast.agent.session import Kind
@@ -62,7 +63,8 @@ class App:
 
     `version` is that of their code: a run that has started goes on with a runner of its version, or of one
     that calls it compatible. `model` is what `run.model` asks, one or a ladder of several; by default what
-    OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL name.
+    OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL name. `estimate` counts what a call to those will read,
+    before it is made; a model given here brings its own.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class App:
         *,
         compatible_versions: Iterable[str] = (),
         model: ModelEndpoint | Models | None = None,
+        estimate: TokenEstimator = estimate_tokens,
     ) -> None:
         if not name or not version:
             raise ValueError("An app needs a name and a version.")
@@ -79,6 +82,7 @@ class App:
         self.version = version
         self.compatible_versions = tuple(compatible_versions)
         self.agents: dict[str, Agent] = {}
+        self._estimate = estimate
         self._models = Models(model=model) if isinstance(model, ModelEndpoint) else model
 
     def __repr__(self) -> str:
@@ -152,7 +156,7 @@ class App:
         Raises ValueError when no model is configured.
         """
         if self._models is None:
-            self._models = Models.from_environment()
+            self._models = Models.from_environment(self._estimate)
         return self._models
 
     async def close(self) -> None:

@@ -120,8 +120,8 @@ class Meter(Budget):
 
     __slots__ = ()
 
-    def lacking(self, *, tools: int = 0, tokens: int = 0, context: int = 0) -> Dimension | None:
-        """Name the limit that a step with these needs would pass, or None if it may start."""
+    def lacking(self, *, tools: int = 0, context: int = 0) -> Dimension | None:
+        """Name the limit that a step with these needs would pass, or None; tokens are the allotment's."""
         if self._ends <= self._clock():
             return Dimension.DEADLINE
         if self._spent.steps + self._reserved.steps >= self._limits.steps:
@@ -130,8 +130,6 @@ class Meter(Budget):
             return Dimension.TOOLS
         if context > self._limits.context:
             return Dimension.CONTEXT
-        if tokens and tokens >= self.tokens:
-            return Dimension.TOKENS
         return None
 
     def reached(self) -> Dimension:
@@ -145,19 +143,19 @@ class Meter(Budget):
             return Dimension.TOKENS
         return Dimension.CONTEXT if spent.context >= limits.context else Dimension.STEPS
 
-    def reserve(self, *, tools: int = 0, tokens: int = 0) -> None:
+    def reserve(self, *, tools: int = 0) -> None:
         """Set a step's share aside until it is settled."""
-        reserved = self._reserved
-        reserved.steps += 1
-        reserved.tools += tools
-        reserved.tokens += tokens
+        self._reserved.steps += 1
+        self._reserved.tools += tools
 
-    def release(self, *, tools: int = 0, tokens: int = 0) -> None:
+    def release(self, *, tools: int = 0) -> None:
         """Give a step's share back."""
-        reserved = self._reserved
-        reserved.steps -= 1
-        reserved.tools -= tools
-        reserved.tokens -= tokens
+        self._reserved.steps -= 1
+        self._reserved.tools -= tools
+
+    def set_aside(self, tokens: int) -> None:
+        """Set tokens aside; give them back with the negative number."""
+        self._reserved.tokens += tokens
 
     def renew(self, limits: Limits, remaining: float) -> None:
         """Put other limits in force, with so many seconds to the deadline; what is spent stays spent."""

@@ -59,16 +59,20 @@ class Pressure:
         return self.used / self.limit if self.limit else 0.0
 
 
-def pressure(budget: Budget) -> Pressure:
-    """Return what presses most: deadline in milliseconds, steps, tools or tokens."""
+def pressures(budget: Budget) -> tuple[Pressure, ...]:
+    """Return how each limit presses: deadline in milliseconds, steps, tools, tokens."""
     spent, limits = budget.spent, budget.limits
-    felt = (
+    return (
         Pressure(Dimension.DEADLINE, int(budget.elapsed * 1000), int(limits.deadline * 1000)),
         Pressure(Dimension.STEPS, spent.steps, limits.steps),
         Pressure(Dimension.TOOLS, spent.tools, limits.tools),
         Pressure(Dimension.TOKENS, spent.tokens, limits.tokens),
     )
-    return max(felt, key=lambda each: each.share)
+
+
+def pressure(budget: Budget) -> Pressure:
+    """Return what presses most."""
+    return max(pressures(budget), key=lambda each: each.share)
 
 
 class Degradation:

@@ -263,6 +263,9 @@ class Execution:
         self._transcript.closed = True
         self._transcript.all_spoken()
         self._reached("before_end")
+        lost = self._stepper.lost()
+        if lost.tokens:
+            self._pipeline.draft.charge(lost)
         for last_resort in (False, False, True):
             if isinstance(self.stopped, LeaseLost):
                 return self._lost()

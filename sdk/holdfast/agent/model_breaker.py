@@ -5,7 +5,8 @@
        └──────(it answered)──────────│────────────────────────────────────┤
                                      └──────────(it failed again)─────────┘
 
-A call that is cancelled says nothing about the model. For one event loop: other processes find out alone.
+A call that is cancelled says nothing about the model, and neither does one that ends after the breaker has
+opened: only the probe decides then. For one event loop: other processes find out alone.
 """
 
 import time
@@ -24,15 +25,20 @@ class ModelBreaker:
         self._failures = 0
         self._open_until: float | None = None
         self._probing = False
+        self._era = 1
 
-    def admit(self) -> bool:
-        """Say whether a call may be made; if so, one of `answered`, `failed` and `unsaid` must follow it."""
+    def admit(self) -> int:
+        """Return a call's pass, or 0 if none may be made.
+
+        One of `answered`, `failed` and `unsaid` must follow it, with the pass.
+        """
         if self._open_until is None:
-            return True
+            return self._era
         if self._probing or self._clock() < self._open_until:
-            return False
+            return 0
         self._probing = True
-        return True
+        self._era += 1
+        return self._era
 
     @property
     def wait(self) -> float:
@@ -41,19 +47,25 @@ class ModelBreaker:
             return 0.0
         return max(self._open_until - self._clock(), 0.05 if self._probing else 0.0)
 
-    def answered(self) -> None:
+    def answered(self, admitted: int) -> None:
         """Note that the model answered, if only with a refusal."""
+        if admitted != self._era:
+            return
         self._failures = 0
         self._open_until = None
         self._probing = False
 
-    def failed(self, retry_after: float | None = None) -> None:
+    def failed(self, admitted: int, retry_after: float | None = None) -> None:
         """Note that the model could not answer, and how long it asks to be left alone."""
+        if admitted != self._era:
+            return
         self._failures += 1
         if self._probing or self._failures >= self._most:
             self._open_until = self._clock() + max(self._reset_after, retry_after or 0.0)
             self._probing = False
+            self._era += 1
 
-    def unsaid(self) -> None:
+    def unsaid(self, admitted: int) -> None:
         """Note that the call was given up before anything was known."""
-        self._probing = False
+        if admitted == self._era:
+            self._probing = False

@@ -12,6 +12,7 @@ from typing import Final
 from holdfast.agent.model import Message, ModelEndpoint, ModelSettings, ToolSpec
 from holdfast.agent.model_breaker import ModelBreaker
 from holdfast.agent.model_error import ModelUnavailable
+from holdfast.agent.model_tokens import TokenEstimator, estimate_tokens
 
 TRIES: Final = 2
 LONGEST_WAIT: Final = 30.0  # seconds
@@ -44,15 +45,22 @@ class Models:
         """Return the tokens a call will read, by the estimator of the first model."""
         return next(iter(self._models.values())).estimate_tokens(messages, tools)
 
+    def window(self, named: str | None = None) -> int:
+        """Return how many tokens the model holds that a call of that name asks first; 0 if not known."""
+        return self._models[self.climb(named).name].window
+
     @classmethod
-    def from_environment(cls) -> "Models":
+    def from_environment(cls, estimate: TokenEstimator = estimate_tokens) -> "Models":
         """Make the ladder that OPENAI_MODEL lists, divided by commas, at OPENAI_BASE_URL; one is enough.
 
-        Raises ValueError when no model is configured.
+        `estimate` counts the tokens of a call before it is made. Raises ValueError when no model is configured.
         """
         settings = ModelSettings.from_environment()
         return cls(
-            **{name: ModelEndpoint(settings.base_url, settings.api_key, name) for name in settings.models}
+            **{
+                name: ModelEndpoint(settings.base_url, settings.api_key, name, estimate=estimate)
+                for name in settings.models
+            }
         )
 
     async def close(self) -> None:
@@ -90,6 +98,7 @@ class Climb:
         self._names = names if asked is None else names[:1]
         self._at = 0
         self._tries = 0
+        self._pass = 0
 
     @property
     def name(self) -> str:
@@ -103,7 +112,9 @@ class Climb:
         """
         while True:
             for place in range(self._at, len(self._names)):
-                if self._breakers[self._names[place]].admit():
+                admitted = self._breakers[self._names[place]].admit()
+                if admitted:
+                    self._pass = admitted
                     if place != self._at:
                         self._at, self._tries = place, 0
                     return self._models[self.name]
@@ -112,11 +123,11 @@ class Climb:
 
     def answered(self) -> None:
         """Note that the model answered, if only with a refusal."""
-        self._breakers[self.name].answered()
+        self._breakers[self.name].answered(self._pass)
 
     def failed(self, error: ModelUnavailable) -> bool:
         """Note that the model could not answer; say whether another one is asked next."""
-        self._breakers[self.name].failed(error.retry_after)
+        self._breakers[self.name].failed(self._pass, error.retry_after)
         self._tries += 1
         if self._tries < TRIES or self._at + 1 == len(self._names):
             return False
@@ -126,4 +137,4 @@ class Climb:
 
     def unsaid(self) -> None:
         """Note that the call was given up before anything was known."""
-        self._breakers[self.name].unsaid()
+        self._breakers[self.name].unsaid(self._pass)

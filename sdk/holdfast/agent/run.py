@@ -180,9 +180,10 @@ class Run:
         """Ask a model, as a step; what it writes is told as it arrives, unless `stream` is false.
 
         Asked is the model of that name in the app's ladder, without one the first, or the one that the
-        degradation names; when it cannot answer, the next is. The tokens of the messages are reserved before,
-        and what the call has cost is charged after; the reply is cut short where the budget of tokens ends.
-        Messages beyond `max_context` are treated as `trim` says, by default the agent's: `error` ends the
+        degradation names; when it cannot answer, the next is. What the call reads and may write
+        (`max_tokens`, else 4096) is set aside before, and what it has cost is charged after; it waits for calls
+        in flight that it does not fit beside, and the reply is cut short where the budget of tokens ends.
+        Messages beyond `max_context` or the model's window are treated as `trim` says, by default the agent's: `error` ends the
         run, `oldest_first` leaves the oldest out, `summarise` has them summarised by a step of its own.
         Cancelling closes the connection: the model stops.
         """
@@ -244,7 +245,7 @@ class Run:
             [Message("system", SUMMARISE), Message("user", talk)],
             Wishes(max_tokens=LONGEST_SUMMARY, stream=False, trim="cut"),
         )
-        reply: ModelReply = await self._stepper.perform(f"{key}.summary", asked.call("summary", MODEL_POLICY))
+        reply: ModelReply = await self._stepper.perform(key, asked.call("summary", MODEL_POLICY))
         return reply.content
 
     def receive(self, key: str = "input", *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:

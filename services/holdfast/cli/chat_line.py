@@ -65,6 +65,13 @@ def _requeued(data: Data) -> str:
     )
 
 
+def _degraded(data: Data) -> str:
+    done = f"▾ {data.get('rung')}"
+    if not data.get("limit") or data.get("dimension") == "CONTEXT":
+        return done  # another model is asked, or messages were left out: nothing is spent
+    return f"{done}: {data.get('used')} of {data.get('limit')} {data.get('dimension')} are spent"
+
+
 def _handed_off(data: Data) -> str:
     run_id = data.get("run_id")
     return f"this goes on in the background; follow it with `holdfast runs watch {run_id}`"
@@ -81,9 +88,7 @@ _LINES: Final[Mapping[str, Callable[[Data], str]]] = {
     "tool_called": lambda data: f"→ {data.get('tool')}({cut(data.get('arguments'))})",
     "tool_returned": lambda data: f"← {data.get('tool')}: {cut(data.get('result'))}",
     "effect_staged": lambda data: f"sends to {data.get('destination')}",
-    "degraded": lambda data: (
-        f"▾ {data.get('rung')}: {data.get('used')} of {data.get('limit')} {data.get('dimension')} are spent"
-    ),
+    "degraded": _degraded,
     "parked": lambda data: f"waits for {', '.join(data.get('keys') or ['a signal'])}",
     "requeued": _requeued,
     "handed_off": _handed_off,

@@ -45,3 +45,5 @@ class Tries:
     frame: Frame
     count: int = 0
     took: float = 0.0
+    kept: int = 0
+    """Tokens of failed tries, set aside until the step is settled."""

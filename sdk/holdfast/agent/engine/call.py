@@ -28,8 +28,11 @@ class Call:
     policy: Policy
     result: Recordable
     execute: Callable[[str, Frame], Awaitable[Any]]
-    tokens: int = 0
-    context: int = 0
+    reads: int = 0
+    writes: int = 0
+    """Tokens it may write if the budget has them; a call without costs none."""
+    allowed: int = 0
+    """How many of them it may write in this try."""
     prepare: Callable[[str], Awaitable[None]] | None = None
     """Called with the step's key before it is executed, not before it is replayed."""
     tells_result: Callable[[Frame, bytes], None] | None = None

@@ -85,19 +85,22 @@ class ModelCall:
     summarise: Summarise
     shown: Sequence[Message] = field(default=())
     _climb: Climb | None = None
+    _made: Call | None = None
+    _left_out: int = 0
+    _told: int = 0
 
     def call(self, name: str, policy: Policy) -> Call:
         """Describe it as a step; the input is what the model is asked, not where it runs."""
         asked = {"messages": [message.to_json() for message in self.messages]} | self.wishes.to_json()
-        made = Call(
-            name=name, kind=MODEL, input=asked, policy=policy, result=_SHAPE, execute=self._execute, tokens=0
-        )
+        made = Call(name=name, kind=MODEL, input=asked, policy=policy, result=_SHAPE, execute=self._execute)
 
         async def prepare(key: str) -> None:
             self.shown = await self._trimmed(key)
-            made.tokens = made.context = self._size(self.shown)
+            made.reads = self._size(self.shown)
+            made.writes = self.wishes.max_tokens or LONGEST_REPLY
 
         made.prepare = prepare
+        self._made = made
         return made
 
     def _size(self, messages: Sequence[Message]) -> int:
@@ -106,9 +109,22 @@ class ModelCall:
         except ValueError:  # no model is configured: the call itself says so, as a step that fails
             return estimate_tokens(messages, self.wishes.tools)
 
+    def _room(self, window: int) -> int:
+        """Return the tokens that may be read: of the context, and of the window beside what is written."""
+        room = int(self.budget.context * self.degradation.context)
+        if window:
+            room = min(room, window - min(self.wishes.max_tokens or LONGEST_REPLY, window // 2))
+        return room
+
+    def _window(self) -> int:
+        try:
+            return self.models().window(self.wishes.model or self.degradation.use)
+        except ValueError:  # no model is configured: the call itself says so
+            return 0
+
     async def _trimmed(self, key: str) -> Sequence[Message]:
         """Return the messages there is room for, as the agent's policy chooses them."""
-        room = int(self.budget.context * self.degradation.context)
+        room = self._room(self._window())
         if self.wishes.trim == "error" or self._size(self.messages) <= room:
             return self.messages
 
@@ -118,13 +134,30 @@ class ModelCall:
         if self.wishes.trim == "cut":
             return cut(self.messages, fits)
         shown, left_out = oldest_first(self.messages, fits)
+        self._left_out = len(left_out)
         if self.wishes.trim == "oldest_first" or not left_out:
             return shown
-        summary = Message("system", f"Earlier in this conversation: {await self.summarise(key, left_out)}")
+        # The key says how much it sums up: a replay may have less room, and asks for another summary then.
+        summed_up = await self.summarise(f"{key}.summary.{len(left_out)}", left_out)
+        summary = Message("system", f"Earlier in this conversation: {summed_up}")
         beside = self._size([summary])
-        shown, _ = oldest_first(self.messages, lambda messages: fits(messages, beside))
+        shown, left_out = oldest_first(self.messages, lambda messages: fits(messages, beside))
+        self._left_out = len(left_out)
         at = next((n for n, each in enumerate(shown) if each.role not in ("system", "developer")), len(shown))
         return [*shown[:at], summary, *shown[at:]]
+
+    def _fit(self, frame: Frame, endpoint: ModelEndpoint) -> None:
+        """Leave out what this model has no room for, too, and tell what is left out when it becomes more."""
+        room = self._room(endpoint.window)
+        if self.wishes.trim in ("oldest_first", "summarise") and self._size(self.shown) > room:
+            shown, left_out = oldest_first(self.shown, lambda messages: self._size(messages) <= room)
+            self.shown = shown
+            self._left_out += len(left_out)
+        if self._left_out > self._told:
+            self._told = self._left_out
+            self.transcript.trimmed(
+                frame, self._left_out, len(self.messages), self._size(self.messages), room
+            )
 
     async def _execute(self, key: str, frame: Frame) -> ModelReply:
         """Ask the model whose turn it is; the next try may be another's."""
@@ -132,6 +165,7 @@ class ModelCall:
         if climb is None:
             climb = self._climb = self.models().climb(self.wishes.model or self.degradation.use)
         endpoint = await climb.endpoint()
+        self._fit(frame, endpoint)
         heard: list[str] = []
         try:
             reply = await self._asked(endpoint, climb.asked, key, frame, heard)
@@ -182,7 +216,8 @@ class ModelCall:
     def _limit(self, endpoint: ModelEndpoint) -> int | None:
         """Return how much may be written: no more than is left, and than the model has room for."""
         wished = self.wishes.max_tokens
-        left = self.budget.tokens  # beyond the estimate, which is already set aside for this call
+        assert self._made is not None  # it is executed as the call it has made
+        left = self._made.allowed
         if endpoint.window:
             left = min(left, max(1, endpoint.window - self._size(self.shown)))
         return wished if left >= (wished or LONGEST_REPLY) else max(1, left)

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import Final
 
 from holdfast.agent.budget import Budget
-from holdfast.agent.degradation import pressure
+from holdfast.agent.degradation import pressures
 
 THRESHOLDS: Final = (0.5, 0.75, 0.9)
 PAUSE: Final = 0.25  # seconds
 
 
 class Reports:
-    """Says whether a report is due: at each threshold once, else after model calls, not too often."""
+    """Says whether a report is due: at each threshold of each limit once, else after model calls, not too often."""
 
     __slots__ = ("_budget", "_clock", "_last", "_passed")
 
@@ -34,5 +34,5 @@ class Reports:
         return True
 
     def _reached(self) -> int:
-        share = pressure(self._budget).share
-        return sum(share >= threshold for threshold in THRESHOLDS)
+        shares = [felt.share for felt in pressures(self._budget)]
+        return sum(share >= threshold for share in shares for threshold in THRESHOLDS)

@@ -16,9 +16,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from holdfast.agent.backoff import pause
-from holdfast.agent.budget import Meter, Usage
+from holdfast.agent.budget import Dimension, Meter, Usage
 from holdfast.agent.codec import canonical
 from holdfast.agent.degradation import Degradation, pressure
+from holdfast.agent.engine.allotment import Allotment
 from holdfast.agent.engine.attempt import Asked, Done, Failed, Tries
 from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.call import Call
@@ -61,6 +62,7 @@ class Stepper:
     """Executes the steps of one run."""
 
     __slots__ = (
+        "_allotment",
         "_background",
         "_degradation",
         "_durations",
@@ -93,6 +95,7 @@ class Stepper:
         """Take None for `durations` to foresee nothing."""
         self._degradation = degradation
         self._reports = Reports(meter)
+        self._allotment = Allotment(meter)
         self._background = background
         self._durations = durations
         self._mailbox = mailbox
@@ -227,11 +230,11 @@ class Stepper:
     async def _reserved(self, key: str, call: Call, asked: Asked) -> Done:
         """Try the step within its share of the budget."""
         tools = 1 if call.kind == TOOL else 0
-        lacking = self._meter.lacking(tools=tools, tokens=call.tokens, context=call.context)
+        lacking = self._meter.lacking(tools=tools, context=call.reads)
         if lacking is not None:
             self._stops.stop(BudgetExhausted(lacking))
             self._check()
-        self._meter.reserve(tools=tools, tokens=call.tokens)
+        self._meter.reserve(tools=tools)
         tries = Tries(Usage(steps=1, tools=tools), Frame(self._family, key))
         began = time.perf_counter()
         try:
@@ -242,8 +245,14 @@ class Stepper:
             if self._durations is not None:
                 self._durations.note(call.name, time.perf_counter() - began)
             return done
+        except (StepFailed, Interrupted):
+            raise
+        except BaseException:
+            self._allotment.lose(tries.usage)
+            raise
         finally:
-            self._meter.release(tools=tools, tokens=call.tokens)
+            self._meter.release(tools=tools)
+            self._allotment.keep(-tries.kept)
 
     async def _interruptible(self, key: str, call: Call, asked: Asked, tries: Tries) -> Done:
         """Try, unless an urgent signal waits already, and until one comes; then raise `Interrupted`."""
@@ -293,6 +302,7 @@ class Stepper:
         usage = so_far.usage
         tries = 0
         while True:
+            await self._allowed(call)
             so_far.count = tries = tries + 1
             transcript.step_started(key, call.kind, told_before + tries)
             self._reached("before_step")
@@ -307,9 +317,10 @@ class Stepper:
             except Exception as error:  # noqa: BLE001 -- a step may fail with anything
                 so_far.took = took = time.perf_counter() - started
                 self._count(usage, frame)
+                self._allotment.keep(frame.tokens_used)
+                so_far.kept += frame.tokens_used
                 failed = Failed(error, tries, told_before + tries, usage, took)
                 delay = self._failed(call, asked, frame, failed)
-                await self._awaited(asyncio.sleep(delay))
             else:
                 took = time.perf_counter() - started
                 self._count(usage, frame)
@@ -324,6 +335,25 @@ class Stepper:
                     duration=took,
                 )
                 return Done(value, record, frame, usage)
+            finally:
+                if call.writes:
+                    self._allotment.give_back(call.reads, call.allowed)
+            await self._awaited(asyncio.sleep(delay))
+
+    async def _allowed(self, call: Call) -> None:
+        """Set the tokens of a try aside; where there are none left, stop the run."""
+        if not call.writes:
+            return
+        call.allowed = await self._awaited(self._allotment.take(call.reads, call.writes))
+        if not call.allowed:
+            self._stops.stop(BudgetExhausted(Dimension.TOKENS))
+            self._check()
+
+    def lost(self) -> Usage:
+        """Charge what was paid for steps that are not recorded, and return it: it goes with the last commit."""
+        lost = self._allotment.lost()
+        self._meter.charge(lost)
+        return lost
 
     def _count(self, usage: Usage, frame: Frame) -> None:
         usage.tokens += frame.tokens_used

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 from typing import Final
 
-from holdfast.agent.budget import Budget, Limits
+from holdfast.agent.budget import Budget, Dimension, Limits
 from holdfast.agent.degradation import Pressure
 from holdfast.agent.engine.mailbox import Signal
 from holdfast.agent.engine.pipeline import Pipeline
@@ -108,6 +108,11 @@ class Transcript:
     def fell_back(self, place: Place, to: str) -> None:
         """Tell that another model is asked, for the one before it could not answer."""
         self._pen.degraded(self._pipeline.draft, 0, 0, 0, f"{place.step} asks {to}")
+
+    def trimmed(self, place: Place, left_out: int, of: int, used: int, room: int) -> None:
+        """Tell that a model is shown less than it is asked, for there is not room for all of it."""
+        what = f"{place.step} leaves out {left_out} of {of} messages"
+        self._pen.degraded(self._pipeline.draft, Dimension.CONTEXT, used, room, what)
 
     def budget_reported(self, budget: Budget) -> None:
         """Tell what is spent, and of what."""
