@@ -13,7 +13,6 @@ from examples.standins.chat_protocol import ChatRequest, Completion, error_body
 from examples.standins.fault import Fault
 from examples.standins.serving import Connections, client_left
 
-
 _UNBROKEN = frozenset({"no_usage", "slow_start"})
 """Faults of a stream that comes to its end all the same."""
 

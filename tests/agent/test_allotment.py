@@ -157,14 +157,14 @@ def test_no_more_is_given_than_there_is_and_nobody_waits_for_ever(
         tokens, meter = allotment(limit)
         refused = 0
 
-        async def call(read: int, write: int, gives_up: bool) -> None:
+        async def call(read: int, write: int, *, gives_up: bool) -> None:
             nonlocal refused
             allowed = await tokens.take(read, write)
             if not allowed:
                 refused += 1
                 return
             assert allowed <= write
-            assert meter.spent.tokens + meter._reserved.tokens <= limit  # noqa: SLF001 -- the promise itself
+            assert meter.spent.tokens + meter._reserved.tokens <= limit
             await asyncio.sleep(0)
             if gives_up:
                 tokens.lose(Usage(tokens=read))
@@ -172,7 +172,7 @@ def test_no_more_is_given_than_there_is_and_nobody_waits_for_ever(
                 meter.charge(Usage(tokens=read + allowed))
             tokens.give_back(read, allowed)
 
-        tasks = [asyncio.ensure_future(call(*each)) for each in calls]
+        tasks = [asyncio.ensure_future(call(read, write, gives_up=g)) for read, write, g in calls]
         for at, task in enumerate(tasks):
             if at % 5 == 4:
                 task.cancel()
@@ -180,7 +180,7 @@ def test_no_more_is_given_than_there_is_and_nobody_waits_for_ever(
             await asyncio.gather(*tasks, return_exceptions=True)
         assert all(task.cancelled() or task.exception() is None for task in tasks)
         meter.charge(tokens.lost())
-        assert meter._reserved.tokens == 0  # noqa: SLF001 -- nothing stays behind
+        assert meter._reserved.tokens == 0
         assert meter.spent.tokens <= limit
 
     asyncio.run(divide())

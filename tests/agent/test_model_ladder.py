@@ -13,6 +13,7 @@ from holdfast.agent import App, Dimension, Limits, Message, ModelEndpoint, Model
 from holdfast.agent.error import RunCancelled
 from holdfast.agent.execution import Left
 from holdfast.agent.model_breaker import ModelBreaker
+from holdfast.agent.model_tokens import estimate_tokens
 from holdfast.v1 import run_pb2
 from tests.agent.memory import AMPLE, Memory
 
@@ -262,7 +263,7 @@ async def test_an_estimator_of_the_apps_own_counts_for_the_environments_models(
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", large.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    app = App("asks", estimate=lambda messages, tools: 10**6)
+    app = App("asks", estimate=lambda _messages, _tools: 10**6)
 
     @app.agent("ask")
     async def ask(run: Run) -> None:
@@ -273,6 +274,13 @@ async def test_an_estimator_of_the_apps_own_counts_for_the_environments_models(
     assert Dimension(memory.outcome.exhausted) is Dimension.CONTEXT
     assert large.stats.requests == 0
     await app.close()
+
+
+async def test_the_environments_ladder_estimates_as_its_models_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    ladder = Models.from_environment()
+    assert ladder.estimate_tokens([Message("user", "hello")]) == estimate_tokens([Message("user", "hello")])
+    await ladder.close()
 
 
 async def test_the_environment_may_list_several_models(monkeypatch: pytest.MonkeyPatch) -> None:

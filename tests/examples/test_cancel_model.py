@@ -38,7 +38,7 @@ async def desk() -> AsyncIterator[Desk]:
 
 @on_the_modules_loop
 async def test_the_model_is_left_soon_after_the_run_is_cancelled(
-    desk: Desk, capsys: pytest.CaptureFixture[str]
+    desk: Desk,
 ) -> None:
     waits: list[float] = []
     for _ in range(5):
@@ -52,10 +52,7 @@ async def test_the_model_is_left_soon_after_the_run_is_cancelled(
             waits.append(await desk.model.departures.get() - asked)
             run = await desk.client.await_run(talk.run.run_id)
             assert run.status is RunStatus.CANCELLED
-    with capsys.disabled():
-        print(
-            f"\nCancelRun to the model's closed connection: median {statistics.median(waits) * 1000:.1f} ms"
-        )
     assert max(waits) < 1, f"{waits}: 100 ms is the promise; how exactly it is kept, the bench says"
+    assert statistics.median(waits) < 0.5
     assert desk.model.stats.open_streams == 0
     assert desk.model.stats.tokens_sent_after_client_left == 0

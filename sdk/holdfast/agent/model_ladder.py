@@ -16,6 +16,8 @@ from holdfast.agent.model_tokens import TokenEstimator, estimate_tokens
 
 TRIES: Final = 2
 LONGEST_WAIT: Final = 30.0  # seconds
+ESTIMATE: Final = estimate_tokens
+"""The default estimator, under a name that no method has."""
 CHEAPEST: Final = "cheapest"
 """Names the last model of a ladder, whatever it is called."""
 
@@ -50,10 +52,11 @@ class Models:
         return self._models[self.climb(named).name].window
 
     @classmethod
-    def from_environment(cls, estimate: TokenEstimator = estimate_tokens) -> "Models":
+    def from_environment(cls, estimate: TokenEstimator = ESTIMATE) -> "Models":
         """Make the ladder that OPENAI_MODEL lists, divided by commas, at OPENAI_BASE_URL; one is enough.
 
-        `estimate` counts the tokens of a call before it is made. Raises ValueError when no model is configured.
+        `estimate` counts the tokens of a call before it is made. Raises ValueError when no model is
+        configured.
         """
         settings = ModelSettings.from_environment()
         return cls(

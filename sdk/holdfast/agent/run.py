@@ -181,10 +181,11 @@ class Run:
 
         Asked is the model of that name in the app's ladder, without one the first, or the one that the
         degradation names; when it cannot answer, the next is. What the call reads and may write
-        (`max_tokens`, else 4096) is set aside before, and what it has cost is charged after; it waits for calls
-        in flight that it does not fit beside, and the reply is cut short where the budget of tokens ends.
-        Messages beyond `max_context` or the model's window are treated as `trim` says, by default the agent's: `error` ends the
-        run, `oldest_first` leaves the oldest out, `summarise` has them summarised by a step of its own.
+        (`max_tokens`, else 4096) is set aside before, and what it has cost is charged after; it waits for
+        calls in flight that it does not fit beside, and the reply is cut short where the budget of tokens
+        ends. Messages beyond `max_context` are treated as `trim` says, by default the agent's: `error` ends
+        the run, `oldest_first` leaves the oldest out, `summarise` has them summarised by a step of its own;
+        the latter two heed the model's window, too.
         Cancelling closes the connection: the model stops.
         """
         asked = [Message("user", messages)] if isinstance(messages, str) else list(messages)

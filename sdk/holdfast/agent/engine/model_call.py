@@ -165,9 +165,9 @@ class ModelCall:
         if climb is None:
             climb = self._climb = self.models().climb(self.wishes.model or self.degradation.use)
         endpoint = await climb.endpoint()
-        self._fit(frame, endpoint)
         heard: list[str] = []
         try:
+            self._fit(frame, endpoint)
             reply = await self._asked(endpoint, climb.asked, key, frame, heard)
         except ModelUnavailable as error:
             self._count(frame, error)

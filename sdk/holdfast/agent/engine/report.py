@@ -12,7 +12,7 @@ PAUSE: Final = 0.25  # seconds
 
 
 class Reports:
-    """Says whether a report is due: at each threshold of each limit once, else after model calls, not too often."""
+    """Says whether a report is due: at a limit's thresholds once, else after model calls, not too often."""
 
     __slots__ = ("_budget", "_clock", "_last", "_passed")
 

@@ -242,9 +242,6 @@ class Stepper:
                 done = await self._interruptible(key, call, asked, tries)
             else:
                 done = await self._tried(key, call, asked, tries)
-            if self._durations is not None:
-                self._durations.note(call.name, time.perf_counter() - began)
-            return done
         except (StepFailed, Interrupted):
             raise
         except BaseException:
@@ -253,6 +250,9 @@ class Stepper:
         finally:
             self._meter.release(tools=tools)
             self._allotment.keep(-tries.kept)
+        if self._durations is not None:
+            self._durations.note(call.name, time.perf_counter() - began)
+        return done
 
     async def _interruptible(self, key: str, call: Call, asked: Asked, tries: Tries) -> Done:
         """Try, unless an urgent signal waits already, and until one comes; then raise `Interrupted`."""
@@ -350,7 +350,7 @@ class Stepper:
             self._check()
 
     def lost(self) -> Usage:
-        """Charge what was paid for steps that are not recorded, and return it: it goes with the last commit."""
+        """Charge what was paid for steps without a record, and return it: it goes with the last commit."""
         lost = self._allotment.lost()
         self._meter.charge(lost)
         return lost
