@@ -5,6 +5,7 @@ A way is the whole pool (`db.Database`), or one place in it that a loop keeps (`
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
@@ -19,16 +20,16 @@ T = TypeVar("T")
 Connection = Any  # asyncpg publishes no types; what is borrowed is an `asyncpg.Connection`
 
 
-class Access:
+class Access(ABC):
     """A way to one PostgreSQL database."""
 
+    @abstractmethod
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Have a connection for the block; each statement on it is its own transaction.
 
         What means that the database failed is raised as `LedgerUnavailable`, and the connection is thrown
         away. If it failed during a write, the outcome is unknown.
         """
-        raise NotImplementedError
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
