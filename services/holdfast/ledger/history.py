@@ -7,16 +7,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from holdfast.kit.db import Database
-from holdfast.kit.errors import Fenced, RunNotFound
-from holdfast.ledger.domain.status import LEASED, RunStatus
+from holdfast.kit.errors import RunNotFound
+from holdfast.ledger.lease_held import held
 from holdfast.ledger.session_state import Found, load
 
 PAGE_ROWS: Final = 500
 PAGE_BYTES: Final = 1024 * 1024
 """A page ends before it grows over this, but has at least one record."""
-
-_HELD: Final = """
-SELECT tenant, day, status, epoch, last_position, ordering_key, handed_off FROM run_state WHERE run_id = $1"""
 
 _OWNED: Final = "SELECT day FROM run_state WHERE run_id = $1 AND tenant = $2"
 
@@ -79,7 +76,7 @@ async def load_steps(db: Database, run_id: uuid.UUID, epoch: int) -> AsyncIterat
     position = 0
     while True:
         async with db.connection() as connection:
-            run = await _held(connection, run_id, epoch)
+            run = await held(connection, run_id, epoch)
             day, last = run["day"], run["last_position"]
             steps = await _page(connection, run_id, day, position, PAGE_ROWS)
         position = steps[-1].position if steps else last
@@ -91,7 +88,7 @@ async def load_steps(db: Database, run_id: uuid.UUID, epoch: int) -> AsyncIterat
 async def beginning(db: Database, run_id: uuid.UUID, epoch: int) -> Beginning:
     """Return how many of its own events each scope has committed, and the session; errors as `load_steps`."""
     async with db.connection() as connection:
-        run = await _held(connection, run_id, epoch)
+        run = await held(connection, run_id, epoch)
         rows = await connection.fetch(_EMITTED, run_id, run["day"])
         session = await load(connection, run["tenant"], run["ordering_key"], run_id)
     return Beginning({row["key"]: row["events"] for row in rows}, session, run["handed_off"])
@@ -115,16 +112,6 @@ async def list_steps(
             steps and await _page(connection, run_id, day, steps[-1].position, 1)
         )
     return StepPage(steps, more)
-
-
-async def _held(connection: Any, run_id: uuid.UUID, epoch: int) -> Any:
-    row = await connection.fetchrow(_HELD, run_id)
-    facts = {"run_id": str(run_id)}
-    if row is None:
-        raise RunNotFound("There is no such run.", facts=facts)
-    if row["epoch"] != epoch or RunStatus(row["status"]) not in LEASED:
-        raise Fenced(f"The lease of epoch {epoch} has ended.", facts=facts)
-    return row
 
 
 async def _page(connection: Any, run_id: uuid.UUID, day: Any, after: int, limit: int) -> list[StoredStep]:

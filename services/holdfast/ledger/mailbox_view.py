@@ -6,8 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
-from holdfast.kit.errors import Fenced, RunNotFound
-from holdfast.ledger.domain.status import LEASED, RunStatus
+from holdfast.ledger.lease_held import held
 
 PAGE_SIGNALS: Final = 500
 PAGE_BYTES: Final = 1024 * 1024
@@ -44,8 +43,6 @@ class MailPage:
     last: int
     more: bool
 
-
-_HELD: Final = "SELECT status, epoch, mail_last FROM run_state WHERE run_id = $1"
 
 # Served by run_state_mail, which holds only the runs that a runner holds and that have signals waiting.
 _MAIL: Final = """
@@ -96,7 +93,7 @@ async def load_mail(db: Database, run_id: UUID, epoch: int) -> AsyncIterator[Mai
     after, end = 0, None
     while True:
         async with db.connection() as connection:
-            last = await _held(connection, run_id, epoch)
+            last: int = (await held(connection, run_id, epoch))["mail_last"]
             end = last if end is None else end
             found, more = await waiting(connection, [(run_id, after)]) if end else ([], False)
         signals = [signal for signal in found if signal.sequence <= end]
@@ -105,14 +102,3 @@ async def load_mail(db: Database, run_id: UUID, epoch: int) -> AsyncIterator[Mai
         yield MailPage(signals, end, more)
         if not more:
             return
-
-
-async def _held(connection: Connection, run_id: UUID, epoch: int) -> int:
-    row = await connection.fetchrow(_HELD, run_id)
-    facts = {"run_id": str(run_id)}
-    if row is None:
-        raise RunNotFound("There is no such run.", facts=facts)
-    if row["epoch"] != epoch or RunStatus(row["status"]) not in LEASED:
-        raise Fenced(f"The lease of epoch {epoch} has ended.", facts=facts)
-    last: int = row["mail_last"]
-    return last
