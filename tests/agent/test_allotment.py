@@ -15,7 +15,7 @@ from holdfast.agent.budget import Meter
 from holdfast.agent.engine.allotment import Allotment
 from holdfast.agent.engine.journal import Answer as JournalAnswer
 from holdfast.agent.engine.journal import Refused
-from holdfast.agent.error import RunCancelled
+from holdfast.agent.error import BudgetExhausted, RunCancelled, RunStopped
 from holdfast.agent.execution import Left
 from holdfast.agent.wire import draft as wire
 from holdfast.ledger.domain.commit import Charge
@@ -107,6 +107,29 @@ async def test_what_a_cancelled_call_has_cost_is_charged(app: App, server: Model
     assert memory.spent.tokens > 50
     assert memory.spent.steps == 0
     assert memory.told("ended")[-1].usage.tokens == memory.spent.tokens
+
+
+@pytest.mark.parametrize("stopped", [RunCancelled(), BudgetExhausted(Dimension.DEADLINE)])
+async def test_what_was_heard_before_the_run_was_stopped_is_paid_for(stopped: RunStopped) -> None:
+    async with ModelServer(api_key=KEY, token_delay_ms=1) as server:
+        app = App("asks", model=ModelEndpoint(server.url, KEY, "standin-large", timeout=5))
+
+        @app.agent("one")
+        async def one(run: Run) -> str:
+            return (await run.model("say it")).content
+
+        server.answers.append(Answer("word " * 5000))
+        memory = Memory("one")
+        lease = memory.lease(app)
+        running = asyncio.ensure_future(lease.run())
+        async with asyncio.timeout(5):
+            while not any(event.WhichOneof("event") == "token" for event in memory.live):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        lease.stop(stopped)
+        assert await running is Left.ENDED
+        assert memory.spent.tokens > 10, "what it has read, and what was heard"
+        assert memory.told("ended")[-1].usage.tokens == memory.spent.tokens
+        await app.close()
 
 
 async def test_who_waits_is_served_in_order_and_whoever_leaves_holds_nobody_up() -> None:

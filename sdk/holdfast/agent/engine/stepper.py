@@ -310,7 +310,7 @@ class Stepper:
             started = time.perf_counter()
             try:
                 encoded, value = await self._once(key, call, frame)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, RunStopped):
                 so_far.took = time.perf_counter() - started
                 self._count(usage, frame)
                 raise
