@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from holdfast.agent import App, Dimension, Limits, Usage
@@ -12,7 +14,7 @@ from holdfast.agent.engine.journal import Answer, Committed, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.execution import Execution, Left
 from holdfast.agent.wire.invocation import History, Invocation
-from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
+from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, ParkMove, StepRecord
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse, SessionRead
 from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.run_pb2 import Outcome
@@ -47,6 +49,10 @@ class Memory:
         self.mail: list[MailboxSignal] = []
         self.mail_last = 0
         self._mailbox = Mailbox()
+        self.parked: ParkMove | None = None
+        """What wakes the run, while it rests."""
+        self.slept = 0.0
+        """Seconds that have passed since its waits began."""
 
     # -- the journal ---------------------------------------------------------------------------------------
 
@@ -86,6 +92,8 @@ class Memory:
         assert set(commit.consumed_signal_ids) <= set(waiting), "only what waits is consumed"
         self.mail = [each for each in self.mail if each.signal_id not in commit.consumed_signal_ids]
         self.commits.append(commit)
+        if commit.WhichOneof("move") == "park":
+            self.parked = commit.park
         return Committed()
 
     # -- the mailbox ----------------------------------------------------------------------------------------
@@ -174,9 +182,10 @@ class Memory:
             last_sequence=self.last_sequence,
             spent=self.spent,
             handoff=self.handoff,
+            time=time.time(),
         )
         page = LoadRunResponse(
-            steps=self.records,
+            steps=[self._aged(record) for record in self.records],
             emitted=emitted,
             session=self.session and SessionRead(state=self.session[0], version=self.session[1]),
             handed_off=any(commit.handoff for commit in self.commits),
@@ -184,6 +193,7 @@ class Memory:
             mailbox_sequence=self.mail_last,
         )
         self._mailbox = Mailbox()
+        self.parked = None
         return Execution(
             app.agents[self.intent],
             invocation,
@@ -193,6 +203,14 @@ class Memory:
             reached=reached,
             mailbox=self._mailbox,
         )
+
+    def _aged(self, record: StepRecord) -> StepRecord:
+        if not record.HasField("wait_for"):
+            return record
+        aged = StepRecord.FromString(record.SerializeToString())
+        left = record.wait_for.ToTimedelta() - timedelta(seconds=self.slept)
+        aged.wait_for.FromTimedelta(max(left, timedelta()))
+        return aged
 
     async def run(self, app: App) -> Left:
         """Execute the run under one more lease."""

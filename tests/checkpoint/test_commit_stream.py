@@ -152,12 +152,27 @@ async def test_every_malformed_field_is_named_and_nothing_of_the_commit_lands(
         assert reasons(await stream.ask(message(run, 1, "fetch", events=2))) == ["COMMITTED"]
 
 
-async def test_what_later_issues_bring_is_refused_as_such(stub: CheckpointServiceStub, floor: Floor) -> None:
+async def test_a_run_parks_by_a_commit_that_says_what_wakes_it(
+    stub: CheckpointServiceStub, floor: Floor
+) -> None:
     (run,) = await floor.lease()
+    nothing = message(run, 1)
+    nothing.park.SetInParent()
+    empty = message(run, 1)
+    empty.park.keys.append("")
+    backwards = message(run, 1)
+    backwards.park.wait_for.seconds = -1
     park = message(run, 1)
     park.park.keys.append("inbox")
     async with wire(stub) as stream:
-        assert reasons(await stream.ask(park)) == ["NOT_YET_AVAILABLE"]
+        for bad in (nothing, empty, backwards):
+            assert reasons(await stream.ask(bad)) == ["INVALID_FIELD"]
+        assert reasons(await stream.ask(park)) == ["COMMITTED"]
+    assert (await floor.row(run.run_id))["status"] == run_pb2.RUN_STATUS_PARKED
+
+
+async def test_what_later_issues_bring_is_refused_as_such(stub: CheckpointServiceStub, floor: Floor) -> None:
+    del floor
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ForkRun(pb.ForkRunRequest())
     assert reason_of(caught.value) == "NOT_YET_AVAILABLE"

@@ -40,6 +40,7 @@ class StepRecord(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     INTENT_FIELD_NUMBER: _builtins.int
     INTERRUPTION_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Scope, name and how often the name was called before in the scope: `fetch`, `fetch#2`,
     `map.3/fetch`.
@@ -55,8 +56,9 @@ class StepRecord(_message.Message):
     attempts: _builtins.int
     """How many tries it took."""
     intent: _builtins.bool
-    """True for the intent written before a step that has an undo: it may have taken effect. The
-    outcome follows under the same key.
+    """True for what is written before the outcome, which follows under the same key: the intent of a
+    step that has an undo, for it may have taken effect, and that of a wait, for it goes on after a
+    crash. It has no output, is charged nothing, and is no checkpoint.
     """
     @_builtins.property
     def failure(self) -> _run_pb2.Failure:
@@ -74,6 +76,12 @@ class StepRecord(_message.Message):
     def interruption(self) -> Global___Interruption:
         """The signal that interrupted the step; then `failure` has the reason INTERRUPTED."""
 
+    @_builtins.property
+    def wait_for(self) -> _duration_pb2.Duration:
+        """In the intent of a wait that ends by itself: how long it still takes from when this is recorded;
+        as LoadRun tells it, from when it was read. Measured by the ledger's clock in between.
+        """
+
     def __init__(
         self,
         *,
@@ -88,10 +96,11 @@ class StepRecord(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         intent: _builtins.bool = ...,
         interruption: Global___Interruption | None = ...,
+        wait_for: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "interruption", b"interruption", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "interruption", b"interruption", "usage", b"usage", "wait_for", b"wait_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "failure", b"failure", "fingerprint", b"fingerprint", "input", b"input", "intent", b"intent", "interruption", b"interruption", "key", b"key", "kind", b"kind", "output", b"output", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "failure", b"failure", "fingerprint", b"fingerprint", "input", b"input", "intent", b"intent", "interruption", b"interruption", "key", b"key", "kind", b"kind", "output", b"output", "usage", b"usage", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,29 +408,33 @@ Global___SessionWrite: _TypeAlias = SessionWrite  # noqa: Y015
 
 @_typing.final
 class ParkMove(_message.Message):
-    """The run waits for signals."""
+    """The run waits for signals, held by no runner. What waits under one of the keys already sends it back
+    to the queue at once, and so does a time that is over.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
-    UNTIL_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The mailbox keys, any of which wakes it."""
+        """The mailbox keys, any of which wakes it; at most 1,000. A park has a key or a time."""
 
     @_builtins.property
-    def until(self) -> _timestamp_pb2.Timestamp:
-        """Wake at this time at the latest."""
+    def wait_for(self) -> _duration_pb2.Duration:
+        """Wake after this long at the latest, by the ledger's clock from when it is recorded; never before.
+        Left out: only a signal wakes it.
+        """
 
     def __init__(
         self,
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
-        until: _timestamp_pb2.Timestamp | None = ...,
+        wait_for: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait_for", b"wait_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -214,7 +214,9 @@ class Budget(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
     deadline_ms: _builtins.int
-    """Milliseconds from acceptance, or from `not_before` if that is later, to the end; at most 31 days."""
+    """Milliseconds from acceptance, or from `not_before` if that is later, to the end; at most 31 days,
+    which is what a WORKFLOW has where this is left at 0.
+    """
     max_steps: _builtins.int
     """Recorded steps, at most 100,000."""
     max_tools: _builtins.int

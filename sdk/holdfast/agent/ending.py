@@ -16,6 +16,7 @@ from holdfast.agent.error import (
     Failure,
     HandedBack,
     NotRecordable,
+    Parked,
     Permanent,
     RunCancelled,
     RunStopped,
@@ -33,7 +34,7 @@ LARGEST_RESULT: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Where the run goes: to its end, or back to the queue.
+    """Where the run goes: to its end, back to the queue, or to its rest if `parked` says what wakes it.
 
     `session` is what an end leaves in the session; `survived` if the agent went on after every failure of a
     step so far.
@@ -45,6 +46,7 @@ class Move:
     failure: Failure | None = None
     delay: float = 0.0
     blameless: bool = False
+    parked: Parked | None = None
 
 
 def decide(
@@ -59,10 +61,12 @@ def decide(
     """Decide by what stopped the run first, then by what the agent returned or raised."""
     if isinstance(stopped, BudgetExhausted):
         return _partial(stopped, value, session)
-    if stopped is not None and not isinstance(stopped, HandedBack):
+    if stopped is not None and not isinstance(stopped, HandedBack | Parked):
         return Move(_stopped_outcome(stopped))
     if error is None:
         return _succeeded(agent, value, session)
+    if isinstance(stopped, Parked):
+        return Move(parked=stopped, survived=True)
     if stopped is not None:
         return Move(blameless=True, survived=True)
     return _failed(agent, invocation, error)

@@ -17,10 +17,12 @@ BaseException
     ├── Drifted                 the code no longer matches the recorded steps
     ├── CommitRefused           what the run did may not be committed
     ├── HandedBack              the runner drains
+    ├── Parked                  it only waits: it rests until what it waits for has come
     └── LeaseLost               another runner has the run now
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +148,16 @@ class CommitRefused(RunStopped):
 
 class HandedBack(RunStopped):
     """The runner gives the run back to the queue, unharmed."""
+
+
+class Parked(RunStopped):
+    """The run only waits: it rests, and goes on once a signal under a key, or its time, has come."""
+
+    def __init__(self, keys: Sequence[str], seconds: float | None) -> None:
+        super().__init__("the run rests until what it waits for has come")
+        self.keys = keys
+        self.seconds = seconds
+        """After which it goes on at the latest; None if only a signal wakes it."""
 
 
 class LeaseLost(RunStopped):

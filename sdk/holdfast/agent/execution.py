@@ -5,6 +5,7 @@ started ──▶ the agent runs ──(returns)──────────�
               │ ──(any other exception)─────────────▶ back to the queue, FAILED after `max_attempts`
               │ ──(stopped: cancelled, exhausted, drifted, refused)──▶ CANCELLED, PARTIAL, DRIFTED, FAILED
               │ ──(stopped: handed back)────────────▶ back to the queue, unharmed
+              │ ──(stopped: it only waits)──────────▶ parked, until what it waits for has come
               └ ──(stopped: lease lost)─────────────▶ nothing more is committed
 """
 
@@ -26,6 +27,7 @@ from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
 from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
+from holdfast.agent.engine.waits import Waits
 from holdfast.agent.error import (
     LONGEST_MESSAGE,
     BudgetExhausted,
@@ -60,7 +62,7 @@ class Left(Enum):
     """How a run left this runner."""
 
     ENDED = "its end is durable"
-    REQUEUED = "it is back in the queue"
+    REQUEUED = "it is parked, or back in the queue"
     LOST = "another has it, or may have it"
     REFUSED = "even its end was refused: the lease is still held"
 
@@ -117,6 +119,8 @@ class Execution:
         degradation = Degradation(agent.degrade, self._transcript.rungs_before)
         mailbox = mailbox or Mailbox()
         mailbox.loaded(map(signal_of, history.signals), history.mail_last)
+        leased = self._loop.time()
+        waits = Waits(history, self._pipeline, self, lambda: invocation.time + self._loop.time() - leased)
         self._stepper = Stepper(
             family=self._family,
             history=history,
@@ -129,6 +133,7 @@ class Execution:
             durations=agent.durations,
             degradation=degradation,
             mailbox=mailbox,
+            waits=waits,
         )
         self._session = Session(agent.session, history.session)
         self._run = Run(
@@ -141,6 +146,7 @@ class Execution:
             degradation=degradation,
             trim=agent.trim,
             mailbox=mailbox,
+            waits=waits,
         )
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None
@@ -289,6 +295,9 @@ class Execution:
         ended: list[Event] = []
 
         def finish(draft: Draft) -> None:
+            if move.parked is not None:
+                draft.park(move.parked.keys, move.parked.seconds)
+                return
             if move.outcome is None:
                 draft.requeue(move.failure, move.delay, blameless=move.blameless)
                 return

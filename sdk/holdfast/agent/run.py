@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
 from holdfast.agent.budget import Budget
@@ -17,7 +17,8 @@ from holdfast.agent.engine.model_call import ModelCall, Wishes
 from holdfast.agent.engine.scope import Frame, Scope
 from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
-from holdfast.agent.engine.wait import received, wait_call
+from holdfast.agent.engine.wait import receive_call, received, sleep_call
+from holdfast.agent.engine.waits import Waits
 from holdfast.agent.model import Message, ModelReply, ToolSpec, tool_spec
 from holdfast.agent.model_ladder import Models
 from holdfast.agent.model_trim import Trim
@@ -56,6 +57,7 @@ class Run:
         degradation: Degradation,
         trim: Trim,
         mailbox: Mailbox,
+        waits: Waits,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
@@ -66,6 +68,7 @@ class Run:
         self._trim = trim
         self._session = session
         self._mailbox = mailbox
+        self._waits = waits
 
     def __repr__(self) -> str:
         return f"Run({self.id}, attempt={self.attempt})"
@@ -249,16 +252,28 @@ class Run:
         reply: ModelReply = await self._stepper.perform(key, asked.call("summary", MODEL_POLICY))
         return reply.content
 
-    def receive(self, key: str = "input", *, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
-        """Return what the next signal under a mailbox key says, waiting for it `timeout` seconds at most.
+    def receive(
+        self, key: str = "input", *, timeout: float | timedelta | None = None
+    ) -> Coroutine[Any, Any, Any]:
+        """Return what the next signal under a mailbox key says, waiting for it `timeout` (seconds) at most.
 
         A step of kind WAIT: recorded, charged, the same in a replay; the signal leaves the mailbox with the
-        record, so it is received once whatever crashes. Signals come in the order of their arrival. The run
-        stays on its runner meanwhile; a wait that a crash cuts short begins anew. Raises `NothingReceived` (a
-        `TimeoutError`), and ValueError for what is no key.
+        record, so it is received once whatever crashes. Signals come in the order of their arrival. When the
+        run has nothing else to do for a second it is parked: it holds no runner, and goes on here once the
+        signal has come or the time is over, which a crash or a restart of everything does not shorten or
+        begin anew. Raises `NothingReceived` (a `TimeoutError`), and ValueError for what is no key.
         """
-        call = wait_call(self._mailbox, key, timeout)
+        call = receive_call(self._mailbox, self._waits, key, timeout)
         return received(self._stepper.perform(self._stepper.scope().key(call.name), call), key, timeout)
+
+    def sleep(self, delay: float | timedelta | datetime) -> Coroutine[Any, Any, None]:
+        """Wait for seconds, a span, or until a moment (with its time zone), at most 31 days; never less.
+
+        A step of kind WAIT, parked as `receive` is: a sleep of days costs nothing, and goes on whatever dies
+        meanwhile. Unlike `asyncio.sleep`, after which a replay would ask again. Raises ValueError.
+        """
+        call = sleep_call(self._waits, delay)
+        return self._stepper.perform(self._stepper.scope().key(call.name), call)
 
     def map(
         self, fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, at_once: int = 16

@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from google.protobuf.struct_pb2 import Value
 
-from holdfast.kit.errors import NotYetAvailable, Violation
-from holdfast.ledger.commit_value import Requeue
+from holdfast.kit.errors import Violation
+from holdfast.ledger.commit_value import Move, Park, Requeue
 from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import ENDED, MOVES, RunStatus
 from holdfast.ledger.values import Failure, Outcome
 from holdfast.v1 import run_pb2
-from holdfast.v1.checkpoint_pb2 import Commit, RequeueMove
+from holdfast.v1.checkpoint_pb2 import Commit, ParkMove, RequeueMove
 
 # The dead letters are the ledger's decision, after the last attempt.
 _ENDS: Final = {
@@ -21,10 +21,12 @@ _ENDS: Final = {
 _NEED_FAILURE: Final = frozenset({RunStatus.FAILED, RunStatus.DRIFTED})
 _MAX_DELAY: Final = 31 * 24 * 3600
 _MAX_EXACT: Final = 2**53
+MAX_PARK_KEYS: Final = 1000
+MAX_KEY_BYTES: Final = 255
 
 
-def move_of(commit: Commit, wrong: list[Violation]) -> Outcome | Requeue | None:
-    """Read where the run goes, None if it stays. Raises `NotYetAvailable` for a park."""
+def move_of(commit: Commit, wrong: list[Violation]) -> Move | None:
+    """Read where the run goes, None if it stays."""
     kind = commit.WhichOneof("move")
     if kind is None:
         return None
@@ -32,7 +34,7 @@ def move_of(commit: Commit, wrong: list[Violation]) -> Outcome | Requeue | None:
         return _outcome(commit.end, wrong)
     if kind == "requeue":
         return _requeue(commit.requeue, wrong)
-    raise NotYetAvailable("A run cannot be parked yet.")
+    return _park(commit.park, wrong)
 
 
 def _outcome(end: run_pb2.Outcome, wrong: list[Violation]) -> Outcome | None:
@@ -66,6 +68,22 @@ def _requeue(move: RequeueMove, wrong: list[Violation]) -> Requeue:
     if not move.blameless:
         wrong.append(Violation("requeue.failure", "must be set unless the runner is to blame for nothing"))
     return Requeue(None, delay, move.blameless)
+
+
+def _park(move: ParkMove, wrong: list[Violation]) -> Park:
+    """Read what wakes the run. One that nothing would wake is refused: it would wait for its deadline."""
+    seconds = None
+    if move.HasField("wait_for"):
+        seconds = move.wait_for.seconds + move.wait_for.nanos / 1e9
+        if not 0 <= seconds <= _MAX_DELAY:
+            wrong.append(Violation("park.wait_for", "must be 0 to 31 days"))
+    elif not move.keys:
+        wrong.append(Violation("park", "must have a key or a time that wakes the run"))
+    if len(move.keys) > MAX_PARK_KEYS:
+        wrong.append(Violation("park.keys", f"must be at most {MAX_PARK_KEYS:,}"))
+    if any(not key or "\0" in key or len(key.encode()) > MAX_KEY_BYTES for key in move.keys):
+        wrong.append(Violation("park.keys", f"must each have 1 to {MAX_KEY_BYTES} bytes and no NUL"))
+    return Park(tuple(move.keys), seconds)
 
 
 def _failure(failure: run_pb2.Failure) -> Failure:

@@ -5,7 +5,7 @@ import math
 from typing import Any, Final
 
 from holdfast.kit.errors import Violation
-from holdfast.ledger.commit_value import Requeue, SessionWrite
+from holdfast.ledger.commit_value import Move, SessionWrite
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.session_state import Found
 from holdfast.ledger.values import Outcome
@@ -18,7 +18,7 @@ MAX_DEPTH: Final = 24
 _SAVE: Final = frozenset({RunStatus.SUCCEEDED, RunStatus.PARTIAL})
 
 
-def session_of(write: WireWrite, move: Outcome | Requeue | None, wrong: list[Violation]) -> SessionWrite:
+def session_of(write: WireWrite, move: Move | None, wrong: list[Violation]) -> SessionWrite:
     """Read what a run leaves, and check that it ends in a way that saves."""
     if not isinstance(move, Outcome) or move.status not in _SAVE:
         wrong.append(Violation("session", "must be set only if the run ends SUCCEEDED or PARTIAL"))

@@ -7,14 +7,14 @@ from typing import Any, Final
 from holdfast.checkpoint.group import Line
 from holdfast.checkpoint.message import item_of, uuid_of
 from holdfast.checkpoint.stream import CommitStream
-from holdfast.checkpoint.view import beginning_message, checkpoint_of, signal_message
+from holdfast.checkpoint.view import beginning_message, checkpoints, loaded, signal_message
 from holdfast.kit import crash_point
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, InvalidField, NotYetAvailable, ShuttingDown, StreamProtocol, Violation
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import history, mailbox_view
 from holdfast.v1 import checkpoint_service_pb2 as pb
-from holdfast.v1.checkpoint_pb2 import Commit, StepRecord
+from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceServicer as Contract
 
 MAX_COMMITS: Final = 256
@@ -85,8 +85,7 @@ class CheckpointServicer(Contract):
         beginning = await history.beginning(self._db, run_id, request.epoch)
         last = pb.LoadRunResponse()
         async for page in history.load_steps(self._db, run_id, request.epoch):
-            steps = [StepRecord.FromString(step.record) for step in page.steps]
-            last = pb.LoadRunResponse(steps=steps)
+            last = pb.LoadRunResponse(steps=[loaded(step) for step in page.steps])
             if page.more:
                 yield last
         async for mail in mailbox_view.load_mail(self._db, run_id, request.epoch):
@@ -117,7 +116,7 @@ class CheckpointServicer(Contract):
             limit=request.page_size or DEFAULT_PAGE,
         )
         return pb.ListCheckpointsResponse(
-            checkpoints=[checkpoint_of(request.run_id, step) for step in page.steps],
+            checkpoints=checkpoints(request.run_id, page.steps),
             next_page_token=str(page.steps[-1].position) if page.more else "",
         )
 

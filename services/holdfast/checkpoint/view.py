@@ -1,6 +1,8 @@
 """Recorded steps as people see them; signals, and the end of a history, as runners do."""
 
 import json
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from google.protobuf.struct_pb2 import Value
@@ -13,9 +15,23 @@ from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
 from holdfast.v1.mailbox_pb2 import MailboxSignal
 
 
-def checkpoint_of(run_id: str, step: StoredStep) -> Checkpoint:
-    """Show a stored step; input and output that are not JSON are shown as text."""
+def loaded(step: StoredStep) -> StepRecord:
+    """Return a record as a replay gets it: of a wait, how long it still takes."""
     record = StepRecord.FromString(step.record)
+    if record.HasField("wait_for"):
+        left = record.wait_for.ToTimedelta() - timedelta(seconds=step.age_s)
+        record.wait_for.FromTimedelta(max(left, timedelta()))
+    return record
+
+
+def checkpoints(run_id: str, steps: Iterable[StoredStep]) -> list[Checkpoint]:
+    """Show stored steps; the intents among them are none yet."""
+    records = [(step, StepRecord.FromString(step.record)) for step in steps]
+    return [_checkpoint(run_id, step, record) for step, record in records if not record.intent]
+
+
+def _checkpoint(run_id: str, step: StoredStep, record: StepRecord) -> Checkpoint:
+    """Show a stored step; input and output that are not JSON are shown as text."""
     shown = Checkpoint(
         run_id=run_id,
         position=step.position,

@@ -30,6 +30,7 @@ def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
         max_attempts=lease.max_attempts,
         invocation=invocation,
         create_time=timestamp(lease.create_time),
+        time=timestamp(lease.lease_time),
         last_commit=lease.last_commit,
         last_sequence=lease.last_sequence,
         mailbox_sequence=lease.mail_last,

@@ -1,4 +1,4 @@
-"""What the clock brings about: sessions kept or let go, deadlines, delays, cancels not heard, old history."""
+"""What the clock brings about: sessions kept or let go, deadlines, delays, waits, cancels, old history."""
 
 import asyncio
 import time
@@ -12,13 +12,14 @@ from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger import due
+from holdfast.ledger import due, due_wake
 from holdfast.ledger import session as ledger_session
 from holdfast.ledger.partition import drop_history, make_partitions
 from holdfast.ledger.position import cancels_asked
 from holdfast.ledger.sweep import sweep
 
 SWEEP_SECONDS = 1.0
+WAKE_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 3600.0
 PARTITIONS_AHEAD = 7
 
@@ -34,6 +35,7 @@ class Caretaker:
         self._board = board
         self._hints = hints
         self._settings = settings
+        self._turn = ""
         # After an outage of the ledger leases are renewed at once, or runners that live would lose theirs.
         beat = settings.heartbeat_interval / 2
         self._sweeper = Loop("sweep", self.sweep, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS)
@@ -42,6 +44,7 @@ class Caretaker:
         self.loops = [
             self._sweeper,
             Loop("due", self.fire, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS),
+            Loop("wake", self.wake, interval=WAKE_SECONDS, max_backoff=SWEEP_SECONDS),
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
             self.retention,
         ]
@@ -105,6 +108,13 @@ class Caretaker:
             if session is not None:
                 session.revoke(lease)
         return fired.fired
+
+    async def wake(self) -> int:
+        """Wake parked runs whose time has come."""
+        woken = await due_wake.wake_due(self._db, after=self._turn)
+        self._turn = woken.after
+        self._hints.queued(woken.pools)
+        return woken.count
 
     async def housekeeping(self) -> int:
         """Make the partitions of the coming days."""

@@ -150,17 +150,18 @@ def read_envelope(
         labels=dict(request.labels),
         envelope=request.SerializeToString(),
         agent_version=request.agent_version,
-        limits=limits_of(request.budget),
+        limits=limits_of(request.budget, longest=(request.shape or shape) == run_pb2.SHAPE_WORKFLOW),
         not_before=not_before,
         max_attempts=max_attempts,
         handoff=limits_of(request.handoff.budget) if request.HasField("handoff") else None,
     )
 
 
-def limits_of(budget: run_pb2.Budget) -> Limits:
-    """Return the limits of a budget, 0 where it has none."""
+def limits_of(budget: run_pb2.Budget, *, longest: bool = False) -> Limits:
+    """Return the limits of a budget, 0 where it has none; as the deadline the `longest` there is, if asked."""
+    default = BUDGET_MAXIMA["deadline_ms"] if longest else 0
     return Limits(
-        deadline_ms=budget.deadline_ms,
+        deadline_ms=budget.deadline_ms or default,
         max_steps=budget.max_steps,
         max_tools=budget.max_tools,
         max_tokens=budget.max_tokens,

@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from holdfast.invoker.board import Board, RunnerSession
+from holdfast.invoker.hints import Hints
 from holdfast.invoker.live import Live
 from holdfast.invoker.signal import Sent
 from holdfast.kit.db import Database
@@ -23,8 +24,9 @@ POLL_SECONDS: Final = 1.0
 class Mailroom:
     """Takes signals in, and sees to it that runners get them."""
 
-    def __init__(self, db: Database, board: Board, live: Live) -> None:
+    def __init__(self, db: Database, board: Board, live: Live, hints: Hints) -> None:
         self._db = db
+        self._hints = hints
         self._board = board
         self._live = live
         self.loop = Loop("mail", self.run_once, interval=POLL_SECONDS, max_backoff=POLL_SECONDS)
@@ -40,6 +42,7 @@ class Mailroom:
             signal_id=sent.signal_id,
             urgent=sent.urgent,
         )
+        self._hints.queued(told.pools)
         holder = told.holder
         if holder is not None:
             session = self._board.get(holder.session_id)

@@ -69,7 +69,7 @@ class Parts:
             followers=followers,
             caretaker=caretaker,
             stopping=Stopping(db, board, live, hints),
-            mailroom=Mailroom(db, board, live),
+            mailroom=Mailroom(db, board, live, hints),
             hints=hints,
         )
 

@@ -159,16 +159,25 @@ def note_event(run_id: str, sequence: int, note: Mapping[str, Any]) -> transcrip
             json_format.ParseDict(note["failure"], event.requeued.failure)
         if note.get("not_before"):
             event.requeued.not_before.FromJsonString(note["not_before"])
+    elif kind == "parked":
+        event.parked.SetInParent()
+        event.parked.keys.extend(note["keys"])
+        if "until" in note:
+            event.parked.until.FromJsonString(note["until"])
     elif kind == "cancel_requested":
         event.cancel_requested.reason = note.get("reason") or ""
     elif kind == "ended":
-        outcome = event.ended.outcome
-        outcome.status = run_pb2.RunStatus.ValueType(note["status"])
-        outcome.exhausted = run_pb2.BudgetDimension.ValueType(note.get("exhausted", 0))
-        if note.get("failure"):
-            json_format.ParseDict(note["failure"], outcome.failure)
-        if note.get("usage"):
-            json_format.ParseDict(note["usage"], event.ended.usage)
+        _ended(event.ended, note)
     else:
         raise ValueError(f"the transcript holds a note of unknown kind {kind!r}")
     return event
+
+
+def _ended(ended: transcript_pb2.RunEnded, note: Mapping[str, Any]) -> None:
+    outcome = ended.outcome
+    outcome.status = run_pb2.RunStatus.ValueType(note["status"])
+    outcome.exhausted = run_pb2.BudgetDimension.ValueType(note.get("exhausted", 0))
+    if note.get("failure"):
+        json_format.ParseDict(note["failure"], outcome.failure)
+    if note.get("usage"):
+        json_format.ParseDict(note["usage"], ended.usage)

@@ -204,6 +204,7 @@ def lease_of(invocation: Invocation, server: Server, limits: Limits, now: dateti
         envelope=invocation.envelope,
         limits=limits,
         create_time=now,
+        lease_time=now,
         remaining_s=limits.deadline_ms / 1000,
         last_commit=0,
         last_sequence=1,

@@ -9,6 +9,7 @@ queue that the tenants' locks protect.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -154,6 +155,7 @@ def leased(row: Mapping[str, Any]) -> Leased:
         envelope=row["envelope"],
         limits=limits_of(row),
         create_time=row["create_time"],
+        lease_time=row["deadline_time"] - timedelta(seconds=row["remaining_s"]),
         remaining_s=row["remaining_s"],
         last_commit=row["last_commit"],
         last_sequence=row["last_sequence"],

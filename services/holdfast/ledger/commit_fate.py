@@ -2,14 +2,14 @@
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from holdfast.ledger import commit_sql
-from holdfast.ledger.commit_value import CommitItem, Requeue
-from holdfast.ledger.domain.attempt import after_failed_attempt, after_hand_back
+from holdfast.ledger import commit_sql, park
+from holdfast.ledger.commit_value import CommitItem, Park, Requeue
+from holdfast.ledger.domain.attempt import Next, after_failed_attempt, after_hand_back, after_park
 from holdfast.ledger.domain.status import ENDED, RunStatus
 from holdfast.ledger.values import Failure, Outcome
 
@@ -30,47 +30,66 @@ _STAYS = Fate()
 
 async def decide(connection: Any, items: Sequence[CommitItem]) -> list[Fate]:
     """Decide for each commit; locks the runs that are to be requeued, for someone may ask to cancel them."""
-    failed = [item.run_id for item in items if isinstance(item.move, Requeue)]
+    leaving = [item.run_id for item in items if isinstance(item.move, Requeue | Park)]
     held: Mapping[uuid.UUID, Any] = {}
-    if failed:
-        held = {row["run_id"]: row for row in await connection.fetch(commit_sql.HOLD, failed)}
-    return [fate_of(item, held) for item in items]
+    if leaving:
+        held = {row["run_id"]: row for row in await connection.fetch(commit_sql.HOLD, leaving)}
+    called = await park.called(
+        connection, [(item, item.move) for item in items if isinstance(item.move, Park)]
+    )
+    return [fate_of(item, held, called) for item in items]
 
 
-def fate_of(item: CommitItem, held: Mapping[uuid.UUID, Any]) -> Fate:
-    """Decide for one commit; `held` has the locked rows of the runs that are to be requeued."""
-    if isinstance(item.move, Outcome):
-        return Fate(item.move.status, outcome=item.move)
-    run = held.get(item.run_id)
-    if not isinstance(item.move, Requeue) or run is None:
-        return _STAYS  # an unknown run: the fence refuses it
+def fate_of(
+    item: CommitItem, held: Mapping[uuid.UUID, Any], called: Collection[uuid.UUID] = frozenset()
+) -> Fate:
+    """Decide for one commit; `held` has the locked rows of the runs that leave their runner without an end.
+
+    `called` are those of them that want to wait for what is there already.
+    """
     move = item.move
-    cancelled = run["cancel_requested"]
-    if move.blameless:
-        after = after_hand_back(run["attempt"], cancel_requested=cancelled)
-    else:
-        after = after_failed_attempt(run["attempt"], run["max_attempts"], cancel_requested=cancelled)
-    failure = _why(run) if after.status is RunStatus.CANCELLED else move.failure
+    if isinstance(move, Outcome):
+        return Fate(move.status, outcome=move)
+    run = held.get(item.run_id)
+    if move is None or run is None:
+        return _STAYS  # an unknown run: the fence refuses it
+    after = _after(move, run, called=item.run_id in called)
+    why = move.failure if isinstance(move, Requeue) else None
+    failure = _why(run) if after.status is RunStatus.CANCELLED else why
     ended = after.status in ENDED
     return Fate(
         after.status,
         uncounted=run["attempt"] - after.attempt,
-        last_failure=None if move.failure is None else move.failure.to_json(),
-        note=_note(item.epoch, move.delay, after.status, failure, run["now"]),
+        last_failure=None if why is None else why.to_json(),
+        note=_note(item, after.status, failure, run["now"]),
         outcome=Outcome(after.status, failure=failure) if ended else None,
     )
+
+
+def _after(move: Requeue | Park, run: Any, *, called: bool) -> Next:
+    attempt, cancelled = run["attempt"], run["cancel_requested"]
+    if isinstance(move, Park):
+        return after_park(attempt, cancel_requested=cancelled, called=called)
+    if move.blameless:
+        return after_hand_back(attempt, cancel_requested=cancelled)
+    return after_failed_attempt(attempt, run["max_attempts"], cancel_requested=cancelled)
 
 
 def _why(run: Any) -> Failure:
     return Failure("CANCELLED", run["cancel_reason"] or "Someone asked to cancel the run.")
 
 
-def _note(epoch: int, delay: float, status: RunStatus, failure: Failure | None, now: datetime) -> str:
-    note: dict[str, object] = {"kind": "requeued", "epoch": epoch, "time": now.isoformat()}
+def _note(item: CommitItem, status: RunStatus, failure: Failure | None, now: datetime) -> str:
+    note: dict[str, object] = {"kind": "requeued", "epoch": item.epoch, "time": now.isoformat()}
+    move = item.move
     if status in ENDED:
         note |= {"kind": "ended", "status": int(status)}
-    elif delay > 0:
-        note["not_before"] = (now + timedelta(seconds=delay)).isoformat()
+    elif status is RunStatus.PARKED and isinstance(move, Park):
+        note |= {"kind": "parked", "keys": list(move.keys)}
+        if move.seconds is not None:
+            note["until"] = (now + timedelta(seconds=move.seconds)).isoformat()
+    elif isinstance(move, Requeue) and move.delay > 0:
+        note["not_before"] = (now + timedelta(seconds=move.delay)).isoformat()
     if failure is not None:
         note["failure"] = asdict(failure)
     return json.dumps(note, ensure_ascii=False)

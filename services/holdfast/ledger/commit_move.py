@@ -1,4 +1,4 @@
-"""Commits that end, requeue or hand off their run, release effects or consume signals: one transaction.
+"""Commits that end, requeue, park or hand off their run, release effects or consume signals: one transaction.
 
 Lock order: tenants (the mutex of their queues: pools, lanes and leases with them, and of their sessions),
 run_state, outbox lanes.
@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdfast.kit.db import Access
-from holdfast.ledger import commit_sql, handoff, mailbox, outbox, session_state
+from holdfast.ledger import commit_sql, handoff, mailbox, outbox, park, session_state
 from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
-from holdfast.ledger.commit_value import CommitItem, CommitResult, Requeue, Stored
+from holdfast.ledger.commit_value import CommitItem, CommitResult, Park, Requeue, Stored
 from holdfast.ledger.domain.status import ENDED, RunStatus
 from holdfast.ledger.release import Place, enqueue, lock_tenants_of, pass_lanes, release_leases
 from holdfast.ledger.values import Outcome
@@ -95,6 +95,8 @@ async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[
     ids = [row["run_id"] for row in left]
     await mailbox.forget(connection, [row["run_id"] for row in ended if row["mail_last"]])
     woken = await release_leases(connection, ids, ended=[row["run_id"] for row in ended])
+    resting = [(row["run_id"], items[row["index"]].move) for row in left if row["status"] == RunStatus.PARKED]
+    await park.rest(connection, [(run_id, move) for run_id, move in resting if isinstance(move, Park)])
     moves = [items[row["index"]].move for row in back]
     delays = [move.delay if isinstance(move, Requeue) else 0.0 for move in moves]
     woken += await enqueue(connection, [_place(row) for row in back], delays=delays)

@@ -56,6 +56,17 @@ class Requeue:
 
 
 @dataclass(frozen=True, slots=True)
+class Park:
+    """The run waits for a signal under any of these mailbox keys, `seconds` at most if they are given."""
+
+    keys: Sequence[str] = ()
+    seconds: float | None = None
+
+
+Move = Outcome | Requeue | Park
+
+
+@dataclass(frozen=True, slots=True)
 class SessionWrite:
     """What a run that ends leaves in its session: JSON, and the version it had loaded."""
 
@@ -74,7 +85,7 @@ class CommitItem:
     charge: Charge = NOTHING_CHARGED
     happened: Happened | None = None
     effects: Sequence[Effect] = ()
-    move: Outcome | Requeue | None = None
+    move: Move | None = None
     session: SessionWrite | None = None
     handoff: bool = False
     consumed: Sequence[str] = ()

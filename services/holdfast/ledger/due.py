@@ -1,5 +1,7 @@
 """What falls due: deadlines end runs, delays make them ready. Fired once, however many processes look.
 
+What wakes parked runs is apart (`due_wake`): it may be much at once.
+
 A run's own runner ends it at its deadline. The ledger steps in for a run that waits, at once, and for a run
 whose runner has not managed to, after a grace.
 """
@@ -21,6 +23,7 @@ GRACE_S: Final = 2.0
 
 _DEADLINE: Final = 1
 _DELAY: Final = 2
+_WHERE: Final = {RunStatus.QUEUED: "before a runner took it", RunStatus.PARKED: "while it waited"}
 
 
 @dataclass(slots=True)
@@ -34,7 +37,9 @@ class Fired:
 
 # A statement of its own, so now() is the present; the index takes no volatile clock.
 _DUE: Final = """
-SELECT DISTINCT run_id FROM (SELECT run_id FROM timer WHERE due_time <= now() ORDER BY due_time LIMIT $1) t
+SELECT DISTINCT run_id FROM (
+    SELECT run_id FROM timer WHERE kind < 3 AND due_time <= now() ORDER BY due_time LIMIT $1
+) t
 """
 
 # Read again under the tenants' locks: another process may have been first.
@@ -45,7 +50,7 @@ SELECT t.kind, l.session_id, l.epoch,
                                        AND b.seq = s.seq AND s.ordering_key <> '') AS behind,
        {COLUMNS}
 FROM unnest($1::uuid[]) AS u (run_id)
-JOIN timer t ON t.run_id = u.run_id AND t.due_time <= clock_timestamp()
+JOIN timer t ON t.run_id = u.run_id AND t.kind < 3 AND t.due_time <= clock_timestamp()
 JOIN run_state s ON s.run_id = t.run_id
 LEFT JOIN lease l ON l.run_id = t.run_id
 ORDER BY s.run_id, t.kind FOR UPDATE OF s
@@ -133,6 +138,6 @@ async def _handle(connection: Connection, rows: Sequence[Any], grace_s: float) -
 
 
 def _at_deadline(run: Any) -> Ending:
-    where = "before a runner took it" if run.status is RunStatus.QUEUED else "and its runner did not end it"
+    where = _WHERE.get(run.status, "and its runner did not end it")
     failure = Failure("BUDGET_EXHAUSTED", f"The run's time was over {where}.", attempts=run.attempt)
     return Ending(run, RunStatus.PARTIAL, failure, Dimension.DEADLINE)

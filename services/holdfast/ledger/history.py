@@ -19,7 +19,8 @@ _OWNED: Final = "SELECT day FROM run_state WHERE run_id = $1 AND tenant = $2"
 
 # octet_length knows a stored value's size without fetching it.
 _PAGE: Final = """
-SELECT position, attempt, key, record, create_time
+SELECT position, attempt, key, record, create_time,
+       extract(epoch FROM clock_timestamp() - create_time)::float8 AS age_s
 FROM (
     SELECT *, sum(octet_length(record)) OVER (ORDER BY position) AS bytes,
            row_number() OVER (ORDER BY position) AS ordinal
@@ -38,13 +39,17 @@ GROUP BY e.key"""
 
 @dataclass(frozen=True, slots=True)
 class StoredStep:
-    """A recorded step; `record` is the serialized StepRecord, `attempt` the run's that recorded it."""
+    """A recorded step; `record` is the serialized StepRecord, `attempt` the run's that recorded it.
+
+    `age_s` is how many seconds ago that was when it was read, by the ledger's clock.
+    """
 
     position: int
     attempt: int
     key: str
     record: bytes
     create_time: datetime
+    age_s: float
 
 
 @dataclass(frozen=True, slots=True)

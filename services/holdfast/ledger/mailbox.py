@@ -5,7 +5,8 @@ sent ──(the run lives, there is room)──▶ waiting ──(a commit consu
 
 The run's row lock orders all of it against the run's end: `signal` takes it, and so does every commit and
 every end. A commit consumes what waits or does not land, so nothing is consumed twice, nor under a lease
-that is over.
+that is over. A signal under a key for which the run is parked wakes it: that moves its tenant's queue, so the
+tenant is locked first.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
@@ -32,6 +33,8 @@ from holdfast.ledger.cancel import Holder
 from holdfast.ledger.domain.mailbox import Box, Entry, InputPolicy, entry, is_urgent
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.mailbox_view import Signal
+from holdfast.ledger.park import wake
+from holdfast.ledger.release import lock_tenants
 
 OVERHEAD: Final = 256
 """Bytes a signal counts beside its payload: an empty one is not for nothing."""
@@ -39,15 +42,23 @@ OVERHEAD: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """A signal that is durable; `holder` is the runner to tell, None if nobody holds the run or it is old."""
+    """A signal that is durable; `holder` is the runner to tell, None if nobody holds the run or it is old.
+
+    `pools` got work, for the run was parked and wakes.
+    """
 
     signal: Signal
     holder: Holder | None = None
     repeated: bool = False
+    pools: list[str] = field(default_factory=list)
+
+
+class _TenantFirst(Exception):  # noqa: N818 - not a fault: the way to begin again with the locks in order
+    """The run wakes, and its tenant is not locked."""
 
 
 _LOCK: Final = """
-SELECT s.status, s.mail_waiting, s.mail_bytes, s.agent_version, r.intent
+SELECT s.status, s.mail_waiting, s.mail_bytes, s.agent_version, s.park_keys, r.intent
 FROM run_state s JOIN run r ON r.run_id = s.run_id
 WHERE s.run_id = $1 AND s.tenant = $2 FOR NO KEY UPDATE OF s
 """
@@ -114,40 +125,93 @@ async def signal(
     Repeatable with a `signal_id` until the run ends, also after the signal was consumed; without one an id is
     made, and a call that had no answer must not be repeated. `payload` is JSON with its keys in order.
     Raises `RunNotFound` (also for another tenant's run), `RunEnded` with the status, `InputRejected`,
-    `MailboxFull`, and `SignalIdReused` for another key, payload or urgency under the same id. Locks the run.
+    `MailboxFull`, and `SignalIdReused` for another key, payload or urgency under the same id. Locks the run,
+    and its tenant before it if the run wakes.
     """
-    signal_id = signal_id or str(uuid.uuid4())
-    fingerprint = fingerprint_of(key, payload, urgent=urgent)
+    sent = _Sent(run_id, signal_id or str(uuid.uuid4()), key, payload, urgent)
 
-    async def once() -> Signalled:
+    async def once(*, tenant_first: bool = False) -> Signalled:
         async with db.transaction() as connection:
-            locked = await connection.fetchrow(_LOCK, run_id, tenant)
-            if locked is None:
-                raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
-            # In a statement after the lock: a repeated call may have been waiting for the first one.
-            found = await connection.fetchrow(
-                _LOOK, run_id, signal_id, locked["intent"], locked["agent_version"]
-            )
-            if found["sequence"] is not None:
-                return _repeated(found, Signal(run_id, signal_id, key, payload, urgent, 0), fingerprint)
-            box = Box(
-                RunStatus(locked["status"]),
-                InputPolicy(found["policy"] or InputPolicy.ENQUEUE),
-                locked["mail_waiting"],
-                locked["mail_bytes"],
-            )
-            size = OVERHEAD + len(payload) + len(key)
-            _refuse_unless_it_enters(entry(box, key, size), box, run_id)
-            effective = is_urgent(box, key, asked=urgent)
-            sequence = await connection.fetchval(
-                _PUT, run_id, signal_id, key, effective, fingerprint, payload, size
-            )
-            holder = None
-            if found["address"] is not None:
-                holder = Holder(found["session_id"], found["address"], found["epoch"])
-            return Signalled(Signal(run_id, signal_id, key, payload, effective, sequence), holder)
+            if tenant_first:
+                await lock_tenants(connection, [tenant])
+            return await _put(connection, tenant, sent, may_wake=tenant_first)
 
-    return await db.retrying(once)
+    try:
+        return await db.retrying(once)
+    except _TenantFirst:
+        return await db.retrying(lambda: once(tenant_first=True))
+
+
+async def deliver(
+    connection: Connection,
+    tenant: str,
+    run_id: UUID,
+    *,
+    key: str,
+    payload: bytes,
+    signal_id: str,
+    urgent: bool = False,
+) -> Signalled:
+    """Put a signal of the platform's in a run's mailbox, within a transaction that has locked the tenant.
+
+    As `signal`, but for its transaction and its bound: what the platform itself has to tell is let in also
+    where the mailbox is full. Locks the run.
+    """
+    sent = _Sent(run_id, signal_id, key, payload, urgent)
+    return await _put(connection, tenant, sent, may_wake=True, bounded=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    run_id: UUID
+    signal_id: str
+    key: str
+    payload: bytes
+    urgent: bool
+
+    @property
+    def fingerprint(self) -> bytes:
+        return fingerprint_of(self.key, self.payload, urgent=self.urgent)
+
+    def signal(self, sequence: int, *, urgent: bool) -> Signal:
+        return Signal(self.run_id, self.signal_id, self.key, self.payload, urgent, sequence)
+
+
+async def _put(
+    connection: Connection, tenant: str, sent: _Sent, *, may_wake: bool, bounded: bool = True
+) -> Signalled:
+    run_id, key = sent.run_id, sent.key
+    locked = await connection.fetchrow(_LOCK, run_id, tenant)
+    if locked is None:
+        raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
+    wakes = locked["status"] == RunStatus.PARKED and key in (locked["park_keys"] or ())
+    if wakes and not may_wake:
+        raise _TenantFirst
+    # In a statement after the lock: a repeated call may have been waiting for the first one.
+    found = await connection.fetchrow(
+        _LOOK, run_id, sent.signal_id, locked["intent"], locked["agent_version"]
+    )
+    if found["sequence"] is not None:
+        return _repeated(found, sent)
+    box = Box(
+        RunStatus(locked["status"]),
+        InputPolicy(found["policy"] or InputPolicy.ENQUEUE),
+        locked["mail_waiting"],
+        locked["mail_bytes"],
+    )
+    size = OVERHEAD + len(sent.payload) + len(key)
+    decided = entry(box, key, size)
+    if bounded or decided is not Entry.FULL:
+        _refuse_unless_it_enters(decided, box, run_id)
+    urgent = is_urgent(box, key, asked=sent.urgent)
+    sequence = await connection.fetchval(
+        _PUT, run_id, sent.signal_id, key, urgent, sent.fingerprint, sent.payload, size
+    )
+    holder = None
+    if found["address"] is not None:
+        holder = Holder(found["session_id"], found["address"], found["epoch"])
+    pools = await wake(connection, [run_id]) if wakes else []
+    return Signalled(sent.signal(sequence, urgent=urgent), holder, pools=pools)
 
 
 async def consume(connection: Connection, consumed: Sequence[tuple[UUID, Sequence[str]]]) -> None:
@@ -175,14 +239,13 @@ async def forget(connection: Connection, run_ids: Sequence[UUID]) -> None:
         await connection.execute(_FORGET, list(run_ids))
 
 
-def _repeated(found: Any, sent: Signal, fingerprint: bytes) -> Signalled:
-    if found["fingerprint"] != fingerprint:
+def _repeated(found: Any, sent: _Sent) -> Signalled:
+    if found["fingerprint"] != sent.fingerprint:
         raise SignalIdReused(
             "The run was sent another signal under this id.",
             facts={"run_id": str(sent.run_id), "signal_id": sent.signal_id},
         )
-    known = Signal(sent.run_id, sent.signal_id, sent.key, sent.payload, found["urgent"], found["sequence"])
-    return Signalled(known, repeated=True)
+    return Signalled(sent.signal(found["sequence"], urgent=found["urgent"]), repeated=True)
 
 
 def _refuse_unless_it_enters(decided: Entry, box: Box, run_id: UUID) -> None:

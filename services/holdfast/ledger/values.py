@@ -107,7 +107,7 @@ class LeaseRef:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """A run that a runner session holds from now on; `remaining_s` until its deadline."""
+    """A run that a runner session holds from `lease_time` on; `remaining_s` from then until its deadline."""
 
     run_id: UUID
     session_id: UUID
@@ -119,6 +119,7 @@ class Leased:
     envelope: bytes
     limits: Limits
     create_time: datetime
+    lease_time: datetime
     remaining_s: float
     last_commit: int
     last_sequence: int

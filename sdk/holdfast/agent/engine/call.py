@@ -18,6 +18,23 @@ class Recordable(Protocol):
         """Return the value of a record."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a step waits for: a signal under one of the keys, or a time.
+
+    `timeout` is in seconds, `until` in seconds of Unix time by the ledger's clock; with neither it takes a
+    signal to end it.
+    """
+
+    keys: tuple[str, ...] = ()
+    timeout: float | None = None
+    until: float | None = None
+
+    def seconds(self, now: float) -> float | None:
+        """Return how long it waits from now on, None for as long as it takes."""
+        return max(0.0, self.until - now) if self.until is not None else self.timeout
+
+
 @dataclass(slots=True)
 class Call:
     """One use of a step: what is asked, how it is executed, what it may need."""
@@ -36,3 +53,5 @@ class Call:
     prepare: Callable[[str], Awaitable[None]] | None = None
     """Called with the step's key before it is executed, not before it is replayed."""
     tells_result: Callable[[Frame, bytes], None] | None = None
+    wait: Wait | None = None
+    """The step only waits: the run may rest meanwhile."""

@@ -29,6 +29,7 @@ from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.report import Reports
 from holdfast.agent.engine.scope import Family, Frame, Place, Scope, here
 from holdfast.agent.engine.transcript import Transcript
+from holdfast.agent.engine.waits import Waits
 from holdfast.agent.error import (
     BudgetExhausted,
     Drifted,
@@ -75,6 +76,7 @@ class Stepper:
         "_reports",
         "_stops",
         "_transcript",
+        "_waits",
     )
 
     def __init__(
@@ -91,6 +93,7 @@ class Stepper:
         durations: Durations | None,
         degradation: Degradation,
         mailbox: Mailbox,
+        waits: Waits,
     ) -> None:
         """Take None for `durations` to foresee nothing."""
         self._degradation = degradation
@@ -99,6 +102,7 @@ class Stepper:
         self._background = background
         self._durations = durations
         self._mailbox = mailbox
+        self._waits = waits
         self._family = family
         self._history = history
         self._pipeline = pipeline
@@ -135,6 +139,9 @@ class Stepper:
         recorded = self._history.take(key)
         if recorded is not None:
             return self._replayed(key, call, recorded, fingerprint, asked)
+        begun = self._history.intent(key)
+        if begun is not None:
+            self._compare(key, begun, fingerprint, asked)
         if not (call.policy.repeatable or self._pipeline.settled):
             await self._awaited(self._pipeline.settle())
         await self._foresee(call.name)
@@ -145,7 +152,8 @@ class Stepper:
         else:
             if call.prepare is not None:
                 await call.prepare(key)
-            done = await self._reserved(key, call, kept)
+            with self._waits.going_on(key, call, kept):
+                done = await self._reserved(key, call, kept)
         self._check_open()  # code that did not let go when it was stopped
         self._reached("after_step")
         self._meter.charge(done.usage)
@@ -214,9 +222,7 @@ class Stepper:
         return moved
 
     def _replayed(self, key: str, call: Call, recorded: Recorded, fingerprint: bytes, asked: bytes) -> Any:
-        if recorded.fingerprint != fingerprint:
-            was, now = _shown(recorded.input), _shown(asked)
-            self._drifted(key, f"step {key} was recorded with the input {was} and is now asked with {now}")
+        self._compare(key, recorded, fingerprint, asked)
         if recorded.interruption is not None:
             mailbox_key, payload = recorded.interruption
             raise Interrupted(json.loads(payload), key=mailbox_key)
@@ -226,6 +232,12 @@ class Stepper:
             return call.result.read(recorded.output)
         except NotRecordable as error:
             return self._drifted(key, f"step {key}: {error}")
+
+    def _compare(self, key: str, recorded: Recorded, fingerprint: bytes, asked: bytes) -> None:
+        """Stop the run if a step is asked with another input than it was recorded with."""
+        if recorded.fingerprint != fingerprint:
+            was, now = _shown(recorded.input), _shown(asked)
+            self._drifted(key, f"step {key} was recorded with the input {was} and is now asked with {now}")
 
     async def _reserved(self, key: str, call: Call, asked: Asked) -> Done:
         """Try the step within its share of the budget."""
@@ -304,7 +316,8 @@ class Stepper:
         while True:
             await self._allowed(call)
             so_far.count = tries = tries + 1
-            transcript.step_started(key, call.kind, told_before + tries)
+            if not self._waits.resumed(key):
+                transcript.step_started(key, call.kind, told_before + tries)
             self._reached("before_step")
             so_far.frame = frame = Frame(self._family, key)
             started = time.perf_counter()

@@ -1,5 +1,6 @@
 """One commit in the making: records, effects and events that become durable together."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from holdfast.agent.budget import Dimension, Usage
@@ -128,6 +129,13 @@ class Draft:
         if failure is not None:
             write_failure(move.failure, failure)
 
+    def park(self, keys: Iterable[str], seconds: float | None) -> None:
+        """Make the run rest with this commit, until a signal under a key comes or the seconds are over."""
+        move = self._commit.park
+        move.keys.extend(dict.fromkeys(keys))
+        if seconds is not None:
+            write_duration(move.wait_for, seconds)
+
     def hand_off(self) -> None:
         """Make the run move to the background with this commit."""
         self._commit.handoff = True
@@ -194,6 +202,14 @@ def make_record(
     write_duration(record.duration, duration)
     if failure is not None:
         write_failure(record.failure, failure)
+    return record
+
+
+def make_intent(key: str, kind: int, fingerprint: bytes, asked: bytes, *, wait_for: float | None) -> Record:
+    """Make what is recorded before a step's outcome; of a wait, with the seconds it still takes."""
+    record = Record(key=key, kind=kind, fingerprint=fingerprint, input=asked, intent=True)  # type: ignore[arg-type]
+    if wait_for is not None:
+        write_duration(record.wait_for, wait_for)
     return record
 
 

@@ -42,6 +42,8 @@ class Invocation:
     labels: dict[str, str] = field(default_factory=dict)
     create_time: datetime = EPOCH
     mail_last: int = 0
+    time: float = 0.0
+    """The ledger's clock when it was leased, in seconds of Unix time."""
 
 
 def read_assignment(assignment: Assignment) -> Invocation:
@@ -75,6 +77,7 @@ def read_assignment(assignment: Assignment) -> Invocation:
         labels=dict(envelope.labels),
         create_time=assignment.create_time.ToDatetime(UTC),
         mail_last=assignment.mailbox_sequence,
+        time=assignment.time.ToNanoseconds() / 1e9,
     )
 
 
@@ -99,10 +102,11 @@ class History:
     `signals` that wait in the mailbox, of all that were sent up to the sequence `mail_last`.
     """
 
-    __slots__ = ("_records", "emitted", "handed_off", "length", "mail_last", "session", "signals")
+    __slots__ = ("_intents", "_records", "emitted", "handed_off", "length", "mail_last", "session", "signals")
 
     def __init__(self, pages: Iterable[LoadRunResponse] = ()) -> None:
         self._records: dict[str, StepRecord] = {}
+        self._intents: dict[str, StepRecord] = {}
         self.emitted: dict[str, int] = {}
         self.session: Remembered | None = None
         self.handed_off = False
@@ -115,8 +119,7 @@ class History:
     def add(self, page: LoadRunResponse) -> None:
         """Take a page in."""
         for record in page.steps:
-            if not record.intent:
-                self._records[record.key] = record
+            (self._intents if record.intent else self._records)[record.key] = record
         self.emitted.update(page.emitted)
         self.handed_off |= page.handed_off
         if page.HasField("session"):
@@ -125,6 +128,11 @@ class History:
         self.mail_last = max(self.mail_last, page.mailbox_sequence)
         self.length = len(self._records)
 
+    def intent(self, key: str) -> "Recorded | None":
+        """Return what was recorded when a step was begun, if it was."""
+        record = self._intents.get(key)
+        return None if record is None else Recorded(record)
+
     def take(self, key: str) -> "Recorded | None":
         """Return a step's record, once: each key is asked for once in a replay."""
         record = self._records.pop(key, None)
@@ -132,7 +140,7 @@ class History:
 
 
 class Recorded:
-    """The outcome of a step that is not executed again."""
+    """The outcome of a step that is not executed again, or the intent of one that was begun."""
 
     __slots__ = ("_record",)
 
@@ -153,6 +161,12 @@ class Recorded:
     def output(self) -> bytes:
         """What it returned, as JSON."""
         return self._record.output
+
+    @property
+    def wait_left(self) -> float | None:
+        """How many seconds a wait still took when this was loaded; None if it has no end of its own."""
+        left = self._record.wait_for
+        return left.seconds + left.nanos / 1e9 if self._record.HasField("wait_for") else None
 
     @property
     def interruption(self) -> "tuple[str, bytes] | None":

@@ -1,4 +1,4 @@
-"""What becomes of a run whose attempt ended without an end: another attempt, or the dead letters."""
+"""What becomes of a run whose attempt ended without an end: another attempt, a rest, or the dead letters."""
 
 from dataclasses import dataclass
 
@@ -33,3 +33,14 @@ def after_hand_back(attempt: int, *, cancel_requested: bool) -> Next:
     if cancel_requested:
         return Next(RunStatus.CANCELLED, attempt)
     return Next(RunStatus.QUEUED, max(0, attempt - 1))
+
+
+def after_park(attempt: int, *, cancel_requested: bool, called: bool) -> Next:
+    """Decide when a run wants to wait; it is `called` if what it waits for is there already.
+
+    The attempt is not counted: a run may wait as often as it likes.
+    """
+    after = after_hand_back(attempt, cancel_requested=cancel_requested)
+    if after.status is RunStatus.QUEUED and not called:
+        return Next(RunStatus.PARKED, after.attempt)
+    return after

@@ -1,0 +1,219 @@
+"""A run that only waits rests, holds nothing, and goes on where it was; short waits stay where they are."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from holdfast.agent import App, NothingReceived, Run, StepFailed, step
+from holdfast.agent.engine import waits
+from holdfast.agent.execution import Left
+from holdfast.v1.run_pb2 import RUN_STATUS_SUCCEEDED
+from tests.agent.memory import Counter, Memory
+
+DAY = 24 * 3600
+
+
+@pytest.fixture(autouse=True)
+def hot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a wait grow cold sooner than anybody would want to test."""
+    monkeypatch.setattr(waits, "HOT", 0.05)
+
+
+def agent(fn: Any) -> App:
+    app = App("desk")
+    app.agent("desk")(fn)
+    return app
+
+
+async def rested(memory: Memory, app: App) -> None:
+    assert await memory.run(app) is Left.REQUEUED
+    assert memory.parked is not None
+
+
+async def ended(memory: Memory, app: App) -> Any:
+    assert await memory.run(app) is Left.ENDED
+    assert memory.outcome.status == RUN_STATUS_SUCCEEDED, memory.outcome
+    return memory.outcome.result
+
+
+async def test_a_run_that_waits_for_a_signal_rests_and_goes_on_with_it() -> None:
+    done = Counter()
+
+    async def fetch() -> int:
+        return done.note("fetch")
+
+    async def wait(run: Run) -> str:
+        await run.step(fetch)
+        answer: str = await run.receive("answer")
+        return answer
+
+    memory, app = Memory("desk"), agent(wait)
+    await rested(memory, app)
+    assert memory.parked is not None
+    assert list(memory.parked.keys) == ["answer"]
+    assert not memory.parked.HasField("wait_for")
+    memory.signal("yes", "answer")
+    assert (await ended(memory, app)).string_value == "yes"
+    assert len(done) == 1
+    assert [(record.key, record.intent) for record in memory.records] == [
+        ("fetch", False),
+        ("receive", True),
+        ("receive", False),
+    ]
+    assert memory.spent.steps == 2
+    assert [event.key for event in memory.told("step_started")] == ["fetch", "receive"]
+
+
+async def test_a_wait_that_is_soon_over_stays_hot() -> None:
+    async def nap(run: Run) -> None:
+        await run.sleep(0.01)
+
+    memory = Memory("desk")
+    await ended(memory, agent(nap))
+    assert [record.intent for record in memory.records] == [False]
+
+
+async def test_a_sleep_goes_on_where_it_was_and_is_never_short() -> None:
+    async def sleep(run: Run) -> None:
+        await run.sleep(timedelta(days=1))
+
+    memory, app = Memory("desk"), agent(sleep)
+    await rested(memory, app)
+    assert memory.parked is not None
+    assert DAY - 2 < memory.parked.wait_for.seconds <= DAY
+    memory.slept = DAY / 2
+    await rested(memory, app)
+    assert DAY / 2 - 2 < memory.parked.wait_for.seconds <= DAY / 2
+    memory.slept = DAY - 0.3
+    began = time.monotonic()
+    await rested(memory, app)
+    memory.slept = DAY
+    await ended(memory, app)
+    assert time.monotonic() - began < 5
+    assert [record.intent for record in memory.records] == [True, False]
+
+
+async def test_a_sleep_until_a_moment_that_is_over_is_none() -> None:
+    async def sleep(run: Run) -> None:
+        await run.sleep(datetime.now(UTC) - timedelta(hours=1))
+
+    memory = Memory("desk")
+    await ended(memory, agent(sleep))
+
+
+async def test_what_is_no_wait_is_refused_with_a_sentence() -> None:
+    async def wrong(run: Run) -> list[str]:
+        told = []
+        for delay in (-1, timedelta(days=32), datetime(2026, 1, 1)):  # noqa: DTZ001 -- that is what is wrong
+            with pytest.raises(ValueError, match=r"31 days|time zone") as caught:
+                await run.sleep(delay)
+            told.append(str(caught.value))
+        return told
+
+    memory = Memory("desk")
+    assert len((await ended(memory, agent(wrong))).list_value.values) == 3
+
+
+async def test_a_wait_whose_time_is_over_says_so_after_a_rest() -> None:
+    async def wait(run: Run) -> str:
+        try:
+            await run.receive("answer", timeout=timedelta(hours=1))
+        except NothingReceived as nothing:
+            return str(nothing)
+        return "something"
+
+    memory, app = Memory("desk"), agent(wait)
+    await rested(memory, app)
+    memory.slept = 3600
+    assert (await ended(memory, app)).string_value == "Nothing came under the key answer within 3600 s."
+
+
+async def test_a_run_rests_only_when_every_branch_waits_and_wakes_for_the_first() -> None:
+    going = asyncio.Event()
+
+    async def work() -> str:
+        await going.wait()
+        return "worked"
+
+    async def wait(run: Run) -> list[Any]:
+        return list(
+            await asyncio.gather(
+                run.step(work), run.receive("a"), run.receive("b", timeout=3600), run.sleep(DAY)
+            )
+        )
+
+    memory, app = Memory("desk"), agent(wait)
+    running = asyncio.create_task(memory.run(app))
+    await asyncio.sleep(0.2)
+    assert not running.done()
+    going.set()
+    assert await running is Left.REQUEUED
+    assert memory.parked is not None
+    assert sorted(memory.parked.keys) == ["a", "b"]
+    assert 3590 < memory.parked.wait_for.seconds <= 3600
+    memory.signal(1, "a")
+    await rested(memory, app)
+    assert list(memory.parked.keys) == ["b"]
+    memory.signal(2, "b")
+    await rested(memory, app)
+    assert list(memory.parked.keys) == []
+    memory.slept = DAY
+    result = await ended(memory, app)
+    worked, a, b, nothing = result.list_value.values
+    assert (worked.string_value, a.number_value, b.number_value) == ("worked", 1, 2)
+    assert nothing.HasField("null_value")
+
+
+async def test_a_crash_before_the_rest_begins_the_wait_anew_and_one_after_it_does_not() -> None:
+    async def wait(run: Run) -> None:
+        await run.sleep(DAY)
+
+    memory, app = Memory("desk"), agent(wait)
+    assert await memory.crash(app, 1)
+    memory.slept = DAY / 4
+    await rested(memory, app)
+    first = [record for record in memory.records if record.intent]
+    assert len(first) == 1
+    await rested(memory, app)
+    assert [record for record in memory.records if record.intent] == first
+
+
+async def test_a_failure_that_the_agent_has_survived_is_recorded_before_the_rest() -> None:
+    tries = Counter()
+
+    @step(attempts=1)
+    async def fail() -> None:
+        tries.note("fail")
+        raise OSError("away")
+
+    async def wait(run: Run) -> str:
+        try:
+            await run.step(fail)
+        except StepFailed:
+            run.say("it failed")
+        await run.receive("answer")
+        return "went on"
+
+    memory, app = Memory("desk"), agent(wait)
+    await rested(memory, app)
+    memory.signal(None, "answer")
+    assert (await ended(memory, app)).string_value == "went on"
+    assert len(tries) == 1
+    assert len(memory.told("said")) == 1
+
+
+async def test_what_changes_of_a_wait_while_it_rests_is_drift() -> None:
+    def waiting(timeout: float) -> App:
+        async def wait(run: Run) -> None:
+            await run.receive("answer", timeout=timeout)
+
+        return agent(wait)
+
+    memory = Memory("desk")
+    await rested(memory, waiting(60))
+    assert await memory.run(waiting(90)) is Left.ENDED
+    assert memory.outcome.failure.reason == "DRIFTED"
+    assert '"timeout":60' in memory.outcome.failure.message
