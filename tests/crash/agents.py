@@ -206,3 +206,20 @@ async def listen(run: Run, at: Listening) -> list[str]:
         note("heard", run.id, attempt=run.attempt, token=heard[-1])
     note("ended", run.id, attempt=run.attempt)
     return heard
+
+
+@app.agent("crash.rest")
+async def rest(run: Run, todo: dict[str, float]) -> list[str]:
+    """Change something, wait for an answer, sleep, and change something again."""
+
+    async def change(idempotency_key: str = "") -> Change:
+        return await _execute(idempotency_key, run.attempt, 0)
+
+    note("started", run.id, attempt=run.attempt)
+    first = await run.step(change)
+    answer = await run.receive("answer", timeout=3600)
+    note("heard", run.id, attempt=run.attempt, token=answer)
+    await run.sleep(todo["sleep"])
+    last = await run.step(change)
+    note("ended", run.id, attempt=run.attempt)
+    return [first.token, answer, last.token]

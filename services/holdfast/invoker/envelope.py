@@ -158,7 +158,7 @@ def read_envelope(
 
 
 def limits_of(budget: run_pb2.Budget, *, longest: bool = False) -> Limits:
-    """Return the limits of a budget, 0 where it has none; as the deadline the `longest` there is, if asked."""
+    """Return the limits of a budget, 0 where it has none; as deadline the `longest` there is, if asked."""
     default = BUDGET_MAXIMA["deadline_ms"] if longest else 0
     return Limits(
         deadline_ms=budget.deadline_ms or default,
