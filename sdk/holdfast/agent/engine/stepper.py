@@ -39,7 +39,7 @@ from holdfast.agent.error import (
     StepFailed,
     failure_of,
 )
-from holdfast.agent.wire.draft import MODEL, TOOL, make_record, mark_interrupted
+from holdfast.agent.wire.draft import MODEL, TOOL, kind_name, make_record, mark_interrupted
 from holdfast.agent.wire.invocation import History, Recorded
 
 T = TypeVar("T")
@@ -171,6 +171,14 @@ class Stepper:
             return False
         return await self._move(scope)
 
+    def patched(self, patch: str) -> bool:
+        """Say whether the scope goes the new way; the next commit says so, too."""
+        self._check()
+        answer, mark = self.scope().patched(patch)
+        if mark:
+            self._transcript.patched(mark)
+        return answer
+
     def _press(self) -> None:
         """Take the rungs of degradation that the budget asks for."""
         felt = pressure(self._meter)
@@ -214,6 +222,9 @@ class Stepper:
         return moved
 
     def _replayed(self, key: str, call: Call, recorded: Recorded, fingerprint: bytes, asked: bytes) -> Any:
+        if recorded.kind != call.kind:
+            was, now = kind_name(recorded.kind), kind_name(call.kind)
+            self._drifted(key, f"step {key} was recorded as {was} and is now asked as {now}")
         if recorded.fingerprint != fingerprint:
             was, now = _shown(recorded.input), _shown(asked)
             self._drifted(key, f"step {key} was recorded with the input {was} and is now asked with {now}")

@@ -125,6 +125,10 @@ class History:
         self.mail_last = max(self.mail_last, page.mailbox_sequence)
         self.length = len(self._records)
 
+    def keys(self) -> "tuple[str, ...]":
+        """Return the keys of the records that have not been taken."""
+        return tuple(self._records)
+
     def take(self, key: str) -> "Recorded | None":
         """Return a step's record, once: each key is asked for once in a replay."""
         record = self._records.pop(key, None)
@@ -138,6 +142,11 @@ class Recorded:
 
     def __init__(self, record: StepRecord) -> None:
         self._record = record
+
+    @property
+    def kind(self) -> int:
+        """What was recorded: a `StepKind`."""
+        return self._record.kind
 
     @property
     def fingerprint(self) -> bytes:
