@@ -3,7 +3,7 @@
 recorded steps asked for ──▶ returned ──┬─(the agent returns)──▶ MATCHES, or CHANGED if it ended otherwise
                                         ├─(a step beyond)─────▶ GOES_ON, or CHANGED if the run had ended
                                         ├─(asked otherwise)───▶ DRIFTED
-                                        └─(the code raises)───▶ FAILS, or MATCHES if the run had not succeeded
+                                        └─(the code raises)───▶ FAILS, or MATCHES if the run had ended without success
 
 No model, tool or function of a step is called, and nothing is sent. Code between steps does run: what it does to
 the world it does.
@@ -21,6 +21,7 @@ from holdfast.agent.budget import Limits
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.error import Drifted, RunStopped
 from holdfast.agent.execution import Execution
+from holdfast.agent.wire import value
 from holdfast.agent.wire.draft import SUCCEEDED, Commit, Event, Record
 from holdfast.agent.wire.invocation import UNLIMITED, History, Invocation
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
@@ -59,10 +60,11 @@ class _Beyond(RunStopped):
 
 
 class _Past:
-    """A journal that keeps nothing but how the run ends."""
+    """A journal that keeps nothing but how the run ends, and which step was asked for last."""
 
     def __init__(self) -> None:
         self.last: Commit | None = None
+        self.asked = ""
 
     def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         """Take a commit as durable."""
@@ -70,7 +72,9 @@ class _Past:
         asyncio.get_running_loop().call_soon(answered, Committed())
 
     def happened(self, event: Event) -> None:
-        """Tell nobody."""
+        """Note the step that is about to be tried; tell nobody."""
+        if event.HasField("step_started"):
+            self.asked = event.step_started.key
 
 
 async def replay(
@@ -81,27 +85,28 @@ async def replay(
     *,
     emitted: Mapping[str, int] | None = None,
     run_id: str = "",
+    status: int = 0,
     result: Any = None,
-    succeeded: bool = False,
     patience: float = PATIENCE,
 ) -> Replayed:
     """Run the agent of an intent against what a run has recorded, and say what it does.
 
     `emitted` are the counts committed with the records; without them a run that passed a patch is taken for one
-    that did not. A run that has `succeeded` with `result` must come to it again. Raises ValueError for an intent
-    that the app does not serve.
+    that did not. `status` is how the run has ended, 0 for one in flight; one that has SUCCEEDED must come to its
+    `result` again. Code between steps has `patience` seconds. Raises ValueError for an intent that the app does
+    not serve.
     """
     agent = app.agents.get(intent)
     if agent is None:
         raise ValueError(f"The app {app.name} has no agent for {intent}.")
     history = History([LoadRunResponse(steps=records, emitted=dict(emitted or {}))])
-    past, beyond = _Past(), ""
-    execution: Execution
+    past = _Past()
+    beyond = ""
 
     def reached(place: str) -> None:
         nonlocal beyond
         if place == "before_step":
-            beyond = beyond or execution.asked
+            beyond = beyond or past.asked
             stopped = _Beyond()
             execution.stop(stopped)
             raise stopped
@@ -120,19 +125,23 @@ async def replay(
     if isinstance(stopped, Drifted):
         return Replayed(Verdict.DRIFTED, stopped.step, str(stopped), leftover)
     if isinstance(stopped, _Beyond):
-        if succeeded:
-            message = f"the recorded run had ended; now step {beyond} is asked, which is not recorded"
-            return Replayed(Verdict.CHANGED, beyond, message, leftover)
-        return Replayed(Verdict.GOES_ON, beyond, leftover=leftover)
-    last = past.last
-    if last is None or last.WhichOneof("move") != "end" or last.end.status != SUCCEEDED:
-        failure = None if last is None else last.end.failure if last.HasField("end") else last.requeue.failure
-        message = "it has no end" if failure is None else f"{failure.reason}: {failure.message}"
-        return Replayed(Verdict.FAILS if succeeded else Verdict.MATCHES, "", message, leftover)
-    if succeeded:
-        expected = LoadRunResponse()
-        del expected
-        found = _plain(last)
-        if found != result:
-            return Replayed(Verdict.CHANGED, "", f"it ended with {result!r} and now ends with {found!r}", leftover)
+        if status != SUCCEEDED:
+            return Replayed(Verdict.GOES_ON, beyond, leftover=leftover)
+        message = f"the run had ended; now step {beyond} is asked, which is not recorded"
+        return Replayed(Verdict.CHANGED, beyond, message, leftover)
+    return _ended(past.last, status, result, leftover)
+
+
+def _ended(last: Commit | None, status: int, result: Any, leftover: tuple[str, ...]) -> Replayed:
+    """Hold the end of a replay against what was recorded."""
+    if last is None or not last.HasField("end") or last.end.status != SUCCEEDED:
+        if status not in (0, SUCCEEDED):
+            return Replayed(Verdict.MATCHES, leftover=leftover)
+        move = None if last is None else last.end if last.HasField("end") else last.requeue
+        message = "it comes to no end" if move is None else f"{move.failure.reason}: {move.failure.message}"
+        return Replayed(Verdict.FAILS, message=message, leftover=leftover)
+    found = value.read(last.end.result)
+    if status == SUCCEEDED and found != result:
+        message = f"it ended with {result!r} and now ends with {found!r}"
+        return Replayed(Verdict.CHANGED, message=message, leftover=leftover)
     return Replayed(Verdict.MATCHES, leftover=leftover)
