@@ -113,7 +113,7 @@ async def test_a_step_asked_as_another_kind_has_drifted() -> None:
     branches=st.booleans(),
 )
 def test_answers_never_change_for_a_run(
-    length: int, patches: set[int], changes: list[int], branches: bool
+    *, length: int, patches: set[int], changes: list[int], branches: bool
 ) -> None:
     """Each crash may meet code with one more of the patches; what was answered once is answered always."""
     answered: dict[str, bool] = {}
@@ -156,3 +156,27 @@ async def test_a_patch_needs_a_name() -> None:
     memory = Memory("patch")
     await memory.run(an_app(body))
     assert memory.outcome.status == wire.SUCCEEDED
+
+
+async def test_a_drifted_run_goes_on_from_its_records_once_the_code_is_put_right() -> None:
+    executed: list[int] = []
+
+    async def note(number: int) -> int:
+        executed.append(number)
+        return number
+
+    def code(second: int) -> App:
+        async def body(run: Run) -> int:
+            return await run.step(note, 1) + await run.step(note, second) + await run.step(note, 5)
+
+        return an_app(body)
+
+    memory = Memory("patch")
+    assert await memory.crash(code(2), 2)
+    executed.clear()
+    assert await memory.run(code(3)) is Left.ENDED
+    assert memory.outcome.status == wire.DRIFTED
+    assert memory.outcome.failure.step == "note#2"
+    assert await memory.run(code(2)) is Left.ENDED
+    assert memory.outcome.status == wire.SUCCEEDED
+    assert executed == [5]

@@ -3,10 +3,10 @@
 recorded steps asked for ──▶ returned ──┬─(the agent returns)──▶ MATCHES, or CHANGED if it ended otherwise
                                         ├─(a step beyond)─────▶ GOES_ON, or CHANGED if the run had ended
                                         ├─(asked otherwise)───▶ DRIFTED
-                                        └─(the code raises)───▶ FAILS, or MATCHES if the run had ended without success
+                                        └─(the code raises)───▶ FAILS, or MATCHES if the run had failed, too
 
-No model, tool or function of a step is called, and nothing is sent. Code between steps does run: what it does to
-the world it does.
+No model, tool or function of a step is called, and nothing is sent. Code between steps does run: what it
+does to the world it does.
 """
 
 import asyncio
@@ -91,10 +91,10 @@ async def replay(
 ) -> Replayed:
     """Run the agent of an intent against what a run has recorded, and say what it does.
 
-    `emitted` are the counts committed with the records; without them a run that passed a patch is taken for one
-    that did not. `status` is how the run has ended, 0 for one in flight; one that has SUCCEEDED must come to its
-    `result` again. Code between steps has `patience` seconds. Raises ValueError for an intent that the app does
-    not serve.
+    `emitted` are the counts committed with the records; without them a run that passed a patch is taken for
+    one that did not. `status` is how the run has ended, 0 for one in flight; one that has SUCCEEDED must come
+    to its `result` again. Code between steps has `patience` seconds. Raises ValueError for an intent that
+    the app does not serve.
     """
     agent = app.agents.get(intent)
     if agent is None:

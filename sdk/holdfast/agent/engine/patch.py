@@ -1,7 +1,7 @@
 """Knows what of a scope's recorded past lies ahead of the code that runs now.
 
-Code is replaying while its scope has recorded what it has not asked for yet. That is decided by what was asked
-for, not by what has been awaited, and so by the order of the code alone: each replay finds the same.
+Code is replaying while its scope has recorded what it has not asked for yet. That is decided by what was
+asked for, not by what has been awaited, and so by the order of the code alone: each replay finds the same.
 """
 
 import hashlib
