@@ -108,7 +108,9 @@ async def undelivered(world: World) -> int:
 def _records(rows: list[Any]) -> dict[str, list[StepRecord]]:
     found: dict[str, list[StepRecord]] = defaultdict(list)
     for row in rows:
-        found[str(row["run_id"])].append(StepRecord.FromString(row["record"]))
+        record = StepRecord.FromString(row["record"])
+        if not record.intent:
+            found[str(row["run_id"])].append(record)
     return found
 
 

@@ -89,7 +89,7 @@ class Execution:
         self._reached = reached
         self._loop = asyncio.get_running_loop()
         number_tasks(self._loop)
-        self._family = Family(history.emitted)
+        self._family = Family(history.emitted, history.keys())
         self._meter = Meter(invocation.limits, invocation.spent, invocation.remaining)
         self._pipeline = Pipeline(
             invocation.run_id,

@@ -144,6 +144,16 @@ class Run:
         """
         return await self._stepper.expect(seconds)
 
+    def patched(self, patch: str) -> bool:
+        """Say whether to go the new way, where the code was changed under runs in flight.
+
+        True for a run that comes here first with the patch, false in the replay of one that went on from here
+        before there was the patch. The first answer counts for this branch of the agent, in every replay. A
+        branch whose starter went on without it before a crash may hear false. Raises ValueError for what
+        cannot be a name, RuntimeError inside of a step.
+        """
+        return self._stepper.patched(checked_name(patch))
+
     def step(
         self, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, R]:

@@ -8,10 +8,11 @@ of a step nothing is numbered: a replay does not go there.
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from holdfast.agent.engine.mailbox import Signal
+from holdfast.agent.engine.patch import ahead_of, mark_of, whole
 from holdfast.agent.wire.draft import EXPECTED, MOVED, STAGED, Effect
 
 
@@ -42,7 +43,10 @@ class Scope(Place):
     """Counts what is asked for and said in one task of the agent."""
 
     __slots__ = (
+        "_ahead",
         "_counts",
+        "_inside",
+        "_patches",
         "expected",
         "expected_before",
         "moved_at",
@@ -57,6 +61,9 @@ class Scope(Place):
         super().__init__(owner)
         self.path = path
         self._counts: dict[str, int] = {}
+        self._ahead = set(owner.ahead.get(path, ()))
+        self._inside = path in owner.replaying or whole(path) in owner.replaying
+        self._patches: dict[str, bool] = {}
         self.said = 0
         self.told_before = owner.emitted.get(path, 0)
         self.staged = 0
@@ -71,7 +78,37 @@ class Scope(Place):
         self._counts[name] = count
         if count > 1:
             name = f"{name}#{count}"
-        return f"{self.path}/{name}" if self.path else name
+        key = f"{self.path}/{name}" if self.path else name
+        if self.owner.ahead:
+            self._ahead.discard(name)
+            self._ahead.discard(whole(name))
+            if self.replaying:
+                self.owner.replaying.add(key)
+        return key
+
+    @property
+    def replaying(self) -> bool:
+        """Whether an earlier attempt has recorded what comes after this point of the scope."""
+        return (
+            self._inside
+            or bool(self._ahead)
+            or self.said < self.told_before
+            or self.staged < self.staged_before
+            or self.expected < self.expected_before
+        )
+
+    def patched(self, patch: str) -> tuple[bool, str]:
+        """Say whether the scope goes the new way, and the mark to commit, empty if there is none to.
+
+        The first answer counts for the scope; the mark is durable before anything that depends on it.
+        """
+        answer = self._patches.get(patch)
+        if answer is not None:
+            return answer, ""
+        mark = mark_of(self.path, patch)
+        before = mark in self.owner.emitted
+        answer = self._patches[patch] = before or not self.replaying
+        return answer, mark if answer and not before else ""
 
     def child(self, name: str) -> "Scope":
         """Begin a scope inside of this one."""
@@ -96,10 +133,14 @@ class Frame(Place):
 class Family:
     """All tasks of one run, and what its scopes have told in earlier attempts."""
 
-    __slots__ = ("emitted", "stopping", "tasks")
+    __slots__ = ("ahead", "emitted", "replaying", "stopping", "tasks")
 
-    def __init__(self, emitted: dict[str, int]) -> None:
+    def __init__(self, emitted: dict[str, int], keys: Iterable[str] = ()) -> None:
+        """Take the `keys` of the steps that are recorded."""
         self.emitted = emitted
+        self.ahead = ahead_of(keys)
+        self.replaying: set[str] = set()
+        """The keys asked for while their scope was replaying: what is inside of them is, too."""
         self.stopping = False
         self.tasks: set[asyncio.Task[Any]] = set()
 

@@ -40,7 +40,7 @@ from holdfast.agent.error import (
     StepFailed,
     failure_of,
 )
-from holdfast.agent.wire.draft import MODEL, TOOL, make_record, mark_interrupted
+from holdfast.agent.wire.draft import MODEL, TOOL, kind_name, make_record, mark_interrupted
 from holdfast.agent.wire.invocation import History, Recorded
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ class Stepper:
             return self._replayed(key, call, recorded, fingerprint, asked)
         begun = self._history.intent(key)
         if begun is not None:
-            self._compare(key, begun, fingerprint, asked)
+            self._compare(key, call, begun, fingerprint, asked)
         if not (call.policy.repeatable or self._pipeline.settled):
             await self._awaited(self._pipeline.settle())
         await self._foresee(call.name)
@@ -178,6 +178,14 @@ class Stepper:
             self._transcript.expected(scope)
             return False
         return await self._move(scope)
+
+    def patched(self, patch: str) -> bool:
+        """Say whether the scope goes the new way; the next commit says so, too."""
+        self._check()
+        answer, mark = self.scope().patched(patch)
+        if mark:
+            self._transcript.patched(mark)
+        return answer
 
     def _press(self) -> None:
         """Take the rungs of degradation that the budget asks for."""
@@ -222,7 +230,7 @@ class Stepper:
         return moved
 
     def _replayed(self, key: str, call: Call, recorded: Recorded, fingerprint: bytes, asked: bytes) -> Any:
-        self._compare(key, recorded, fingerprint, asked)
+        self._compare(key, call, recorded, fingerprint, asked)
         if recorded.interruption is not None:
             mailbox_key, payload = recorded.interruption
             raise Interrupted(json.loads(payload), key=mailbox_key)
@@ -233,8 +241,11 @@ class Stepper:
         except NotRecordable as error:
             return self._drifted(key, f"step {key}: {error}")
 
-    def _compare(self, key: str, recorded: Recorded, fingerprint: bytes, asked: bytes) -> None:
-        """Stop the run if a step is asked with another input than it was recorded with."""
+    def _compare(self, key: str, call: Call, recorded: Recorded, fingerprint: bytes, asked: bytes) -> None:
+        """Stop the run if a step is asked as another kind, or with another input, than it was recorded."""
+        if recorded.kind != call.kind:
+            was, now = kind_name(recorded.kind), kind_name(call.kind)
+            self._drifted(key, f"step {key} was recorded as {was} and is now asked as {now}")
         if recorded.fingerprint != fingerprint:
             was, now = _shown(recorded.input), _shown(asked)
             self._drifted(key, f"step {key} was recorded with the input {was} and is now asked with {now}")

@@ -124,6 +124,10 @@ class Transcript:
         mark = scope.path + EXPECTED
         draft.emitted[mark] = draft.emitted.get(mark, 0) + 1
 
+    def patched(self, mark: str) -> None:
+        """Have the next commit say that a patch was passed: a replay goes the same way."""
+        self._pipeline.draft.emitted[mark] = 1
+
     def handed_off(self, limits: Limits, scope: Scope | None) -> Draft:
         """Move the run to the background, tell it, and return the draft it is in; `scope` has asked."""
         self.all_spoken()

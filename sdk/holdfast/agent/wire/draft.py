@@ -7,7 +7,7 @@ from holdfast.agent.budget import Dimension, Usage
 from holdfast.agent.error import Failure
 from holdfast.agent.wire import value as json_value
 from holdfast.agent.wire.field import GIGA, write_duration, write_failure, write_time, write_usage
-from holdfast.v1 import checkpoint_pb2, run_pb2
+from holdfast.v1 import checkpoint_pb2, run_pb2, transcript_pb2
 from holdfast.v1.transcript_pb2 import EventBatch, RunEvent
 
 Commit = checkpoint_pb2.Commit
@@ -39,6 +39,8 @@ DEGRADED: Final = "!^"
 
 MOVED: Final = "!~"
 """Marks which of these moved the run to the background."""
+PATCHED: Final = "!="
+"""Between a scope and a patch in `emitted`: the scope has passed that patch, and was told so."""
 
 
 class Outcome:
@@ -175,6 +177,14 @@ class Draft:
         for scope, count in self.staged.items():
             commit.emitted[scope + STAGED] = count
         return commit
+
+
+def kind_name(kind: int) -> str:
+    """Return what people call a kind of step."""
+    try:
+        return transcript_pb2.StepKind.Name(kind)  # type: ignore[arg-type]  # a kind of a later contract has no name
+    except ValueError:
+        return f"kind {kind}"
 
 
 def make_record(

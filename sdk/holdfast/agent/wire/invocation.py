@@ -133,6 +133,10 @@ class History:
         record = self._intents.get(key)
         return None if record is None else Recorded(record)
 
+    def keys(self) -> "tuple[str, ...]":
+        """Return the keys of the steps that were begun or recorded and have not been taken."""
+        return tuple({**self._intents, **self._records})
+
     def take(self, key: str) -> "Recorded | None":
         """Return a step's record, once: each key is asked for once in a replay."""
         record = self._records.pop(key, None)
@@ -146,6 +150,11 @@ class Recorded:
 
     def __init__(self, record: StepRecord) -> None:
         self._record = record
+
+    @property
+    def kind(self) -> int:
+        """What was recorded: a `StepKind`."""
+        return self._record.kind
 
     @property
     def fingerprint(self) -> bytes:

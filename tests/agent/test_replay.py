@@ -1,0 +1,131 @@
+from collections.abc import Callable
+
+import pytest
+
+from holdfast.agent import App, Run
+from holdfast.agent.replay import Replayed, Verdict, replay
+from holdfast.agent.wire import draft as wire
+from tests.agent.memory import Counter, Memory
+
+executed = Counter()
+
+
+async def double(number: int) -> int:
+    executed.note(number)
+    return number * 2
+
+
+def an_app(body: Callable[[Run], object]) -> App:
+    app = App("replays")
+
+    @app.agent("sum")
+    async def agent(run: Run) -> object:
+        return await body(run)  # type: ignore[misc]
+
+    return app
+
+
+async def recorded(run: Run) -> int:
+    first = await run.step(double, 1)
+    run.say("halfway")
+    return first + await run.step(double, 2)
+
+
+async def other_input(run: Run) -> int:
+    return await run.step(double, 1) + await run.step(double, 3)
+
+
+async def one_more(run: Run) -> int:
+    return await run.step(double, 1) + await run.step(double, 2) + await run.step(double, 3)
+
+
+async def one_less(run: Run) -> int:
+    return await run.step(double, 1)
+
+
+async def broken(run: Run) -> int:
+    raise KeyError(await run.step(double, 1))
+
+
+async def patched(run: Run) -> int:
+    first = await run.step(double, 1)
+    return first + await run.step(double, 3 if run.patched("three") else 2)
+
+
+async def verdict_on(
+    body: Callable[[Run], object], memory: Memory, *, ended: bool = True, result: object = 6
+) -> Replayed:
+    emitted: dict[str, int] = {}
+    for commit in memory.commits:
+        for mark, count in commit.emitted.items():
+            emitted[mark] = emitted.get(mark, 0) + count
+    executed.calls.clear()
+    commits = len(memory.commits)
+    replayed = await replay(
+        an_app(body),
+        "sum",
+        {},
+        memory.records,
+        emitted=emitted,
+        status=wire.SUCCEEDED if ended else 0,
+        result=result,
+    )
+    assert executed.calls == [], "a replay executes no step"
+    assert len(memory.commits) == commits
+    return replayed
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict", "step"),
+    [
+        (recorded, Verdict.MATCHES, ""),
+        (patched, Verdict.MATCHES, ""),
+        (other_input, Verdict.DRIFTED, "double#2"),
+        (one_more, Verdict.CHANGED, "double#3"),
+        (one_less, Verdict.CHANGED, ""),
+        (broken, Verdict.FAILS, ""),
+    ],
+)
+async def test_todays_code_is_held_against_a_run_that_succeeded(
+    body: Callable[[Run], object], verdict: Verdict, step: str
+) -> None:
+    memory = Memory("sum")
+    await memory.run(an_app(recorded))
+    replayed = await verdict_on(body, memory)
+    assert (replayed.verdict, replayed.step) == (verdict, step), replayed
+    assert replayed.verdict.is_fine == (verdict is Verdict.MATCHES)
+
+
+async def test_a_drift_is_told_with_what_was_recorded_and_what_is_found() -> None:
+    memory = Memory("sum")
+    await memory.run(an_app(recorded))
+    message = (await verdict_on(other_input, memory)).message
+    assert '{"number":2}' in message
+    assert '{"number":3}' in message
+
+
+@pytest.mark.parametrize("body", [recorded, other_input, patched])
+async def test_a_run_in_flight_goes_on_from_its_first_step_that_is_not_recorded(
+    body: Callable[[Run], object],
+) -> None:
+    memory = Memory("sum")
+    assert await memory.crash(an_app(recorded), 1)
+    replayed = await verdict_on(body, memory, ended=False)
+    assert (replayed.verdict, replayed.step) == (Verdict.GOES_ON, "double#2")
+
+
+async def test_records_that_nobody_asks_for_are_named() -> None:
+    memory = Memory("sum")
+    await memory.run(an_app(recorded))
+    assert (await verdict_on(one_less, memory)).leftover == ("double#2",)
+
+
+async def test_a_run_that_passed_a_patch_passes_it_in_its_replay() -> None:
+    memory = Memory("sum")
+    await memory.run(an_app(patched))
+    assert (await verdict_on(patched, memory, result=8)).verdict is Verdict.MATCHES
+
+
+async def test_an_intent_that_is_not_served_is_refused() -> None:
+    with pytest.raises(ValueError, match="no agent for other"):
+        await replay(an_app(recorded), "other", {}, [])
