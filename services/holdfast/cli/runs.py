@@ -10,6 +10,7 @@ from holdfast.cli.follow import Follower, show_end
 from holdfast.cli.given import Limits, Pair, Seconds, json_value
 from holdfast.cli.output import fields, json_line, plain, table
 from holdfast.cli.target import Target, speaks
+from holdfast.cli.timeline import timeline
 from holdfast.client import Budget, Run, RunStatus
 
 _STATUSES = [status.name for status in RunStatus if status]
@@ -22,6 +23,7 @@ def command() -> None:
 
 command.add_command(travel.checkpoints)
 command.add_command(travel.fork)
+command.add_command(timeline)
 
 
 @command.command("list")
