@@ -1,5 +1,6 @@
 """A fork begins with another run's recorded steps, and leaves the other as it is."""
 
+import asyncio
 import json
 import uuid
 from typing import Any
@@ -81,6 +82,18 @@ async def test_one_key_makes_one_fork(stub: CheckpointServiceStub, floor: Floor,
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ForkRun(asked)
     assert reason_of(caught.value) == "IDEMPOTENCY_KEY_REUSED"
+    assert await contradictions(db) == []
+
+
+async def test_calls_under_one_key_at_the_same_moment_make_one_fork(
+    stub: CheckpointServiceStub, floor: Floor, db: Database
+) -> None:
+    (run,) = await floor.lease()
+    await commit(stub, message(run, 1, "a"))
+    asked = pb.ForkRunRequest(run_id=str(run.run_id), position=1, idempotency_key="k")
+    answers = await asyncio.gather(*(stub.ForkRun(asked) for _ in range(8)))
+    assert len({answer.run.run_id for answer in answers}) == 1
+    assert sorted(answer.reattached for answer in answers) == [False] + [True] * 7
     assert await contradictions(db) == []
 
 

@@ -100,14 +100,9 @@ async def test_the_timeline_of_a_run_that_goes_on_ends_at_what_is_committed(
     server: ContractServer, holdfast: Holdfast
 ) -> None:
     async def script(*_: Any) -> AsyncIterator[Any]:
-        for number, kind in enumerate(
-            (
-                {"accepted": transcript_pb2.RunAccepted()},
-                {"step_started": transcript_pb2.StepStarted(key="plan", kind=1)},  # type: ignore[arg-type]
-            ),
-            1,
-        ):
-            one = event(number, **kind)
+        begun = transcript_pb2.StepStarted(key="plan", kind=transcript_pb2.STEP_KIND_FUNCTION)
+        accepted = event(1, accepted=transcript_pb2.RunAccepted())
+        for number, one in enumerate((accepted, event(2, step_started=begun)), 1):
             one.time.FromDatetime(BEGIN + timedelta(seconds=number))
             yield pb.WatchRunResponse(event=one)
         raise AssertionError("nobody asks for what is not committed")
