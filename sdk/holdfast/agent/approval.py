@@ -1,14 +1,15 @@
 """Gates as an agent has them: whom it asks, what it asks, and what they decided."""
 
-import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
+from holdfast.agent.error import Permanent
 from holdfast.agent.wire.field import write_duration
 from holdfast.v1.approval_pb2 import ApprovalPolicy, ApprovalVerdict, Quorum
+from holdfast.v1.approval_service_pb2 import RequestApprovalRequest
 
 _ENTRY: Final = re.compile(r"(?:(?P<count>[1-9]\d{0,2}) of )?(?P<kind>user|group|role):(?P<name>.+)")
 _DEFAULTS: Final = {"approve": 1, "deny": 2, "": 0}
@@ -18,7 +19,7 @@ _DEFAULTS: Final = {"approve": 1, "deny": 2, "": 0}
 class Decision:
     """How a gate was decided: `APPROVED`, `DENIED` or `TIMED_OUT`.
 
-    `by` are the people whose votes decided, nobody at a timeout; `payload` is what was approved, edits included.
+    `by` are the people whose votes decided, nobody at a timeout; `payload` is what was approved, with edits.
     """
 
     status: str
@@ -66,13 +67,22 @@ class Remind:
 class Gates(Protocol):
     """The way to the Approval service, as a runner has it."""
 
-    async def request(
-        self, run_id: str, epoch: int, step: str, title: str, payload: bytes, policy: ApprovalPolicy
-    ) -> tuple[str, str]:
+    async def request(self, asked: RequestApprovalRequest) -> tuple[str, str]:
         """Open a gate, or find it; return its id and the mailbox key under which the decision comes.
 
         Waits while the service is away. Raises `Permanent` for what it refuses.
         """
+
+
+class _NoGates:
+    """Stands where no Approval service is known."""
+
+    async def request(self, *_: object) -> tuple[str, str]:
+        """Refuse."""
+        raise Permanent("this runner knows no Approval service", reason="NO_APPROVAL_SERVICE")
+
+
+NO_GATES: Final[Gates] = _NoGates()
 
 
 def policy_of(
@@ -131,12 +141,6 @@ async def decided(step: Awaitable[tuple[str, Any] | None]) -> Decision:
     found = await step
     assert found is not None  # it has no end of its own: the gate has
     return decision_of(found[1])
-
-
-def asked_as(payload: bytes, policy: ApprovalPolicy, plain: Callable[[ApprovalPolicy], Any]) -> dict[str, Any]:
-    """Return what is compared in a replay: what is decided; the terms may change for gates to come."""
-    del policy, plain
-    return {"payload": json.loads(payload)}
 
 
 def _quorums(approvers: Iterable[str]) -> list[Quorum]:

@@ -1,6 +1,6 @@
 """ApprovalService: gates opened by runs, decided by people or by time; a call sees its tenant's own."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -137,13 +137,12 @@ class ApprovalServicer(Contract):
             next_page_token=token,
         )
 
-    async def WatchApprovals(  # noqa: N802
+    async def WatchApprovals(  # type: ignore[override]  # noqa: N802
         self, request: pb.WatchApprovalsRequest, context: Any
-    ) -> AsyncIterator[pb.WatchApprovalsResponse]:
+    ) -> None:
         """Answer that approvals cannot be followed yet."""
         del request, context
         raise NotYetAvailable("Approvals cannot be followed yet; list them.")
-        yield  # what makes it a stream
 
     async def _read(self, approval_id: UUID, *, audit: bool = False) -> approval_pb2.Approval:
         async with self._db.connection() as connection:
