@@ -212,3 +212,45 @@ async def test_refusals_of_the_services_are_sentences(terminal: Terminal) -> Non
     assert "run_id" in malformed.err
     lines = [line for told in (unknown, missing, malformed) for line in told.err.splitlines()]
     assert len(lines) == 3
+
+
+async def test_a_fork_goes_on_from_an_edited_step_and_sends_no_effect_twice(terminal: Terminal) -> None:
+    async with WebhookReceiver() as crm:
+        put = await terminal.type("outbox", "put-destination", "crm", f"{crm.url}/in")
+        assert put.code == 0, put.err
+        payload = '{"name": "Ada", "tell": "crm", "think": 0.01}'
+        assert (await terminal.type("invoke", "greet", "-d", payload, "--watch")).code == 0
+        (run,) = (await terminal.type("runs", "list", "-o", "json")).json
+        recorded = (await terminal.type("runs", "checkpoints", run["run_id"], "-o", "json")).json
+        assert [(one["position"], one["key"], one["output"]) for one in recorded] == [
+            (1, "look_up", "ADA"),
+            (2, "think", 0.01),
+        ]
+        shown = (await terminal.type("runs", "checkpoints", run["run_id"])).out
+        assert shown.splitlines()[0].split() == [
+            "AT",
+            "STEP",
+            "KIND",
+            "TRIES",
+            "TIME",
+            "TOKENS",
+            "INPUT",
+            "OUTPUT",
+        ]
+        forked: list[str] = []
+        for at in ("1", "2"):
+            edit = ("--set", 'look_up="BOB"', "--key", f"k{at}")
+            arguments = ("runs", "fork", run["run_id"], "--at", at, *edit)
+            first, again = [(await terminal.type(*arguments, "-o", "json")).json[0] for _ in range(2)]
+            assert (first["reattached"], again["reattached"]) == (False, True)
+            assert first["run"]["run_id"] == again["run"]["run_id"]
+            forked.append(first["run"]["run_id"])
+            ended = await terminal.type("runs", "wait", forked[-1], "-o", "json")
+            assert ended.code == 0, ended.out
+            assert ended.json[0]["outcome"]["result"] == "greeted BOB"
+            assert ended.json[0]["forked_from"] == {"run_id": run["run_id"], "position": int(at)}
+        listed = (await terminal.type("outbox", "list", "-o", "json")).json  # delivered or not
+    # At the second step the first run had told the CRM already; at the first it had not.
+    assert sorted(effect["run_id"] for effect in listed) == sorted([run["run_id"], forked[0]])
+    refused = await terminal.type("runs", "fork", run["run_id"], "--at", "9")
+    assert (refused.code, refused.err.split(":")[1].strip()) == (3, "INVALID_FIELD")
