@@ -272,12 +272,13 @@ async def test_a_database_that_does_not_answer_is_exit_code_4(holdfast: Holdfast
     assert told.err.startswith("Error: The database cannot be used")
 
 
-async def test_serve_becomes_the_service(tmp_path: Path) -> None:
-    told = await finish(await start("serve", "approval", "--print-config", folder=tmp_path))
+async def test_serve_becomes_the_service(tmp_path: Path, database_url: str) -> None:
+    ledger = {"HOLDFAST_DATABASE_URL": database_url}
+    told = await finish(await start("serve", "approval", "--print-config", folder=tmp_path, **ledger))
     assert told.code == 0
     assert "HOLDFAST_LISTEN" in told.out
     refused = await finish(
-        await start("serve", "approval", folder=tmp_path, HOLDFAST_LISTEN="192.0.2.1:7404")
+        await start("serve", "approval", folder=tmp_path, HOLDFAST_LISTEN="192.0.2.1:7404", **ledger)
     )
     assert refused.code == 2
     assert "Will not listen" in refused.err

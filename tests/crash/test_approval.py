@@ -2,10 +2,14 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from holdfast.client import Approval, ApprovalStatus, EffectStatus, Person, RunHandle, RunStatus, errors
+from holdfast.v1.approval_service_pb2 import WatchApprovalsRequest
+from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceStub
 from tests.crash.invariant import kept_of
 from tests.crash.world import World
 
@@ -78,3 +82,29 @@ async def test_a_deadline_that_falls_while_everything_is_down_fires_once_with_it
 
 async def _delivered(world: World, effect_id: str) -> bool:
     return (await world.client.outbox.get_effect(effect_id)).status is EffectStatus.DELIVERED
+
+
+async def test_an_inbox_gets_what_waits_then_each_change_and_goes_on_after_its_cursor(tmp_path: Path) -> None:
+    async with World.opened(tmp_path, runners=1) as world:
+        handle = await world.client.invoke("crash.review", {})
+        gate = await _gate(world, handle, "review")
+        address = world.suite.addresses["approval"]
+        async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(60):
+            stub: Any = ApprovalServiceStub(channel)
+            inbox = stub.WatchApprovals(WatchApprovalsRequest())
+            waiting = await inbox.read()
+            assert waiting.approval.approval_id == gate.approval_id
+            assert (await inbox.read()).caught_up
+            await world.client.approvals(ANN).approve(gate.approval_id)
+            decided = await inbox.read()
+            assert decided.approval.decision.deciders == ["ann"]
+            next_gate = await inbox.read()
+            assert next_gate.approval.step == "review#2"
+            inbox.cancel()
+            again = stub.WatchApprovals(WatchApprovalsRequest(cursor=decided.cursor))
+            assert (await again.read()).approval.approval_id == next_gate.approval.approval_id
+            again.cancel()
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.WatchApprovals(WatchApprovalsRequest(cursor="x")).read()
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await world.client.cancel(handle.run_id)

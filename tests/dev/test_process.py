@@ -38,9 +38,15 @@ async def is_serving(address: str) -> bool:
 
 
 @pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[ServiceProcess]:
+def told(database_url: str) -> dict[str, str]:
+    """What the service is told by its environment."""
+    return {**os.environ, "HOLDFAST_DATABASE_URL": database_url}
+
+
+@pytest.fixture
+async def service(tmp_path: Path, told: dict[str, str]) -> AsyncIterator[ServiceProcess]:
     one = ServiceProcess(
-        "approval", "holdfast.approval", os.environ, to_files(tmp_path), log=tmp_path / "approval.log"
+        "approval", "holdfast.approval", told, to_files(tmp_path), log=tmp_path / "approval.log"
     )
     yield one
     await one.stop()
@@ -114,9 +120,9 @@ async def test_a_paused_service_can_be_stopped(service: ServiceProcess) -> None:
     assert service.returncode == 0
 
 
-async def test_a_service_that_cannot_start_says_why_and_is_gone(tmp_path: Path) -> None:
+async def test_a_service_that_cannot_start_says_why_and_is_gone(tmp_path: Path, told: dict[str, str]) -> None:
     broken = ServiceProcess(
-        "approval", "holdfast.approval", os.environ, to_files(tmp_path), address="192.0.2.1:7404"
+        "approval", "holdfast.approval", told, to_files(tmp_path), address="192.0.2.1:7404"
     )
     with pytest.raises(SuiteError, match=r"ended while starting \(code 2\):\nWill not listen"):
         await broken.start()
@@ -143,9 +149,12 @@ async def test_what_a_service_prints_is_passed_on(tmp_path: Path) -> None:
     assert set(lines) == {"before", "after", "log" * 50_000}
 
 
-async def test_a_service_dies_with_a_killed_parent() -> None:
+async def test_a_service_dies_with_a_killed_parent(told: dict[str, str]) -> None:
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, str(Path(__file__).with_name("parent.py")), stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        str(Path(__file__).with_name("parent.py")),
+        stdout=asyncio.subprocess.PIPE,
+        env=told,
     )
     assert parent.stdout is not None
     child = int(await asyncio.wait_for(parent.stdout.readline(), DEADLINE_S))

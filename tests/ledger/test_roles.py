@@ -168,7 +168,7 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         ("dispatcher", "INSERT INTO effect (effect_id) VALUES (gen_random_uuid())"),
         ("dispatcher", "DELETE FROM effect"),
         ("approval", "SELECT * FROM run"),
-        ("approval", "UPDATE run_state SET status = 5"),
+        ("approval", "UPDATE run_state SET tokens = 0"),
         *((service, "DROP TABLE run") for service in SERVICES),
         *((service, "CREATE TABLE ours (a int)") for service in SERVICES),
         *((service, "UPDATE migration SET digest = ''") for service in SERVICES),
