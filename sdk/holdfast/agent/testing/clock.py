@@ -13,7 +13,11 @@ import asyncio
 import selectors
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from concurrent.futures import Executor
+from typing import Any, Final, TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 QUIET: Final = 1.0
 """Seconds of real time that an open connection may be silent before time jumps all the same."""
@@ -65,7 +69,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the seconds that have passed, jumps included."""
         return self._now
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> "asyncio.Future[Any]":
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> "asyncio.Future[T]":
         """Call a function in a thread; time passes as it does until it returns."""
         future = super().run_in_executor(executor, func, *args)
         self._at_work += 1

@@ -1,7 +1,7 @@
-"""Kills a run's runner before and after each of its commits, and holds what comes of it against the run unharmed.
+"""Kills a run's runner before and after each of its commits, and compares the end with that of one unharmed.
 
-What must be the same: status, result, reason of a failure, effects in the order of each ordering key, what was
-said, each step's outcome, the session, the usage charged. And no step with an outcome is executed again.
+What must be the same: status, result, reason of a failure, effects in the order of each ordering key, what
+was said, each step's outcome, the session, the usage charged. No step with an outcome is executed again.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ def crash_everywhere(
         return perform(app if isinstance(app, App) else app(), scene, kills)
 
     unharmed = performed(())
-    _hold_against(unharmed, unharmed)
+    same_end(unharmed, unharmed)
     singles = []
     for commit in itertools.count(1):
         killed = [
@@ -90,15 +90,15 @@ def _pairs(singles: Sequence[Kill], most: int) -> Iterator[list[Kill]]:
 def _survives(
     performed: Callable[[Sequence[Kill]], Performance], unharmed: Performance, kills: Sequence[Kill]
 ) -> bool:
-    """Run it with kills, and hold the end against the other; false if the first kill found nothing to kill."""
+    """Run it with kills, and compare the ends; false if the first kill found nothing to kill."""
     killed = performed(kills)
     if not killed.deaths:
         return False
-    _hold_against(killed, unharmed)
+    same_end(killed, unharmed)
     return True
 
 
-def _hold_against(killed: Performance, unharmed: Performance) -> None:
+def same_end(killed: Performance, unharmed: Performance) -> None:
     """Raise AssertionError where two runs differ."""
     deaths = " and ".join(f"{kill} (step {step})" if step else str(kill) for kill, step in killed.deaths)
     where = f"Killed {deaths}" if deaths else "Not killed at all"
@@ -147,8 +147,9 @@ def _difference(fact: str, expected: Any, found: Any) -> str:
     """Say in one line what differs."""
     if isinstance(expected, dict):
         for part in [*expected, *found]:
-            if expected.get(part) != found.get(part):
-                return f"{fact} differ at {part}: {_shown(expected.get(part))} unharmed, {_shown(found.get(part))} now."
+            was, now = expected.get(part), found.get(part)
+            if was != now:
+                return f"{fact} differ at {part}: {_shown(was)} unharmed, {_shown(now)} now."
     return f"{fact} differs: {_shown(expected)} unharmed, {_shown(found)} now."
 
 

@@ -104,16 +104,18 @@ class _Stage:
         self._world()
         deaths: list[tuple[Kill, str]] = []
         again: list[str] = []
+        killed = False
         try:
             while await ledger.ready():
                 if scripted is not None:
-                    scripted.leased()
+                    scripted.leased(killed=killed)
                 kill = self._kills[0] if self._kills else None
                 lease = self._lease = Lease(self._app, ledger, models, answers, kill)
                 await lease.run()
                 self._lease = None
                 again += lease.again
-                if kill is not None and lease.killed.done() and not lease.killed.cancelled():
+                killed = not lease.killed.cancelled()
+                if kill is not None and killed:
                     deaths.append((self._kills.pop(0), lease.killed.result()))
                 if ledger.leased:
                     ledger.lost()

@@ -94,7 +94,8 @@ class Lease:
         """Execute the run until it leaves this runner, or the runner is killed."""
         running = self._loop.create_task(self._execution.run())
         try:
-            await asyncio.wait({running, self.killed}, return_when=asyncio.FIRST_COMPLETED)
+            futures: list[asyncio.Future[Any]] = [running, self.killed]
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._bury(running)
 

@@ -168,14 +168,16 @@ class Ledger:
 
     async def ready(self) -> bool:
         """Wait until the run may be leased; false if it ends, or has ended, without."""
-        while self.outcome is None and not self._may_start():
+        while not self._may_start():
+            if self.outcome is not None:
+                return False
             self._news.clear()
             try:
                 async with asyncio.timeout_at(min(self._due, self._deadline)):
                     await self._news.wait()
             except TimeoutError:
                 continue
-        return self.outcome is None
+        return True
 
     def lost(self) -> None:
         """Take the run back from a runner that is gone: the attempt counts."""
@@ -246,16 +248,25 @@ class Ledger:
 
     def _may_start(self) -> bool:
         """Say whether the run may be leased now; end it if its time is over, or nobody wants it."""
+        if self.outcome is not None:
+            return False
         if self.cancel_requested:
             self._end(RUN_STATUS_CANCELLED, Failure("CANCELLED", "Someone asked to cancel the run."))
-        elif self._time() + _NEARLY >= self._deadline:
+            return False
+        if self._reached(self._deadline):
             self._end(PARTIAL, Failure("BUDGET_EXHAUSTED", "The run's time was over."), Dimension.DEADLINE)
-        elif self._parked is not None:
-            keys = set(self._parked.keys)
-            if any(signal.key in keys for signal in self.mail) or self._time() + _NEARLY >= self._due:
-                self._parked = None
-                return True
-        return self.outcome is None and self._parked is None and self._time() + _NEARLY >= self._not_before
+            return False
+        if self._parked is None:
+            return self._reached(self._not_before)
+        keys = set(self._parked.keys)
+        if not self._reached(self._due) and not any(signal.key in keys for signal in self.mail):
+            return False
+        self._parked = None
+        self._not_before = self._time()
+        return True
+
+    def _reached(self, when: float) -> bool:
+        return self._time() + _NEARLY >= when
 
     @property
     def _due(self) -> float:

@@ -94,10 +94,11 @@ class Script:
 
 @dataclass
 class _Heard:
-    """The answers that one call got, and how many of them under this lease."""
+    """The answers that one call got, how many of them have been given, and had been before this lease."""
 
     answers: list[Answer] = field(default_factory=list)
     given: int = 0
+    before: int = 0
 
 
 class ScriptedEndpoint(ModelEndpoint):
@@ -129,10 +130,12 @@ class ScriptedEndpoint(ModelEndpoint):
     async def close(self) -> None:
         """Close nothing."""
 
-    def leased(self) -> None:
-        """Begin each call's answers anew: what was heard of them and not recorded is lost."""
+    def leased(self, *, killed: bool) -> None:
+        """Begin a lease; after a kill, give again what was heard under the one before."""
         for heard in self._heard.values():
-            heard.given = 0
+            if killed:
+                heard.given = heard.before
+            heard.before = heard.given
 
     async def chat(
         self,
@@ -199,10 +202,10 @@ class ScriptedModels(Models):
         """What a model was asked when its script was over already."""
         return next((each.over for each in self._endpoints.values() if each.over), None)
 
-    def leased(self) -> None:
-        """Begin each call's answers anew."""
+    def leased(self, *, killed: bool) -> None:
+        """Begin a lease; after a kill, give again what was heard under the one before."""
         for endpoint in self._endpoints.values():
-            endpoint.leased()
+            endpoint.leased(killed=killed)
 
 
 def _answer(given: Answer | str) -> Answer:
