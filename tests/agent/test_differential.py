@@ -1,5 +1,6 @@
 """A run whose runner dies at random ends as one whose runner does not, whatever the agent does."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from holdfast.agent.testing.scene import Kill, Scene
 
 DAY = 24 * 3600.0
 What = Literal[
-    "step", "repeatable", "tool", "optional", "fails", "dies", "say", "send", "sleep", "receive", "model"
+    "step", "repeatable", "tool", "optional", "flaky", "hopeless", "say", "send", "sleep", "receive", "model"
 ]
 
 
@@ -58,69 +59,100 @@ kills = st.lists(st.builds(Kill, st.integers(1, 12), st.booleans()), min_size=1,
 SIGNALS = [Signal({"n": number}, f"key-{number}", at=0.37 * number * DAY + 1000) for number in range(3)]
 
 
+async def work(number: int) -> int:
+    return number + 1
+
+
+async def perhaps(number: int) -> int | None:
+    return number or None
+
+
+@step(attempts=2)
+async def hopeless(number: int) -> int:
+    raise ValueError(f"never {number}")
+
+
+repeatable = step(repeatable=True)(work)
+optional = step(optional=True)(perhaps)
+
+
+async def flaky(run: Run, number: int) -> int:
+    """Take a step that fails twice and then succeeds, under every lease."""
+    tries: list[int] = []
+
+    @step(attempts=3)
+    async def flaky(number: int) -> int:
+        tries.append(number)
+        if len(tries) < 3:
+            raise OSError("not yet")
+        return number
+
+    return await run.step(flaky, number)
+
+
+async def survive(run: Run, number: int) -> str:
+    try:
+        return str(await run.step(hopeless, number))
+    except StepFailed as failed:
+        return failed.failure.reason
+
+
+async def say(run: Run, number: int) -> None:
+    run.say(f"I say {number}.")
+
+
+async def send(run: Run, number: int) -> None:
+    run.send("out", {"n": number}, ordering_key=f"lane-{number % 2}" if number else "")
+
+
+async def sleep(run: Run, number: int) -> None:
+    await run.sleep(number * DAY / 3 + number / 10)
+
+
+async def receive(run: Run, number: int) -> Any:
+    try:
+        return await run.receive(f"key-{number}", timeout=DAY)
+    except NothingReceived:
+        return "nothing"
+
+
+async def ask(run: Run, number: int) -> str:
+    return (await run.model(f"What of {number}?")).content
+
+
+DEEDS: dict[What, Callable[[Run, int], Awaitable[Any]]] = {
+    "step": lambda run, number: run.step(work, number),
+    "repeatable": lambda run, number: run.step(repeatable, number),
+    "tool": lambda run, number: run.tool(work, number=number),
+    "optional": lambda run, number: run.step(optional, number),
+    "flaky": flaky,
+    "hopeless": survive,
+    "say": say,
+    "send": send,
+    "sleep": sleep,
+    "receive": receive,
+    "model": ask,
+}
+
+
+async def go(run: Run, way: tuple[Plan, ...], *, alone: bool = False) -> list[Any]:
+    """Do one thing after the other; only who is `alone` receives: else it is chance who has a signal."""
+    made = []
+    for part in way:
+        if isinstance(part, Deed):
+            what: What = part.what if alone or part.what != "receive" else "sleep"
+            made.append(await DEEDS[what](run, part.number))
+        elif part.as_tasks:
+            tasks = [run.task(go(run, each)) for each in part.ways]
+            made.append([await task for task in tasks])
+        else:
+            made.append(await run.map(lambda each: go(run, each), part.ways, at_once=2))
+    return made
+
+
 def make(plan: tuple[Plan, ...]) -> App:
-    """Make the agent of a plan anew."""
+    """Make the agent of a plan."""
     app = App("random")
-
-    async def work(number: int) -> int:
-        return number + 1
-
-    async def perhaps(number: int) -> int | None:
-        return number or None
-
-    async def hopeless(number: int) -> int:
-        raise ValueError(f"never {number}")
-
-    repeatable = step(repeatable=True)(work)
-    optional = step(optional=True)(perhaps)
-    dies = step(attempts=2)(hopeless)
-
-    async def do(run: Run, deed: Deed, *, alone: bool) -> Any:
-        number, what = deed.number, deed.what
-        if what == "receive" and not alone:
-            what = "sleep"  # which of two branches receives a signal is a matter of chance
-        match what:
-            case "step":
-                return await run.step(work, number)
-            case "repeatable":
-                return await run.step(repeatable, number)
-            case "tool":
-                return await run.tool(work, number=number)
-            case "optional":
-                return await run.step(optional, number)
-            case "fails":
-                return await run.step(_flaky(number), number)
-            case "dies":
-                try:
-                    return await run.step(dies, number)
-                except StepFailed as failed:
-                    return failed.failure.reason
-            case "say":
-                run.say(f"I say {number}.")
-            case "send":
-                run.send("out", {"n": number}, ordering_key=f"lane-{number % 2}" if number else "")
-            case "sleep":
-                await run.sleep(number * DAY / 3 + number / 10)
-            case "receive":
-                try:
-                    return await run.receive(f"key-{number}", timeout=DAY)
-                except NothingReceived:
-                    return "nothing"
-            case "model":
-                return (await run.model(f"What of {number}?")).content
-        return None
-
-    async def go(run: Run, way: tuple[Plan, ...], *, alone: bool = False) -> list[Any]:
-        made = []
-        for part in way:
-            if isinstance(part, Deed):
-                made.append(await do(run, part, alone=alone))
-            elif part.as_tasks:
-                tasks = [run.task(go(run, each)) for each in part.ways]
-                made.append([await task for task in tasks])
-            else:
-                made.append(await run.map(lambda each: go(run, each), part.ways, at_once=2))
-        return made
 
     @app.agent("random", session=dict)
     async def random(run: Run) -> list[Any]:
@@ -129,20 +161,6 @@ def make(plan: tuple[Plan, ...]) -> App:
         return made
 
     return app
-
-
-def _flaky(number: int) -> Any:
-    """Make a step that fails twice and then succeeds, under every lease."""
-    tries: list[int] = []
-
-    @step(attempts=3, name=f"flaky-{number}")
-    async def flaky(number: int) -> int:
-        tries.append(number)
-        if len(tries) < 3:
-            raise OSError("not yet")
-        return number
-
-    return flaky
 
 
 def scene() -> Scene:
@@ -167,7 +185,7 @@ def test_a_run_killed_at_random_ends_as_one_that_was_not(plan: tuple[Plan, ...],
 @given(agents)
 def test_a_run_killed_anywhere_ends_as_one_that_was_not(plan: tuple[Plan, ...]) -> None:
     crash_everywhere(
-        lambda: make(plan),
+        make(plan),
         "random",
         pairs=8,
         model=Script(lambda messages: f"I think {len(messages[-1].content)}."),
