@@ -16,7 +16,10 @@ from holdfast.agent.testing import (
     Result,
     Script,
     Signal,
+    approve,
     broken,
+    crash_everywhere,
+    deny,
     interrupt,
     refused,
     reply,
@@ -322,3 +325,33 @@ def test_a_connection_that_answers_is_waited_for_and_one_that_idles_is_not_for_l
     assert line == b"hello\n"
     assert 3600 <= passed < 3700
     assert time.monotonic() - began < QUIET + 5
+
+
+async def gated(run: Run) -> list[Any]:
+    decisions = [
+        await run.approval(name, payload={"sum": 4}, approvers=["user:ann"], timeout=DAY, default=default)
+        for name, default in (("first", ""), ("second", ""), ("third", ""), ("fourth", "deny"))
+    ]
+    return [[each.status, list(each.by), each.payload] for each in decisions]
+
+
+def test_gates_are_decided_as_the_scene_has_it_or_time_out() -> None:
+    decisions = {
+        "first": approve(by="ann", payload={"sum": 3}, after=60),
+        "second": deny(by="ben"),
+        "third": approve(after=2 * DAY),
+    }
+    result = lab(gated).run("desk", decisions=decisions)
+    assert result.value == [
+        ["APPROVED", ["ann"], {"sum": 3}],
+        ["DENIED", ["ben"], {"sum": 4}],
+        ["TIMED_OUT", [], {"sum": 4}],
+        ["DENIED", [], {"sum": 4}],
+    ]
+    assert result.elapsed == pytest.approx(2 * DAY + 60)
+
+
+def test_a_gate_survives_every_crash() -> None:
+    app = App("desk")
+    app.agent("desk")(gated)
+    assert crash_everywhere(app, "desk", decisions={"first": approve(after=60)})

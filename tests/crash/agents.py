@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.agent import App, Run, step
+from holdfast.agent import App, Escalate, Run, step
 from tests.support.deeds import note
 
 app = App("crash")
@@ -223,3 +223,32 @@ async def rest(run: Run, todo: dict[str, float]) -> list[str]:
     last = await run.step(change)
     note("ended", run.id, attempt=run.attempt)
     return [first.token, answer, last.token]
+
+
+@app.agent("crash.review")
+async def review(run: Run, todo: dict[str, Any]) -> list[Any]:
+    """Change something, have people decide twice under one name, and change something again."""
+
+    async def change(idempotency_key: str = "") -> Change:
+        return await _execute(idempotency_key, run.attempt, 0)
+
+    note("started", run.id, attempt=run.attempt)
+    await run.step(change)
+    said: list[Any] = []
+    for number in range(2):
+        decision = await run.approval(
+            "review",
+            payload={"amount": 7, "round": number},
+            approvers=["group:underwriters"],
+            timeout=todo.get("timeout", 3600),
+            escalate=[Escalate(todo["escalate"], ("user:boss",), "sink", "Please.")]
+            if "escalate" in todo
+            else [],
+            editable=True,
+        )
+        said.append([decision.status, list(decision.by), decision.payload])
+        if not decision.approved:
+            break
+    await run.step(change)
+    note("ended", run.id, attempt=run.attempt)
+    return said

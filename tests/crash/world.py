@@ -151,6 +151,7 @@ def client_of(suite: Suite, address: str) -> Client:
         address,
         dispatcher=suite.addresses["dispatcher"],
         checkpoint=suite.addresses["checkpoint"],
+        approval=suite.addresses["approval"],
         retries=STUBBORN,
         reconnects=STUBBORN,
     )

@@ -1,6 +1,7 @@
 """What agent authors import: an agent is an async function whose recorded steps never run twice."""
 
 from holdfast.agent.app import Agent, App
+from holdfast.agent.approval import Decision, Escalate, Remind
 from holdfast.agent.budget import Budget, Dimension, Limits, Usage
 from holdfast.agent.degradation import Rung
 from holdfast.agent.error import (
@@ -38,7 +39,9 @@ __all__ = [
     "App",
     "Budget",
     "BudgetExhausted",
+    "Decision",
     "Dimension",
+    "Escalate",
     "Failure",
     "Interrupted",
     "InvalidPayload",
@@ -55,6 +58,7 @@ __all__ = [
     "NothingReceived",
     "Permanent",
     "Policy",
+    "Remind",
     "Run",
     "RunCancelled",
     "RunStopped",

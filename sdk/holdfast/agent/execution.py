@@ -17,11 +17,13 @@ from enum import Enum
 from typing import Any, Final
 
 from holdfast.agent.app import Agent
+from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Dimension, Meter
 from holdfast.agent.degradation import Degradation
 from holdfast.agent.ending import Move, decide
 from holdfast.agent.engine.background import Background
+from holdfast.agent.engine.gate import Door
 from holdfast.agent.engine.journal import Journal, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.engine.pipeline import Pipeline
@@ -81,6 +83,7 @@ class Execution:
         models: Callable[[], Models],
         reached: Callable[[str], None] = lambda _: None,
         mailbox: Mailbox | None = None,
+        gates: Gates = NO_GATES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the mailbox that pushed signals go to; what waited for the run before is in the history.
@@ -153,6 +156,7 @@ class Execution:
             trim=agent.trim,
             mailbox=mailbox,
             waits=waits,
+            door=Door(invocation, gates, mailbox, waits, self._transcript),
         )
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None

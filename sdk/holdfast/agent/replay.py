@@ -105,7 +105,7 @@ async def replay(
 
     def reached(place: str) -> None:
         nonlocal beyond
-        if place == "before_step":
+        if place in {"before_prepare", "before_step"}:
             beyond = beyond or past.asked
             stopped = _Beyond()
             execution.stop(stopped)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
 
+from holdfast.agent.approval import Decision, decided, policy_of
 from holdfast.agent.budget import Budget
 from holdfast.agent.codec import LARGEST, canonical, plain
 from holdfast.agent.degradation import Degradation
 from holdfast.agent.engine.branch import branch, in_branches
 from holdfast.agent.engine.call import Call
+from holdfast.agent.engine.gate import Door
 from holdfast.agent.engine.mailbox import Mailbox
 from holdfast.agent.engine.model_call import ModelCall, Wishes
 from holdfast.agent.engine.scope import Frame, Scope
@@ -58,6 +60,7 @@ class Run:
         trim: Trim,
         mailbox: Mailbox,
         waits: Waits,
+        door: Door,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
@@ -69,6 +72,7 @@ class Run:
         self._session = session
         self._mailbox = mailbox
         self._waits = waits
+        self._door = door
 
     def __repr__(self) -> str:
         return f"Run({self.id}, attempt={self.attempt})"
@@ -284,6 +288,32 @@ class Run:
         """
         call = sleep_call(self._waits, delay)
         return self._stepper.perform(self._stepper.scope().key(call.name), call)
+
+    def approval(
+        self,
+        step: str,
+        *,
+        payload: Any = None,
+        approvers: Iterable[str],
+        timeout: float | timedelta,
+        title: str = "",
+        **terms: Any,
+    ) -> Coroutine[Any, Any, Decision]:
+        """Have people decide, and return what they decided; the run rests meanwhile, held by no runner.
+
+        `approvers` are entries like `user:ann`, `group:underwriters` or `role:admin`, one of whom is enough,
+        and quorums like `2 of group:underwriters`, each of which must be met; one who is listed denies for
+        all.
+        After `timeout` (seconds or a `timedelta`, at most 31 days, by the ledger's clock) the decision is
+        `TIMED_OUT`, or the `default` ("approve" or "deny"). Further terms: `escalate` (a list of `Escalate`),
+        `remind` (`Remind`), `requester_may_approve`, `editable` (approvers may edit the payload), and the
+        destinations `notice` and `admin`, told when the gate opens and when its time is over.
+        A step of kind WAIT; an open gate keeps its terms, whatever the code says meanwhile. Raises ValueError
+        for terms that are none, `Permanent` for what the Approval service refuses.
+        """
+        policy = policy_of(approvers, timeout, **terms)
+        call = self._door.call(checked_name(step), title, canonical(plain(payload)), policy)
+        return decided(self._stepper.perform(self._stepper.scope().key(step), call))
 
     def map(
         self, fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, at_once: int = 16

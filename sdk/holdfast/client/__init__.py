@@ -1,6 +1,7 @@
 """An async client over the contract: every call names its run, every stream resumes from a cursor."""
 
 from holdfast.client import errors
+from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.client import Client
 from holdfast.client.conversation import Conversation
 from holdfast.client.effect import Breaker, DeliveryAttempt, Destination, Effect
@@ -8,6 +9,7 @@ from holdfast.client.errors import HoldfastError, Violation
 from holdfast.client.event import Event, Rewound, Snapshot, Started, Update
 from holdfast.client.handle import RunHandle, RunUnsuccessful
 from holdfast.client.number import (
+    ApprovalStatus,
     BreakerState,
     BudgetDimension,
     DeliveryMode,
@@ -24,6 +26,10 @@ from holdfast.client.session import Session, Sessions
 from holdfast.client.watch import Watch
 
 __all__ = [
+    "Approval",
+    "ApprovalStatus",
+    "Approvals",
+    "AuditEntry",
     "Breaker",
     "BreakerState",
     "Budget",
@@ -43,6 +49,7 @@ __all__ = [
     "OnDisconnect",
     "Outbox",
     "Outcome",
+    "Person",
     "Published",
     "Retries",
     "Rewound",

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import grpc
 
+from holdfast.client.approval import NOBODY, Approvals, Person
 from holdfast.client.channel import open_channel
 from holdfast.client.conversation import Conversation
 from holdfast.client.event import Cursor
@@ -31,6 +32,7 @@ from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
 from holdfast.client.wire_value import duration_of, stamp_of
 from holdfast.v1 import (
+    approval_service_pb2_grpc,
     checkpoint_service_pb2,
     checkpoint_service_pb2_grpc,
     event_service_pb2,
@@ -63,13 +65,19 @@ class Client:
         tenant: str = "default",
         dispatcher: str | Sequence[str] | None = None,
         checkpoint: str | Sequence[str] | None = None,
+        approval: str | Sequence[str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         retries: Retries = _RETRIES,
         reconnects: Retries = _RECONNECTS,
         timeout: float = 15.0,
     ) -> None:
         self.tenant = tenant
-        self._addresses = {"invoker": address, "dispatcher": dispatcher, "checkpoint": checkpoint}
+        self._addresses = {
+            "invoker": address,
+            "dispatcher": dispatcher,
+            "checkpoint": checkpoint,
+            "approval": approval,
+        }
         self._credentials = credentials
         self._link = Link(tenant, retries, reconnects, timeout)
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -94,6 +102,11 @@ class Client:
     def outbox(self) -> Outbox:
         """The outbox; the client needs the Dispatcher's address for it."""
         return Outbox(outbox_service_pb2_grpc.OutboxServiceStub(self._channel("dispatcher")), self._link)
+
+    def approvals(self, person: Person = NOBODY) -> Approvals:
+        """Return the approvals, decided as `person`; it needs the Approval service's address."""
+        stub = approval_service_pb2_grpc.ApprovalServiceStub(self._channel("approval"))
+        return Approvals(stub, self._link, person)
 
     @property
     def sessions(self) -> Sessions:

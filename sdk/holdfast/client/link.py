@@ -32,14 +32,15 @@ class Link:
         *,
         repeatable: bool = True,
         wait: float = 0.0,
+        more: Metadata = (),
     ) -> R:
         """Call a unary method, again after failures that pass if it is `repeatable`.
 
-        `wait` seconds are added to what the call is given, for a server that answers only then. Raises
-        `HoldfastError`.
+        `wait` seconds are added to what the call is given, for a server that answers only then; `more` is
+        said beside the tenant. Raises `HoldfastError`.
         """
 
         async def attempt() -> R:
-            return await method(request, timeout=self.timeout + wait, metadata=self.metadata)
+            return await method(request, timeout=self.timeout + wait, metadata=(*self.metadata, *more))
 
         return await calling(attempt, self.retries if repeatable else None)

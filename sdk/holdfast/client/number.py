@@ -77,6 +77,17 @@ class StepKind(Number):
     WAIT = 4
 
 
+class ApprovalStatus(Number):
+    """Where an approval stands."""
+
+    UNSPECIFIED = 0
+    PENDING = 1
+    APPROVED = 2
+    DENIED = 3
+    TIMED_OUT = 4
+    CANCELLED = 5
+
+
 class EffectStatus(Number):
     """Where an effect stands."""
 

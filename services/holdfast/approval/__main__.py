@@ -1,27 +1,52 @@
 """Runs the Approval service: `python -m holdfast.approval`."""
 
+import asyncio
 import os
 import sys
 
+from holdfast.approval.servicer import ApprovalServicer
 from holdfast.approval.settings import ApprovalSettings
+from holdfast.approval.telling import Telling
+from holdfast.kit.db import Database, as_fault
 from holdfast.kit.process import Stop, run_service
-from holdfast.kit.rpc.later import later
 from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry.logs import configure
-from holdfast.v1.approval_service_pb2_grpc import (
-    ApprovalServiceServicer,
-    add_ApprovalServiceServicer_to_server,
-)
+from holdfast.ledger import SESSION_SETTINGS
+from holdfast.ledger.notice import Notices
+from holdfast.v1.approval_service_pb2_grpc import add_ApprovalServiceServicer_to_server
+
+NAME = "holdfast.v1.ApprovalService"
 
 
 async def main(stop: Stop) -> None:
-    """Serve until told to stop."""
+    """Put the parts together and serve until told to stop."""
     settings = load(ApprovalSettings, os.environ)
     configure("approval")
-    gates = later(ApprovalServiceServicer, "Approvals are not served by this release.")
-    approvals = Registration(add_ApprovalServiceServicer_to_server, gates, "holdfast.v1.ApprovalService")
-    await serve([approvals], settings.listen, stop, service="approval", grace=settings.drain_grace)
+    async with await Database.connect(
+        settings.database_url,
+        application_name="holdfast-approval",
+        server_settings=SESSION_SETTINGS,
+        pool_size=settings.database_pool,
+    ) as db:
+        notices = Notices(db)
+        telling = Telling(db, notices)
+        over = asyncio.Event()
+        bringing = asyncio.create_task(telling.loop.run(over))
+        try:
+            await serve(
+                [Registration(add_ApprovalServiceServicer_to_server, ApprovalServicer(db, telling), NAME)],
+                settings.listen,
+                stop,
+                service="approval",
+                grace=settings.drain_grace,
+                translate=as_fault,
+            )
+        finally:
+            over.set()
+            bringing.cancel()
+            await asyncio.gather(bringing, return_exceptions=True)
+            await notices.close()
 
 
 if __name__ == "__main__":

@@ -9,5 +9,7 @@ from holdfast.kit.settings import setting
 class ApprovalSettings:
     """The settings of one Approval process; durations in seconds."""
 
+    database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)
     listen: str = setting("127.0.0.1:7404", help="host:port to serve on")
+    database_pool: int = setting(4, help="connections to the ledger", minimum=2)
     drain_grace: float = setting(5.0, help="how long open calls may take at shutdown", minimum=0)

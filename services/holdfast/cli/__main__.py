@@ -15,6 +15,7 @@ COMMANDS = {
     "runs": ("runs", "List, read, watch, cancel and retry runs."),
     "sessions": ("sessions", "Show and forget what the runs of a conversation hand on."),
     "events": ("events", "Publish events that start runs."),
+    "approvals": ("approvals", "List what waits for people, and decide it."),
     "outbox": ("outbox", "Look after effects and their destinations."),
     "db": ("db", "Migrate the ledger's database."),
     "doctor": ("doctor", "Say what is wrong with this installation."),

@@ -19,11 +19,13 @@ from holdfast.dev.record import find_record
 USUAL: Final = {
     "invoker": "127.0.0.1:7401",
     "checkpoint": "127.0.0.1:7402",
+    "approval": "127.0.0.1:7404",
     "dispatcher": "127.0.0.1:7405",
 }
 _VARIABLES: Final = {
     "invoker": "HOLDFAST_ADDRESS",
     "checkpoint": "HOLDFAST_CHECKPOINT_ADDRESS",
+    "approval": "HOLDFAST_APPROVAL_ADDRESS",
     "dispatcher": "HOLDFAST_DISPATCHER_ADDRESS",
 }
 
@@ -35,6 +37,7 @@ class Target:
     invoker: str
     checkpoint: str
     dispatcher: str
+    approval: str
     tenant: str
     form: Form
 
@@ -45,6 +48,7 @@ class Target:
             tenant=self.tenant,
             dispatcher=self.dispatcher,
             checkpoint=self.checkpoint,
+            approval=self.approval,
             retries=Retries(attempts=4),  # a person waits for the sentence
         )
 
@@ -65,15 +69,18 @@ def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[
     @click.option("--address", metavar="HOST:PORT", help="The Invoker (or HOLDFAST_ADDRESS).")
     @click.option("--dispatcher-address", metavar="HOST:PORT", help="The Dispatcher, for the outbox.")
     @click.option("--checkpoint-address", metavar="HOST:PORT", help="The Checkpoint service.")
+    @click.option("--approval-address", metavar="HOST:PORT", help="The Approval service.")
     @click.option(
         "--tenant", envvar="HOLDFAST_TENANT", default="default", show_default=True, help="On whose behalf."
     )
     @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
     @functools.wraps(command)
     def run(
+        *,
         address: str | None,
         dispatcher_address: str | None,
         checkpoint_address: str | None,
+        approval_address: str | None,
         tenant: str,
         output: Form,
         **arguments: Any,
@@ -82,6 +89,7 @@ def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[
             invoker=choose_address("invoker", address),
             checkpoint=choose_address("checkpoint", checkpoint_address),
             dispatcher=choose_address("dispatcher", dispatcher_address),
+            approval=choose_address("approval", approval_address),
             tenant=tenant,
             form=output,
         )

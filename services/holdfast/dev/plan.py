@@ -55,12 +55,13 @@ class Plan:
         variable = "HOLDFAST_ALLOW_PRIVATE_ADDRESSES"  # a webhook receiver under development is on loopback
         return {variable: os.environ.get(variable, "true")}
 
-    def runner_environment(self, invokers: Sequence[str], checkpoint: str) -> dict[str, str]:
+    def runner_environment(self, invokers: Sequence[str], checkpoint: str, approval: str) -> dict[str, str]:
         """Return what a runner is told of the others."""
         return {
             "HOLDFAST_AGENTS": ",".join(self.agents),
             "HOLDFAST_INVOKER_ADDRESS": ",".join(invokers),
             "HOLDFAST_CHECKPOINT_ADDRESS": checkpoint,
+            "HOLDFAST_APPROVAL_ADDRESS": approval,
         }
 
 

@@ -139,7 +139,8 @@ class Suite:
             own = {"HOLDFAST_DATABASE_URL": urls[kind_of(name)], **self._plan.local_ease(name)}
             self._add(name, own, addresses[name], sink)
         await _all_of(*(self.processes[name].start() for name in foundation))
-        own = self._plan.runner_environment(self.invoker_addresses, self.processes["checkpoint"].address)
+        checkpoint, approval = (self.processes[name].address for name in ("checkpoint", "approval"))
+        own = self._plan.runner_environment(self.invoker_addresses, checkpoint, approval)
         for name in self._plan.names():
             if kind_of(name) == "runner":
                 self._add(name, own, addresses[name], sink)

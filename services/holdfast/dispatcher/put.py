@@ -8,8 +8,8 @@ from typing import Final
 
 from holdfast.dispatcher.request import RESERVED_HEADERS
 from holdfast.dispatcher.secret import is_secret_name
-from holdfast.dispatcher.violation import Violations
 from holdfast.kit.errors import NotYetAvailable
+from holdfast.kit.rpc.violation import Violations
 from holdfast.ledger.destination import Destination
 from holdfast.ledger.domain.breaker import BreakerPolicy
 from holdfast.ledger.domain.delivery import DeliveryMode, RetryPolicy

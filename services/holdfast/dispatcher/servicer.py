@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from holdfast.dispatcher.address import AddressPolicy, AddressRefusedError
-from holdfast.dispatcher.page import cursor_of, size_of, token_of
 from holdfast.dispatcher.put import destination_from
 from holdfast.dispatcher.view import destination_message, effect_message
-from holdfast.dispatcher.violation import Violations
 from holdfast.kit.db import Database
 from holdfast.kit.errors import DestinationRefused
+from holdfast.kit.rpc.page import cursor_of, size_of, token_of
 from holdfast.kit.rpc.tenant import current_tenant
+from holdfast.kit.rpc.violation import Violations
 from holdfast.ledger import destination, outbox_inspect, outbox_person
 from holdfast.ledger.domain.delivery import EffectStatus
 from holdfast.ledger.outbox_inspect import EffectFilter

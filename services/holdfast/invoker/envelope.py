@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from holdfast.invoker.payload import MAX_BYTES, PayloadError, plain_struct
 from holdfast.kit.errors import InvalidField, TenantMismatch, Violation
 from holdfast.kit.ids import new_id
+from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_struct
 from holdfast.ledger.domain.lane import SESSION
 from holdfast.ledger.values import Invocation, Limits
 from holdfast.v1 import invoker_service_pb2, run_pb2

@@ -1,7 +1,7 @@
 """What moved is told to whoever waits for it, here and in other processes; correctness never needs it."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from holdfast.invoker.board import Board
 from holdfast.invoker.claimer import Claimer
@@ -9,7 +9,7 @@ from holdfast.invoker.follow import Followers
 from holdfast.invoker.waiters import Waiters
 from holdfast.kit.db import Database
 from holdfast.kit.listener import Listener
-from holdfast.ledger.notice import ENDED, READY, Notices, keys_of
+from holdfast.ledger.notice import ENDED, MAIL, READY, Notices, keys_of
 from holdfast.ledger.platform_move import Moved
 
 
@@ -47,9 +47,9 @@ class Hints:
         self._waiters.hint(run_ids)
         self._followers.hint(run_ids)
 
-    def listen(self, db: Database) -> Listener:
-        """Listen to the other processes until the listener is closed."""
-        return db.listen({READY: self._ready, ENDED: self._ended})
+    def listen(self, db: Database, mail: Callable[[], None]) -> Listener:
+        """Listen to the other processes until the listener is closed; `mail` hears that signals wait."""
+        return db.listen({READY: self._ready, ENDED: self._ended, MAIL: lambda _: mail()})
 
     def _ready(self, payload: str) -> None:
         if not payload or any(self._board.serves(pool) for pool in keys_of(payload)):

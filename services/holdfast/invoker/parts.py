@@ -85,7 +85,7 @@ class Running:
 
     async def __aenter__(self) -> Self:
         parts = self._parts
-        self._listener = parts.hints.listen(parts.db)
+        self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake)
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
         for loop in (parts.claimer.loop, *parts.caretaker.loops):

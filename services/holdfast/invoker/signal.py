@@ -7,7 +7,7 @@ from typing import Final
 from google.protobuf.struct_pb2 import Value
 
 from holdfast.invoker.envelope import MAX_KEY_BYTES, Violations
-from holdfast.invoker.payload import MAX_BYTES, PayloadError, plain_value, value_of
+from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_value, value_of
 from holdfast.ledger.domain.mailbox import INPUT, INTERRUPT
 from holdfast.ledger.mailbox_view import Signal
 from holdfast.v1 import invoker_service_pb2, mailbox_pb2, runner_service_pb2

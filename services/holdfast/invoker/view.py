@@ -9,7 +9,7 @@ from google.protobuf import json_format, struct_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.invoker.assignment import timestamp
-from holdfast.invoker.payload import value_of
+from holdfast.kit.rpc.payload import value_of
 from holdfast.ledger.session_state import SessionView
 from holdfast.ledger.values import Admitted, Failure, Invocation, RunView, TranscriptRow, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, session_pb2, transcript_pb2

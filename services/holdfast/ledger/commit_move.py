@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from holdfast.kit.db import Access
-from holdfast.ledger import commit_sql, handoff, mailbox, outbox, park, session_state
+from holdfast.ledger import approval_end, commit_sql, handoff, mailbox, outbox, park, session_state
 from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
@@ -94,6 +94,9 @@ async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[
     back = [row for row in left if row["status"] == RunStatus.QUEUED]
     ids = [row["run_id"] for row in left]
     await mailbox.forget(connection, [row["run_id"] for row in ended if row["mail_last"]])
+    gated = [row["run_id"] for row in ended if row["gates"]]
+    if gated:
+        await approval_end.close(connection, gated)
     woken = await release_leases(connection, ids, ended=[row["run_id"] for row in ended])
     resting = [(row["run_id"], items[row["index"]].move) for row in left if row["status"] == RunStatus.PARKED]
     await park.rest(connection, [(run_id, move) for run_id, move in resting if isinstance(move, Park)])

@@ -102,7 +102,7 @@ _RETURNED: Final = """
                   s.attempt + i.uncounted AS attempt, i.at, i.records, i.first_sequence, i.last_sequence,
                   i.events, i.emitted, i.note, s.last_sequence AS noted_sequence, i.result, i.failure,
                   i.exhausted, s.status, s.cancel_requested, s.tenant, s.pool, s.rank, s.seq,
-                  s.ordering_key, s.mail_last"""
+                  s.ordering_key, s.mail_last, s.gates"""
 
 _ENDED: Final = """
     ended AS (
@@ -127,7 +127,7 @@ WITH moved AS ({_MOVED}
         INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
         SELECT day, run_id, noted_sequence, noted_sequence, note::jsonb FROM moved WHERE note IS NOT NULL
     ),{_ENDED}
-SELECT index, run_id, status, cancel_requested, tenant, pool, rank, seq, ordering_key, mail_last
+SELECT index, run_id, status, cancel_requested, tenant, pool, rank, seq, ordering_key, mail_last, gates
 FROM moved"""  # noqa: S608 - parts of this module, no values
 
 
@@ -135,8 +135,8 @@ def finish(fence: str = FENCE, budget: str = BUDGET) -> str:
     """Return the statement that ends runs whose end sets nothing else free: one round trip, no transaction.
 
     That is so without an ordering key, whose next run would come, without a signal ever sent, whose mailbox
-    is to be cleared, and while no tenant of the group is at its cap, which would be lifted. What is not so,
-    or is fenced, is left as it is and has no row.
+    is to be cleared, without a gate, which is to be closed, and while no tenant of the group is at its cap,
+    which would be lifted. What is not so, or is fenced, is left as it is and has no row.
 
     Waiting for a lock does not refresh what the statement sees, and need not: the counters are read from the
     row that was locked, and a lease and its timers, which nobody but the run's own fence guards, were there
@@ -152,7 +152,7 @@ WITH door AS MATERIALIZED (
     moved AS ({_MOVED}
         FROM {_items(_MOVE_COLUMNS)}
         WHERE s.run_id = i.run_id AND {fence} AND {budget}
-              AND s.ordering_key = '' AND s.mail_last = 0
+              AND s.ordering_key = '' AND s.mail_last = 0 AND s.gates = 0
               AND (SELECT bool_and(below_cap) FROM door){_RETURNED}
     ),
     {_KEEP},{_ENDED},

@@ -15,6 +15,8 @@ READY: Final = "holdfast_ready"
 """Pools that got work."""
 ENDED: Final = "holdfast_ended"
 """Runs that ended, were parked, went back to the queue or moved to the background."""
+MAIL: Final = "holdfast_mail"
+"""Runs that were sent a signal by another service than an Invoker."""
 EFFECT: Final = "holdfast_effect"
 """Destinations for which effects were staged."""
 

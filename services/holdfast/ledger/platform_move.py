@@ -11,6 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection
+from holdfast.ledger import approval_end
 from holdfast.ledger.domain.attempt import Next
 from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import ENDED, RunStatus
@@ -136,6 +137,7 @@ async def end(connection: Connection, endings: Sequence[Ending]) -> Moved:
         [ending.failure and ending.failure.to_json() for ending in endings],
         [int(ending.exhausted) for ending in endings],
     )
+    await approval_end.close(connection, [run.place.run_id for run in runs])
     leased = [run.place.run_id for run in runs if run.status is not RunStatus.QUEUED]
     queued = [run.place for run in runs if run.status is RunStatus.QUEUED]
     pools = await release_leases(connection, leased) if leased else []

@@ -13,6 +13,7 @@ from holdfast.kit.settings import load
 from holdfast.kit.telemetry.logs import configure
 from holdfast.runner.agents import Agents, import_apps
 from holdfast.runner.commit_stream import CommitStream
+from holdfast.runner.gates import ApprovalGates
 from holdfast.runner.holding import Holding
 from holdfast.runner.lease_stream import LeaseStream
 from holdfast.runner.servicer import RunnerServicer
@@ -30,7 +31,8 @@ async def main(stop: Stop) -> None:
     with kept_for_us() as standard_output:
         agents = Agents(import_apps(settings.agents))
         commits = CommitStream(settings.checkpoint_address)
-        holding = Holding(agents, commits, settings.slots)
+        gates = ApprovalGates(settings.approval_address)
+        holding = Holding(agents, commits, settings.slots, gates)
         servicer = RunnerServicer(holding, holding.drain)
         server = Server([Registration(add_RunnerServiceServicer_to_server, servicer, NAME)], settings.listen)
         await server.start()
@@ -51,6 +53,7 @@ async def main(stop: Stop) -> None:
             await asyncio.gather(*streams, return_exceptions=True)
             await server.stop(1.0)
             await agents.close()
+            await gates.close()
 
 
 async def _until(events: list[Coroutine[Any, Any, object]], streams: list[asyncio.Task[None]]) -> None:

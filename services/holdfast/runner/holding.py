@@ -7,6 +7,7 @@ from typing import Final
 
 import grpc
 
+from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled, RunStopped
@@ -77,8 +78,9 @@ class Holding:
     lease that nobody here goes on with.
     """
 
-    def __init__(self, agents: Agents, commits: CommitStream, slots: int) -> None:
+    def __init__(self, agents: Agents, commits: CommitStream, slots: int, gates: Gates = NO_GATES) -> None:
         self.slots = slots
+        self._gates_opened_by = gates
         self.freed: Callable[[str | None], None] = lambda _: None
         self.handed_back: Callable[[LeaseRef], None] = lambda _: None
         self.draining = False
@@ -238,6 +240,7 @@ class Holding:
             models=served.models,
             reached=_reached,
             mailbox=held.mailbox,
+            gates=self._gates_opened_by,
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)

@@ -20,6 +20,9 @@ class RunnerSettings:
     checkpoint_address: tuple[str, ...] = setting(
         ("127.0.0.1:7402",), help="host:port of the Checkpoint services, tried in turn"
     )
+    approval_address: tuple[str, ...] = setting(
+        ("127.0.0.1:7404",), help="host:port of the Approval services, tried in turn"
+    )
     slots: int = setting(256, help="runs held at once", minimum=1, maximum=10_000)
     drain_grace: float = setting(
         10.0, help="how long running work may take to end at shutdown, before it is handed back", minimum=0
@@ -28,5 +31,8 @@ class RunnerSettings:
     def __post_init__(self) -> None:
         if not self.agents:
             raise ValueError("HOLDFAST_AGENTS must name at least one app, as module:name.")
-        if not self.invoker_address or not self.checkpoint_address:
-            raise ValueError("HOLDFAST_INVOKER_ADDRESS and HOLDFAST_CHECKPOINT_ADDRESS must not be empty.")
+        if not self.invoker_address or not self.checkpoint_address or not self.approval_address:
+            raise ValueError(
+                "HOLDFAST_INVOKER_ADDRESS, HOLDFAST_CHECKPOINT_ADDRESS and HOLDFAST_APPROVAL_ADDRESS "
+                "must not be empty."
+            )

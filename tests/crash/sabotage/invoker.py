@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 from holdfast.invoker import claimer
 from holdfast.invoker.__main__ import main
@@ -13,8 +14,8 @@ from holdfast.kit.process import run_service
 from holdfast.kit.settings import load
 
 
-def _deaf(self: Hints, db: Database) -> Listener:
-    del self
+def _deaf(self: Hints, db: Database, mail: Callable[[], None]) -> Listener:
+    del self, mail
     return db.listen({})
 
 

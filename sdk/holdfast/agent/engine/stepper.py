@@ -151,6 +151,7 @@ class Stepper:
             done = self._left_out(key, call, kept)
         else:
             if call.prepare is not None:
+                self._reached("before_prepare")
                 await call.prepare(key)
             with self._waits.going_on(key, call, kept):
                 done = await self._reserved(key, call, kept)

@@ -85,6 +85,10 @@ class Transcript:
         self.spoken(frame)
         self._pen.step_failed(self._pipeline.draft, frame.step, attempt, failure, retry_in)
 
+    def approval_requested(self, step: str, approval_id: str, name: str) -> None:
+        """Tell that a gate was opened."""
+        self._pen.approval_requested(self._pipeline.draft, step, approval_id, name)
+
     def tool_called(self, frame: Frame, tool: str, arguments: bytes) -> None:
         """Tell that a tool is called with these arguments, as JSON."""
         self._pen.tool_called(self._pipeline.draft, frame.step, tool, arguments)

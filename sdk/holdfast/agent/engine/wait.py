@@ -34,8 +34,13 @@ class _SignalShape:
         return None if held is None else (held["signal_id"], held["payload"])
 
 
-_SHAPE: Final = _SignalShape()
+SIGNAL: Final = _SignalShape()
 _NOTHING: Final = Shape(None)
+
+
+def once() -> Policy:
+    """Return how a wait is tried."""
+    return _ONCE
 
 
 def receive_call(mailbox: Mailbox, waits: Waits, key: str, timeout: float | timedelta | None) -> Call:
@@ -72,7 +77,7 @@ def signal_call(
         kind=WAIT,
         input=asked,
         policy=_ONCE,
-        result=_SHAPE,
+        result=SIGNAL,
         execute=execute,
         wait=Wait((key,), timeout),
     )

@@ -88,6 +88,10 @@ class Waits:
             del self._pending[key]
             self._rest()
 
+    def begun(self, key: str) -> bool:
+        """Tell whether an earlier lease has recorded that a wait was begun."""
+        return self._history.intent(key) is not None
+
     def ends(self, key: str) -> float | None:
         """Return when a wait that is going on ends by itself, by the loop's clock."""
         return self._pending[key].ends

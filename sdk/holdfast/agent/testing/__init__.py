@@ -11,7 +11,7 @@ Needs nothing but the SDK: no server, no database, no test framework.
 from holdfast.agent.testing.crash import crash_everywhere, crash_everywhere_async
 from holdfast.agent.testing.lab import Lab
 from holdfast.agent.testing.result import Result, Sent, Taken
-from holdfast.agent.testing.scene import AMPLE, BEGIN, Kill, Scene, Signal, interrupt
+from holdfast.agent.testing.scene import AMPLE, BEGIN, Kill, Scene, Signal, Verdict, approve, deny, interrupt
 from holdfast.agent.testing.script import (
     Answer,
     Script,
@@ -35,9 +35,12 @@ __all__ = [
     "Sent",
     "Signal",
     "Taken",
+    "Verdict",
+    "approve",
     "broken",
     "crash_everywhere",
     "crash_everywhere_async",
+    "deny",
     "interrupt",
     "refused",
     "reply",

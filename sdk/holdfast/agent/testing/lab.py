@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from holdfast.agent.app import App
 from holdfast.agent.model_ladder import Models
 from holdfast.agent.testing.clock import VirtualLoop
+from holdfast.agent.testing.gate import LabGates
 from holdfast.agent.testing.lease import Answers, Lease
 from holdfast.agent.testing.ledger import Ledger
 from holdfast.agent.testing.result import Result, result_of
@@ -101,6 +102,7 @@ class _Stage:
         scripted = _scripted(scene.model)
         models: Callable[[], Models] = self._app.models if scripted is None else lambda: scripted
         answers = Answers({key: list(each) for key, each in scene.answers.items()}, self._send)
+        gates = LabGates(scene.decisions, self._send)
         self._world()
         deaths: list[tuple[Kill, str]] = []
         again: list[str] = []
@@ -110,7 +112,7 @@ class _Stage:
                 if scripted is not None:
                     scripted.leased(killed=killed)
                 kill = self._kills[0] if self._kills else None
-                lease = self._lease = Lease(self._app, ledger, models, answers, kill)
+                lease = self._lease = Lease(self._app, ledger, models, answers, gates=gates, kill=kill)
                 await lease.run()
                 self._lease = None
                 again += lease.again

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.agent.app import App
+from holdfast.agent.approval import Gates
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, Signal, signal_of
 from holdfast.agent.error import RunCancelled
@@ -66,6 +67,8 @@ class Lease:
         ledger: Ledger,
         models: Callable[[], Models],
         answers: Answers,
+        *,
+        gates: Gates,
         kill: Kill | None,
     ) -> None:
         self._ledger = ledger
@@ -87,6 +90,7 @@ class Lease:
             self,
             models=models,
             mailbox=self._mailbox,
+            gates=gates,
             clock=self._loop.time,
         )
 

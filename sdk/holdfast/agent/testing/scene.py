@@ -34,6 +34,27 @@ def interrupt(payload: Any, *, at: float) -> Signal:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a gate is decided, `after` so many seconds; a `payload` of None leaves it as it was asked."""
+
+    status: str
+    by: tuple[str, ...] = ()
+    reason: str = ""
+    payload: Any = None
+    after: float = 0.0
+
+
+def approve(*, by: str = "somebody", reason: str = "", payload: Any = None, after: float = 0.0) -> Verdict:
+    """Approve a gate, with an edited payload if one is given."""
+    return Verdict("APPROVED", (by,), reason, payload, after)
+
+
+def deny(*, by: str = "somebody", reason: str = "", after: float = 0.0) -> Verdict:
+    """Deny a gate."""
+    return Verdict("DENIED", (by,), reason, None, after)
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """The death of the runner at a commit, counted from 1: before it lands, or once it has.
 
@@ -53,6 +74,7 @@ class Conditions(TypedDict, total=False):
     model: Script | Mapping[str, Script] | None
     signals: Sequence[Signal]
     answers: Mapping[str, Sequence[Any]]
+    decisions: Mapping[str, Verdict | Sequence[Verdict]]
     cancel_at: float | None
     limits: Limits
     handoff: Limits | None
@@ -73,6 +95,8 @@ class Scene:
     signals: Sequence[Signal] = ()
     answers: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """By mailbox key, the payloads sent one by one, each as soon as the agent waits for it."""
+    decisions: Mapping[str, Verdict | Sequence[Verdict]] = field(default_factory=dict)
+    """By the name of a gate, how it is decided; without, it times out."""
     cancel_at: float | None = None
     """Seconds after which somebody asks to cancel the run."""
     limits: Limits = AMPLE

@@ -140,6 +140,8 @@ class History:
     def take(self, key: str) -> "Recorded | None":
         """Return a step's record, once: each key is asked for once in a replay."""
         record = self._records.pop(key, None)
+        if record is not None:
+            self._intents.pop(key, None)
         return None if record is None else Recorded(record)
 
 

@@ -90,6 +90,13 @@ class Pen:
         event.token.text = text
         self._told(event)
 
+    def approval_requested(self, draft: Draft, step: str, approval_id: str, name: str) -> None:
+        """Tell that a gate was opened, and which approval is to be decided."""
+        event = self._event(draft, step, 64)
+        event.approval_requested.approval_id = approval_id
+        event.approval_requested.step = name
+        self._told(event)
+
     def tool_called(self, draft: Draft, step: str, tool: str, arguments: bytes) -> None:
         """Tell that a tool is called with these arguments, as JSON."""
         event = self._event(draft, step, 4 * len(arguments))

@@ -43,6 +43,16 @@ def to_status(fault: Fault) -> status_pb2.Status:
     return status
 
 
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    """Return the reason of a status that a service of ours has sent; the code's name if it has none."""
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return str(info.reason)
+    return str(error.code().name)
+
+
 def to_grpc(fault: Fault) -> grpc.Status:
     """Return the same for `context.abort_with_status`."""
     return rpc_status.to_status(to_status(fault))  # type: ignore[no-any-return]

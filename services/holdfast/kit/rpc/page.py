@@ -4,7 +4,7 @@ import base64
 import binascii
 from typing import Final
 
-from holdfast.dispatcher.violation import Violations
+from holdfast.kit.rpc.violation import Violations
 
 _DEFAULT: Final = 50
 _MOST: Final = 500

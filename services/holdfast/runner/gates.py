@@ -1,0 +1,46 @@
+"""Opens gates at the Approval service, whichever of its processes serves."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import grpc
+
+from holdfast.agent import Permanent
+from holdfast.kit.rpc.client import channel
+from holdfast.kit.rpc.status import reason_of
+from holdfast.kit.telemetry.logs import logger
+from holdfast.v1.approval_service_pb2 import RequestApprovalRequest
+from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceStub
+
+PATIENCE: Final = 10.0  # seconds for one try
+PAUSE: Final = 0.2
+_PASSING: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_log: Final = logger("gate")
+
+
+class ApprovalGates:
+    """The way to the Approval service."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._channels = [channel(address) for address in addresses]
+        self._current = 0
+
+    async def request(self, asked: RequestApprovalRequest) -> tuple[str, str]:
+        """Open a gate, or find it; waits while the service is away. Raises `Permanent` for a refusal."""
+        while True:
+            stub = ApprovalServiceStub(self._channels[self._current])
+            try:
+                opened = await stub.RequestApproval(asked, timeout=PATIENCE)
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _PASSING:
+                    raise Permanent(error.details() or "", reason=reason_of(error)) from error
+                _log.warning("gate not opened", run_id=asked.run_id, code=error.code().name)
+                self._current = (self._current + 1) % len(self._channels)
+            else:
+                return opened.approval.approval_id, opened.mailbox_key
+            await asyncio.sleep(PAUSE)
+
+    async def close(self) -> None:
+        """Close the channels."""
+        await asyncio.gather(*(each.close() for each in self._channels))

@@ -1,0 +1,80 @@
+"""A gate is decided once and its run goes on with that, whoever dies meanwhile."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from holdfast.client import Approval, ApprovalStatus, EffectStatus, Person, RunHandle, RunStatus, errors
+from tests.crash.invariant import kept_of
+from tests.crash.world import World
+
+ANN = Person("ann", groups=("underwriters",))
+
+
+async def _gate(world: World, handle: RunHandle, step: str) -> Approval:
+    found: list[Approval] = []
+
+    async def opened() -> bool:
+        found[:] = [a async for a in world.client.approvals().list(run_id=handle.run_id) if a.step == step]
+        rests = (await world.client.get_run(handle.run_id)).status is RunStatus.PARKED
+        return bool(found) and rests
+
+    await world.until(opened, f"the gate {step} is open, and the run rests")
+    return found[0]
+
+
+async def test_a_run_waits_for_its_gates_one_by_one_while_everything_dies(tmp_path: Path) -> None:
+    async with World.opened(tmp_path, runners=1) as world:
+        handle = await world.client.invoke("crash.review", {})
+        first = await _gate(world, handle, "review")
+        assert (first.status, first.payload) == (ApprovalStatus.PENDING, {"amount": 7, "round": 0})
+        with pytest.raises(errors.NotAnApprover):
+            await world.client.approvals(Person("eve")).approve(first.approval_id)
+        (runner,) = world.suite.runners
+        await runner.kill()
+        await world.client.approvals(ANN).approve(first.approval_id, "fine", edited={"amount": 5})
+        await runner.start()
+        second = await _gate(world, handle, "review#2")
+        assert second.status is ApprovalStatus.PENDING
+        approval = world.suite.processes["approval"]
+        await approval.kill()
+        await approval.start()
+        bob = Person("bob", groups=("underwriters",))
+        answers = await asyncio.gather(
+            world.client.approvals(ANN).approve(second.approval_id),
+            world.client.approvals(bob).deny(second.approval_id),
+            return_exceptions=True,
+        )
+        (won,) = [answer for answer in answers if isinstance(answer, Approval)]
+        assert sum(isinstance(answer, errors.ApprovalDecided) for answer in answers) == 1
+        said = await handle.result(patience=60)
+        assert said[0] == ["APPROVED", ["ann"], {"amount": 5}]
+        assert said[1][:2] == [won.status.name, list(won.by)]
+        await kept_of(world, [handle.run_id])
+
+
+async def test_a_deadline_that_falls_while_everything_is_down_fires_once_with_its_escalation(
+    tmp_path: Path,
+) -> None:
+    async with World.opened(tmp_path, runners=1) as world:
+        await world.destination("sink")
+        handle = await world.client.invoke("crash.review", {"timeout": 4, "escalate": 2})
+        gate = await _gate(world, handle, "review")
+        down = [*world.suite.runners, world.suite.processes["approval"], world.suite.processes["invoker"]]
+        for process in down:
+            await process.kill()
+        await asyncio.sleep(5)  # what is tested is that the clock went on
+        for process in reversed(down):
+            await process.start()
+        assert await handle.result(patience=60) == [["TIMED_OUT", [], None]]
+        late = await world.client.approvals().get(gate.approval_id, audit=True)
+        assert late.status is ApprovalStatus.TIMED_OUT
+        assert len(late.audit) == 3
+        effects = [e async for e in world.client.outbox.list_effects(run_id=handle.run_id)]
+        assert [effect.idempotency_key for effect in effects] == [f"{gate.approval_id}/escalation#1"]
+        await world.until(lambda: _delivered(world, effects[0].effect_id), "the escalation arrives")
+
+
+async def _delivered(world: World, effect_id: str) -> bool:
+    return (await world.client.outbox.get_effect(effect_id)).status is EffectStatus.DELIVERED
