@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from holdfast.agent import App, Run, step
-from holdfast.agent.testing import Script, crash_everywhere, crash_everywhere_async, tool_call
+from holdfast.agent import App, NothingReceived, Run, step
+from holdfast.agent.testing import Script, Signal, crash_everywhere, crash_everywhere_async, tool_call
 from holdfast.agent.testing.lab import perform
+from holdfast.agent.testing.ledger import Ledger
 from holdfast.agent.testing.scene import Kill, Scene
+from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
 
 
 async def fetch(number: int) -> int:
@@ -127,3 +129,27 @@ def test_a_runner_that_dies_too_often_leaves_a_dead_letter() -> None:
 
     result = perform(app_of(desk), Scene("desk", max_attempts=2), [Kill(1), Kill(1)]).result
     assert (result.status, result.failure and result.failure.reason) == ("DEAD_LETTERED", "RUNNER_LOST")
+
+
+def test_a_signal_is_received_once_whatever_crashes() -> None:
+    async def desk(run: Run) -> list[Any]:
+        received = [await run.receive("a")]
+        try:
+            received.append(await run.receive("a", timeout=60))
+        except NothingReceived:
+            received.append("nothing")
+        return received
+
+    app, signals = app_of(desk), [Signal("once", "a")]
+    assert perform(app, Scene("desk", signals=signals)).result.value == ["once", "nothing"]
+    assert crash_everywhere(app, "desk", signals=signals)
+
+
+def test_a_recorded_step_that_is_executed_again_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def desk(run: Run) -> None:
+        await run.step(fetch, 1)
+        await run.step(fetch, 2)
+
+    monkeypatch.setattr(Ledger, "page", lambda _: LoadRunResponse())  # a platform that forgets
+    with pytest.raises(AssertionError, match=r"after commit 1 .*: step fetch was executed again"):
+        crash_everywhere(app_of(desk), "desk")
