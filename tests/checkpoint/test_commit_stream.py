@@ -5,13 +5,11 @@ import uuid
 from collections.abc import Callable
 
 import grpc
-import pytest
 
-from holdfast.v1 import checkpoint_service_pb2 as pb
 from holdfast.v1 import run_pb2
 from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
-from tests.support.checkpoint import message, reason_of, reasons, wire
+from tests.support.checkpoint import message, reasons, wire
 from tests.support.commit import Floor
 from tests.support.outbox import make_destination
 
@@ -169,13 +167,6 @@ async def test_a_run_parks_by_a_commit_that_says_what_wakes_it(
             assert reasons(await stream.ask(bad)) == ["INVALID_FIELD"]
         assert reasons(await stream.ask(park)) == ["COMMITTED"]
     assert (await floor.row(run.run_id))["status"] == run_pb2.RUN_STATUS_PARKED
-
-
-async def test_what_later_issues_bring_is_refused_as_such(stub: CheckpointServiceStub, floor: Floor) -> None:
-    del floor
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.ForkRun(pb.ForkRunRequest())
-    assert reason_of(caught.value) == "NOT_YET_AVAILABLE"
 
 
 async def test_a_message_of_too_many_commits_is_refused_commit_by_commit(

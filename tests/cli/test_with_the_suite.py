@@ -40,6 +40,10 @@ async def greet(run: Run, payload: dict[str, Any]) -> str:
     if "think" in payload:
         await run.expect(payload["think"])
         await run.step(think, payload["think"])
+    if "ask" in payload:
+        people = ["user:ann", "group:it"]
+        verdict = await run.approval("review", payload=payload, approvers=people, timeout=3600)
+        return f"{verdict.status} {verdict.payload}"
     run.session["greeted"] = [*run.session.get("greeted", []), name]
     return f"greeted {name}"
 """
@@ -62,6 +66,7 @@ class Terminal:
             "HOLDFAST_ADDRESS": suite.addresses["invoker"],
             "HOLDFAST_DISPATCHER_ADDRESS": suite.addresses["dispatcher"],
             "HOLDFAST_CHECKPOINT_ADDRESS": suite.addresses["checkpoint"],
+            "HOLDFAST_APPROVAL_ADDRESS": suite.addresses["approval"],
         }
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
@@ -99,6 +104,34 @@ async def test_a_run_is_invoked_watched_read_and_its_effect_delivered(terminal: 
         listed = await terminal.delivered()
     assert (listed[0]["run_id"], listed[0]["destination"]) == (runs[0]["run_id"], "crm")
     assert [delivery.applied for delivery in crm.deliveries] == [True]
+
+
+async def test_people_decide_what_waits_for_them_and_the_record_of_it_holds(terminal: Terminal) -> None:
+    asked = await terminal.type("invoke", "greet", "-d", '{"name": "Ada", "ask": true}', "-o", "json")
+    run_id = asked.json[0]["run_id"]
+    async with asyncio.timeout(DEADLINE_S):
+        while not (waiting := (await terminal.type("approvals", "list", "-o", "json")).json):
+            pass
+    (gate,) = waiting
+    assert (gate["run_id"], gate["required"]) == (run_id, ["1 of user:ann, group:it"])
+    assert (await terminal.type("approvals", "list", "--mine", "--as", "bob", "-o", "json")).json == []
+    refused = await terminal.type("approvals", "deny", gate["approval_id"], "--as", "bob")
+    assert (refused.code != 0, "may not decide" in refused.err) == (True, True)
+    nobody = await terminal.type("approvals", "approve", gate["approval_id"])
+    assert (nobody.code != 0, "holdfast-user" in nobody.err) == (True, True)
+    mine = await terminal.type("approvals", "list", "--mine", "--as", "bob", "--group", "it")
+    assert gate["approval_id"] in mine.out
+    approved = await terminal.type(
+        "approvals", "approve", gate["approval_id"], "--as", "bob", "--group", "it", "--reason", "fine"
+    )
+    assert (approved.code, "APPROVED" in approved.out) == (0, True), approved.err
+    other = await terminal.type("approvals", "deny", gate["approval_id"], "--as", "ann")
+    assert (other.code != 0, "decided by bob" in other.err) == (True, True)
+    assert (await terminal.type("runs", "wait", run_id)).code == 0
+    read = await terminal.type("approvals", "get", gate["approval_id"])
+    assert "bob approves" in read.out
+    holds = await terminal.type("approvals", "verify", "-o", "json")
+    assert (holds.code, holds.json[0]["entries"]) == (0, 3)
 
 
 async def test_events_of_one_key_make_one_run(terminal: Terminal) -> None:
@@ -179,3 +212,45 @@ async def test_refusals_of_the_services_are_sentences(terminal: Terminal) -> Non
     assert "run_id" in malformed.err
     lines = [line for told in (unknown, missing, malformed) for line in told.err.splitlines()]
     assert len(lines) == 3
+
+
+async def test_a_fork_goes_on_from_an_edited_step_and_sends_no_effect_twice(terminal: Terminal) -> None:
+    async with WebhookReceiver() as crm:
+        put = await terminal.type("outbox", "put-destination", "crm", f"{crm.url}/in")
+        assert put.code == 0, put.err
+        payload = '{"name": "Ada", "tell": "crm", "think": 0.01}'
+        assert (await terminal.type("invoke", "greet", "-d", payload, "--watch")).code == 0
+        (run,) = (await terminal.type("runs", "list", "-o", "json")).json
+        recorded = (await terminal.type("runs", "checkpoints", run["run_id"], "-o", "json")).json
+        assert [(one["position"], one["key"], one["output"]) for one in recorded] == [
+            (1, "look_up", "ADA"),
+            (2, "think", 0.01),
+        ]
+        shown = (await terminal.type("runs", "checkpoints", run["run_id"])).out
+        assert shown.splitlines()[0].split() == [
+            "AT",
+            "STEP",
+            "KIND",
+            "TRIES",
+            "TIME",
+            "TOKENS",
+            "INPUT",
+            "OUTPUT",
+        ]
+        forked: list[str] = []
+        for at in ("1", "2"):
+            edit = ("--set", 'look_up="BOB"', "--key", f"k{at}")
+            arguments = ("runs", "fork", run["run_id"], "--at", at, *edit)
+            first, again = [(await terminal.type(*arguments, "-o", "json")).json[0] for _ in range(2)]
+            assert (first["reattached"], again["reattached"]) == (False, True)
+            assert first["run"]["run_id"] == again["run"]["run_id"]
+            forked.append(first["run"]["run_id"])
+            ended = await terminal.type("runs", "wait", forked[-1], "-o", "json")
+            assert ended.code == 0, ended.out
+            assert ended.json[0]["outcome"]["result"] == "greeted BOB"
+            assert ended.json[0]["forked_from"] == {"run_id": run["run_id"], "position": int(at)}
+        listed = (await terminal.type("outbox", "list", "-o", "json")).json  # delivered or not
+    # At the second step the first run had told the CRM already; at the first it had not.
+    assert sorted(effect["run_id"] for effect in listed) == sorted([run["run_id"], forked[0]])
+    refused = await terminal.type("runs", "fork", run["run_id"], "--at", "9")
+    assert (refused.code, refused.err.split(":")[1].strip()) == (3, "INVALID_FIELD")

@@ -98,7 +98,9 @@ async def checkpoint(url: str) -> AsyncIterator[str]:
     ) as db:
         notices = Notices(db)
         lines = [Line(Storing(db, notices)) for _ in range(2)]
-        servicer = CheckpointServicer(db, progress=lines[0], moves=lines[1], acknowledgement_timeout=30.0)
+        servicer = CheckpointServicer(
+            db, notices, progress=lines[0], moves=lines[1], acknowledgement_timeout=30.0
+        )
         running = [asyncio.create_task(line.run()) for line in lines]
         server = Server(
             [

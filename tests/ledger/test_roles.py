@@ -8,10 +8,12 @@ import asyncpg
 import pytest
 
 from holdfast.kit.db import Database
+from holdfast.ledger import fork as forking
 from holdfast.ledger import inspect, mailbox_view, session, session_state
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record, Requeue, SessionWrite, Stored
+from holdfast.ledger.domain.budget import Usage
 from holdfast.ledger.domain.commit import Charge
 from holdfast.ledger.due import fire
 from holdfast.ledger.history import beginning
@@ -119,6 +121,15 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
     (answer,) = await commit_group(db, [CommitItem(held.run_id, held.epoch, 1, handoff=True)])
     assert isinstance(answer, Stored)
     assert (await beginning(db, held.run_id, held.epoch)).handed_off
+    for _ in range(2):  # the second waits behind the first
+        of = await forking.source(db, "default", run.run_id)
+        assert [step.position async for step in forking.steps_until(db, of, 1)] == [1]
+        assert len([told async for told in forking.told_until(db, of)]) == 1
+        key = str(uuid.uuid4())
+        wanted = forking.Wanted(uuid.uuid4(), key, b"same", [1], {1: b"edited"}, Usage(steps=1), None)
+        forked = await forking.fork(db, of, wanted)
+        assert await forking.found(db, "default", (key, b"same")) == forking.Forked(forked.run_id, False)
+        assert (await forking.view(db, forked.run_id)).forked_from == (run.run_id, 1)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +149,9 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         ("invoker", "UPDATE mailbox SET payload = ''"),
         ("invoker", "UPDATE idempotency SET run_id = gen_random_uuid()"),
         ("checkpoint", "SELECT * FROM run"),
+        ("checkpoint", "SELECT envelope FROM run"),
+        ("checkpoint", "INSERT INTO run (run_id) VALUES (gen_random_uuid())"),
+        ("dispatcher", "SELECT begin_fork(null, null, null, 1, 1, 1, 1, 1, null, null)"),
         ("checkpoint", "INSERT INTO lease (run_id) VALUES (gen_random_uuid())"),
         ("checkpoint", "INSERT INTO run_state (run_id) VALUES (gen_random_uuid())"),
         ("checkpoint", "UPDATE checkpoint SET record = ''"),

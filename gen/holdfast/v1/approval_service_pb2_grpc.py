@@ -79,7 +79,7 @@ class ApprovalServiceServicer:
         answers with the approval as first recorded, decided or not, and starts no new timeout.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, FENCED, DESTINATION_NOT_FOUND,
-        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +93,7 @@ class ApprovalServiceServicer:
         parked counts.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
-        TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +103,7 @@ class ApprovalServiceServicer:
         """Reads one approval.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,8 +112,7 @@ class ApprovalServiceServicer:
     def ListApprovals(self, request, context):
         """Lists approvals, page by page.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,7 +126,7 @@ class ApprovalServiceServicer:
         cursor.
 
         Errors include: INVALID_FIELD, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

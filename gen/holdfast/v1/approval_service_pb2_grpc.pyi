@@ -27,7 +27,7 @@ class ApprovalServiceStub:
     answers with the approval as first recorded, decided or not, and starts no new timeout.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, FENCED, DESTINATION_NOT_FOUND,
-    UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.DecideApprovalRequest, _approval_service_pb2.DecideApprovalResponse]
     """Approves or denies as the user of the credential.
@@ -37,19 +37,18 @@ class ApprovalServiceStub:
     parked counts.
 
     Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
-    TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE.
     """
     GetApproval: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.GetApprovalRequest, _approval_service_pb2.GetApprovalResponse]
     """Reads one approval.
 
     Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.ListApprovalsRequest, _approval_service_pb2.ListApprovalsResponse]
     """Lists approvals, page by page.
 
-    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-    NOT_YET_AVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     WatchApprovals: _aio.UnaryStreamMultiCallable[_approval_service_pb2.WatchApprovalsRequest, _approval_service_pb2.WatchApprovalsResponse]
     """Follows approvals: an inbox without polling.
@@ -59,7 +58,7 @@ class ApprovalServiceStub:
     cursor.
 
     Errors include: INVALID_FIELD, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, SHUTTING_DOWN.
     """
 
 class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -81,7 +80,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         answers with the approval as first recorded, decided or not, and starts no new timeout.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, FENCED, DESTINATION_NOT_FOUND,
-        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -97,7 +96,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         parked counts.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
-        TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -109,7 +108,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads one approval.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -120,8 +119,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_approval_service_pb2.ListApprovalsResponse]:
         """Lists approvals, page by page.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -137,7 +135,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         cursor.
 
         Errors include: INVALID_FIELD, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """
 
 def add_ApprovalServiceServicer_to_server(servicer: ApprovalServiceServicer, server: _aio.Server) -> None: ...

@@ -386,12 +386,16 @@ class ForkRunRequest(_message.Message):
     run_id: _builtins.str
     """The run."""
     position: _builtins.int
-    """The new run keeps the steps up to and including this position."""
+    """The new run keeps the steps up to and including this position, which is a checkpoint's."""
     idempotency_key: _builtins.str
-    """The new run's idempotency key."""
+    """The new run's idempotency key, at most 255 bytes. Left empty, the run id is the key, and a repeated
+    call makes another run.
+    """
     @_builtins.property
     def outputs(self) -> _containers.ScalarMap[_builtins.str, _builtins.bytes]:
-        """Outputs that replace the recorded ones, by step key."""
+        """Outputs that replace what was recorded, a failure too, by the key of a step that is kept; as JSON.
+        A kept step that was given such an output as its input makes the new run drift.
+        """
 
     def __init__(
         self,
@@ -416,18 +420,22 @@ class ForkRunResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_FIELD_NUMBER: _builtins.int
+    REATTACHED_FIELD_NUMBER: _builtins.int
+    reattached: _builtins.bool
+    """True if an earlier call made it."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """Queued."""
+        """As it stands, QUEUED if it is new; without payload and outcome."""
 
     def __init__(
         self,
         *,
         run: _run_pb2.Run | None = ...,
+        reattached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reattached", b"reattached", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -95,9 +95,15 @@ class CheckpointServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForkRun(self, request, context):
-        """Starts a new run from a checkpoint of another, with edited state.
+        """Starts a new run from a checkpoint of another, which may still be going on, with edited outputs.
+        The new run has the other's envelope, limits and agent version; a deadline and attempts of its own.
+        It begins with the steps kept, charged with what they were charged with, and sends none of the
+        effects that the other had staged by then. What waits in the other's mailbox is not copied.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, NOT_YET_AVAILABLE.
+        Repeatable with the same idempotency key.
+
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_FORKABLE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

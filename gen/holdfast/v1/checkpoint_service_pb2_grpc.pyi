@@ -38,9 +38,15 @@ class CheckpointServiceStub:
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
     """
     ForkRun: _aio.UnaryUnaryMultiCallable[_checkpoint_service_pb2.ForkRunRequest, _checkpoint_service_pb2.ForkRunResponse]
-    """Starts a new run from a checkpoint of another, with edited state.
+    """Starts a new run from a checkpoint of another, which may still be going on, with edited outputs.
+    The new run has the other's envelope, limits and agent version; a deadline and attempts of its own.
+    It begins with the steps kept, charged with what they were charged with, and sends none of the
+    effects that the other had staged by then. What waits in the other's mailbox is not copied.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, NOT_YET_AVAILABLE.
+    Repeatable with the same idempotency key.
+
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_FORKABLE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
+    LEDGER_UNAVAILABLE.
     """
 
 class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -91,9 +97,15 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _checkpoint_service_pb2.ForkRunRequest,
         context: _aio.ServicerContext[_checkpoint_service_pb2.ForkRunRequest, _abc.Awaitable[_checkpoint_service_pb2.ForkRunResponse]],
     ) -> _abc.Awaitable[_checkpoint_service_pb2.ForkRunResponse]:
-        """Starts a new run from a checkpoint of another, with edited state.
+        """Starts a new run from a checkpoint of another, which may still be going on, with edited outputs.
+        The new run has the other's envelope, limits and agent version; a deadline and attempts of its own.
+        It begins with the steps kept, charged with what they were charged with, and sends none of the
+        effects that the other had staged by then. What waits in the other's mailbox is not copied.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, NOT_YET_AVAILABLE.
+        Repeatable with the same idempotency key.
+
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_FORKABLE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
+        LEDGER_UNAVAILABLE.
         """
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: _aio.Server) -> None: ...

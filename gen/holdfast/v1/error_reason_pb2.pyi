@@ -112,6 +112,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: a run of the session has not ended; metadata `run_id` names the first one."""
     ERROR_REASON_SESSION_CONFLICT: _ErrorReason.ValueType  # 42
     """FAILED_PRECONDITION: the session is not as the run found it when it started."""
+    ERROR_REASON_RUN_NOT_FORKABLE: _ErrorReason.ValueType  # 60
+    """FAILED_PRECONDITION: the run's recorded steps are no longer kept, so no run can begin with them."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -210,4 +212,6 @@ ERROR_REASON_SESSION_IN_USE: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION: a run of the session has not ended; metadata `run_id` names the first one."""
 ERROR_REASON_SESSION_CONFLICT: ErrorReason.ValueType  # 42
 """FAILED_PRECONDITION: the session is not as the run found it when it started."""
+ERROR_REASON_RUN_NOT_FORKABLE: ErrorReason.ValueType  # 60
+"""FAILED_PRECONDITION: the run's recorded steps are no longer kept, so no run can begin with them."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -431,6 +431,7 @@ class Run(_message.Message):
     DEADLINE_TIME_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     HANDED_OFF_FIELD_NUMBER: _builtins.int
+    FORKED_FROM_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The id: the caller's, or made by the server."""
     intent: _builtins.str
@@ -505,6 +506,10 @@ class Run(_message.Message):
     def last_failure(self) -> Global___Failure:
         """The last error of an attempt that did not end the run."""
 
+    @_builtins.property
+    def forked_from(self) -> Global___Fork:
+        """The run whose recorded steps it began with, if ForkRun made it."""
+
     def __init__(
         self,
         *,
@@ -533,14 +538,41 @@ class Run(_message.Message):
         deadline_time: _timestamp_pb2.Timestamp | None = ...,
         last_failure: Global___Failure | None = ...,
         handed_off: _builtins.bool = ...,
+        forked_from: Global___Fork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "last_failure", b"last_failure", "outcome", b"outcome", "payload", b"payload", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "last_failure", b"last_failure", "outcome", b"outcome", "payload", b"payload", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "handed_off", b"handed_off", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "ordering_key", b"ordering_key", "outcome", b"outcome", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "handed_off", b"handed_off", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "ordering_key", b"ordering_key", "outcome", b"outcome", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class Fork(_message.Message):
+    """Where a run that began with another's recorded steps comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The other run."""
+    position: _builtins.int
+    """The position of the last step it began with."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fork: _TypeAlias = Fork  # noqa: Y015
 
 @_typing.final
 class RetryPolicy(_message.Message):

@@ -21,7 +21,7 @@ from holdfast.client.number import (
 )
 from holdfast.client.outbox import Outbox
 from holdfast.client.retry import Retries
-from holdfast.client.run import Budget, Checkpoint, Failure, Invocation, Outcome, Published, Run, Usage
+from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Published, Run, Usage
 from holdfast.client.session import Session, Sessions
 from holdfast.client.watch import Watch
 
@@ -44,6 +44,7 @@ __all__ = [
     "EffectStatus",
     "Event",
     "Failure",
+    "Fork",
     "HoldfastError",
     "Invocation",
     "OnDisconnect",

@@ -30,7 +30,7 @@ from holdfast.client.session import Sessions
 from holdfast.client.signal import interrupt, signal
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
-from holdfast.client.wire_value import duration_of, stamp_of
+from holdfast.client.wire_value import duration_of, json_bytes, stamp_of
 from holdfast.v1 import (
     approval_service_pb2_grpc,
     checkpoint_service_pb2,
@@ -328,6 +328,30 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def fork(
+        self,
+        run_id: str,
+        position: int,
+        *,
+        outputs: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunHandle:
+        """Start a new run with a run's recorded steps up to the checkpoint at `position`.
+
+        `outputs` replace what kept steps returned, by their keys. Effects staged until then are not sent
+        again. Without a key one is made, so that a repeated call starts nothing twice. The client needs the
+        Checkpoint service's address for it. Raises `InvalidField`, `RunNotFound`, `RunNotForkable`.
+        """
+        stub = checkpoint_service_pb2_grpc.CheckpointServiceStub(self._channel("checkpoint"))
+        request = checkpoint_service_pb2.ForkRunRequest(
+            run_id=run_id,
+            position=position,
+            outputs={key: json_bytes(value) for key, value in (outputs or {}).items()},
+            idempotency_key=idempotency_key or str(uuid.uuid4()),
+        )
+        response = await self._link.call(stub.ForkRun, request)
+        return RunHandle(self, run_of(response.run), reattached=response.reattached)
 
     @property
     def _invoker(self) -> invoker_service_pb2_grpc.InvokerServiceStub:

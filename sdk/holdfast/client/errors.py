@@ -32,6 +32,7 @@
     ├── FailedPrecondition          FAILED_PRECONDITION
     │   ├── RunEnded                    RUN_ENDED
     │   ├── RunNotRetryable             RUN_NOT_RETRYABLE
+    │   ├── RunNotForkable              RUN_NOT_FORKABLE
     │   ├── EffectNotRetryable          EFFECT_NOT_RETRYABLE
     │   ├── ApprovalDecided             APPROVAL_DECIDED
     │   ├── DestinationRefused          DESTINATION_REFUSED
@@ -280,6 +281,12 @@ class RunNotRetryable(FailedPrecondition):
     """The run is not in a state from which it can be retried."""
 
     reason = "RUN_NOT_RETRYABLE"
+
+
+class RunNotForkable(FailedPrecondition):
+    """The run's recorded steps are no longer kept: no run can begin with them."""
+
+    reason = "RUN_NOT_FORKABLE"
 
 
 class EffectNotRetryable(FailedPrecondition):

@@ -51,6 +51,14 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a run comes from that began with another's recorded steps, up to `position`."""
+
+    run_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One invocation of an agent for an intent, by a caller, under a budget."""
 
@@ -80,6 +88,7 @@ class Run:
     end_time: datetime | None = None
     deadline_time: datetime | None = None
     handed_off: bool = False
+    forked_from: Fork | None = None
 
     @property
     def is_ended(self) -> bool:

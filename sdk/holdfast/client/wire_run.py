@@ -7,7 +7,7 @@ from google.protobuf import json_format
 
 from holdfast.client.event import Event, Rewound, Snapshot, Update
 from holdfast.client.number import BudgetDimension, RunStatus, Shape, StepKind
-from holdfast.client.run import Budget, Checkpoint, Failure, Invocation, Outcome, Run, Usage
+from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Run, Usage
 from holdfast.client.wire_value import (
     plain_message,
     plain_struct,
@@ -49,6 +49,7 @@ def run_of(message: run_pb2.Run) -> Run:
         end_time=time_of(message.end_time),
         deadline_time=time_of(message.deadline_time),
         handed_off=message.handed_off,
+        forked_from=_fork_of(message.forked_from) if message.HasField("forked_from") else None,
     )
 
 
@@ -161,6 +162,10 @@ def checkpoint_of(message: checkpoint_pb2.Checkpoint) -> Checkpoint:
         run_attempt=message.run_attempt,
         create_time=time_of(message.create_time),
     )
+
+
+def _fork_of(message: run_pb2.Fork) -> Fork:
+    return Fork(message.run_id, message.position)
 
 
 def _budget_of(message: run_pb2.Budget) -> Budget:

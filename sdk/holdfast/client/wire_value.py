@@ -1,5 +1,6 @@
 """Plain Python values and protobuf's own: JSON values, times, durations, any message as a mapping."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -22,6 +23,14 @@ def value_of(value: Any) -> struct_pb2.Value:
     holder = struct_pb2.ListValue()
     holder.append(value)
     return holder.values[0]
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a JSON value as text. Raises ValueError for what JSON cannot hold."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except TypeError as error:
+        raise ValueError(f"This is not JSON: {error}.") from error
 
 
 def plain_value(value: struct_pb2.Value) -> Any:

@@ -31,21 +31,25 @@ async def main(stop: Stop) -> None:
     ) as db:
         notices = Notices(db)
         telling = Telling(db, notices)
+        servicer = ApprovalServicer(db, telling)
+        listener = telling.listen()
         over = asyncio.Event()
         bringing = asyncio.create_task(telling.loop.run(over))
         try:
             await serve(
-                [Registration(add_ApprovalServiceServicer_to_server, ApprovalServicer(db, telling), NAME)],
+                [Registration(add_ApprovalServiceServicer_to_server, servicer, NAME)],
                 settings.listen,
                 stop,
                 service="approval",
                 grace=settings.drain_grace,
+                drain=servicer.drain,
                 translate=as_fault,
             )
         finally:
             over.set()
             bringing.cancel()
             await asyncio.gather(bringing, return_exceptions=True)
+            await listener.close()
             await notices.close()
 
 

@@ -1,6 +1,7 @@
 """ApprovalService: gates opened by runs, decided by people or by time; a call sees its tenant's own."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -8,20 +9,20 @@ from uuid import UUID
 from holdfast.approval.message import LONGEST_TEXT, json_of, policy_of
 from holdfast.approval.telling import Telling
 from holdfast.approval.view import approval_message
+from holdfast.approval.watch import Watch, may_decide
 from holdfast.kit.db import Database
-from holdfast.kit.errors import NotYetAvailable
 from holdfast.kit.rpc.page import cursor_of, size_of, token_of
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import agree, current_tenant
 from holdfast.kit.rpc.violation import Violations
 from holdfast.ledger import approval, approval_view
-from holdfast.ledger.approval_view import StoredGate
 from holdfast.ledger.domain.approval import ApprovalStatus, Person, Verdict
 from holdfast.v1 import approval_pb2
 from holdfast.v1 import approval_service_pb2 as pb
 from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceServicer as Contract
 
 LONGEST_STEP: Final = 255
+_MOST: Final = 2**63
 
 
 class ApprovalServicer(Contract):
@@ -30,6 +31,7 @@ class ApprovalServicer(Contract):
     def __init__(self, db: Database, telling: Telling) -> None:
         self._db = db
         self._telling = telling
+        self._draining = asyncio.Event()
 
     async def RequestApproval(  # noqa: N802 - the contract's names
         self, request: pb.RequestApprovalRequest, context: Any
@@ -121,7 +123,7 @@ class ApprovalServicer(Contract):
             last = shown[-1] if len(found) > size else None
             if me is not None:
                 person = Person(me.user, me.groups, me.roles)
-                shown = [stored for stored in shown if _may_decide(stored, person)]
+                shown = [stored for stored in shown if may_decide(stored, person)]
             links = []
             if request.include_audit:
                 links = await approval_view.audit(connection, [stored.approval_id for stored in shown])
@@ -137,25 +139,31 @@ class ApprovalServicer(Contract):
             next_page_token=token,
         )
 
-    async def WatchApprovals(  # type: ignore[override]  # noqa: N802
+    async def WatchApprovals(  # noqa: N802
         self, request: pb.WatchApprovalsRequest, context: Any
-    ) -> None:
-        """Answer that approvals cannot be followed yet."""
-        del request, context
-        raise NotYetAvailable("Approvals cannot be followed yet; list them.")
+    ) -> AsyncIterator[pb.WatchApprovalsResponse]:
+        """Send what is pending, then each change, until the client leaves or this process drains."""
+        wrong = Violations()
+        wanted = _filter(request.filter, wrong)
+        cursor = int(request.cursor) if request.cursor.isascii() and request.cursor.isdigit() else None
+        if request.cursor and (cursor is None or cursor >= _MOST):
+            wrong.add("cursor", "must be the cursor of a message of this stream")
+        wrong.check()
+        me = caller(context) if request.filter.mine else None
+        person = None if me is None else Person(me.user, me.groups, me.roles)
+        watch = Watch(self._db, self._telling, current_tenant(), wanted, person)
+        async for update in watch.updates(cursor, self._draining):
+            yield update
+
+    async def drain(self) -> None:
+        """End the streams: their clients find another process."""
+        self._draining.set()
 
     async def _read(self, approval_id: UUID, *, audit: bool = False) -> approval_pb2.Approval:
         async with self._db.connection() as connection:
             stored = await approval_view.get(connection, current_tenant(), approval_id)
             links = await approval_view.audit(connection, [approval_id]) if audit else []
         return approval_message(stored, links)
-
-
-def _may_decide(stored: StoredGate, person: Person) -> bool:
-    gate = stored.gate
-    voted = any(vote.person.user == person.user and not vote.voided for vote in gate.votes)
-    listed = any(person.is_one_of(quorum.approvers) for quorum in gate.required)
-    return gate.status is ApprovalStatus.PENDING and listed and not voted
 
 
 def _filter(asked: pb.ApprovalFilter, wrong: Violations) -> approval_view.Filter:

@@ -1,12 +1,15 @@
 """What has changed is told to those who go on with it, and what is due is brought: hints, and one loop."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from holdfast.kit.db import Database
+from holdfast.kit.listener import Listener
 from holdfast.kit.loops import Loop
 from holdfast.ledger import approval
 from holdfast.ledger.approval import Changed
-from holdfast.ledger.notice import MAIL, READY, Notices
+from holdfast.ledger.notice import APPROVAL, MAIL, READY, Notices, keys_of
 
 DUE_SECONDS = 1.0
 
@@ -17,6 +20,7 @@ class Telling:
     def __init__(self, db: Database, notices: Notices) -> None:
         self._db = db
         self._notices = notices
+        self._waiting: dict[str, set[asyncio.Event]] = {}
         self.loop = Loop("approvals", self.fire, interval=DUE_SECONDS, max_backoff=DUE_SECONDS)
 
     def changed(self, changes: Iterable[Changed]) -> None:
@@ -24,6 +28,34 @@ class Telling:
         for change in changes:
             self._notices.send(READY, change.pools)
             self._notices.send(MAIL, change.decided)
+            if change.tenant:
+                self._notices.send(APPROVAL, (change.tenant,))
+                self._hint(change.tenant)
+
+    def listen(self) -> Listener:
+        """Hear of what other processes change, until the listener is closed."""
+        return self._db.listen({APPROVAL: self._heard})
+
+    @contextmanager
+    def watching(self, tenant: str) -> Iterator[asyncio.Event]:
+        """Hold an event that is set whenever an approval of the tenant may have changed."""
+        event = asyncio.Event()
+        watchers = self._waiting.setdefault(tenant, set())
+        watchers.add(event)
+        try:
+            yield event
+        finally:
+            watchers.discard(event)
+            if not watchers:
+                self._waiting.pop(tenant, None)
+
+    def _heard(self, payload: str) -> None:
+        for tenant in keys_of(payload) or tuple(self._waiting):
+            self._hint(tenant)
+
+    def _hint(self, tenant: str) -> None:
+        for event in self._waiting.get(tenant, ()):
+            event.set()
 
     async def fire(self) -> int:
         """Bring what is due; return how much was looked at."""

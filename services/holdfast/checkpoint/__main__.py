@@ -33,7 +33,11 @@ async def main(stop: Stop) -> None:
         notices = Notices(db)
         progress, moves = Line(Storing(db.seat(), notices)), Line(Storing(db.seat(), notices))
         servicer = CheckpointServicer(
-            db, progress=progress, moves=moves, acknowledgement_timeout=settings.acknowledgement_timeout
+            db,
+            notices,
+            progress=progress,
+            moves=moves,
+            acknowledgement_timeout=settings.acknowledgement_timeout,
         )
         lines = [asyncio.create_task(line.run()) for line in (progress, moves)]
         try:

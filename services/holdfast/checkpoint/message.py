@@ -70,6 +70,11 @@ def item_of(commit: Commit) -> CommitItem:
     )
 
 
+def charge_of(step: StepRecord) -> Call:
+    """Return what a record that is stored was charged: steps, tools, tokens, context."""
+    return _call(step.usage, step, "usage", [])
+
+
 def uuid_of(text: str, field: str, wrong: Violations) -> uuid.UUID:
     """Read a UUID in its 36 characters; anything else is a violation (and comes back as the nil UUID)."""
     if len(text) == 36:  # noqa: PLR2004 - of all the forms UUID() reads, the one with hyphens

@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from holdfast.checkpoint.fork import fork
+from holdfast.checkpoint.fork_view import forked_message
 from holdfast.checkpoint.group import Line
 from holdfast.checkpoint.message import item_of, uuid_of
 from holdfast.checkpoint.stream import CommitStream
 from holdfast.checkpoint.view import beginning_message, checkpoints, loaded, signal_message
 from holdfast.kit import crash_point
 from holdfast.kit.db import Database
-from holdfast.kit.errors import Fault, InvalidField, NotYetAvailable, ShuttingDown, StreamProtocol, Violation
+from holdfast.kit.errors import Fault, InvalidField, ShuttingDown, StreamProtocol, Violation
 from holdfast.kit.rpc.tenant import current_tenant
+from holdfast.ledger import fork as forking
 from holdfast.ledger import history, mailbox_view
+from holdfast.ledger.notice import READY, Notices
 from holdfast.v1 import checkpoint_service_pb2 as pb
 from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceServicer as Contract
@@ -25,8 +29,11 @@ MAX_PAGE: Final = 1000
 class CheckpointServicer(Contract):
     """Serves `holdfast.v1.CheckpointService` on the ledger, through two lines that store groups."""
 
-    def __init__(self, db: Database, *, progress: Line, moves: Line, acknowledgement_timeout: float) -> None:
+    def __init__(
+        self, db: Database, notices: Notices, *, progress: Line, moves: Line, acknowledgement_timeout: float
+    ) -> None:
         self._db = db
+        self._notices = notices
         self._progress = progress
         self._moves = moves
         self._acknowledgement_timeout = acknowledgement_timeout
@@ -123,9 +130,12 @@ class CheckpointServicer(Contract):
     async def ForkRun(  # noqa: N802
         self, request: pb.ForkRunRequest, context: Any
     ) -> pb.ForkRunResponse:
-        """Answer that forks come later."""
-        del request, context
-        raise NotYetAvailable("Runs cannot be forked yet.")
+        """Start a run of the caller's tenant from a checkpoint of another."""
+        del context
+        forked = await fork(self._db, current_tenant(), request)
+        self._notices.send(READY, forked.pools)
+        view = await forking.view(self._db, forked.run_id)
+        return pb.ForkRunResponse(run=forked_message(view), reattached=not forked.created)
 
     async def _read(self, requests: AsyncIterator[pb.CommitRequest], stream: CommitStream) -> None:
         """Take commits until the runner has no more or the process drains, and only while there is room."""

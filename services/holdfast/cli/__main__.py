@@ -12,7 +12,7 @@ COMMANDS = {
     "invoke": ("invoke", "Start a run."),
     "converse": ("converse", "Start a run and speak with it."),
     "chat": ("chat", "Chat with an agent, a run for each line."),
-    "runs": ("runs", "List, read, watch, cancel and retry runs."),
+    "runs": ("runs", "List, read, watch, cancel, retry and fork runs."),
     "sessions": ("sessions", "Show and forget what the runs of a conversation hand on."),
     "events": ("events", "Publish events that start runs."),
     "approvals": ("approvals", "List what waits for people, and decide it."),

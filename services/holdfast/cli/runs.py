@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from holdfast.cli import exit_code
+from holdfast.cli import exit_code, travel
 from holdfast.cli.follow import Follower, show_end
 from holdfast.cli.given import Limits, Pair, Seconds, json_value
 from holdfast.cli.output import fields, json_line, plain, table
 from holdfast.cli.target import Target, speaks
+from holdfast.cli.timeline import timeline
 from holdfast.client import Budget, Run, RunStatus
 
 _STATUSES = [status.name for status in RunStatus if status]
@@ -17,7 +18,12 @@ _STATUSES = [status.name for status in RunStatus if status]
 
 @click.group()
 def command() -> None:
-    """List, read, watch, signal, interrupt, cancel and retry runs."""
+    """List, read, watch, signal, interrupt, cancel, retry and fork runs."""
+
+
+command.add_command(travel.checkpoints)
+command.add_command(travel.fork)
+command.add_command(timeline)
 
 
 @command.command("list")
@@ -207,6 +213,7 @@ def _show(target: Target, run: Run) -> None:
             ("tokens", f"{used.tokens} of {most.max_tokens}"),
             ("context", f"{used.context} of {most.max_context}"),
             ("version", run.agent_version),
+            ("forked from", run.forked_from and f"{run.forked_from.run_id} at {run.forked_from.position}"),
             ("session", run.session_id),
             ("ordering key", run.ordering_key),
             ("labels", dict(run.labels)),

@@ -54,6 +54,9 @@ def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
         start_time=_maybe(view.start_time),
         end_time=_maybe(view.end_time),
     )
+    if view.forked_from is not None:
+        origin, position = view.forked_from
+        run.forked_from.CopyFrom(run_pb2.Fork(run_id=str(origin), position=position))
     if view.last_failure is not None:
         run.last_failure.CopyFrom(failure_message(view.last_failure))
     if view.outcome is not None:

@@ -74,6 +74,7 @@ class Changed:
     """What a verb has changed: gates, the pools that got work, and whether something was staged or told."""
 
     approval_id: UUID
+    tenant: str = ""
     repeated: bool = False
     pools: list[str] = field(default_factory=list)
     decided: list[UUID] = field(default_factory=list)
@@ -152,7 +153,7 @@ async def _open(connection: Connection, approval_id: UUID, asked: Request, run: 
     row = {"approval_id": approval_id, "tenant": tenant, "run_id": asked.run_id, "step": asked.step}
     row |= {"title": asked.title, "intent": run["intent"], "payload": asked.payload}
     told = [(policy.notice_destination, "notice", {"event": "requested"})]
-    return Changed(approval_id, destinations=await _tell(connection, row, told))
+    return Changed(approval_id, tenant, destinations=await _tell(connection, row, told))
 
 
 async def decide(
@@ -302,7 +303,7 @@ async def _write(
 ) -> Changed:
     """Write a gate after a change, and if it is decided tell its run."""
     payload = row["payload"] if payload is None else payload
-    changed = Changed(row["approval_id"])
+    changed = Changed(row["approval_id"], row["tenant"])
     decision = None
     if gate.status is not ApprovalStatus.PENDING:
         decision = decision_of(gate, origin, reason, row["now"])

@@ -77,6 +77,8 @@ _NEWEST: Final = f"""{_COLUMNS}{_WHERE}
       AND ($6::timestamptz IS NULL OR (create_time, approval_id) < ($6, $7::uuid))
 ORDER BY create_time DESC, approval_id DESC LIMIT $8
 """
+_CHANGES: Final = f"{_COLUMNS} WHERE tenant = $1 AND change > $2 ORDER BY change LIMIT $3"
+_LAST: Final = "SELECT coalesce(max(change), 0) FROM approval WHERE tenant = $1"
 _AUDIT: Final = """
 SELECT sequence, approval_id, action, user_id, content, previous_hash, hash, create_time
 FROM approval_audit WHERE approval_id = ANY($1::uuid[]) ORDER BY sequence
@@ -117,6 +119,19 @@ async def page(
         limit,
     )
     return [_stored(row) for row in rows]
+
+
+async def last_change(connection: Connection, tenant: str) -> int:
+    """Return the number of the tenant's last change of an approval; 0 if there was none."""
+    return int(await connection.fetchval(_LAST, tenant))
+
+
+async def changes(connection: Connection, tenant: str, after: int, limit: int) -> list[StoredGate]:
+    """Read the approvals that changed after a change, in order of their last one.
+
+    None is missed: changes are numbered under the tenant's lock, so a smaller number is never seen later.
+    """
+    return [_stored(row) for row in await connection.fetch(_CHANGES, tenant, after, limit)]
 
 
 async def audit(connection: Connection, approval_ids: Sequence[UUID]) -> list[Link]:

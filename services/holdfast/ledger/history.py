@@ -83,7 +83,7 @@ async def load_steps(db: Database, run_id: uuid.UUID, epoch: int) -> AsyncIterat
         async with db.connection() as connection:
             run = await held(connection, run_id, epoch)
             day, last = run["day"], run["last_position"]
-            steps = await _page(connection, run_id, day, position, PAGE_ROWS)
+            steps = await page_of(connection, run_id, day, position, PAGE_ROWS)
         position = steps[-1].position if steps else last
         yield StepPage(steps, more=position < last)
         if position >= last:
@@ -110,15 +110,16 @@ async def list_steps(
         day = await connection.fetchval(_OWNED, run_id, tenant)
         if day is None:
             raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
-        found = await _page(connection, run_id, day, after_position, limit + 1)
+        found = await page_of(connection, run_id, day, after_position, limit + 1)
         # One more than asked for says that there is more; fewer may still be a page full of bytes.
         steps = found[:limit]
         more = len(found) > limit or bool(
-            steps and await _page(connection, run_id, day, steps[-1].position, 1)
+            steps and await page_of(connection, run_id, day, steps[-1].position, 1)
         )
     return StepPage(steps, more)
 
 
-async def _page(connection: Any, run_id: uuid.UUID, day: Any, after: int, limit: int) -> list[StoredStep]:
+async def page_of(connection: Any, run_id: uuid.UUID, day: Any, after: int, limit: int) -> list[StoredStep]:
+    """Return the records after a position: at most `limit`, fewer if they are large; at least one if any."""
     rows = await connection.fetch(_PAGE, run_id, day, after, limit, PAGE_BYTES)
     return [StoredStep(*row.values()) for row in rows]

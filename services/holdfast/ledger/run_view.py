@@ -12,7 +12,8 @@ COLUMNS: Final = """
     r.session_id, r.ordering_key, r.priority, r.labels::text AS labels, s.agent_version, s.status, s.attempt,
     s.max_attempts, s.epoch, s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context, s.steps,
     s.tools, s.tokens, s.context, s.last_sequence, s.cancel_requested, s.create_time, s.start_time,
-    s.end_time, s.deadline_time, s.handed_off, CASE WHEN s.handed_off THEN 2 ELSE r.shape END AS shape,
+    s.end_time, s.deadline_time, s.handed_off, r.forked_from, r.forked_position,
+    CASE WHEN s.handed_off THEN 2 ELSE r.shape END AS shape,
     s.last_failure::text AS last_failure, o.failure::text AS failure,
     o.exhausted, clock_timestamp() AS now
 """
@@ -56,6 +57,7 @@ def run_view(row: Any) -> RunView:
         outcome=_outcome(row, status) if status in ENDED else None,
         envelope=row["envelope"] if "envelope" in columns else None,
         handed_off=row["handed_off"],
+        forked_from=row["forked_from"] and (row["forked_from"], row["forked_position"]),
     )
 
 

@@ -208,6 +208,8 @@ class RunView:
     outcome: Outcome | None
     envelope: bytes | None
     handed_off: bool = False
+    forked_from: tuple[UUID, int] | None = None
+    """The run whose steps it began with, and up to which position."""
 
 
 @dataclass(frozen=True, slots=True)
