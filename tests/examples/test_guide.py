@@ -91,6 +91,13 @@ def test_the_guide_is_well_typed(module_folder: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+def test_the_guide_s_tests_in_the_lab_pass(module_folder: Path) -> None:
+    assert module_folder.is_dir()
+    desk = importlib.import_module("desk")
+    desk.test_an_answer_rests_on_the_order()
+    desk.test_an_answer_survives_every_crash()
+
+
 @on_the_modules_loop
 async def test_steps_are_executed_and_their_types_come_back(guide: Guide) -> None:
     assert await _result(guide, "describe", ORDER) == "Ada paid 42.00"

@@ -11,6 +11,7 @@ started ──▶ the agent runs ──(returns)──────────�
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final
@@ -83,8 +84,12 @@ class Execution:
         reached: Callable[[str], None] = lambda _: None,
         mailbox: Mailbox | None = None,
         gates: Gates = NO_GATES,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take the mailbox that pushed signals go to; what waited for the run before is in the history."""
+        """Take the mailbox that pushed signals go to; what waited for the run before is in the history.
+
+        `clock` is what the deadline is measured with, in seconds; the loop's own where that jumps.
+        """
         self.stopped: RunStopped | None = None
         self._agent = agent
         self._invocation = invocation
@@ -93,7 +98,7 @@ class Execution:
         self._loop = asyncio.get_running_loop()
         number_tasks(self._loop)
         self._family = Family(history.emitted, history.keys())
-        self._meter = Meter(invocation.limits, invocation.spent, invocation.remaining)
+        self._meter = Meter(invocation.limits, invocation.spent, invocation.remaining, clock)
         self._pipeline = Pipeline(
             invocation.run_id,
             invocation.epoch,
@@ -118,6 +123,7 @@ class Execution:
             transcript=self._transcript,
             meter=self._meter,
             deadline=self,
+            clock=clock,
         )
         degradation = Degradation(agent.degrade, self._transcript.rungs_before)
         mailbox = mailbox or Mailbox()

@@ -1,0 +1,309 @@
+"""The ledger of one run, in memory: what it says is durable outlives every lease, and nothing else does.
+
+QUEUED ──(lease)──▶ leased ──(end)──▶ ended
+  ▲ ▲                 │ │ └─(requeue, lost)──▶ QUEUED, or DEAD_LETTERED after the last attempt
+  │ └─────────────────┘ └──(park)──▶ PARKED ──(a signal, a time)──▶ QUEUED
+  └─────────────────────────────────────┘
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from holdfast.agent.budget import Dimension, Limits, Usage
+from holdfast.agent.engine.journal import Answer, Committed, Refused
+from holdfast.agent.error import Failure
+from holdfast.agent.testing.scene import BEGIN, Scene
+from holdfast.agent.wire.draft import PARTIAL, Commit, Outcome, Record
+from holdfast.agent.wire.invocation import Invocation
+from holdfast.v1.checkpoint_pb2 import EffectIntent, ParkMove
+from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse, SessionRead
+from holdfast.v1.mailbox_pb2 import MailboxSignal
+from holdfast.v1.run_pb2 import RUN_STATUS_CANCELLED, RUN_STATUS_DEAD_LETTERED
+from holdfast.v1.run_pb2 import Outcome as OutcomeMessage
+from holdfast.v1.transcript_pb2 import RunEvent
+
+RUN_ID = "0d5c7c1e-5f0e-4f4e-9d5c-7a1b00000001"
+"""Every run in a lab has this id, so that two of them can be compared."""
+_NEARLY = 1e-6  # seconds: what a sum of times may lack
+
+
+class Ledger:
+    """All that is durable of one run; its clock is that of the loop."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._time = asyncio.get_running_loop().time
+        self._born = self._time()
+        self._limits_since = self._born
+        self.limits: Limits = scene.limits
+        self.commits: list[Commit] = []
+        self.epoch = 0
+        self.attempt = 0
+        self.outcome: OutcomeMessage | None = None
+        self.session = None if scene.session is None else json.dumps(dict(scene.session)).encode()
+        self._session_version = 0
+        self._handed_off = False
+        self.mail: list[MailboxSignal] = []
+        self._mail_last = 0
+        self._recorded: dict[str, float] = {}
+        self._parked: ParkMove | None = None
+        self._not_before = self._born
+        self.cancel_requested = False
+        self.leased = False
+        """A runner holds it: no commit has taken it away yet."""
+        self._news = asyncio.Event()
+
+    # -- what it holds -------------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> list[RunEvent]:
+        """The transcript."""
+        return [event for commit in self.commits for event in commit.events.events]
+
+    @property
+    def records(self) -> list[Record]:
+        """The steps that have an outcome."""
+        return [record for commit in self.commits for record in commit.steps if not record.intent]
+
+    @property
+    def effects(self) -> list[EffectIntent]:
+        """What was sent."""
+        return [effect for commit in self.commits for effect in commit.effects]
+
+    @property
+    def emitted(self) -> dict[str, int]:
+        """How much each scope has told."""
+        emitted: Counter[str] = Counter()
+        for commit in self.commits:
+            emitted.update(commit.emitted)
+        return dict(emitted)
+
+    @property
+    def spent(self) -> Usage:
+        """What is charged."""
+        return _sum(usage for commit in self.commits for usage in _charges(commit))
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence of the last event: the first one, that the run was accepted, is not kept here."""
+        events = self.events
+        return events[-1].sequence if events else 1
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run was accepted."""
+        return self._time() - self._born
+
+    def has(self, key: str) -> bool:
+        """Say whether a step has an outcome."""
+        return any(record.key == key for record in self.records)
+
+    # -- what a lease is given -----------------------------------------------------------------------------
+
+    def lease(self) -> Invocation:
+        """Give the run out under the next epoch."""
+        self.epoch += 1
+        self.attempt += 1
+        self.leased = True
+        scene = self._scene
+        return Invocation(
+            run_id=RUN_ID,
+            intent=scene.intent,
+            payload=json.loads(json.dumps(dict(scene.payload))),
+            limits=self.limits,
+            epoch=self.epoch,
+            attempt=self.attempt,
+            max_attempts=scene.max_attempts,
+            remaining=max(0.0, self._deadline - self._time()),
+            last_commit=len(self.commits),
+            last_sequence=self.last_sequence,
+            spent=self.spent,
+            user=scene.user,
+            handoff=scene.handoff,
+            labels=dict(scene.labels),
+            create_time=BEGIN,
+            mail_last=self._mail_last,
+            time=(BEGIN + timedelta(seconds=self.elapsed)).timestamp(),
+        )
+
+    def page(self) -> LoadRunResponse:
+        """Return the run's history, as of now."""
+        session = None
+        if self.session is not None:
+            session = SessionRead(state=self.session, version=self._session_version)
+        steps = [record for commit in self.commits for record in commit.steps]
+        return LoadRunResponse(
+            steps=[self._aged(record) for record in steps],
+            emitted=self.emitted,
+            session=session,
+            handed_off=self._handed_off,
+            signals=self.mail,
+            mailbox_sequence=self._mail_last,
+        )
+
+    # -- what happens to it --------------------------------------------------------------------------------
+
+    def signal(self, payload: Any, key: str, *, urgent: bool = False) -> MailboxSignal:
+        """Put a signal in the mailbox, and wake the run if it rests for that."""
+        self._mail_last += 1
+        signal = MailboxSignal(
+            signal_id=f"signal-{self._mail_last}",
+            key=key,
+            payload=json.dumps(payload).encode(),
+            urgent=urgent,
+            sequence=self._mail_last,
+        )
+        self.mail.append(signal)
+        self._news.set()
+        return signal
+
+    def cancel(self) -> None:
+        """Note that somebody asks to cancel the run."""
+        self.cancel_requested = True
+        self._news.set()
+
+    async def ready(self) -> bool:
+        """Wait until the run may be leased; false if it ends, or has ended, without."""
+        while not self._may_start():
+            if self.outcome is not None:
+                return False
+            self._news.clear()
+            try:
+                async with asyncio.timeout_at(min(self._due, self._deadline)):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+        return True
+
+    def lost(self) -> None:
+        """Take the run back from a runner that is gone: the attempt counts."""
+        self.leased = False
+        self._failed(Failure("RUNNER_LOST", "The runner is gone."))
+
+    def commit(self, commit: Commit) -> Answer:
+        """Let a commit land whole, or not at all."""
+        if not self.leased or commit.epoch != self.epoch:
+            return Refused("FENCED", "The lease is another's.")
+        if commit.number != len(self.commits) + 1:
+            return Refused("COMMIT_OUT_OF_ORDER", f"Commit {commit.number} is not the next.")
+        events = commit.events.events
+        if events and events[0].sequence != self.last_sequence + 1:
+            return Refused("COMMIT_OUT_OF_ORDER", f"Event {events[0].sequence} is not the next.")
+        if not self._bears(commit):
+            return Refused("BUDGET_EXCEEDED", "The budget does not bear it.")
+        self._land(Commit.FromString(commit.SerializeToString()))
+        return Committed(cancel_requested=self.cancel_requested)
+
+    def _bears(self, commit: Commit) -> bool:
+        """Say whether the budget bears a commit; only the last call may pass the limit of tokens."""
+        charges = list(_charges(commit))
+        spent, asked, limits = self.spent, _sum(charges), self.limits
+        lead = asked.tokens - (charges[-1].tokens if charges else 0)
+        return (
+            (not asked.steps or spent.steps + asked.steps <= limits.steps)
+            and (not asked.tools or spent.tools + asked.tools <= limits.tools)
+            and (not asked.tokens or spent.tokens + lead < limits.tokens)
+            and asked.context <= limits.context
+        )
+
+    def _land(self, commit: Commit) -> None:
+        self.commits.append(commit)
+        for record in commit.steps:
+            self._recorded[record.key] = self._time()
+        consumed = set(commit.consumed_signal_ids)
+        self.mail = [signal for signal in self.mail if signal.signal_id not in consumed]
+        if commit.HasField("session"):
+            self.session = commit.session.state
+            self._session_version += 1
+        if commit.handoff and self._scene.handoff is not None:
+            self._handed_off = True
+            self.limits = self._scene.handoff.over(self.limits)
+            self._limits_since = self._time()
+        move = commit.WhichOneof("move")
+        self.leased = move is None
+        if move == "end":
+            self.outcome = commit.end
+        elif move == "park":
+            self.attempt -= 1
+            self._parked = commit.park
+            self._not_before = self._time() + commit.park.wait_for.ToTimedelta().total_seconds()
+        elif move == "requeue":
+            self._requeued(commit)
+
+    def _requeued(self, commit: Commit) -> None:
+        failure, delay = commit.requeue.failure, commit.requeue.delay
+        if commit.requeue.blameless:
+            self.attempt -= 1
+        else:
+            self._failed(Failure(failure.reason, failure.message, failure.step))
+        self._not_before = self._time() + delay.ToTimedelta().total_seconds()
+
+    def _failed(self, failure: Failure) -> None:
+        if self.attempt >= self._scene.max_attempts and not self.cancel_requested:
+            self._end(RUN_STATUS_DEAD_LETTERED, failure)
+
+    def _may_start(self) -> bool:
+        """Say whether the run may be leased now; end it if its time is over, or nobody wants it."""
+        if self.outcome is not None:
+            return False
+        if self.cancel_requested:
+            self._end(RUN_STATUS_CANCELLED, Failure("CANCELLED", "Someone asked to cancel the run."))
+            return False
+        if self._reached(self._deadline):
+            self._end(PARTIAL, Failure("BUDGET_EXHAUSTED", "The run's time was over."), Dimension.DEADLINE)
+            return False
+        if self._parked is None:
+            return self._reached(self._not_before)
+        keys = set(self._parked.keys)
+        if not self._reached(self._due) and not any(signal.key in keys for signal in self.mail):
+            return False
+        self._parked = None
+        self._not_before = self._time()
+        return True
+
+    def _reached(self, when: float) -> bool:
+        return self._time() + _NEARLY >= when
+
+    @property
+    def _due(self) -> float:
+        """When the run goes on by itself."""
+        if self._parked is not None and not self._parked.HasField("wait_for"):
+            return self._deadline
+        return self._not_before
+
+    @property
+    def _deadline(self) -> float:
+        return self._limits_since + self.limits.deadline
+
+    def _end(self, status: int, failure: Failure, exhausted: Dimension | None = None) -> None:
+        self.outcome = Outcome(status, failure=failure, exhausted=exhausted).message
+
+    def _aged(self, record: Record) -> Record:
+        """Return a record with what is left of its wait."""
+        if not record.HasField("wait_for"):
+            return record
+        aged = Record.FromString(record.SerializeToString())
+        passed = timedelta(seconds=self._time() - self._recorded[record.key])
+        aged.wait_for.FromTimedelta(max(record.wait_for.ToTimedelta() - passed, timedelta()))
+        return aged
+
+
+def _charges(commit: Commit) -> Iterable[Any]:
+    """Return what a commit charges, step by step; an intent charges nothing."""
+    yield from (record.usage for record in commit.steps if not record.intent)
+    if commit.HasField("usage"):
+        yield commit.usage
+
+
+def _sum(charges: Iterable[Any]) -> Usage:
+    total = Usage()
+    for usage in charges:
+        total.steps += usage.steps
+        total.tools += usage.tools
+        total.tokens += usage.tokens
+        total.context = max(total.context, usage.context)
+    return total
