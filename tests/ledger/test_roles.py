@@ -12,15 +12,26 @@ from holdfast.ledger import fork as forking
 from holdfast.ledger import inspect, mailbox_view, session, session_state
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
-from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record, Requeue, SessionWrite, Stored
+from holdfast.ledger.commit_value import (
+    CommitItem,
+    Effect,
+    Happened,
+    Park,
+    Record,
+    Requeue,
+    SessionWrite,
+    Stored,
+)
 from holdfast.ledger.domain.budget import Usage
 from holdfast.ledger.domain.commit import Charge
 from holdfast.ledger.due import fire
 from holdfast.ledger.history import beginning
 from holdfast.ledger.mailbox import signal
+from holdfast.ledger.orphan import cancel_orphans
 from holdfast.ledger.partition import drop_history
 from holdfast.ledger.retry import retry
 from holdfast.ledger.run_list import RunFilter, list_runs
+from holdfast.ledger.spawn import Parent, spawn
 from holdfast.ledger.sweep import sweep
 from holdfast.ledger.values import LeaseRef, Limits
 from tests.support.ledger import (
@@ -83,6 +94,14 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
     async with db.connection() as connection:
         assert (await session_state.get(connection, "acme", "s")).version == 1
     await session_state.forget(db, "acme", "s")
+    (above,) = await admitted(db, invocation())
+    (parent,) = [run for run in await (await opened(db)).take(9) if run.run_id == above.run_id]
+    children = [invocation(), invocation()]
+    for child in children:
+        await spawn(db, child, Parent(parent.run_id, parent.epoch))
+    assert (await cancel(db, "acme", children[0].run_id)).moved.mail == [parent.run_id]
+    await finish(checkpoint, parent)
+    assert (await cancel_orphans(db)).ended == [children[1].run_id]
 
 
 async def test_the_checkpoints_role_can_do_all_its_verbs(
@@ -130,6 +149,15 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         forked = await forking.fork(db, of, wanted)
         assert await forking.found(db, "default", (key, b"same")) == forking.Forked(forked.run_id, False)
         assert (await forking.view(db, forked.run_id)).forked_from == (run.run_id, 1)
+    (above,) = await admitted(invoker, invocation())
+    (parent,) = [run for run in await runner.take(9) if run.run_id == above.run_id]
+    below = invocation()
+    await spawn(invoker, below, Parent(parent.run_id, parent.epoch))
+    (child,) = [run for run in await runner.take(9) if run.run_id == below.run_id]
+    rest = CommitItem(parent.run_id, parent.epoch, 1, move=Park([f"child:{below.run_id}"]))
+    assert isinstance((await commit_group(db, [rest]))[0], Stored)
+    assert isinstance(await finish(db, child), Stored)
+    assert above.run_id in {run.run_id for run in await runner.take(9)}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +170,7 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         ("invoker", "UPDATE run SET envelope = ''"),
         ("invoker", "DELETE FROM run"),
         ("invoker", "UPDATE session SET state = ''"),
+        ("checkpoint", "INSERT INTO child (run_id) VALUES (gen_random_uuid())"),
         ("checkpoint", "DELETE FROM session"),
         ("checkpoint", "INSERT INTO handoff (run_id) VALUES (gen_random_uuid())"),
         ("checkpoint", "UPDATE handoff SET deadline_ms = 9"),

@@ -228,6 +228,21 @@ _CONTRADICTIONS = {
         SELECT s.run_id FROM run_state s JOIN mailbox m USING (run_id) WHERE s.status >= 5""",
     "a signal that was consumed is kept whole": """
         SELECT m.run_id FROM mailbox m WHERE m.consumed AND m.payload <> ''""",
+    "what a run has lent is not what its children were": """
+        SELECT s.run_id FROM run_state s CROSS JOIN LATERAL (
+            SELECT coalesce(sum(c.lent_steps), 0) AS steps, coalesce(sum(c.lent_tools), 0) AS tools,
+                   coalesce(sum(c.lent_tokens), 0) AS tokens
+            FROM child c WHERE c.lender = s.run_id) l
+        WHERE (s.lent_steps, s.lent_tools, s.lent_tokens) <> (l.steps, l.tools, l.tokens)""",
+    "an ended run is still lent something": """
+        SELECT s.run_id FROM run_state s JOIN child c USING (run_id) WHERE s.status >= 5""",
+    "what is lent is not what the child may spend": """
+        SELECT s.run_id FROM run_state s JOIN child c USING (run_id)
+        WHERE (s.max_steps, s.max_tools, s.max_tokens) <> (c.lent_steps, c.lent_tools, c.lent_tokens)""",
+    "a child of an ended run goes on unasked": """
+        SELECT s.run_id FROM run_state s JOIN child c USING (run_id)
+        JOIN run_state p ON p.run_id = c.parent_run_id
+        WHERE p.status >= 5 AND c.on_parent_end = 1 AND NOT s.cancel_requested""",
     "a transcript has a gap": """
         SELECT run_id FROM (
             SELECT run_id, first_sequence,

@@ -57,8 +57,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     come again.
     """
     ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 15
-    """RESOURCE_EXHAUSTED: a commit would spend more than the run's budget; metadata `dimension`
-    names which.
+    """RESOURCE_EXHAUSTED: a commit would spend, or a child be lent, more than the run's budget; metadata
+    `dimension` names of what.
     """
     ERROR_REASON_TENANT_MISMATCH: _ErrorReason.ValueType  # 16
     """PERMISSION_DENIED: `caller.tenant` is not the tenant of the credential."""
@@ -114,6 +114,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the session is not as the run found it when it started."""
     ERROR_REASON_RUN_NOT_FORKABLE: _ErrorReason.ValueType  # 60
     """FAILED_PRECONDITION: the run's recorded steps are no longer kept, so no run can begin with them."""
+    ERROR_REASON_TOO_MANY_CHILDREN: _ErrorReason.ValueType  # 70
+    """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
+    `limit` says which: `children` or `depth`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -157,8 +161,8 @@ ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 14
 come again.
 """
 ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 15
-"""RESOURCE_EXHAUSTED: a commit would spend more than the run's budget; metadata `dimension`
-names which.
+"""RESOURCE_EXHAUSTED: a commit would spend, or a child be lent, more than the run's budget; metadata
+`dimension` names of what.
 """
 ERROR_REASON_TENANT_MISMATCH: ErrorReason.ValueType  # 16
 """PERMISSION_DENIED: `caller.tenant` is not the tenant of the credential."""
@@ -214,4 +218,8 @@ ERROR_REASON_SESSION_CONFLICT: ErrorReason.ValueType  # 42
 """FAILED_PRECONDITION: the session is not as the run found it when it started."""
 ERROR_REASON_RUN_NOT_FORKABLE: ErrorReason.ValueType  # 60
 """FAILED_PRECONDITION: the run's recorded steps are no longer kept, so no run can begin with them."""
+ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 70
+"""FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
+`limit` says which: `children` or `depth`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

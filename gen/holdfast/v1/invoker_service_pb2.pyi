@@ -66,6 +66,7 @@ class InvokeRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run's id, a UUID of any version; left empty, the server makes one."""
     intent: _builtins.str
@@ -118,6 +119,12 @@ class InvokeRequest(_message.Message):
     def wait(self) -> _duration_pb2.Duration:
         """Answer when the run ends, or after this long with the run as it stands; at most 1 hour."""
 
+    @_builtins.property
+    def parent(self) -> Global___InvokeParent:
+        """The run that starts this one as its child; runners set it. Only in Invoke, and not together with
+        `handoff` or `not_before`.
+        """
+
     def __init__(
         self,
         *,
@@ -137,14 +144,56 @@ class InvokeRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         agent_version: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
+        parent: Global___InvokeParent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "handoff", b"handoff", "not_before", b"not_before", "payload", b"payload", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "handoff", b"handoff", "not_before", b"not_before", "parent", b"parent", "payload", b"payload", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "budget", b"budget", "caller", b"caller", "correlation_id", b"correlation_id", "handoff", b"handoff", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "not_before", b"not_before", "ordering_key", b"ordering_key", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "budget", b"budget", "caller", b"caller", "correlation_id", b"correlation_id", "handoff", b"handoff", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "not_before", b"not_before", "ordering_key", b"ordering_key", "parent", b"parent", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InvokeRequest: _TypeAlias = InvokeRequest  # noqa: Y015
+
+@_typing.final
+class InvokeParent(_message.Message):
+    """The run that starts a child. What the child may spend is lent by it: set aside from its budget until the
+    child has ended, and then charged with what the child has spent. The child's end is a signal in its mailbox,
+    under the key `child:` and the child's id.
+
+    Limits left at 0 in the child's envelope are a sixteenth of what the parent has left, at least 1; two of its
+    steps are never lent. The child's context is at most the parent's, and unless it goes on without it, so is
+    its deadline.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    ON_PARENT_END_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The parent. It may start at most 1,000 children; at most 16 runs stand above a child."""
+    epoch: _builtins.int
+    """The lease under which it runs now."""
+    step: _builtins.str
+    """The key of its step, for the record; at most 1,000 bytes."""
+    on_parent_end: _run_pb2.OnParentEnd.ValueType
+    """What happens to the child when it ends first."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        step: _builtins.str = ...,
+        on_parent_end: _run_pb2.OnParentEnd.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "on_parent_end", b"on_parent_end", "run_id", b"run_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvokeParent: _TypeAlias = InvokeParent  # noqa: Y015
 
 @_typing.final
 class InvokeResponse(_message.Message):
@@ -154,8 +203,11 @@ class InvokeResponse(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     REATTACHED_FIELD_NUMBER: _builtins.int
+    PARENT_EPOCH_FIELD_NUMBER: _builtins.int
     reattached: _builtins.bool
     """True if an earlier call made it."""
+    parent_epoch: _builtins.int
+    """The epoch of its parent's lease under which a child was started."""
     @_builtins.property
     def run(self) -> _run_pb2.Run:
         """As it stands; with its outcome if it has ended."""
@@ -165,10 +217,11 @@ class InvokeResponse(_message.Message):
         *,
         run: _run_pb2.Run | None = ...,
         reattached: _builtins.bool = ...,
+        parent_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reattached", b"reattached", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent_epoch", b"parent_epoch", "reattached", b"reattached", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -356,7 +409,9 @@ class ConverseInput(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     SIGNAL_ID_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Under which mailbox key, at most 255 bytes; default `input`."""
+    """Under which mailbox key, at most 255 bytes; default `input`. Those that begin with `child:` are the
+    platform's.
+    """
     signal_id: _builtins.str
     """The client's id for this message, at most 255 bytes; left empty, the server makes one."""
     @_builtins.property
@@ -779,6 +834,7 @@ class ListRunsRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many, default 50, at most 500."""
     page_token: _builtins.str
@@ -789,6 +845,8 @@ class ListRunsRequest(_message.Message):
     """Of this conversation."""
     correlation_id: _builtins.str
     """Of this correlation id."""
+    parent_run_id: _builtins.str
+    """Started by this run, as its children."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_run_pb2.RunStatus.ValueType]:
         """In any of these statuses."""
@@ -817,10 +875,11 @@ class ListRunsRequest(_message.Message):
         session_id: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        parent_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_before", b"create_time_before", "create_time_from", b"create_time_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "create_time_before", b"create_time_before", "create_time_from", b"create_time_from", "intent", b"intent", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "statuses", b"statuses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "create_time_before", b"create_time_before", "create_time_from", b"create_time_from", "intent", b"intent", "labels", b"labels", "page_size", b"page_size", "page_token", b"page_token", "parent_run_id", b"parent_run_id", "session_id", b"session_id", "statuses", b"statuses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -971,7 +1030,7 @@ class SignalRunRequest(_message.Message):
     run_id: _builtins.str
     """The run."""
     key: _builtins.str
-    """The mailbox key, 1 to 255 bytes."""
+    """The mailbox key, 1 to 255 bytes. Those that begin with `child:` are the platform's."""
     signal_id: _builtins.str
     """The caller's id for this message, at most 255 bytes; left empty, the server makes one."""
     @_builtins.property

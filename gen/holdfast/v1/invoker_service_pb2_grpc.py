@@ -108,7 +108,8 @@ class InvokerServiceServicer:
         run ends or moves to the background, or after that long, with the run as it stands.
 
         Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
-        QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+        QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE; with a `parent` also RUN_NOT_FOUND,
+        FENCED, BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,8 @@ class InvokerServiceStub:
     run ends or moves to the background, or after that long, with the run as it stands.
 
     Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
-    QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+    QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE; with a `parent` also RUN_NOT_FOUND,
+    FENCED, BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
     """
     AwaitRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.AwaitRunRequest, _invoker_service_pb2.AwaitRunResponse]
     """Waits until a run ends, or until `wait` has passed.
@@ -124,7 +125,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         run ends or moves to the background, or after that long, with the run as it stands.
 
         Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
-        QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+        QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE; with a `parent` also RUN_NOT_FOUND,
+        FENCED, BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
         """
 
     @_abc_1.abstractmethod

@@ -176,6 +176,30 @@ ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 2
 """The run is cancelled."""
 Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
 
+class _OnParentEnd:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnParentEndEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnParentEnd.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_PARENT_END_UNSPECIFIED: _OnParentEnd.ValueType  # 0
+    """Same as CANCEL."""
+    ON_PARENT_END_CANCEL: _OnParentEnd.ValueType  # 1
+    """It is cancelled."""
+    ON_PARENT_END_CONTINUE: _OnParentEnd.ValueType  # 2
+    """It goes on with what it was lent."""
+
+class OnParentEnd(_OnParentEnd, metaclass=_OnParentEndEnumTypeWrapper):
+    """What happens to a child that has not ended when its parent does."""
+
+ON_PARENT_END_UNSPECIFIED: OnParentEnd.ValueType  # 0
+"""Same as CANCEL."""
+ON_PARENT_END_CANCEL: OnParentEnd.ValueType  # 1
+"""It is cancelled."""
+ON_PARENT_END_CONTINUE: OnParentEnd.ValueType  # 2
+"""It goes on with what it was lent."""
+Global___OnParentEnd: _TypeAlias = OnParentEnd  # noqa: Y015
+
 @_typing.final
 class Caller(_message.Message):
     """On whose behalf a run is made."""
@@ -432,6 +456,8 @@ class Run(_message.Message):
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     HANDED_OFF_FIELD_NUMBER: _builtins.int
     FORKED_FROM_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    LENT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The id: the caller's, or made by the server."""
     intent: _builtins.str
@@ -462,6 +488,8 @@ class Run(_message.Message):
     """It has moved to the background: `budget` and `deadline_time` are those of the handoff, and
     `shape` is WORKER, for nobody is waiting any more.
     """
+    parent_run_id: _builtins.str
+    """The run that started it as its child."""
     @_builtins.property
     def caller(self) -> Global___Caller:
         """On whose behalf."""
@@ -476,7 +504,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """What it has spent."""
+        """What it has spent, and what its children had when they ended."""
 
     @_builtins.property
     def outcome(self) -> Global___Outcome:
@@ -510,6 +538,10 @@ class Run(_message.Message):
     def forked_from(self) -> Global___Fork:
         """The run whose recorded steps it began with, if ForkRun made it."""
 
+    @_builtins.property
+    def lent(self) -> Global___Usage:
+        """What of its steps, tools and tokens is set aside for children that have not ended."""
+
     def __init__(
         self,
         *,
@@ -539,10 +571,12 @@ class Run(_message.Message):
         last_failure: Global___Failure | None = ...,
         handed_off: _builtins.bool = ...,
         forked_from: Global___Fork | None = ...,
+        parent_run_id: _builtins.str = ...,
+        lent: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "last_failure", b"last_failure", "outcome", b"outcome", "payload", b"payload", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "last_failure", b"last_failure", "lent", b"lent", "outcome", b"outcome", "payload", b"payload", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "handed_off", b"handed_off", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "ordering_key", b"ordering_key", "outcome", b"outcome", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "handed_off", b"handed_off", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "lent", b"lent", "ordering_key", b"ordering_key", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,8 @@ class RunEvent(_message.Message):
     APPROVAL_REQUESTED_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    CHILD_SPAWNED_FIELD_NUMBER: _builtins.int
+    CHILD_ENDED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     sequence: _builtins.int
@@ -182,6 +184,14 @@ class RunEvent(_message.Message):
     def ended(self) -> Global___RunEnded:
         """The run ended. Always the last event."""
 
+    @_builtins.property
+    def child_spawned(self) -> Global___ChildSpawned:
+        """The run started a child."""
+
+    @_builtins.property
+    def child_ended(self) -> Global___ChildEnded:
+        """The agent was told that a child has ended."""
+
     def __init__(
         self,
         *,
@@ -210,12 +220,14 @@ class RunEvent(_message.Message):
         approval_requested: Global___ApprovalRequested | None = ...,
         cancel_requested: Global___CancelRequested | None = ...,
         ended: Global___RunEnded | None = ...,
+        child_spawned: Global___ChildSpawned | None = ...,
+        child_ended: Global___ChildEnded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "said", b"said", "started", b"started", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "child_ended", b"child_ended", "child_spawned", b"child_spawned", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "said", b"said", "started", b"started", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "attempt", b"attempt", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "epoch", b"epoch", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "run_id", b"run_id", "said", b"said", "sequence", b"sequence", "started", b"started", "step", b"step", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "attempt", b"attempt", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "child_ended", b"child_ended", "child_spawned", b"child_spawned", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "epoch", b"epoch", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "run_id", b"run_id", "said", b"said", "sequence", b"sequence", "started", b"started", "step", b"step", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "step_started", "step_finished", "step_failed", "said", "token", "tool_called", "tool_returned", "effect_staged", "budget_reported", "degraded", "parked", "requeued", "handed_off", "input_received", "approval_requested", "cancel_requested", "ended"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "step_started", "step_finished", "step_failed", "said", "token", "tool_called", "tool_returned", "effect_staged", "budget_reported", "degraded", "parked", "requeued", "handed_off", "input_received", "approval_requested", "cancel_requested", "ended", "child_spawned", "child_ended"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -750,6 +762,58 @@ class ApprovalRequested(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApprovalRequested: _TypeAlias = ApprovalRequested  # noqa: Y015
+
+@_typing.final
+class ChildSpawned(_message.Message):
+    """The run started another as its child."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    INTENT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The child."""
+    intent: _builtins.str
+    """What it was asked to do."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        intent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildSpawned: _TypeAlias = ChildSpawned  # noqa: Y015
+
+@_typing.final
+class ChildEnded(_message.Message):
+    """The agent was told that a child has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The child."""
+    status: _run_pb2.RunStatus.ValueType
+    """How."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        status: _run_pb2.RunStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildEnded: _TypeAlias = ChildEnded  # noqa: Y015
 
 @_typing.final
 class CancelRequested(_message.Message):

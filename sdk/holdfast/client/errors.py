@@ -369,6 +369,12 @@ class RunnerUnreachable(Unavailable):
     reason = "RUNNER_UNREACHABLE"
 
 
+class TooManyChildren(FailedPrecondition):
+    """The run may start no more children, or stands too deep for any; the facts hold `limit`."""
+
+    reason = "TOO_MANY_CHILDREN"
+
+
 class ShuttingDown(Unavailable):
     """That process is draining; another one will serve the call."""
 

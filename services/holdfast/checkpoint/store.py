@@ -1,11 +1,12 @@
 """A stored group is told to those who wait: pools with work, runs that left their runner, effects."""
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from holdfast.kit.db import Access
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Stored
-from holdfast.ledger.notice import EFFECT, ENDED, READY, Notices
+from holdfast.ledger.notice import EFFECT, ENDED, MAIL, READY, Notices
 
 
 class Storing:
@@ -17,7 +18,7 @@ class Storing:
 
     async def __call__(self, items: Sequence[CommitItem]) -> list[CommitResult]:
         """Store a group and answer each of its commits; as `commit_group`."""
-        results = await commit_group(self._db, items, on_ready=self._ready)
+        results = await commit_group(self._db, items, on_ready=self._ready, on_mail=self._mail)
         for item, result in zip(items, results, strict=True):
             if item.is_plain or not isinstance(result, Stored):
                 continue
@@ -29,3 +30,6 @@ class Storing:
 
     def _ready(self, pool: str) -> None:
         self._notices.send(READY, (pool,))
+
+    def _mail(self, run_id: UUID) -> None:
+        self._notices.send(MAIL, (run_id,))

@@ -5,7 +5,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdfast.ledger.values import Leased
+from holdfast.ledger.values import Leased, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, work_service_pb2
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,6 +41,10 @@ def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
             context=lease.usage.context,
         ),
     )
+    if lease.lent != Usage():
+        assignment.lent.CopyFrom(
+            run_pb2.Usage(steps=lease.lent.steps, tools=lease.lent.tools, tokens=lease.lent.tokens)
+        )
     assignment.remaining.FromMilliseconds(max(0, int(lease.remaining_s * 1000)))
     return assignment
 

@@ -12,7 +12,7 @@ from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger import due, due_wake
+from holdfast.ledger import due, due_wake, orphan
 from holdfast.ledger import session as ledger_session
 from holdfast.ledger.partition import drop_history, make_partitions
 from holdfast.ledger.position import cancels_asked
@@ -45,6 +45,7 @@ class Caretaker:
             self._sweeper,
             Loop("due", self.fire, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS),
             Loop("wake", self.wake, interval=WAKE_SECONDS, max_backoff=SWEEP_SECONDS),
+            Loop("orphans", self.cancel_orphans, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS),
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
             self.retention,
         ]
@@ -115,6 +116,12 @@ class Caretaker:
         self._turn = woken.after
         self._hints.queued(woken.pools)
         return woken.count
+
+    async def cancel_orphans(self) -> int:
+        """End runs that wait and that their parent's end has asked to stop."""
+        moved = await orphan.cancel_orphans(self._db)
+        self._hints.moved(moved)
+        return moved.count
 
     async def housekeeping(self) -> int:
         """Make the partitions of the coming days."""

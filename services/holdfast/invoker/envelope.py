@@ -130,6 +130,8 @@ def read_envelope(
         wrong.add("idempotency_key", "must be given: the event's own id")
     _check_texts(request, wrong)
     _check_numbers(request, wrong)
+    if request.HasField("parent"):
+        wrong.add("parent", "must be empty: only Invoke starts children")
     fingerprint = _fingerprint(request, tenant, wrong)
     not_before = _not_before(request, wrong)
     wrong.settle()

@@ -36,6 +36,7 @@ class Hints:
     def moved(self, moved: Moved) -> None:
         """Say what a verb has moved: here, and to the other Invokers."""
         self.queued(moved.pools)
+        self._notices.send(MAIL, moved.mail)
         changed = [*moved.ended, *moved.requeued]
         if changed:
             self.left(changed)

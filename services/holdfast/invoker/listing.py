@@ -26,6 +26,7 @@ def list_filters(request: invoker_service_pb2.ListRunsRequest) -> tuple[RunFilte
     if any(status not in run_pb2.RunStatus.values() or status == 0 for status in request.statuses):
         wrong.add("statuses", "hold a value that is not a status")
     wrong.labels("labels", request.labels)
+    parent = wrong.run_id("parent_run_id", request.parent_run_id) if request.parent_run_id else None
     times = {name: _time(request, name, wrong) for name in ("create_time_from", "create_time_before")}
     wrong.settle()
     which = RunFilter(
@@ -36,6 +37,7 @@ def list_filters(request: invoker_service_pb2.ListRunsRequest) -> tuple[RunFilte
         create_time_from=times["create_time_from"],
         create_time_before=times["create_time_before"],
         labels=dict(request.labels),
+        parent_run_id=parent,
     )
     return which, request.page_size or DEFAULT_PAGE, after
 

@@ -15,6 +15,7 @@ from holdfast.invoker.intents import Intents
 from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
 from holdfast.invoker.settings import InvokerSettings
+from holdfast.invoker.spawning import Spawning
 from holdfast.invoker.stopping import Stopping
 from holdfast.invoker.waiters import Waiters
 from holdfast.kit.db import Database
@@ -45,6 +46,7 @@ class Parts:
     caretaker: Caretaker
     stopping: Stopping
     mailroom: Mailroom
+    spawning: Spawning
     hints: Hints
 
     @classmethod
@@ -70,6 +72,7 @@ class Parts:
             caretaker=caretaker,
             stopping=Stopping(db, board, live, hints),
             mailroom=Mailroom(db, board, live, hints),
+            spawning=Spawning(db, intents, hints),
             hints=hints,
         )
 

@@ -20,6 +20,7 @@ from holdfast.invoker.envelope import (
 from holdfast.invoker.listing import list_filters
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.signal import read_interrupt, read_signal
+from holdfast.invoker.spawning import take_parent
 from holdfast.invoker.view import admitted_view, run_message, session_message
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import inspect, retry, session_state
@@ -47,15 +48,22 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         _context: Context,
     ) -> pb.InvokeResponse:
         """Start a run, or find the one its idempotency key stands for."""
-        tenant = current_tenant()
+        tenant, wrong = current_tenant(), Violations()
+        parent = take_parent(request, wrong)
         invocation = read_envelope(
             request,
             tenant=tenant,
-            shape=run_pb2.SHAPE_SERVICE,
+            shape=run_pb2.SHAPE_SERVICE if parent is None else run_pb2.SHAPE_WORKER,
             max_attempts=self._parts.settings.max_attempts,
+            wrong=wrong,
         )
         wait = wait_seconds(request, Violations())
-        admitted = await self._parts.door.admit(invocation)
+        parent_epoch = 0
+        if parent is None:
+            admitted = await self._parts.door.admit(invocation)
+        else:
+            spawned = await self._parts.spawning.spawn(invocation, parent)
+            admitted, parent_epoch = spawned.admitted, spawned.epoch
         view = None
         if wait and admitted.status not in ENDED:
             view = await self._parts.waiters.ended(
@@ -64,10 +72,10 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
                 look=not admitted.created,
                 or_handed_off=invocation.handoff is not None,
             )
-        elif admitted.created:
+        elif admitted.created and parent is None:
             view = admitted_view(invocation, admitted)
         run = run_message(view) if view is not None else await self._run(tenant, admitted.run_id)
-        return pb.InvokeResponse(run=run, reattached=not admitted.created)
+        return pb.InvokeResponse(run=run, reattached=not admitted.created, parent_epoch=parent_epoch)
 
     async def AwaitRun(  # noqa: N802
         self,

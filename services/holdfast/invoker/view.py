@@ -54,6 +54,12 @@ def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
         start_time=_maybe(view.start_time),
         end_time=_maybe(view.end_time),
     )
+    if view.parent_run_id is not None:
+        run.parent_run_id = str(view.parent_run_id)
+    if view.lent != Usage():
+        run.lent.CopyFrom(
+            run_pb2.Usage(steps=view.lent.steps, tools=view.lent.tools, tokens=view.lent.tokens)
+        )
     if view.forked_from is not None:
         origin, position = view.forked_from
         run.forked_from.CopyFrom(run_pb2.Fork(run_id=str(origin), position=position))

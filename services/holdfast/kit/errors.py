@@ -354,6 +354,12 @@ class InputRejected(FailedPrecondition):
     reason = "INPUT_REJECTED"
 
 
+class TooManyChildren(FailedPrecondition):
+    """A run may have no more children, or none at its depth; the facts hold `limit`."""
+
+    reason = "TOO_MANY_CHILDREN"
+
+
 class Fenced(Fault):
     """The lease belongs to another epoch; whoever holds this one must stop."""
 

@@ -7,17 +7,9 @@ from uuid import UUID
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import RunNotFound
 from holdfast.ledger.domain.status import ENDED, LEASED, RunStatus
+from holdfast.ledger.holder import Holder
 from holdfast.ledger.platform_move import COLUMNS, Ending, Moved, cancelled, end, standing
 from holdfast.ledger.release import lock_tenants
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The runner that holds a run, and under which epoch."""
-
-    session_id: UUID
-    address: str
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

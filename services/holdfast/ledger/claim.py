@@ -162,4 +162,5 @@ def leased(row: Mapping[str, Any]) -> Leased:
         usage=Usage(row["steps"], row["tools"], row["tokens"], row["context"]),
         cancel_requested=row["cancel_requested"],
         mail_last=row["mail_last"],
+        lent=Usage(row["lent_steps"], row["lent_tools"], row["lent_tokens"]),
     )

@@ -9,6 +9,7 @@ divided until it is found. Each commit is safe to send again: stored ones are kn
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 
@@ -30,17 +31,22 @@ _PROGRESS = commit_sql.progress()
 _Store = Callable[[Sequence[CommitItem]], Awaitable[list[CommitResult]]]
 
 
-def _unheard(_: str) -> None:
-    """Nobody is told; whoever waits for work polls."""
+def _unheard(_: object) -> None:
+    """Nobody is told; whoever waits for work or for signals polls."""
 
 
 async def commit_group(
-    db: Access, items: Sequence[CommitItem], *, on_ready: Callable[[str], None] = _unheard
+    db: Access,
+    items: Sequence[CommitItem],
+    *,
+    on_ready: Callable[[str], None] = _unheard,
+    on_mail: Callable[[UUID], None] = _unheard,
 ) -> list[CommitResult]:
     """Store commits and answer each, in the order given.
 
     Repeatable: what is stored is answered `Stored` again. Of two commits of one run the second is stored
-    after the first. `on_ready` hears, after COMMIT, of the pools that got work. Raises `LedgerUnavailable` if
+    after the first. `on_ready` hears, after COMMIT, of the pools that got work, and `on_mail` of the runs
+    that were sent a signal. Raises `LedgerUnavailable` if
     the ledger fails: then some may be stored and some not, and all may be sent again.
     """
 
@@ -48,7 +54,7 @@ async def commit_group(
         return await _store_progress(db, group)
 
     async def moves(group: Sequence[CommitItem]) -> list[CommitResult]:
-        return await commit_move.store(db, group, on_ready)
+        return await commit_move.store(db, group, on_ready, on_mail)
 
     results: dict[int, CommitResult] = {}
     waiting = list(range(len(items)))

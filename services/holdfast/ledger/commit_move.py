@@ -7,9 +7,10 @@ What is decided by reading is read in a statement after its lock.
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 from holdfast.kit.db import Access
-from holdfast.ledger import approval_end, commit_sql, handoff, mailbox, outbox, park, session_state
+from holdfast.ledger import approval_end, child_end, commit_sql, handoff, mailbox, outbox, park, session_state
 from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
@@ -23,11 +24,15 @@ _FINISH = commit_sql.finish()
 
 
 async def store(
-    db: Access, items: Sequence[CommitItem], on_ready: Callable[[str], None]
+    db: Access,
+    items: Sequence[CommitItem],
+    on_ready: Callable[[str], None],
+    on_mail: Callable[[UUID], None],
 ) -> list[CommitResult]:
     """Store commits that are not plain, in order of run id, and answer each.
 
-    After COMMIT `on_ready` hears of the pools that got work. Repeatable. Faults of staged effects, saved
+    After COMMIT `on_ready` hears of the pools that got work, `on_mail` of the runs that were sent a signal.
+    Repeatable. Faults of staged effects, saved
     sessions and consumed signals refuse the group as a whole. Ends that set nothing else free are stored
     first, in a statement of their own.
     """
@@ -37,10 +42,12 @@ async def store(
         results = await db.retrying(lambda: _finish(db, items, simple))
     left = [at for at in range(len(items)) if at not in results]
     if left:
-        answers, pools = await db.retrying(lambda: _move(db, [items[at] for at in left]))
+        answers, told = await db.retrying(lambda: _move(db, [items[at] for at in left]))
         results.update(zip(left, answers, strict=True))
-        for pool in pools:
+        for pool in told.pools:
             on_ready(pool)
+        for run_id in told.mail:
+            on_mail(run_id)
     return [results[at] for at in range(len(items))]
 
 
@@ -58,12 +65,12 @@ async def _finish(db: Access, items: Sequence[CommitItem], simple: Sequence[int]
     return {simple[row["index"]]: Stored(RunStatus(row["status"]), row["cancel_requested"]) for row in rows}
 
 
-async def _move(db: Access, items: Sequence[CommitItem]) -> tuple[list[CommitResult], list[str]]:
+async def _move(db: Access, items: Sequence[CommitItem]) -> tuple[list[CommitResult], child_end.Told]:
     async with db.transaction() as connection:
         return await _store(connection, items)
 
 
-async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[CommitResult], list[str]]:
+async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[CommitResult], child_end.Told]:
     moving = [item.run_id for item in items if item.move is not None or item.handoff]
     if moving:
         await lock_tenants_of(connection, moving)
@@ -72,7 +79,7 @@ async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[Com
     await mailbox.consume(
         connection, [(row["run_id"], ids) for row in rows if (ids := items[row["index"]].consumed)]
     )
-    pools = await _release(connection, items, [row for row in rows if row["status"] != RunStatus.RUNNING])
+    told = await _release(connection, items, [row for row in rows if row["status"] != RunStatus.RUNNING])
     handed_off = [row["run_id"] for row in rows if items[row["index"]].handoff]
     if handed_off:
         await handoff.move(connection, handed_off)
@@ -83,13 +90,13 @@ async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[Com
     if effects:
         await outbox.stage(connection, effects)
     landed = {row["index"]: Stored(RunStatus(row["status"]), row["cancel_requested"]) for row in rows}
-    return await answered(connection, items, landed), pools
+    return await answered(connection, items, landed), told
 
 
-async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[Any]) -> list[str]:
+async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[Any]) -> child_end.Told:
     """Take what the moved runs held, and give it to those that wait for it."""
     if not left:
-        return []
+        return child_end.Told()
     ended = [row for row in left if RunStatus(row["status"]) in ENDED]
     back = [row for row in left if row["status"] == RunStatus.QUEUED]
     ids = [row["run_id"] for row in left]
@@ -106,7 +113,10 @@ async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[
     woken += await pass_lanes(
         connection, [(row["tenant"], row["ordering_key"], row["run_id"]) for row in ended]
     )
-    return woken
+    related = [row["run_id"] for row in ended if row["related"]]
+    told = await child_end.settle(connection, related) if related else child_end.Told()
+    told.pools += woken
+    return told
 
 
 def _place(row: Any) -> Place:

@@ -14,11 +14,11 @@ FENCE: Final = """
 """Only the holder of the lease writes, in order, and only the next (`domain.commit.verdict`)."""
 
 BUDGET: Final = """
-    (i.steps = 0 OR s.steps + i.steps <= s.max_steps)
-    AND (i.tools = 0 OR s.tools + i.tools <= s.max_tools)
-    AND (i.tokens = 0 OR s.tokens + i.lead_tokens < s.max_tokens)
+    (i.steps = 0 OR s.steps + s.lent_steps + i.steps <= s.max_steps)
+    AND (i.tools = 0 OR s.tools + s.lent_tools + i.tools <= s.max_tools)
+    AND (i.tokens = 0 OR s.tokens + s.lent_tokens + i.lead_tokens < s.max_tokens)
     AND i.context <= s.max_context"""
-"""Nothing lands that the budget does not bear (`domain.commit.overspent`)."""
+"""Nothing lands that the budget does not bear (`domain.commit.overspent`); what is lent counts as spent."""
 
 # The keys and records of all steps are the first two parameters, each commit's `records` of them from `at`.
 _PROGRESS_COLUMNS: Final = (
@@ -102,7 +102,8 @@ _RETURNED: Final = """
                   s.attempt + i.uncounted AS attempt, i.at, i.records, i.first_sequence, i.last_sequence,
                   i.events, i.emitted, i.note, s.last_sequence AS noted_sequence, i.result, i.failure,
                   i.exhausted, s.status, s.cancel_requested, s.tenant, s.pool, s.rank, s.seq,
-                  s.ordering_key, s.mail_last, s.gates"""
+                  s.ordering_key, s.mail_last, s.gates,
+                  s.children > 0 OR s.parent_run_id IS NOT NULL AS related"""
 
 _ENDED: Final = """
     ended AS (
@@ -127,7 +128,8 @@ WITH moved AS ({_MOVED}
         INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
         SELECT day, run_id, noted_sequence, noted_sequence, note::jsonb FROM moved WHERE note IS NOT NULL
     ),{_ENDED}
-SELECT index, run_id, status, cancel_requested, tenant, pool, rank, seq, ordering_key, mail_last, gates
+SELECT index, run_id, status, cancel_requested, tenant, pool, rank, seq, ordering_key, mail_last, gates,
+       related
 FROM moved"""  # noqa: S608 - parts of this module, no values
 
 
@@ -135,7 +137,8 @@ def finish(fence: str = FENCE, budget: str = BUDGET) -> str:
     """Return the statement that ends runs whose end sets nothing else free: one round trip, no transaction.
 
     That is so without an ordering key, whose next run would come, without a signal ever sent, whose mailbox
-    is to be cleared, without a gate, which is to be closed, and while no tenant of the group is at its cap,
+    is to be cleared, without a gate, which is to be closed, without a parent, which is to be told, or
+    children, which may have to stop, and while no tenant of the group is at its cap,
     which would be lifted. What is not so, or is fenced, is left as it is and has no row.
 
     Waiting for a lock does not refresh what the statement sees, and need not: the counters are read from the
@@ -153,6 +156,7 @@ WITH door AS MATERIALIZED (
         FROM {_items(_MOVE_COLUMNS)}
         WHERE s.run_id = i.run_id AND {fence} AND {budget}
               AND s.ordering_key = '' AND s.mail_last = 0 AND s.gates = 0
+              AND s.children = 0 AND s.parent_run_id IS NULL
               AND (SELECT bool_and(below_cap) FROM door){_RETURNED}
     ),
     {_KEEP},{_ENDED},
@@ -178,8 +182,9 @@ ORDER BY s.run_id FOR NO KEY UPDATE OF s"""
 
 
 STANDING: Final = """
-SELECT run_id, status, epoch, last_commit, last_sequence, steps, tools, tokens, context, max_steps, max_tools,
-       max_tokens, max_context, cancel_requested
+SELECT run_id, status, epoch, last_commit, last_sequence, steps + lent_steps AS steps,
+       tools + lent_tools AS tools, tokens + lent_tokens AS tokens, context, max_steps, max_tools, max_tokens,
+       max_context, cancel_requested
 FROM run_state JOIN unnest($1::uuid[]) AS u (run_id) USING (run_id)"""
 """Where runs stand, to say why a commit did not land."""
 

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection
 from holdfast.kit.errors import RunNotFound
-from holdfast.ledger.cancel import Holder
 from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.holder import Holder
 from holdfast.ledger.run_view import COLUMNS, run_view
 from holdfast.ledger.values import Failure, Outcome, RunView, TranscriptRow
 

@@ -29,9 +29,9 @@ from holdfast.kit.errors import (
     SignalIdReused,
     Violation,
 )
-from holdfast.ledger.cancel import Holder
 from holdfast.ledger.domain.mailbox import Box, Entry, InputPolicy, entry, is_urgent
 from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.holder import Holder
 from holdfast.ledger.mailbox_view import Signal
 from holdfast.ledger.park import wake
 from holdfast.ledger.release import lock_tenants

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection
-from holdfast.ledger import approval_end
+from holdfast.ledger import approval_end, child_end
 from holdfast.ledger.domain.attempt import Next
 from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import ENDED, RunStatus
@@ -48,6 +48,8 @@ class Moved:
     dead_lettered: list[UUID] = field(default_factory=list)
     requeued: list[UUID] = field(default_factory=list)
     pools: list[str] = field(default_factory=list)
+    mail: list[UUID] = field(default_factory=list)
+    """Runs that were sent a signal: the ends of their children."""
 
     @property
     def count(self) -> int:
@@ -60,6 +62,7 @@ class Moved:
         self.dead_lettered += other.dead_lettered
         self.requeued += other.requeued
         self.pools += [pool for pool in other.pools if pool not in self.pools]
+        self.mail += other.mail
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,10 @@ def standing(row: Any) -> Standing:
 
 
 async def end(connection: Connection, endings: Sequence[Ending]) -> Moved:
-    """End runs that no commit ends: release what they hold, clear mailboxes, write outcomes, pass lanes."""
+    """End runs that no commit ends.
+
+    Releases what they hold, writes outcomes, clears mailboxes, passes lanes, tells parents.
+    """
     if not endings:
         return Moved()
     runs = [ending.run for ending in endings]
@@ -146,10 +152,12 @@ async def end(connection: Connection, endings: Sequence[Ending]) -> Moved:
     pools += await pass_lanes(
         connection, [(run.place.tenant, run.place.ordering_key, run.place.run_id) for run in runs]
     )
+    told = await child_end.settle(connection, [run.place.run_id for run in runs])
     return Moved(
         ended=[run.place.run_id for run in runs],
         dead_lettered=[e.run.place.run_id for e in endings if e.status is RunStatus.DEAD_LETTERED],
-        pools=pools,
+        pools=pools + told.pools,
+        mail=told.mail,
     )
 
 

@@ -1,14 +1,15 @@
 """Listing a tenant's runs, newest first: each page costs what the page holds, whatever came before it.
 
-The page is read along one index: of the correlation id, of the conversation, of time, or of each status asked
-for; what else is asked for filters on the way. A cursor is the last run's place, so runs that come meanwhile
-neither repeat nor hide others.
+The page is read along one index: of the parent, of the correlation id, of the conversation, of time, or of
+each status asked for; what else is asked for filters on the way. A cursor is the last run's place, so runs
+that come meanwhile neither repeat nor hide others.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
@@ -46,6 +47,7 @@ class RunFilter:
     session_id: str = ""
     correlation_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    parent_run_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ async def list_runs(
 
 def statement(tenant: str, which: RunFilter, limit: int, after: Cursor | None) -> Any:
     """Compose the query of a page."""
+    if which.parent_run_id is not None:
+        return _along(_BY_STATUS, [*_conditions(tenant, which), *_with(which.statuses)], limit, after)
     if which.correlation_id or which.session_id:
         return _along(_BY_SEQ, [*_conditions(tenant, which), *_with(which.statuses)], limit, after)
     timed = which.create_time_from is not None or which.create_time_before is not None
@@ -130,6 +134,8 @@ def _conditions(tenant: str, which: RunFilter) -> list[ColumnElement[bool]]:
     for column, value in (("r.session_id", which.session_id), ("r.correlation_id", which.correlation_id)):
         if value:  # the index holds only those that have one, and must be told
             conditions += [literal_column(column) == value, literal_column(column) != text("''")]
+    if which.parent_run_id is not None:
+        conditions.append(literal_column("s.parent_run_id") == which.parent_run_id)
     if which.labels:
         labels = bindparam(None, dict(which.labels), type_=JSONB)
         conditions.append(literal_column("r.labels", type_=JSONB).contains(labels))

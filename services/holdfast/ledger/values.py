@@ -127,6 +127,8 @@ class Leased:
     cancel_requested: bool
     mail_last: int = 0
     """The sequence of the last signal it was sent."""
+    lent: Usage = field(default_factory=Usage)
+    """What of its limits is set aside for its children."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,10 @@ class RunView:
     handed_off: bool = False
     forked_from: tuple[UUID, int] | None = None
     """The run whose steps it began with, and up to which position."""
+    parent_run_id: UUID | None = None
+    """The run that started it."""
+    lent: Usage = field(default_factory=Usage)
+    """What of its limits is set aside for children that have not ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ INPUT: Final = "input"
 INTERRUPT: Final = "interrupt"
 """The key of what is urgent by itself."""
 
+CHILD: Final = "child:"
+"""What the keys begin with under which the platform tells how children end; the child's id follows."""
+
 
 class InputPolicy(IntEnum):
     """What becomes of input while a run is going on: the numbers of `holdfast.v1.InputPolicy`."""
