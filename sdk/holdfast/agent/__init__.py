@@ -3,9 +3,11 @@
 from holdfast.agent.app import Agent, App
 from holdfast.agent.approval import Decision, Escalate, Remind
 from holdfast.agent.budget import Budget, Dimension, Limits, Usage
+from holdfast.agent.child import Child, ChildOutcome
 from holdfast.agent.degradation import Rung
 from holdfast.agent.error import (
     BudgetExhausted,
+    ChildFailed,
     Failure,
     Interrupted,
     InvalidPayload,
@@ -39,6 +41,9 @@ __all__ = [
     "App",
     "Budget",
     "BudgetExhausted",
+    "Child",
+    "ChildFailed",
+    "ChildOutcome",
     "Decision",
     "Dimension",
     "Escalate",

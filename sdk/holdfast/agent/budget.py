@@ -18,13 +18,13 @@ class Dimension(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most a run may spend; `deadline` in seconds from acceptance."""
+    """The most a run may spend; `deadline` in seconds from acceptance. 0 says nothing of a limit."""
 
-    deadline: float
-    steps: int
-    tools: int
-    tokens: int
-    context: int
+    deadline: float = 0
+    steps: int = 0
+    tools: int = 0
+    tokens: int = 0
+    context: int = 0
 
     def over(self, others: "Limits") -> "Limits":
         """Return these limits, with the others where they are 0."""
@@ -54,7 +54,7 @@ class Budget:
     was done.
     """
 
-    __slots__ = ("_began", "_clock", "_ends", "_limits", "_reserved", "_spent")
+    __slots__ = ("_began", "_clock", "_ends", "_lent", "_limits", "_reserved", "_spent")
 
     def __init__(
         self,
@@ -62,7 +62,9 @@ class Budget:
         spent: Usage,
         remaining: float,
         clock: Callable[[], float] = time.monotonic,
+        lent: Usage | None = None,
     ) -> None:
+        self._lent = Usage() if lent is None else Usage(lent.steps, lent.tools, lent.tokens)
         self._limits = limits
         self._spent = spent
         self._reserved = Usage()
@@ -82,6 +84,12 @@ class Budget:
         return Usage(spent.steps, spent.tools, spent.tokens, spent.context)
 
     @property
+    def lent(self) -> Usage:
+        """What is set aside for children that have not ended, of steps, tools and tokens; a copy."""
+        lent = self._lent
+        return Usage(lent.steps, lent.tools, lent.tokens)
+
+    @property
     def seconds(self) -> float:
         """Seconds to the deadline, not below 0."""
         return max(0.0, self._ends - self._clock())
@@ -89,17 +97,17 @@ class Budget:
     @property
     def steps(self) -> int:
         """Steps that may still start."""
-        return max(0, self._limits.steps - self._spent.steps - self._reserved.steps)
+        return max(0, self._limits.steps - self._spent.steps - self._reserved.steps - self._lent.steps)
 
     @property
     def tools(self) -> int:
         """Tool calls that may still start."""
-        return max(0, self._limits.tools - self._spent.tools - self._reserved.tools)
+        return max(0, self._limits.tools - self._spent.tools - self._reserved.tools - self._lent.tools)
 
     @property
     def tokens(self) -> int:
-        """Model tokens not spent and not reserved by calls in flight."""
-        return max(0, self._limits.tokens - self._spent.tokens - self._reserved.tokens)
+        """Model tokens not spent, not reserved by calls in flight, and not lent to children."""
+        return max(0, self._limits.tokens - self._spent.tokens - self._reserved.tokens - self._lent.tokens)
 
     @property
     def context(self) -> int:
@@ -124,7 +132,7 @@ class Meter(Budget):
         """Name the limit that a step with these needs would pass, or None; tokens are the allotment's."""
         if self._ends <= self._clock():
             return Dimension.DEADLINE
-        if self._spent.steps + self._reserved.steps >= self._limits.steps:
+        if self._spent.steps + self._reserved.steps + self._lent.steps >= self._limits.steps:
             return Dimension.STEPS
         if tools and tools > self.tools:
             return Dimension.TOOLS
@@ -134,12 +142,12 @@ class Meter(Budget):
 
     def reached(self) -> Dimension:
         """Name the limit that is reached, after the ledger has said that one is."""
-        spent, limits = self._spent, self._limits
-        if spent.steps > limits.steps:
+        spent, limits, lent = self._spent, self._limits, self._lent
+        if spent.steps + lent.steps > limits.steps:
             return Dimension.STEPS
-        if spent.tools > limits.tools:
+        if spent.tools + lent.tools > limits.tools:
             return Dimension.TOOLS
-        if spent.tokens >= limits.tokens:
+        if spent.tokens + lent.tokens >= limits.tokens:
             return Dimension.TOKENS
         return Dimension.CONTEXT if spent.context >= limits.context else Dimension.STEPS
 
@@ -156,6 +164,12 @@ class Meter(Budget):
     def set_aside(self, tokens: int) -> None:
         """Set tokens aside; give them back with the negative number."""
         self._reserved.tokens += tokens
+
+    def lend(self, usage: Usage) -> None:
+        """Set steps, tools and tokens aside for a child; give them back with the negative numbers."""
+        self._lent.steps += usage.steps
+        self._lent.tools += usage.tools
+        self._lent.tokens += usage.tokens
 
     def renew(self, limits: Limits, remaining: float) -> None:
         """Put other limits in force, with so many seconds to the deadline; what is spent stays spent."""

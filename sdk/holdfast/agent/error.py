@@ -6,6 +6,7 @@ Exception
     ├── StepFailed              a step gave up; recorded if the agent goes on
     ├── Interrupted             an urgent signal cut a step short; recorded
     ├── NothingReceived         no signal came in time; recorded
+    ├── ChildFailed             a child has ended, and not succeeded; recorded
     ├── NotRecordable           an input or output is no JSON, or too large
     ├── InvalidPayload          the invocation does not fit the agent
     └── InvalidSession          what the session holds does not
@@ -86,6 +87,20 @@ class NothingReceived(Permanent, TimeoutError):  # noqa: N818 -- reads as what i
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason="NOTHING_RECEIVED")
+
+
+class ChildFailed(Permanent):
+    """A child has ended in another way than SUCCEEDED; a replay raises it again at the same place.
+
+    `status` says how, `failure` why. Catch it and go on; uncaught, the run fails.
+    """
+
+    def __init__(self, run_id: str, intent: str, status: str, failure: Failure | None) -> None:
+        why = "" if failure is None else f": {failure.reason}: {failure.message}"
+        super().__init__(f"the child {intent} ended {status}{why}", reason="CHILD_FAILED")
+        self.run_id = run_id
+        self.status = status
+        self.failure = failure
 
 
 class NotRecordable(Permanent):

@@ -20,12 +20,14 @@ from holdfast.agent.app import Agent
 from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Dimension, Meter
+from holdfast.agent.child import NO_CHILDREN, Children
 from holdfast.agent.degradation import Degradation
 from holdfast.agent.ending import Move, decide
 from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.gate import Door
 from holdfast.agent.engine.journal import Journal, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
+from holdfast.agent.engine.nursery import Nursery
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
 from holdfast.agent.engine.stepper import Stepper
@@ -84,6 +86,7 @@ class Execution:
         reached: Callable[[str], None] = lambda _: None,
         mailbox: Mailbox | None = None,
         gates: Gates = NO_GATES,
+        children: Children = NO_CHILDREN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the mailbox that pushed signals go to; what waited for the run before is in the history.
@@ -98,7 +101,7 @@ class Execution:
         self._loop = asyncio.get_running_loop()
         number_tasks(self._loop)
         self._family = Family(history.emitted, history.keys())
-        self._meter = Meter(invocation.limits, invocation.spent, invocation.remaining, clock)
+        self._meter = Meter(invocation.limits, invocation.spent, invocation.remaining, clock, invocation.lent)
         self._pipeline = Pipeline(
             invocation.run_id,
             invocation.epoch,
@@ -127,9 +130,17 @@ class Execution:
         )
         degradation = Degradation(agent.degrade, self._transcript.rungs_before)
         mailbox = mailbox or Mailbox()
-        mailbox.loaded(map(signal_of, history.signals), history.mail_last)
         leased = self._loop.time()
         waits = Waits(history, self._pipeline, self, lambda: invocation.time + self._loop.time() - leased)
+        nursery = Nursery(
+            invocation=invocation,
+            children=children,
+            mailbox=mailbox,
+            waits=waits,
+            meter=self._meter,
+            transcript=self._transcript,
+        )
+        mailbox.loaded(map(signal_of, history.signals), history.mail_last)
         self._stepper = Stepper(
             family=self._family,
             history=history,
@@ -157,6 +168,7 @@ class Execution:
             mailbox=mailbox,
             waits=waits,
             door=Door(invocation, gates, mailbox, waits, self._transcript),
+            nursery=nursery,
         )
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None

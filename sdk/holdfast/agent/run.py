@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from holdfast.agent.approval import Decision, decided, policy_of
 from holdfast.agent.budget import Budget
+from holdfast.agent.child import Child
 from holdfast.agent.codec import LARGEST, canonical, plain
 from holdfast.agent.degradation import Degradation
 from holdfast.agent.engine.branch import branch, in_branches
@@ -16,6 +17,7 @@ from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.gate import Door
 from holdfast.agent.engine.mailbox import Mailbox
 from holdfast.agent.engine.model_call import ModelCall, Wishes
+from holdfast.agent.engine.nursery import Nursery, Wanted
 from holdfast.agent.engine.scope import Frame, Scope
 from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
@@ -61,6 +63,7 @@ class Run:
         mailbox: Mailbox,
         waits: Waits,
         door: Door,
+        nursery: Nursery,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
@@ -73,6 +76,7 @@ class Run:
         self._mailbox = mailbox
         self._waits = waits
         self._door = door
+        self._nursery = nursery
 
     def __repr__(self) -> str:
         return f"Run({self.id}, attempt={self.attempt})"
@@ -314,6 +318,31 @@ class Run:
         policy = policy_of(approvers, timeout, **terms)
         call = self._door.call(checked_name(step), title, canonical(plain(payload)), policy)
         return decided(self._stepper.perform(self._stepper.scope().key(step), call))
+
+    def spawn(
+        self,
+        intent: str,
+        payload: Any = None,
+        *,
+        name: str = "spawn",
+        key: str | None = None,
+        **terms: Any,
+    ) -> Coroutine[Any, Any, Child]:
+        """Start another run, as a step, and return it: `await` it for its result.
+
+        It spends of this run's budget: its steps, tools and tokens are set aside until it has ended, and what
+        it has not spent comes back. Terms: `returns`, the type of its result; `budget` (`Limits`; those left
+        at 0 are a sixteenth of what is left); `labels`; `ordering_key`; and `on_parent_end`: when this run
+        ends first the child is cancelled ("cancel", with no later deadline than this run's), or goes on with
+        what it was lent ("continue"). It is started once, whatever crashes: a `key` of the author's, unique
+        in the tenant, or one that is the same in every replay, finds it again. Raises `StepFailed` for what
+        is refused (`BUDGET_EXCEEDED`, `TOO_MANY_CHILDREN`, `UNKNOWN_INTENT`), ValueError for bad terms.
+        """
+        wanted = Wanted.of(intent, payload, **terms)
+        scope = self._stepper.scope()
+        step = scope.key(checked_name(name))
+        start = self._nursery.start(name, wanted, key or self._stable_key(step))
+        return self._nursery.spawned(self._stepper, scope, step, start, wanted)
 
     def map(
         self, fn: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], *, at_once: int = 16

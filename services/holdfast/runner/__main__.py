@@ -12,6 +12,7 @@ from holdfast.kit.rpc.server import Registration, Server
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry.logs import configure
 from holdfast.runner.agents import Agents, import_apps
+from holdfast.runner.children import InvokerChildren
 from holdfast.runner.commit_stream import CommitStream
 from holdfast.runner.gates import ApprovalGates
 from holdfast.runner.holding import Holding
@@ -32,7 +33,8 @@ async def main(stop: Stop) -> None:
         agents = Agents(import_apps(settings.agents))
         commits = CommitStream(settings.checkpoint_address)
         gates = ApprovalGates(settings.approval_address)
-        holding = Holding(agents, commits, settings.slots, gates)
+        children = InvokerChildren(settings.invoker_address)
+        holding = Holding(agents, commits, settings.slots, gates, children)
         servicer = RunnerServicer(holding, holding.drain)
         server = Server([Registration(add_RunnerServiceServicer_to_server, servicer, NAME)], settings.listen)
         await server.start()
@@ -54,6 +56,7 @@ async def main(stop: Stop) -> None:
             await server.stop(1.0)
             await agents.close()
             await gates.close()
+            await children.close()
 
 
 async def _until(events: list[Coroutine[Any, Any, object]], streams: list[asyncio.Task[None]]) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 import grpc
 
 from holdfast.agent.approval import NO_GATES, Gates
+from holdfast.agent.child import NO_CHILDREN, Children
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled, RunStopped
@@ -78,9 +79,17 @@ class Holding:
     lease that nobody here goes on with.
     """
 
-    def __init__(self, agents: Agents, commits: CommitStream, slots: int, gates: Gates = NO_GATES) -> None:
+    def __init__(
+        self,
+        agents: Agents,
+        commits: CommitStream,
+        slots: int,
+        gates: Gates = NO_GATES,
+        children: Children = NO_CHILDREN,
+    ) -> None:
         self.slots = slots
         self._gates_opened_by = gates
+        self._children = children
         self.freed: Callable[[str | None], None] = lambda _: None
         self.handed_back: Callable[[LeaseRef], None] = lambda _: None
         self.draining = False
@@ -241,6 +250,7 @@ class Holding:
             reached=_reached,
             mailbox=held.mailbox,
             gates=self._gates_opened_by,
+            children=self._children,
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)

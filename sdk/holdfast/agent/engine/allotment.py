@@ -80,7 +80,8 @@ class Allotment:
         """
         lost, self._unrecorded = self._unrecorded, Usage()
         self._meter.set_aside(-lost.tokens)
-        reached = self._meter.spent.tokens >= self._meter.limits.tokens
+        meter = self._meter
+        reached = meter.spent.tokens + meter.lent.tokens >= meter.limits.tokens
         return Usage() if reached else lost
 
     def _fits(self, tokens: int) -> bool:

@@ -12,7 +12,7 @@ that is for the commit with the record of the step that has received it.
 import asyncio
 import bisect
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from holdfast.agent.wire.value import read
@@ -65,7 +65,7 @@ class Watch:
 class Mailbox:
     """The signals of one run. Its bound is the ledger's: what is not consumed waits there, too."""
 
-    __slots__ = ("_early", "_last", "_receivers", "_waiting", "_watches")
+    __slots__ = ("_early", "_heard", "_last", "_receivers", "_waiting", "_watches")
 
     def __init__(self) -> None:
         self._waiting: list[Signal] = []
@@ -73,11 +73,19 @@ class Mailbox:
         self._early: dict[int, Signal] = {}
         self._receivers: dict[str, list[asyncio.Future[Signal]]] = {}
         self._watches: list[Watch] = []
+        self._heard: Callable[[Signal], None] = lambda _: None
+
+    def listen(self, heard: Callable[[Signal], None]) -> None:
+        """Let `heard` know of each signal once, those that wait already among them; it must not raise."""
+        self._heard = heard
+        for signal in self._waiting:
+            heard(signal)
 
     def loaded(self, waiting: Iterable[Signal], last: int) -> None:
         """Take in what the ledger says that waits, of all signals up to the sequence `last`."""
         for signal in sorted(waiting):
             if signal.sequence > self._last:
+                self._heard(signal)
                 self._offer(signal)
         self._last = max(self._last, last)
         self._early = {sequence: each for sequence, each in self._early.items() if sequence > self._last}
@@ -137,6 +145,7 @@ class Mailbox:
     def _follow_on(self) -> None:
         while (following := self._early.pop(self._last + 1, None)) is not None:
             self._last += 1
+            self._heard(following)
             self._offer(following)
 
     def _offer(self, signal: Signal) -> None:

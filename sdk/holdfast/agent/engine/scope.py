@@ -110,6 +110,10 @@ class Scope(Place):
         answer = self._patches[patch] = before or not self.replaying
         return answer, mark if answer and not before else ""
 
+    def passed(self, name: str) -> None:
+        """Note that a key of this scope that was made out of another is asked for."""
+        self._ahead.discard(name)
+
     def child(self, name: str) -> "Scope":
         """Begin a scope inside of this one."""
         return Scope(self.owner, self.key(name))

@@ -89,6 +89,14 @@ class Transcript:
         """Tell that a gate was opened."""
         self._pen.approval_requested(self._pipeline.draft, step, approval_id, name)
 
+    def child_spawned(self, step: str, run_id: str, intent: str) -> None:
+        """Tell that a child was started."""
+        self._pen.child_spawned(self._pipeline.draft, step, run_id, intent)
+
+    def child_ended(self, step: str, run_id: str, status: str) -> None:
+        """Tell that the agent hears of a child's end."""
+        self._pen.child_ended(self._pipeline.draft, step, run_id, status)
+
     def tool_called(self, frame: Frame, tool: str, arguments: bytes) -> None:
         """Tell that a tool is called with these arguments, as JSON."""
         self._pen.tool_called(self._pipeline.draft, frame.step, tool, arguments)

@@ -33,6 +33,8 @@ class Invocation:
     last_commit: int = 0
     last_sequence: int = 0
     spent: Usage = field(default_factory=Usage)
+    lent: Usage = field(default_factory=Usage)
+    """What was set aside for its children before this lease."""
     tenant: str = "default"
     user: str = ""
     correlation_id: str = ""
@@ -48,7 +50,7 @@ class Invocation:
 
 def read_assignment(assignment: Assignment) -> Invocation:
     """Read an assignment; a limit left at 0, which the Invoker never sends, is none."""
-    envelope, spent = assignment.invocation, assignment.usage
+    envelope, spent, lent = assignment.invocation, assignment.usage, assignment.lent
     budget = envelope.budget
     remaining = assignment.remaining.seconds + assignment.remaining.nanos / 1e9
     return Invocation(
@@ -69,6 +71,7 @@ def read_assignment(assignment: Assignment) -> Invocation:
         last_commit=assignment.last_commit,
         last_sequence=assignment.last_sequence,
         spent=Usage(spent.steps, spent.tools, spent.tokens, spent.context),
+        lent=Usage(lent.steps, lent.tools, lent.tokens),
         tenant=envelope.caller.tenant,
         user=envelope.caller.user,
         correlation_id=envelope.correlation_id,

@@ -8,6 +8,7 @@ from holdfast.agent.error import Failure
 from holdfast.agent.wire import value as json_value
 from holdfast.agent.wire.draft import Draft, Effect, Outcome, Record
 from holdfast.agent.wire.field import write_budget, write_duration, write_failure, write_time, write_usage
+from holdfast.v1.run_pb2 import RunStatus
 from holdfast.v1.transcript_pb2 import RunEvent
 
 
@@ -95,6 +96,20 @@ class Pen:
         event = self._event(draft, step, 64)
         event.approval_requested.approval_id = approval_id
         event.approval_requested.step = name
+        self._told(event)
+
+    def child_spawned(self, draft: Draft, step: str, run_id: str, intent: str) -> None:
+        """Tell that a child was started."""
+        event = self._event(draft, step, 64 + len(intent))
+        event.child_spawned.run_id = run_id
+        event.child_spawned.intent = intent
+        self._told(event)
+
+    def child_ended(self, draft: Draft, step: str, run_id: str, status: str) -> None:
+        """Tell that the agent hears of a child's end."""
+        event = self._event(draft, step, 64)
+        event.child_ended.run_id = run_id
+        event.child_ended.status = RunStatus.Value(f"RUN_STATUS_{status}")
         self._told(event)
 
     def tool_called(self, draft: Draft, step: str, tool: str, arguments: bytes) -> None:
