@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from holdfast.agent import App, Dimension, Limits, Usage
+from holdfast.agent.child import NO_CHILDREN, Children
 from holdfast.agent.engine.journal import Answer, Committed, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.execution import Execution, Left
@@ -45,6 +46,11 @@ class Memory:
         self.session: tuple[bytes, int] | None = None
         """What the run finds in its session; None without one."""
         self.handoff: Limits | None = None
+        self.children: Children = NO_CHILDREN
+        self.lent = Usage()
+        """What the ledger has lent to children by the next lease."""
+        self.returned = Usage()
+        """What ended children have spent by the next lease."""
         self._held: list[Callable[[], None]] = []
         self.mail: list[MailboxSignal] = []
         self.mail_last = 0
@@ -146,7 +152,8 @@ class Memory:
 
     @property
     def spent(self) -> Usage:
-        spent = Usage()
+        returned = self.returned
+        spent = Usage(returned.steps, returned.tools, returned.tokens)
         charges = [record.usage for record in self.records] + [commit.usage for commit in self.commits]
         for usage in charges:
             spent.steps += usage.steps
@@ -181,6 +188,8 @@ class Memory:
             last_commit=len(self.commits),
             last_sequence=self.last_sequence,
             spent=self.spent,
+            lent=self.lent,
+            mail_last=self.mail_last,
             handoff=self.handoff,
             time=time.time(),
         )
@@ -202,6 +211,7 @@ class Memory:
             models=app.models,
             reached=reached,
             mailbox=self._mailbox,
+            children=self.children,
         )
 
     def _aged(self, record: StepRecord) -> StepRecord:
