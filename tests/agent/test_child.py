@@ -138,7 +138,7 @@ async def test_what_a_child_is_lent_comes_back_but_for_what_it_has_spent(dies: b
     else:
         brood.started = lambda: asyncio.get_running_loop().call_later(
             0.05, lambda: brood.end(0, 1, usage=spent)
-        )  # type: ignore[assignment, return-value]
+        )
     assert await memory.run(app) is Left.ENDED
     before, during, after = value.read(memory.outcome.result)
     assert after == [100 - 2 - 4, 50 - 1, 1000 - 30]

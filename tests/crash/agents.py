@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.agent import App, Escalate, Run, step
+from holdfast.agent import App, ChildFailed, Escalate, Limits, Permanent, Run, step
 from tests.support.deeds import note
 
 app = App("crash")
@@ -223,6 +223,72 @@ async def rest(run: Run, todo: dict[str, float]) -> list[str]:
     last = await run.step(change)
     note("ended", run.id, attempt=run.attempt)
     return [first.token, answer, last.token]
+
+
+@dataclass
+class Member:
+    """What a member of a family does: change something, and then end as it is told."""
+
+    number: int = 0
+    end: str = "returns"  # or breaks, fails, rests
+
+
+@app.agent("crash.member")
+async def member(run: Run, todo: Member) -> int:
+    """Change something, and end."""
+
+    async def change(idempotency_key: str = "") -> Change:
+        return await _execute(idempotency_key, run.attempt, 0)
+
+    note("started", run.id, attempt=run.attempt)
+    await run.step(change)
+    if todo.end == "breaks":
+        raise RuntimeError("it broke")
+    if todo.end == "fails":
+        raise Permanent("it failed")
+    if todo.end == "rests":
+        await run.receive("go")
+    note("ended", run.id, attempt=run.attempt)
+    return todo.number**2
+
+
+@app.agent("crash.family")
+async def family(run: Run, todo: dict[str, Any]) -> list[Any]:
+    """Start children side by side and hear of all of them; one that has not succeeded, by how it ended."""
+
+    async def one(number: int) -> Any:
+        child = await run.spawn(
+            "crash.member",
+            {"number": number, "end": todo.get("end", "returns")},
+            returns=int,
+            budget=Limits(steps=3, tools=1, tokens=1),
+        )
+        try:
+            return await child
+        except ChildFailed as failed:
+            return [failed.status, failed.failure and failed.failure.message]
+
+    note("started", run.id, attempt=run.attempt)
+    said = await run.map(one, range(todo["children"]), at_once=100)
+    note("ended", run.id, attempt=run.attempt)
+    return said
+
+
+@app.agent("crash.tree")
+async def tree(run: Run, todo: dict[str, int]) -> list[str]:
+    """Start a tree below, and one member that goes on without it; wait to be told to end."""
+    note("started", run.id, attempt=run.attempt)
+    free = await run.spawn(
+        "crash.member",
+        {"end": "rests"},
+        name="free",
+        budget=Limits(steps=3, tools=1, tokens=1),
+        on_parent_end="continue",
+    )
+    if todo["depth"]:
+        await run.spawn("crash.tree", {"depth": todo["depth"] - 1}, budget=Limits(steps=20 * todo["depth"]))
+    await run.receive("go")
+    return [free.run_id]
 
 
 @app.agent("crash.review")

@@ -109,9 +109,17 @@ def _recorded(evidence: Evidence) -> Iterator[str]:
                 yield f"2: the record of {record.key} of {run_id} is of no execution"
 
 
+def _family(evidence: Evidence, run_id: str) -> list[str]:
+    """Return a run and those started below it: their ends are charged to it, too."""
+    found = [run_id]
+    for each in found:
+        found += [child for child, run in evidence.runs.items() if str(run["parent_run_id"]) == each]
+    return found
+
+
 def _usage(evidence: Evidence) -> Iterator[str]:
     for run_id, run in evidence.runs.items():
-        records = evidence.records.get(run_id, [])
+        records = [record for each in _family(evidence, run_id) for record in evidence.records.get(each, [])]
         for name in ("steps", "tools", "tokens"):
             recorded = sum(getattr(record.usage, name) for record in records)
             if run[name] != recorded:

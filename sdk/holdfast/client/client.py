@@ -208,6 +208,7 @@ class Client:
         session_id: str = "",
         correlation_id: str = "",
         labels: Mapping[str, str] | None = None,
+        parent_run_id: str = "",
         page_size: int = 100,
     ) -> AsyncIterator[Run]:
         """Yield the runs that match, newest first, without payload and result, page by page."""
@@ -220,6 +221,7 @@ class Client:
             session_id=session_id,
             correlation_id=correlation_id,
             labels=labels or {},
+            parent_run_id=parent_run_id,
         )
         while True:
             page = await self._link.call(self._invoker.ListRuns, request)

@@ -89,6 +89,10 @@ class Run:
     deadline_time: datetime | None = None
     handed_off: bool = False
     forked_from: Fork | None = None
+    parent_run_id: str = ""
+    """The run that started it as its child."""
+    lent: Usage = Usage()
+    """What of its limits is set aside for children that have not ended."""
 
     @property
     def is_ended(self) -> bool:

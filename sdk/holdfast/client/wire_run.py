@@ -50,6 +50,8 @@ def run_of(message: run_pb2.Run) -> Run:
         deadline_time=time_of(message.deadline_time),
         handed_off=message.handed_off,
         forked_from=_fork_of(message.forked_from) if message.HasField("forked_from") else None,
+        parent_run_id=message.parent_run_id,
+        lent=usage_of(message.lent),
     )
 
 

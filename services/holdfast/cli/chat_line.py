@@ -94,5 +94,7 @@ _LINES: Final[Mapping[str, Callable[[Data], str]]] = {
     "handed_off": _handed_off,
     "input_received": _interrupted,
     "approval_requested": lambda data: f"asks for approval {data.get('approval_id')} ({data.get('step')})",
+    "child_spawned": lambda data: f"starts {data.get('intent')} as {data.get('run_id')}",
+    "child_ended": lambda data: f"hears of {data.get('run_id')}: it is {data.get('status')}",
     "cancel_requested": lambda data: f"is asked to stop: {data.get('reason') or 'no reason given'}",
 }

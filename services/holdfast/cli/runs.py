@@ -31,6 +31,7 @@ command.add_command(timeline)
 @click.option("--intent", default="", help="For this intent.")
 @click.option("--session", default="", help="Of this conversation.")
 @click.option("--correlation-id", default="", help="Of this correlation id.")
+@click.option("--parent", default="", help="Started by this run, as its children.")
 @click.option("--label", "labels", type=Pair(), multiple=True, help="With this label; repeatable.")
 @click.option("--since", type=Seconds(), help="Accepted within this time.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
@@ -40,6 +41,7 @@ async def list_runs(
     *,
     statuses: tuple[str, ...],
     session: str,
+    parent: str,
     labels: tuple[tuple[str, str], ...],
     since: float | None,
     limit: int,
@@ -51,6 +53,7 @@ async def list_runs(
         limit,
         statuses=[RunStatus[status] for status in statuses],
         session_id=session,
+        parent_run_id=parent,
         labels=dict(labels),
         created_from=datetime.now(UTC) - timedelta(seconds=since) if since else None,
         **filters,
@@ -208,12 +211,13 @@ def _show(target: Target, run: Run) -> None:
             ("ended", run.end_time),
             ("deadline", run.deadline_time),
             ("time", f"{used.elapsed_ms} of {most.deadline_ms} ms"),
-            ("steps", f"{used.steps} of {most.max_steps}"),
-            ("tools", f"{used.tools} of {most.max_tools}"),
-            ("tokens", f"{used.tokens} of {most.max_tokens}"),
+            ("steps", f"{used.steps} of {most.max_steps}{_lent(run.lent.steps)}"),
+            ("tools", f"{used.tools} of {most.max_tools}{_lent(run.lent.tools)}"),
+            ("tokens", f"{used.tokens} of {most.max_tokens}{_lent(run.lent.tokens)}"),
             ("context", f"{used.context} of {most.max_context}"),
             ("version", run.agent_version),
             ("forked from", run.forked_from and f"{run.forked_from.run_id} at {run.forked_from.position}"),
+            ("parent", run.parent_run_id),
             ("session", run.session_id),
             ("ordering key", run.ordering_key),
             ("labels", dict(run.labels)),
@@ -223,3 +227,7 @@ def _show(target: Target, run: Run) -> None:
     )
     if run.outcome is not None:
         show_end(plain(run.outcome))
+
+
+def _lent(amount: int) -> str:
+    return f", {amount} lent to children" if amount else ""

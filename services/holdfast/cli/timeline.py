@@ -196,8 +196,9 @@ def _word(data: Mapping[str, Any]) -> str:
 
 def _about(data: Mapping[str, Any]) -> str:
     outcome = data.get("outcome") or {}
-    named = [data.get(name) for name in ("destination", "rung", "step", "key", "reason")]
-    return " ".join(str(word) for word in (outcome.get("status"), *named) if word)
+    named = [data.get(name) for name in ("destination", "rung", "step", "key", "reason", "intent")]
+    child = [data.get("run_id"), data.get("status")] if {"intent", "status"} & data.keys() else []
+    return " ".join(str(word) for word in (outcome.get("status"), *named, *child) if word)
 
 
 def _failure(data: Mapping[str, Any]) -> str:
