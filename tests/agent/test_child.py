@@ -136,9 +136,7 @@ async def test_what_a_child_is_lent_comes_back_but_for_what_it_has_spent(dies: b
         assert await memory.crash(app, 1)
         brood.end(0, 1, usage=spent, lost=True)
     else:
-        brood.started = lambda: asyncio.get_running_loop().call_later(
-            0.05, lambda: brood.end(0, 1, usage=spent)
-        )
+        brood.started = lambda: _soon(lambda: brood.end(0, 1, usage=spent))
     assert await memory.run(app) is Left.ENDED
     before, during, after = value.read(memory.outcome.result)
     assert after == [100 - 2 - 4, 50 - 1, 1000 - 30]

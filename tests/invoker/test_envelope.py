@@ -53,6 +53,7 @@ def ahead(**time: float) -> Timestamp:
 
 LONG = "é" * 128  # 256 bytes
 DAY = 24 * 3600 * 1000
+RUN_ID = "123e4567-e89b-42d3-a456-426614174000"
 
 MALFORMED: list[tuple[str, dict[str, Any]]] = [
     ("run_id", {"run_id": "uuid-v4"}),
@@ -113,6 +114,11 @@ MALFORMED: list[tuple[str, dict[str, Any]]] = [
     ("wait", {"wait": Duration(seconds=2**62)}),
     ("wait", {"wait": Duration(nanos=-1)}),
     ("wait", {"wait": Duration(nanos=2_000_000_000)}),
+    ("parent.run_id", {"parent": {"run_id": "x", "epoch": 1}}),
+    ("parent.epoch", {"parent": {"run_id": RUN_ID}}),
+    ("parent.epoch", {"parent": {"run_id": RUN_ID, "epoch": -1}}),
+    ("parent.step", {"parent": {"run_id": RUN_ID, "epoch": 1, "step": "a" * 1001}}),
+    ("parent.on_parent_end", {"parent": {"run_id": RUN_ID, "epoch": 1, "on_parent_end": 9}}),
 ]
 
 

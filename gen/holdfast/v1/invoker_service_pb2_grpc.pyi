@@ -20,11 +20,12 @@ class InvokerServiceStub:
     """Starts a run, or finds the one its idempotency key stands for. Accepted means durable.
 
     Repeatable with the same idempotency key. Without `wait` it answers at once; with it, when the
-    run ends or moves to the background, or after that long, with the run as it stands.
+    run ends or moves to the background, or after that long, with the run as it stands. The last four
+    errors are about its `parent`.
 
     Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
-    QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE; with a `parent` also RUN_NOT_FOUND,
-    FENCED, BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
+    QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE, RUN_NOT_FOUND, FENCED,
+    BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
     """
     AwaitRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.AwaitRunRequest, _invoker_service_pb2.AwaitRunResponse]
     """Waits until a run ends, or until `wait` has passed.
@@ -122,11 +123,12 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a run, or finds the one its idempotency key stands for. Accepted means durable.
 
         Repeatable with the same idempotency key. Without `wait` it answers at once; with it, when the
-        run ends or moves to the background, or after that long, with the run as it stands.
+        run ends or moves to the background, or after that long, with the run as it stands. The last four
+        errors are about its `parent`.
 
         Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
-        QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE; with a `parent` also RUN_NOT_FOUND,
-        FENCED, BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
+        QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE, RUN_NOT_FOUND, FENCED,
+        BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
         """
 
     @_abc_1.abstractmethod

@@ -17,6 +17,7 @@ from holdfast.v1 import invoker_service_pb2, run_pb2
 
 MAX_KEY_BYTES = 255
 MAX_LABELS = 16
+MAX_STEP_BYTES = 1000
 MAX_AHEAD = timedelta(days=31)
 MAX_WAIT_SECONDS = 3600
 BUDGET_MAXIMA = {
@@ -130,7 +131,7 @@ def read_envelope(
         wrong.add("idempotency_key", "must be given: the event's own id")
     _check_texts(request, wrong)
     _check_numbers(request, wrong)
-    if request.HasField("parent"):
+    if request.HasField("parent") and check_parent(request.parent, wrong):
         wrong.add("parent", "must be empty: only Invoke starts children")
     fingerprint = _fingerprint(request, tenant, wrong)
     not_before = _not_before(request, wrong)
@@ -177,6 +178,21 @@ def check_budget(budget: run_pb2.Budget, wrong: Violations, prefix: str = "budge
         limit = getattr(budget, name)
         if not 0 <= limit <= maximum:
             wrong.add(prefix + name, f"must be between 0 and {maximum:,}")
+
+
+def check_parent(parent: invoker_service_pb2.InvokeParent, wrong: Violations) -> bool:
+    """Check each field of a child's parent; say whether all are as they must be."""
+    sound = wrong.run_id("parent.run_id", parent.run_id) is not None
+    if parent.epoch < 1:
+        wrong.add("parent.epoch", "must be that of the parent's lease")
+        sound = False
+    if len(parent.step.encode()) > MAX_STEP_BYTES:
+        wrong.add("parent.step", f"must be at most {MAX_STEP_BYTES:,} bytes long")
+        sound = False
+    if parent.on_parent_end not in run_pb2.OnParentEnd.values():
+        wrong.add("parent.on_parent_end", "is not what can become of a child")
+        sound = False
+    return sound
 
 
 def wait_seconds(

@@ -1,16 +1,14 @@
 """Children come in by a door of their own: what their parent lends is decided with their admission."""
 
-from typing import Final
+from uuid import UUID
 
-from holdfast.invoker.envelope import Violations
+from holdfast.invoker.envelope import Violations, check_parent
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
 from holdfast.kit.db import Database
 from holdfast.ledger.spawn import OnParentEnd, Parent, Spawned, spawn
 from holdfast.ledger.values import Invocation
 from holdfast.v1 import invoker_service_pb2, run_pb2
-
-MAX_STEP_BYTES: Final = 1000
 
 
 class Spawning:
@@ -35,21 +33,15 @@ def take_parent(request: invoker_service_pb2.InvokeRequest, wrong: Violations) -
     if not request.HasField("parent"):
         return None
     asked = request.parent
-    run_id = wrong.run_id("parent.run_id", asked.run_id)
-    if asked.epoch < 1:
-        wrong.add("parent.epoch", "must be that of the parent's lease")
-    wrong.text("parent.step", asked.step, limit=MAX_STEP_BYTES)
-    if asked.on_parent_end not in run_pb2.OnParentEnd.values():
-        wrong.add("parent.on_parent_end", "is not what can become of a child")
+    found = None
+    if check_parent(asked, wrong):
+        goes_on = asked.on_parent_end == run_pb2.ON_PARENT_END_CONTINUE
+        policy = OnParentEnd.CONTINUE if goes_on else OnParentEnd.CANCEL
+        found = Parent(UUID(asked.run_id), asked.epoch, policy)
     for field in ("handoff", "not_before"):
         if request.HasField(field):
             wrong.add(field, "must be empty beside parent")
     if not request.idempotency_key:
         wrong.add("idempotency_key", "must be given beside parent: a repeated call must find the child")
-    found = Parent(run_id, asked.epoch, _policy(asked.on_parent_end)) if run_id is not None else None
     request.ClearField("parent")
     return found
-
-
-def _policy(asked: int) -> OnParentEnd:
-    return OnParentEnd.CONTINUE if asked == run_pb2.ON_PARENT_END_CONTINUE else OnParentEnd.CANCEL
