@@ -162,6 +162,20 @@ async def test_lists_are_tables_or_lines_and_stop_at_their_limit(
     assert table[0].split() == ["RUN", "INTENT", "STATUS", "ACCEPTED", "TIME", "ATTEMPT", "STEPS"]
     assert table[1].split()[:3] == [RUN_ID, "i0", "QUEUED"]
     assert len(table) == 3
+    assert (await holdfast("runs", "list", "--parent", RUN_ID, "--limit", "1")).code == 0
+    assert server.invoker.asked[-1].parent_run_id == RUN_ID
+
+
+async def test_a_run_shows_its_parent_and_what_it_has_lent(
+    server: ContractServer, holdfast: Holdfast
+) -> None:
+    child = run(parent_run_id="above", lent=run_pb2.Usage(steps=7))
+    server.invoker.script["GetRun"] = lambda *_: pb.GetRunResponse(run=child)
+    shown = (await holdfast("runs", "get", RUN_ID)).out
+    assert "above" in shown
+    assert "7 lent to children" in shown
+    (told,) = (await holdfast("runs", "get", RUN_ID, "-o", "json")).json
+    assert (told["parent_run_id"], told["lent"]["steps"]) == ("above", 7)
 
 
 async def test_events_are_lines_of_envelopes_and_one_refusal_is_exit_code_3(

@@ -186,6 +186,12 @@ async def test_an_agent_is_spoken_to_and_interrupted(guide: Guide) -> None:
 
 
 @on_the_modules_loop
+async def test_children_are_asked_at_once_and_answer_in_order(guide: Guide) -> None:
+    told = await _result(guide, "survey", {})
+    assert told == ["Ada paid 42.00"] * 3
+
+
+@on_the_modules_loop
 async def test_a_limit_ends_the_run_with_what_was_managed(guide: Guide) -> None:
     handle = await guide.client.invoke("count", budget=Budget(max_steps=3))
     run = await handle.ended(patience=30)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from holdfast.kit.db import Database
 from holdfast.ledger import (
     admission_sql,
     cancel,
+    child_end,
     claim_sql,
     commit_sql,
     due,
@@ -19,12 +21,14 @@ from holdfast.ledger import (
     lease_held,
     mailbox,
     mailbox_view,
+    orphan,
     platform_move,
     position,
     release,
     retry,
     run_list,
     session,
+    spawn,
     sweep,
 )
 from holdfast.ledger.domain.status import RunStatus
@@ -47,6 +51,9 @@ MODULES = (
     position,
     mailbox,
     mailbox_view,
+    child_end,
+    spawn,
+    orphan,
 )
 VERBS = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 PARTS = {"_RUN", "_RING"}  # begin other statements, are none
@@ -63,7 +70,7 @@ STATEMENTS = {
 
 # Small by nature: one row per intent and version, one per runner; the runs being cancelled, or with mail.
 SMALL = {"served_intent", "runner_session"}
-SMALL_INDEXES = {"run_state_cancel_asked", "run_state_mail"}
+SMALL_INDEXES = {"run_state_cancel_asked", "run_state_mail", "run_state_orphan"}
 
 # `fill` queues runs; these give the other tables rows enough that reading all of them would cost.
 EVERYTHING_ELSE = (
@@ -85,7 +92,11 @@ EVERYTHING_ELSE = (
     """INSERT INTO mailbox (run_id, signal_id, sequence, key, urgent, fingerprint, payload, size, consumed)
        SELECT run_id, n::text, n, 'input', false, '', '1', 9, n % 2 = 0
        FROM run_state, generate_series(1, 4) AS n WHERE seq % 4 = 3""",
-    """UPDATE run_state s SET status = 2, mail_last = 4, mail_waiting = 2, mail_bytes = 18
+    """INSERT INTO child
+       SELECT run_id, tenant, md5((seq / 20)::text)::uuid, md5((seq / 20)::text)::uuid, 1, 1, 1, 1
+       FROM run_state WHERE seq % 4 = 3""",
+    """UPDATE run_state s SET status = 2, mail_last = 4, mail_waiting = 2, mail_bytes = 18,
+                              parent_run_id = md5((seq / 20)::text)::uuid
        WHERE seq % 4 = 3""",
 )
 
@@ -118,6 +129,7 @@ LISTS = {
     "a conversation": RunFilter(session_id="s"),
     "a correlation": RunFilter(correlation_id="c", intent="count"),
     "labels": RunFilter(labels={"team": "blue"}),
+    "a parent": RunFilter(parent_run_id=uuid.UUID(int=1)),
 }
 
 

@@ -12,7 +12,7 @@ ALTER TABLE run_state
     ADD COLUMN lent_steps     bigint NOT NULL DEFAULT 0,
     ADD COLUMN lent_tools     bigint NOT NULL DEFAULT 0,
     ADD COLUMN lent_tokens    bigint NOT NULL DEFAULT 0;
-CREATE INDEX run_state_parent ON run_state (parent_run_id, seq) WHERE parent_run_id IS NOT NULL;
+CREATE INDEX run_state_parent ON run_state (tenant, parent_run_id, seq) WHERE parent_run_id IS NOT NULL;
 -- The few that wait and whose parent's end has asked to cancel them.
 CREATE INDEX run_state_orphan ON run_state (run_id) WHERE cancel_requested AND status IN (1, 3);
 
