@@ -72,6 +72,7 @@ class Brood:
                 "tools": budget.max_tools,
                 "tokens": budget.max_tokens,
             },
+            "charged": {"steps": usage.steps, "tools": usage.tools, "tokens": usage.tokens},
             "usage": {"steps": usage.steps, "tools": usage.tools, "tokens": usage.tokens, "context": 0},
         }
         self.memory.signal(letter | more, f"child:{run_id}", lost=lost)

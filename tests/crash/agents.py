@@ -230,7 +230,7 @@ class Member:
     """What a member of a family does: change something, and then end as it is told."""
 
     number: int = 0
-    end: str = "returns"  # or breaks, fails, rests
+    end: str = "returns"  # or breaks, fails, rests, hangs
 
 
 @app.agent("crash.member")
@@ -246,6 +246,8 @@ async def member(run: Run, todo: Member) -> int:
         raise RuntimeError("it broke")
     if todo.end == "fails":
         raise Permanent("it failed")
+    if todo.end == "hangs":
+        await asyncio.sleep(3600)
     if todo.end == "rests":
         await run.receive("go")
     note("ended", run.id, attempt=run.attempt)
@@ -272,6 +274,14 @@ async def family(run: Run, todo: dict[str, Any]) -> list[Any]:
     said = await run.map(one, range(todo["children"]), at_once=100)
     note("ended", run.id, attempt=run.attempt)
     return said
+
+
+@app.agent("crash.leave")
+async def leave(run: Run) -> None:
+    """Fail while a child is at work."""
+    await run.spawn("crash.member", {"end": "hangs"}, budget=Limits(steps=3, tools=1, tokens=1))
+    await run.receive("go")
+    raise Permanent("it failed")
 
 
 @app.agent("crash.tree")

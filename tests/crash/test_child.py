@@ -80,6 +80,21 @@ async def test_a_child_in_the_dead_letters_or_failed_raises_in_its_parent(tmp_pa
         assert told == [[["DEAD_LETTERED", "it broke"]], [["FAILED", "it failed"]]]
 
 
+async def test_a_child_at_work_is_stopped_when_its_parent_fails(tmp_path: Path) -> None:
+    async with World.opened(tmp_path, runners=1) as world:
+        handle = await world.client.invoke("crash.leave", {})
+
+        async def at_work() -> bool:
+            below = await _children(world, handle.run_id)
+            return bool(below) and (await world.client.get_run(below[0])).usage.steps == 1
+
+        await world.until(at_work, "the child works")
+        (child,) = await _children(world, handle.run_id)
+        await world.client.signal(handle.run_id, "go", None)
+        ended = await world.client.await_run(child, patience=60)
+        assert (ended.status, await _status(world, handle.run_id)) == (RunStatus.CANCELLED, RunStatus.FAILED)
+
+
 async def _family(world: World, run_id: str) -> list[str]:
     found = [run_id]
     for each in found:

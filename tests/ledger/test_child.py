@@ -264,6 +264,7 @@ async def test_a_childs_end_wakes_its_parent_and_settles_what_it_was_lent(
             "failure": None,
             "exhausted": None,
             "returned": {"steps": 10, "tools": 5, "tokens": 100},
+            "charged": {"steps": 3, "tools": 1, "tokens": 70},
             "usage": {"steps": 3, "tools": 1, "tokens": 70, "context": 60},
         }
     }
@@ -374,14 +375,62 @@ async def test_a_family_that_ends_in_one_group_is_settled_from_below(db: Databas
     assert await books(db, parent.run_id) == ((5, 0, 0), (0, 0, 0))
 
 
-async def test_a_child_that_is_retried_is_on_its_own(db: Database, runner: Runner) -> None:
+async def test_a_child_that_is_retried_spends_what_is_its_own(db: Database, runner: Runner) -> None:
     parent = await leased(runner)
     run_id = await born(db, parent)
     await finish(db, await spend(db, await taken(runner, run_id), steps=1), RunStatus.FAILED)
     await retry(db, "acme", run_id)
     await finish(db, await spend(db, await taken(runner, run_id), steps=2))
     assert await books(db, parent.run_id) == ((1, 0, 0), (0, 0, 0))
-    assert (await letters(db, parent.run_id))[f"child:{run_id}"]["status"] == "FAILED"
+    rows = await fetch(db, "SELECT payload FROM mailbox WHERE run_id = $1 ORDER BY sequence", parent.run_id)
+    first, second = [json.loads(row["payload"]) for row in rows]
+    assert (first["status"], first["charged"]["steps"], first["returned"]["steps"]) == ("FAILED", 1, 10)
+    assert (second["status"], second["charged"]["steps"], second["returned"]["steps"]) == ("SUCCEEDED", 0, 0)
+
+
+async def test_a_parent_that_is_retried_hears_again_how_its_children_have_ended(
+    db: Database, runner: Runner
+) -> None:
+    parent = await leased(runner)
+    told, left = await born(db, parent), await born(db, parent)
+    free = await born(db, parent, OnParentEnd.CONTINUE)
+    running = {run.run_id: run for run in await runner.take(99)}
+    await finish(db, await spend(db, running[told], steps=1))
+    await finish(db, parent, RunStatus.FAILED)
+    await finish(db, running[left], RunStatus.CANCELLED)
+    await retry(db, "acme", parent.run_id)
+    await taken(runner, parent.run_id)
+    found = await letters(db, parent.run_id)
+    assert {key: letter["status"] for key, letter in found.items()} == {
+        f"child:{told}": "SUCCEEDED",
+        f"child:{left}": "CANCELLED",
+    }
+    assert found[f"child:{told}"]["charged"]["steps"] == 0  # it was when it ended
+    await finish(db, running[free])
+    assert f"child:{free}" in await letters(db, parent.run_id)
+    assert await books(db, parent.run_id) == ((1, 0, 0), (0, 0, 0))
+
+
+async def test_an_end_and_a_park_at_once_never_leave_a_parent_asleep(db: Database, runner: Runner) -> None:
+    for _ in range(10):
+        parent = await leased(runner)
+        one = await taken(runner, await born(db, parent))
+        await asyncio.gather(parked(db, parent, f"child:{one.run_id}"), finish(db, one))
+        assert await status_of(db, parent.run_id) is RunStatus.QUEUED
+
+
+async def test_a_spawn_and_the_parents_end_at_once_leave_no_child_behind(
+    db: Database, runner: Runner
+) -> None:
+    for _ in range(10):
+        parent = await leased(runner)
+        wanted = child()
+        answers = await asyncio.gather(
+            spawn(db, wanted, Parent(parent.run_id, parent.epoch)), finish(db, parent), return_exceptions=True
+        )
+        if not isinstance(answers[0], Fenced):
+            await cancel_orphans(db)
+            assert await status_of(db, wanted.run_id) is RunStatus.CANCELLED
 
 
 async def test_children_are_listed_by_their_parent(db: Database, runner: Runner) -> None:

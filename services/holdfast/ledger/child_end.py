@@ -10,18 +10,21 @@ has cost.
 
 import json
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection
 from holdfast.ledger.domain.budget import Dimension
+from holdfast.ledger.domain.child import Loan
 from holdfast.ledger.domain.mailbox import CHILD
 from holdfast.ledger.domain.status import ENDED, RunStatus
 from holdfast.ledger.mailbox import OVERHEAD, fingerprint_of
 from holdfast.ledger.park import wake
 
+AT_ONCE: Final = 50
+"""Ends that are read together: each may have a result of 1 MiB."""
 WHY: Final = "The run that started it has ended."
 
 
@@ -33,7 +36,17 @@ class Told:
     mail: list[UUID] = field(default_factory=list)
 
 
-_LOANS: Final = "SELECT run_id, parent_run_id, lender FROM child WHERE run_id = ANY($1::uuid[])"
+# Without a lender are those that a person has started again: they spend what is their own.
+_BORN: Final = """
+SELECT s.run_id, s.parent_run_id, c.lender
+FROM run_state s LEFT JOIN child c ON c.run_id = s.run_id
+WHERE s.run_id = ANY($1::uuid[]) AND s.parent_run_id IS NOT NULL
+"""
+
+# In the order in which commits lock them, before they are settled all at once.
+_LOCK: Final = """
+SELECT FROM run_state WHERE run_id = ANY($1::uuid[]) ORDER BY run_id FOR NO KEY UPDATE
+"""
 
 # None of these runs has lent to another of them, so each sum is read as it stands. What an ended run still
 # lends to those that go on without it is from now on lent by its own lender, to whom it owes as much.
@@ -77,7 +90,12 @@ LEFT JOIN run_outcome o ON o.run_id = u.run_id
 ORDER BY u.parent_run_id, s.seq
 """
 
-_PARENT: Final = "SELECT status, park_keys FROM run_state WHERE run_id = $1 FOR NO KEY UPDATE"
+_PARENT: Final = "SELECT status, park_keys FROM run_state WHERE run_id = $1"
+
+_ENDED_BELOW: Final = """
+SELECT run_id FROM run_state
+WHERE tenant = $1 AND parent_run_id = $2 AND end_time IS NOT NULL ORDER BY seq
+"""
 
 # This role may send no signals: see the function.
 _PUT: Final = "SELECT tell_parent($1, $2, $3, $4, $5, $6)"
@@ -102,25 +120,53 @@ async def settle(connection: Connection, ended: Sequence[UUID]) -> Told:
     `orphan.cancel_orphans`: what a run leaves behind does not make its own end longer.
     """
     told = Told()
-    loans = await connection.fetch(_LOANS, list(ended))
-    left = {row["run_id"]: row["lender"] for row in loans}
-    returned: dict[UUID, dict[str, int]] = {}
-    while left:
-        lenders = set(left.values())
-        first = [run_id for run_id in left if run_id not in lenders]
-        for row in await connection.fetch(_SETTLE, first):
-            returned[row["run_id"]] = {name: row[name] for name in ("steps", "tools", "tokens")}
-        for run_id in first:
-            del left[run_id]
-    if loans:
-        pairs = [row["run_id"] for row in loans], [row["parent_run_id"] for row in loans]
-        for row in await connection.fetch(_ENDS, *pairs):
-            await _tell(connection, row, returned[row["run_id"]], told)
+    born = await connection.fetch(_BORN, list(ended))
+    if born:
+        above = {row[name] for row in born for name in ("parent_run_id", "lender")} - {None}
+        await connection.execute(_LOCK, list(above))
+        returned = await _pay_back(
+            connection, {row["run_id"]: row["lender"] for row in born if row["lender"]}
+        )
+        await _tell_all(connection, [(row["run_id"], row["parent_run_id"]) for row in born], returned, told)
     await connection.execute(_STOP, list(ended), WHY)
     return told
 
 
-async def _tell(connection: Connection, row: Any, returned: dict[str, int], told: Told) -> None:
+async def tell_again(connection: Connection, tenant: str, run_id: UUID) -> None:
+    """Tell a run that starts again how its children have ended: what it was told before went with its end.
+
+    What its records hold already waits unread. Under the tenant's lock, with the run's row locked and the run
+    not ended.
+    """
+    rows = await connection.fetch(_ENDED_BELOW, tenant, run_id)
+    for at in range(0, len(rows), AT_ONCE):
+        pairs = [(row["run_id"], run_id) for row in rows[at : at + AT_ONCE]]
+        await _tell_all(connection, pairs, {}, Told())
+
+
+async def _pay_back(connection: Connection, left: dict[UUID, UUID]) -> dict[UUID, Loan]:
+    """Settle loans, given by who has lent to which run; return what comes back of each."""
+    returned: dict[UUID, Loan] = {}
+    while left:
+        lenders = set(left.values())
+        first = [run_id for run_id in left if run_id not in lenders]
+        for row in await connection.fetch(_SETTLE, first):
+            returned[row["run_id"]] = Loan(row["steps"], row["tools"], row["tokens"])
+        for run_id in first:
+            del left[run_id]
+    return returned
+
+
+async def _tell_all(
+    connection: Connection, pairs: Sequence[tuple[UUID, UUID]], returned: Mapping[UUID, Loan], told: Told
+) -> None:
+    """Send parents the ends of their children, given as (child, parent)."""
+    rows = await connection.fetch(_ENDS, [child for child, _ in pairs], [parent for _, parent in pairs])
+    for row in rows:
+        await _tell(connection, row, returned.get(row["run_id"]), told)
+
+
+async def _tell(connection: Connection, row: Any, returned: Loan | None, told: Told) -> None:
     """Send a parent the end of its child; one that has ended hears nothing."""
     parent_id, child_id = row["parent_run_id"], row["run_id"]
     key = f"{CHILD}{child_id}"
@@ -139,20 +185,22 @@ async def _tell(connection: Connection, row: Any, returned: dict[str, int], told
     told.mail.append(parent_id)
 
 
-def _letter(row: Any, returned: dict[str, int]) -> bytes:
+def _letter(row: Any, returned: Loan | None) -> bytes:
     """Write what a parent is told, as JSON; the result is JSON already.
 
-    `returned` is what of the loan its own children do not go on using.
+    `returned` is what of the loan its own children do not go on using; without one nothing is charged.
     """
-    told = {
+    usage = {name: row[name] for name in ("context", "steps", "tokens", "tools")}
+    head = {
+        "charged": {name: usage[name] if returned else 0 for name in ("steps", "tokens", "tools")},
         "exhausted": Dimension(row["exhausted"]).name if row["exhausted"] else None,
         "failure": json.loads(row["failure"]) if row["failure"] else None,
     }
-    rest = {
-        "returned": returned,
+    tail = {
+        "returned": asdict(returned or Loan()),
         "run_id": str(row["run_id"]),
         "status": RunStatus(row["status"]).name,
-        "usage": {name: row[name] for name in ("context", "steps", "tokens", "tools")},
+        "usage": usage,
     }
-    head, tail = (json.dumps(part, ensure_ascii=False, sort_keys=True).encode() for part in (told, rest))
-    return head[:-1] + b', "result": ' + (row["result"] or b"null") + b", " + tail[1:]
+    before, after = (json.dumps(part, ensure_ascii=False, sort_keys=True).encode() for part in (head, tail))
+    return before[:-1] + b', "result": ' + (row["result"] or b"null") + b", " + after[1:]

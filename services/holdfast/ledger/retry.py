@@ -6,6 +6,7 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import QueueFull, RunNotFound, RunNotRetryable
+from holdfast.ledger import child_end
 from holdfast.ledger.domain.admission import Door, Room, Where
 from holdfast.ledger.domain.budget import Dimension, Limits, Usage, leaves_room
 from holdfast.ledger.domain.status import RETRYABLE, RunStatus
@@ -74,11 +75,11 @@ INSERT INTO blocked (tenant, ordering_key, seq, run_id) VALUES ($1, $2, $3, $4)
 async def retry(db: Database, tenant: str, run_id: UUID, limits: Limits | None = None) -> Moved:
     """Put an ended run back into the queue, its steps kept, its attempts counted afresh.
 
-    The deadline counts from now; limits at 0 stay. Of its ordering key it takes its old place among those
-    that wait. Not repeatable: a second call finds the run queued and raises `RunNotRetryable`, as for a
-    run that succeeded, that ended at a limit which the new budget does not lift, or whose recorded steps are
-    no longer kept. Raises `RunNotFound`, `QueueFull`. Locks the tenant, then the run, then history against
-    being dropped.
+    The deadline counts from now; limits at 0 stay. It hears again how its children have ended. Of its
+    ordering key it takes its old place among those that wait. Not repeatable: a second call finds the run
+    queued and raises `RunNotRetryable`, as for a run that succeeded, that ended at a limit which the new
+    budget does not lift, or whose recorded steps are no longer kept. Raises `RunNotFound`, `QueueFull`. Locks
+    the tenant, then the run, then history against being dropped.
     """
 
     async def once() -> Moved:
@@ -114,6 +115,7 @@ async def _retry(connection: Connection, tenant: str, run_id: UUID, asked: Limit
         limits.max_tokens,
         limits.max_context,
     )
+    await child_end.tell_again(connection, tenant, run_id)
     place = run.place
     if place.ordering_key and run.lane_held:
         await connection.execute(_WAIT_BEHIND, tenant, place.ordering_key, place.seq, run_id)

@@ -214,7 +214,7 @@ class Nursery:
         if not signal.key.startswith(KEY) or signal.sequence <= self._invocation.mail_last:
             return
         letter = json.loads(signal.payload)
-        returned, spent = letter["returned"], letter["usage"]
+        returned, spent = letter["returned"], letter["charged"]
         self._meter.lend(Usage(-returned["steps"], -returned["tools"], -returned["tokens"]))
         self._meter.charge(Usage(spent["steps"], spent["tools"], spent["tokens"]))
 
