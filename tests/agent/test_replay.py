@@ -204,6 +204,38 @@ async def test_code_between_steps_that_does_not_end_is_found(status: int) -> Non
     assert (replayed.verdict, "longer than 0.05 s" in replayed.message) == (Verdict.FAILS, True), replayed
 
 
+async def never(number: int) -> int:
+    await asyncio.Event().wait()
+    return number
+
+
+def side_by_side(number: int) -> Callable[[Run], object]:
+    async def body(run: Run) -> int:
+        return sum(await asyncio.gather(run.step(never, 1), chain(run, number)))
+
+    async def chain(run: Run, number: int) -> int:
+        first = await run.step(double, 1)
+        return first + await run.step(double, number)
+
+    return body
+
+
+@pytest.mark.parametrize(("number", "verdict"), [(2, Verdict.GOES_ON), (3, Verdict.DRIFTED)])
+async def test_a_branch_that_is_beyond_its_records_hides_no_drift_in_another(
+    number: int, verdict: Verdict
+) -> None:
+    memory = Memory("sum")
+    running = asyncio.create_task(memory.run(an_app(side_by_side(2))))
+    async with asyncio.timeout(10):
+        while len(memory.records) < 2:  # noqa: ASYNC110 -- what a ledger would say, there is none
+            await asyncio.sleep(0)
+    running.cancel()
+    replayed = await verdict_on(side_by_side(number), memory, ended=False)
+    assert replayed.verdict is verdict, replayed
+    assert replayed.step == ("never" if verdict is Verdict.GOES_ON else "task#2/double#2")
+    assert replayed.leftover == ()
+
+
 async def test_an_intent_that_is_not_served_is_refused() -> None:
     with pytest.raises(ValueError, match="no agent for other"):
         await replay(an_app(recorded), "other", {}, [])

@@ -1,6 +1,7 @@
 """A run's recorded steps reach the runner that replays it, and the people of its tenant."""
 
 import uuid
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -121,7 +122,7 @@ async def test_the_records_of_a_run_are_listed_with_what_it_emitted_when_asked_f
     records = [StepRecord.FromString(each.record) for each in found]
     assert records[:4] == [step for commit in sent for step in commit.steps][:4]
     assert records[4].intent
-    assert 3500 < records[4].wait_for.ToSeconds() <= 3600
+    assert timedelta(seconds=3500) < records[4].wait_for.ToTimedelta() < timedelta(seconds=3600)
     assert not any(each.HasField("input") or each.HasField("output") for each in found)
     plain = await stub.ListCheckpoints(pb.ListCheckpointsRequest(run_id=str(run.run_id)))
     assert [each.key for each in plain.checkpoints] == ["k1", "k1.b", "k2", "k2.b"]

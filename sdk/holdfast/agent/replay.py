@@ -29,6 +29,10 @@ from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
 
 PATIENCE: Final = 10.0
 """Seconds that the code between steps has by default."""
+QUIET: Final = 0.05
+"""Seconds without another step asked for after which a replay that has come beyond the records is over."""
+_TURNS: Final = 20
+"""Turns of a busy loop that count as quiet, too: what is ready has gone on by then."""
 
 
 class Verdict(Enum):
@@ -91,12 +95,16 @@ class _Past:
 
 
 class _Asked(History):
-    """A history that knows what was asked for, and the first of that which has no outcome recorded."""
+    """A history that knows what was asked for."""
 
     def __init__(self, pages: Iterable[LoadRunResponse]) -> None:
         super().__init__(pages)
-        self.beyond = ""
         self._asked: set[str] = set()
+
+    @property
+    def asked(self) -> int:
+        """How many steps were asked for."""
+        return len(self._asked)
 
     @property
     def leftover(self) -> tuple[str, ...]:
@@ -106,10 +114,36 @@ class _Asked(History):
     def take(self, key: str) -> Recorded | None:
         """Return a step's record, once."""
         self._asked.add(key)
-        recorded = super().take(key)
-        if recorded is None:
-            self.beyond = self.beyond or key
-        return recorded
+        return super().take(key)
+
+
+class _Frontier:
+    """Holds every branch that asks for a step beyond the records, until the others have come to rest.
+
+    They may still ask for recorded steps, and drift: what is ahead in one branch says nothing of them.
+    """
+
+    def __init__(self, history: _Asked) -> None:
+        self._history = history
+        self._reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.first = ""
+
+    async def hold(self, key: str) -> None:
+        """Hold a branch for good."""
+        self.first = self.first or key
+        if not self._reached.done():
+            self._reached.set_result(None)
+        await asyncio.get_running_loop().create_future()
+
+    async def settled(self) -> None:
+        """Return once a branch is held and the others ask for nothing more."""
+        await self._reached
+        asked = -1
+        while asked != self._history.asked:
+            asked = self._history.asked
+            await asyncio.sleep(QUIET)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
 
 
 async def replay(
@@ -138,13 +172,7 @@ async def replay(
     steps = [each if isinstance(each, Record) else Record.FromString(each) for each in records]
     history = _Asked([LoadRunResponse(steps=steps, emitted=dict(emitted or {}))])
     past = _Past()
-
-    def reached(place: str) -> None:
-        if place in {"before_prepare", "before_step"}:
-            stopped = _Beyond()
-            execution.stop(stopped)
-            raise stopped
-
+    frontier = _Frontier(history)
     invocation = Invocation(
         run_id=envelope.run_id,
         intent=intent,
@@ -157,8 +185,16 @@ async def replay(
         limits=Limits(patience, UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED),
         remaining=patience,
     )
-    execution = Execution(agent, invocation, history, past, models=app.models, reached=reached)
-    await execution.run()
+    execution = Execution(agent, invocation, history, past, models=app.models, unrecorded=frontier.hold)
+    running = asyncio.ensure_future(execution.run())
+    settled = asyncio.ensure_future(frontier.settled())
+    try:
+        await asyncio.wait([running, settled], return_when=asyncio.FIRST_COMPLETED)
+        execution.stop(_Beyond())  # changes nothing where it has ended
+        await running
+    finally:
+        for each in (running, settled):
+            each.cancel()
     leftover = history.leftover
     stopped = execution.stopped
     if isinstance(stopped, Drifted):
@@ -167,7 +203,7 @@ async def replay(
         message = f"the code between the steps takes longer than {patience:g} s"
         return Replayed(Verdict.FAILS, message=message, leftover=leftover)
     if isinstance(stopped, _Beyond):
-        beyond = history.beyond
+        beyond = frontier.first
         if status != SUCCEEDED:
             return Replayed(Verdict.GOES_ON, beyond, leftover=leftover)
         message = f"the run had ended; now step {beyond} is asked, which is not recorded"
