@@ -20,6 +20,7 @@ from holdfast.client.number import (
     StepKind,
 )
 from holdfast.client.outbox import Outbox
+from holdfast.client.past import Past
 from holdfast.client.retry import Retries
 from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Published, Run, Usage
 from holdfast.client.session import Session, Sessions
@@ -50,6 +51,7 @@ __all__ = [
     "OnDisconnect",
     "Outbox",
     "Outcome",
+    "Past",
     "Person",
     "Published",
     "Retries",
