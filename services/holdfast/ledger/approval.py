@@ -23,6 +23,7 @@ from holdfast.kit.errors import (
     NotAnApprover,
     Violation,
 )
+from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import outbox
 from holdfast.ledger.approval_record import (
     ESCALATED,
@@ -31,8 +32,10 @@ from holdfast.ledger.approval_record import (
     VOTED,
     chain,
     decision_of,
+    digest,
     gate_json,
     gate_of,
+    next_change,
     reasons_of,
     write,
 )
@@ -52,6 +55,10 @@ from holdfast.ledger.domain.approval import (
 from holdfast.ledger.lease_held import held
 from holdfast.ledger.mailbox import deliver
 from holdfast.ledger.release import lock_tenants, lock_tenants_of
+
+_log: Final = logger("approval")
+_UNTOLD: Final = (InvalidField, DestinationNotFound)
+"""Why an effect cannot be staged: its key or id is taken (an agent may have), or its destination is gone."""
 
 SYSTEM: Final = uuid.UUID("0b1d4a8e-5d2f-4d0c-9b57-6a0c2f1e7d33")
 """The namespace of the ids of approvals and of what is sent about them."""
@@ -131,8 +138,10 @@ async def _open(connection: Connection, approval_id: UUID, asked: Request, run: 
     now, tenant, policy = run["now"], run["tenant"], asked.policy
     await _known(connection, tenant, policy, asked.run_id)
     gate = Gate(policy, run["user_id"], required=policy.required)
-    entry = (approval_id, REQUESTED, run["user_id"], {"run_id": str(asked.run_id), "step": asked.step})
-    change = await chain(connection, tenant, [entry], now)
+    kept = gate_json(gate, [])
+    what = {"run_id": str(asked.run_id), "step": asked.step, "policy": json.loads(kept)["policy"]}
+    what["payload_sha256"] = digest(asked.payload)
+    await chain(connection, tenant, [(approval_id, REQUESTED, run["user_id"], what)], now)
     await connection.execute(
         _INSERT,
         approval_id,
@@ -144,8 +153,8 @@ async def _open(connection: Connection, approval_id: UUID, asked: Request, run: 
         asked.title,
         run["labels"],
         asked.payload,
-        gate_json(gate, []),
-        change,
+        kept,
+        await next_change(connection, tenant),
         now,
         now + timedelta(seconds=policy.timeout),
         next_time(gate, now),
@@ -202,15 +211,17 @@ async def _decide(connection: Connection, row: Any, cast: Cast) -> Changed:
     _, late = passes(gate, (row["now"] - row["create_time"]).total_seconds())
     if late.status is not gate.status:  # `fire` will say so within a second
         raise _refusal(Answer.DECIDED, row, late)
-    answer, after = vote(
-        gate, cast.person, cast.verdict, edits=cast.edited is not None, revision=cast.revision
-    )
+    # What the last editor sends again is what they have said before, and no other edit.
+    own = cast.edited == row["payload"] and gate.editor == cast.person.user
+    edits = cast.edited is not None and not own
+    answer, after = vote(gate, cast.person, cast.verdict, edits=edits, revision=cast.revision)
     if answer is Answer.REPEATED:
         return Changed(row["approval_id"], repeated=True)
     if answer is not Answer.COUNTS:
         raise _refusal(answer, row, gate)
     reasons.append((cast.reason, row["now"]))
     said = {"verdict": int(cast.verdict), "reason": cast.reason, "revision": after.revision}
+    said["payload_sha256"] = digest(row["payload"] if cast.edited is None else cast.edited)
     entries = [(row["approval_id"], VOTED, cast.person.user, said)]
     return await _write(
         connection, row, after, reasons, entries, payload=cast.edited, origin=Origin.VOTES, reason=cast.reason
@@ -244,20 +255,32 @@ async def fire(db: Database, *, limit: int = 64) -> tuple[int, list[Changed]]:
     if not due:
         return 0, []
 
-    async def once() -> list[Changed]:
-        async with db.transaction() as connection:
-            await lock_tenants_of(connection, [row["run_id"] for row in due])
-            rows = await connection.fetch(LOCK, [row["approval_id"] for row in due])
-            changed = []
-            for row in rows:
-                kept = json.loads(row["gate"])
-                gate = gate_of(kept)
-                brought, after = passes(gate, (row["now"] - row["create_time"]).total_seconds())
-                if brought:
-                    changed.append(await _pass(connection, row, after, brought, reasons_of(kept)))
-            return changed
+    try:
+        return len(due), await db.retrying(lambda: _bring(db, due))
+    except _UNTOLD:  # one that cannot be told must not hold up the others
+        return len(due), [changed for row in due for changed in await _bring_alone(db, row)]
 
-    return len(due), await db.retrying(once)
+
+async def _bring_alone(db: Database, row: Any) -> list[Changed]:
+    """Bring what is due at one gate, and if nobody can be told of it bring it all the same."""
+    try:
+        return await db.retrying(lambda: _bring(db, [row]))
+    except _UNTOLD as fault:
+        _log.warning("approval told nobody", approval_id=str(row["approval_id"]), reason=fault.reason)
+        return await db.retrying(lambda: _bring(db, [row], telling=False))
+
+
+async def _bring(db: Database, due: Sequence[Any], *, telling: bool = True) -> list[Changed]:
+    async with db.transaction() as connection:
+        await lock_tenants_of(connection, [row["run_id"] for row in due])
+        changed = []
+        for row in await connection.fetch(LOCK, [row["approval_id"] for row in due]):
+            kept = json.loads(row["gate"])
+            brought, after = passes(gate_of(kept), (row["now"] - row["create_time"]).total_seconds())
+            if brought:
+                reasons = reasons_of(kept)
+                changed.append(await _pass(connection, row, after, brought, reasons, telling=telling))
+        return changed
 
 
 async def _pass(
@@ -266,6 +289,8 @@ async def _pass(
     after: Gate,
     brought: Sequence[tuple[Brought, int]],
     reasons: list[tuple[str, datetime]],
+    *,
+    telling: bool,
 ) -> Changed:
     """Write down what time has brought, and tell who is to be told."""
     policy = after.policy
@@ -286,7 +311,7 @@ async def _pass(
     why = "Nobody had decided when the time was over." if late else "Those asked now had approved before."
     origin = Origin.TIMEOUT if late else Origin.VOTES
     changed = await _write(connection, row, after, reasons, entries, origin=origin, reason=why)
-    changed.destinations = await _tell(connection, row, told)
+    changed.destinations = await _tell(connection, row, told if telling else [])
     return changed
 
 
