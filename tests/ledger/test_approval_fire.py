@@ -1,5 +1,6 @@
 """What falls due at a gate happens, whatever an agent has done to hinder it; every change has its number."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,8 @@ from holdfast.ledger import approval_view
 from holdfast.ledger.approval import Request, decide, fire, request
 from holdfast.ledger.approval_view import StoredGate
 from holdfast.ledger.domain.approval import ApprovalStatus, Person, Policy, Quorum, Reminders, Verdict
+from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.retry import retry
 from holdfast.ledger.values import Leased
 from tests.support.ledger import (
     Runner,
@@ -18,6 +21,7 @@ from tests.support.ledger import (
     contradictions,
     execute,
     fetch,
+    finish,
     invocation,
     open_ledger,
     opened,
@@ -118,3 +122,28 @@ async def test_the_log_tells_one_payload_from_another(db: Database) -> None:
     asked, voted, decided = [row["content"] for row in rows]
     assert asked is not None
     assert asked != voted == decided
+
+
+async def letters(db: Database, run: Leased) -> list[str]:
+    rows = await fetch(db, "SELECT payload FROM mailbox WHERE run_id = $1", run.run_id)
+    return [json.loads(row["payload"])["status"] for row in rows]
+
+
+@pytest.mark.parametrize("decided", [False, True])
+async def test_a_run_that_is_started_again_hears_what_became_of_its_gate(db: Database, decided: bool) -> None:  # noqa: FBT001
+    runner = await opened(db)
+    run = await running(db, runner)
+    gate = await ask(db, run)
+    if decided:
+        await decide(db, "acme", gate, ANN, Verdict.APPROVE)
+    await finish(db, run, RunStatus.CANCELLED)
+    assert await letters(db, run) == []
+    await retry(db, "acme", run.run_id)
+    (again,) = await runner.take()
+    for _ in range(2):
+        found = await request(
+            db, Request(run.run_id, again.epoch, "review", "", b"{}", Policy((), timeout=1.0))
+        )
+        assert (found.approval_id, found.repeated) == (gate, True)
+    assert await letters(db, run) == ["APPROVED" if decided else "CANCELLED"]
+    assert await contradictions(db) == []

@@ -53,7 +53,7 @@ from holdfast.ledger.domain.approval import (
     vote,
 )
 from holdfast.ledger.lease_held import held
-from holdfast.ledger.mailbox import deliver
+from holdfast.ledger.mailbox import Signalled, deliver
 from holdfast.ledger.release import lock_tenants, lock_tenants_of
 
 _log: Final = logger("approval")
@@ -116,6 +116,8 @@ SELECT approval_id, run_id FROM approval WHERE next_time <= now() ORDER BY next_
 async def request(db: Database, asked: Request) -> Changed:
     """Open a gate of a leased run, or find it. Repeatable, also under a later lease: the first terms stand.
 
+    A run that has ended and was started again is told once more what became of the gate.
+
     Raises `RunNotFound`, `Fenced` and `DestinationNotFound`.
     """
     approval_id = id_of(asked.run_id, asked.step)
@@ -124,14 +126,24 @@ async def request(db: Database, asked: Request) -> Changed:
         async with db.transaction() as connection:
             await lock_tenants_of(connection, [asked.run_id])
             await held(connection, asked.run_id, asked.epoch)
-            if await connection.fetch(LOCK, [approval_id]):
-                return Changed(approval_id, repeated=True)
+            for row in await connection.fetch(LOCK, [approval_id]):
+                return await _found(connection, row)
             run = await connection.fetchrow(_RUN, asked.run_id, asked.epoch)
             if run is None:  # it has left its runner since it was looked at
                 await held(connection, asked.run_id, asked.epoch)
             return await _open(connection, approval_id, asked, run)
 
     return await db.retrying(once)
+
+
+async def _found(connection: Connection, row: Any) -> Changed:
+    """Answer a repeated request: with an end, the mailbox has lost the decision, or never had one."""
+    changed = Changed(row["approval_id"], repeated=True)
+    if row["status"] != ApprovalStatus.PENDING:
+        decision = json.loads(row["decision"])
+        told = await _tell_run(connection, row, decision, ApprovalStatus(row["status"]), row["payload"])
+        changed.decided += [] if told.repeated else [row["run_id"]]
+    return changed
 
 
 async def _open(connection: Connection, approval_id: UUID, asked: Request, run: Any) -> Changed:
@@ -333,18 +345,24 @@ async def _write(
     if gate.status is not ApprovalStatus.PENDING:
         decision = decision_of(gate, origin, reason, row["now"])
         changed.decided.append(row["run_id"])
-        shown = json.loads(payload) if gate.status is ApprovalStatus.APPROVED else None
-        told = await deliver(
-            connection,
-            row["tenant"],
-            row["run_id"],
-            key=key_of(row["approval_id"]),
-            payload=json.dumps({**decision, "payload": shown}, ensure_ascii=False, sort_keys=True).encode(),
-            signal_id=str(row["approval_id"]),
-        )
-        changed.pools += told.pools
+        changed.pools += (await _tell_run(connection, row, decision, gate.status, payload)).pools
     await write(connection, row, gate, reasons, entries, payload=payload, decision=decision)
     return changed
+
+
+async def _tell_run(
+    connection: Connection, row: Any, decision: dict[str, Any], status: ApprovalStatus, payload: bytes
+) -> Signalled:
+    """Put a decision into the run's mailbox; repeatable, the mailbox knows it by the gate's id."""
+    shown = json.loads(payload) if status is ApprovalStatus.APPROVED else None
+    return await deliver(
+        connection,
+        row["tenant"],
+        row["run_id"],
+        key=key_of(row["approval_id"]),
+        payload=json.dumps({**decision, "payload": shown}, ensure_ascii=False, sort_keys=True).encode(),
+        signal_id=str(row["approval_id"]),
+    )
 
 
 async def _known(connection: Connection, tenant: str, policy: Policy, run_id: UUID) -> None:
