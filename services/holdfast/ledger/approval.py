@@ -187,8 +187,9 @@ async def decide(
     reason: str = "",
     edited: bytes | None = None,
     revision: int = 0,
+    run_id: UUID | None = None,
 ) -> Changed:
-    """Take a person's vote. Repeatable; the same vote again changes nothing.
+    """Take a person's vote. Repeatable; the same vote again changes nothing. With `run_id` only of that run.
 
     Raises `ApprovalNotFound`, `NotAnApprover`, `ApprovalDecided` with who decided what, and `InvalidField`
     for an edit that is not allowed. The clock decides first: a vote after the deadline comes too late.
@@ -198,7 +199,7 @@ async def decide(
         async with db.transaction() as connection:
             await lock_tenants(connection, [tenant])
             rows = await connection.fetch(LOCK, [approval_id])
-            if not rows or rows[0]["tenant"] != tenant:
+            if not rows or rows[0]["tenant"] != tenant or run_id not in (None, rows[0]["run_id"]):
                 raise ApprovalNotFound("There is no such approval.", facts={"approval_id": str(approval_id)})
             cast = Cast(person, verdict, reason, edited, revision)
             return await _decide(connection, rows[0], cast)
