@@ -1,27 +1,20 @@
 """An inbox over real gRPC: whoever goes on from a cursor misses nothing that changes what they see."""
 
-import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
 
-from holdfast.approval.servicer import ApprovalServicer
-from holdfast.approval.telling import Telling
-from holdfast.kit.db import Database, as_fault
-from holdfast.kit.rpc.server import Registration, Server
-from holdfast.ledger.approval import Request, decide, request
-from holdfast.ledger.domain.approval import Person, Policy, Quorum, Verdict
-from holdfast.ledger.notice import Notices
-from holdfast.ledger.values import Leased
+from holdfast.kit.db import Database
+from holdfast.ledger.approval import decide
+from holdfast.ledger.domain.approval import Person, Verdict
 from holdfast.v1 import approval_pb2
 from holdfast.v1 import approval_service_pb2 as pb
-from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceStub, add_ApprovalServiceServicer_to_server
-from tests.support.ledger import admitted, invocation, open_ledger, opened
+from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceStub
+from tests.support.approval import approval_service, ask, running
+from tests.support.ledger import open_ledger
 
-NAME = "holdfast.v1.ApprovalService"
 ANN, BOB = (Person(name, frozenset({"writers"})) for name in ("ann", "bob"))
 TENANT = (("holdfast-tenant", "acme"),)
 AS_ANN = (*TENANT, ("holdfast-user", "ann"), ("holdfast-groups", "writers"))
@@ -36,34 +29,8 @@ async def db(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def stub(db: Database) -> AsyncIterator[Any]:
-    notices = Notices(db)
-    telling = Telling(db, notices)
-    servicer = ApprovalServicer(db, telling)
-    bringing = asyncio.create_task(telling.loop.run())
-    server = Server(
-        [Registration(add_ApprovalServiceServicer_to_server, servicer, NAME)],
-        "127.0.0.1:0",
-        translate=as_fault,
-    )
-    await server.start()
-    async with grpc.aio.insecure_channel(server.address) as channel:
+    async with approval_service(db) as address, grpc.aio.insecure_channel(address) as channel:
         yield ApprovalServiceStub(channel)
-    await servicer.drain()
-    await server.stop(0)
-    telling.loop.stop()
-    await bringing
-    await notices.close()
-
-
-async def running(db: Database) -> Leased:
-    (run,) = await admitted(db, invocation(), on=(await opened(db)).idle())
-    assert run.lease
-    return run.lease
-
-
-async def ask(db: Database, run: Leased, step: str, count: int = 1) -> uuid.UUID:
-    policy = Policy((Quorum(count, ("group:writers",)),), timeout=3600.0)
-    return (await request(db, Request(run.run_id, run.epoch, step, step, b"{}", policy))).approval_id
 
 
 async def read(call: Any, *, until_caught_up: bool = True, most: int = 99) -> list[pb.WatchApprovalsResponse]:
