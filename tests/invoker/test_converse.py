@@ -134,7 +134,7 @@ async def test_words_out_of_order_end_the_conversation(door: Invoker, worker: Ru
         (pb.ConverseRequest(), "STREAM_PROTOCOL"),
         (pb.ConverseRequest(input={"key": "x\0"}), "INVALID_FIELD"),
         (pb.ConverseRequest(interrupt={"signal_id": "x" * 256}), "INVALID_FIELD"),
-        (pb.ConverseRequest(decide={"approved": True}), "NOT_YET_AVAILABLE"),
+        (pb.ConverseRequest(decide={"approved": True}), "INVALID_FIELD"),
     ):
         for before in ([], [start(idempotency_key=reason)]):
             if first.WhichOneof("message") and reason == "STREAM_PROTOCOL" and before:

@@ -8,6 +8,7 @@ from holdfast.client.effect import Breaker, DeliveryAttempt, Destination, Effect
 from holdfast.client.errors import HoldfastError, Violation
 from holdfast.client.event import Event, Rewound, Snapshot, Started, Update
 from holdfast.client.handle import RunHandle, RunUnsuccessful
+from holdfast.client.inbox import Inbox
 from holdfast.client.number import (
     ApprovalStatus,
     BreakerState,
@@ -47,6 +48,7 @@ __all__ = [
     "Failure",
     "Fork",
     "HoldfastError",
+    "Inbox",
     "Invocation",
     "OnDisconnect",
     "Outbox",

@@ -258,7 +258,9 @@ class Client:
             invocation=request, on_disconnect=run_pb2.OnDisconnect.ValueType(on_disconnect)
         )
         opening = invoker_service_pb2.ConverseRequest(start=start)
-        return Conversation(self._invoker, self._link, opening, Cursor(), on_lost)
+        return Conversation(
+            self._invoker, self._link, opening, Cursor(), approvals=self.approvals, lost=on_lost
+        )
 
     def attach(
         self,
@@ -277,7 +279,10 @@ class Client:
             after_epoch=after_epoch,
         )
         opening = invoker_service_pb2.ConverseRequest(attach=attach)
-        return Conversation(self._invoker, self._link, opening, Cursor(after_sequence, after_epoch), on_lost)
+        cursor = Cursor(after_sequence, after_epoch)
+        return Conversation(
+            self._invoker, self._link, opening, cursor, approvals=self.approvals, lost=on_lost
+        )
 
     async def cancel(self, run_id: str, reason: str = "") -> Run:
         """Ask a run to stop; returns it as it stands. Cancelling an ended run changes nothing."""
