@@ -101,8 +101,9 @@ async def say(run: Run, number: int) -> None:
     run.say(f"I say {number}.")
 
 
-async def send(run: Run, number: int) -> None:
-    run.send("out", {"n": number}, ordering_key=f"lane-{number % 2}" if number else "")
+async def send(run: Run, number: int, branch: str = "") -> None:
+    """Send in an order of the branch's own: which of two branches sends first is chance."""
+    run.send("out", {"n": number}, ordering_key=f"lane-{number % 2}{branch}" if number else "")
 
 
 async def sleep(run: Run, number: int) -> None:
@@ -128,25 +129,29 @@ DEEDS: dict[What, Callable[[Run, int], Awaitable[Any]]] = {
     "flaky": flaky,
     "hopeless": survive,
     "say": say,
-    "send": send,
     "sleep": sleep,
     "receive": receive,
     "model": ask,
 }
 
 
-async def go(run: Run, way: tuple[Plan, ...], *, alone: bool = False) -> list[Any]:
-    """Do one thing after the other; only who is `alone` receives: else it is chance who has a signal."""
+async def go(run: Run, way: tuple[Plan, ...], branch: str = "") -> list[Any]:
+    """Do one thing after the other; no `branch` receives: it would be chance who has a signal."""
     made = []
-    for part in way:
+    for place, part in enumerate(way):
         if isinstance(part, Deed):
-            what: What = part.what if alone or part.what != "receive" else "sleep"
-            made.append(await DEEDS[what](run, part.number))
-        elif part.as_tasks:
-            tasks = [run.task(go(run, each)) for each in part.ways]
+            what: What = "sleep" if branch and part.what == "receive" else part.what
+            if what == "send":
+                await send(run, part.number, branch)
+            else:
+                made.append(await DEEDS[what](run, part.number))
+            continue
+        ways = [(each, f"{branch}/{place}.{number}") for number, each in enumerate(part.ways)]
+        if part.as_tasks:
+            tasks = [run.task(go(run, each, name)) for each, name in ways]
             made.append([await task for task in tasks])
         else:
-            made.append(await run.map(lambda each: go(run, each), part.ways, at_once=2))
+            made.append(await run.map(lambda each: go(run, *each), ways, at_once=2))
     return made
 
 
@@ -156,7 +161,7 @@ def make(plan: tuple[Plan, ...]) -> App:
 
     @app.agent("random", session=dict)
     async def random(run: Run) -> list[Any]:
-        made = await go(run, plan, alone=True)
+        made = await go(run, plan)
         run.session["made"] = len(made)
         return made
 

@@ -10,6 +10,7 @@ import pytest
 
 from holdfast.kit.db import Database
 from holdfast.ledger.history import list_steps
+from holdfast.ledger.values import Limits
 from holdfast.v1 import checkpoint_service_pb2 as pb
 from holdfast.v1.checkpoint_pb2 import StepRecord
 from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
@@ -122,6 +123,27 @@ async def test_what_was_only_begun_is_begun_anew(
     forked = (await stub.ForkRun(pb.ForkRunRequest(run_id=str(run.run_id), position=2))).run
     assert [step.key for step in await recorded(db, forked.run_id)] == ["a"]
     assert forked.usage.steps == 1
+
+
+async def test_a_fork_of_a_run_in_the_background_is_there_from_its_beginning(
+    stub: CheckpointServiceStub, floor: Floor, db: Database
+) -> None:
+    (run,) = await floor.lease(handoff=Limits(max_steps=50))
+    first, second = message(run, 1, "a"), message(run, 2, "b")
+    await commit(stub, first)
+    early = (await stub.ForkRun(pb.ForkRunRequest(run_id=str(run.run_id), position=1))).run
+    second.handoff = True
+    await commit(stub, second)
+    late = (await stub.ForkRun(pb.ForkRunRequest(run_id=str(run.run_id), position=1))).run
+    assert (early.handed_off, late.handed_off, late.budget.max_steps) == (False, True, 50)
+    for lease in await floor.take(2):
+        call = stub.LoadRun(pb.LoadRunRequest(run_id=str(lease.run_id), epoch=lease.epoch))
+        told = [page async for page in call][-1].handed_off
+        assert told is (str(lease.run_id) == late.run_id)
+        moves = message(lease, 2)
+        moves.handoff = not told  # a second move would be refused, and stop the run
+        await commit(stub, moves)
+    assert await contradictions(db) == []
 
 
 async def test_effects_staged_until_then_count_as_staged_and_later_ones_do_not(

@@ -1,6 +1,7 @@
 """A run's recorded steps reach the runner that replays it, and the people of its tenant."""
 
 import uuid
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from holdfast.ledger.mailbox import signal
 from holdfast.ledger.values import Limits
 from holdfast.v1 import checkpoint_service_pb2 as pb
-from holdfast.v1.checkpoint_pb2 import Checkpoint
+from holdfast.v1.checkpoint_pb2 import Checkpoint, StepRecord
 from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
-from tests.support.checkpoint import message, reason_of, wire
+from holdfast.v1.transcript_pb2 import STEP_KIND_WAIT
+from tests.support.checkpoint import FINGERPRINT, message, reason_of, wire
 from tests.support.commit import Floor
 
 
@@ -97,13 +99,66 @@ async def test_people_list_checkpoints_page_by_page(stub: CheckpointServiceStub,
     assert found[0].HasField("create_time")
 
 
+async def test_the_records_of_a_run_are_listed_with_what_it_emitted_when_asked_for(
+    stub: CheckpointServiceStub, floor: Floor
+) -> None:
+    (run,) = await floor.lease(limits=Limits(max_steps=1000))
+    sent = [message(run, n, f"k{n}", f"k{n}.b", events=1, first=n + 1) for n in (1, 2)]
+    begun = sent[1].steps.add(key="receive", kind=STEP_KIND_WAIT, fingerprint=FINGERPRINT, intent=True)
+    begun.wait_for.FromSeconds(3600)
+    sent[0].emitted[""] = 1
+    sent[1].emitted["map.1"] = 2
+    async with wire(stub) as stream:
+        for commit in sent:
+            await stream.ask(commit)
+    request = pb.ListCheckpointsRequest(run_id=str(run.run_id), page_size=3, include_records=True)
+    first = await stub.ListCheckpoints(request)
+    request.page_token = first.next_page_token
+    last = await stub.ListCheckpoints(request)
+    assert (last.next_page_token, dict(first.emitted)) == ("", {})
+    assert dict(last.emitted) == {"": 1, "map.1": 2}
+    found = [*first.checkpoints, *last.checkpoints]
+    assert [each.key for each in found] == ["k1", "k1.b", "k2", "k2.b", "receive"]
+    records = [StepRecord.FromString(each.record) for each in found]
+    assert records[:4] == [step for commit in sent for step in commit.steps][:4]
+    assert records[4].intent
+    assert timedelta(seconds=3500) < records[4].wait_for.ToTimedelta() < timedelta(seconds=3600)
+    assert not any(each.HasField("input") or each.HasField("output") for each in found)
+    plain = await stub.ListCheckpoints(pb.ListCheckpointsRequest(run_id=str(run.run_id)))
+    assert [each.key for each in plain.checkpoints] == ["k1", "k1.b", "k2", "k2.b"]
+    assert not any(each.record for each in plain.checkpoints)
+    assert not plain.emitted
+
+
+async def test_large_records_come_in_pages_that_fit_a_message(
+    stub: CheckpointServiceStub, floor: Floor
+) -> None:
+    (run,) = await floor.lease(limits=Limits(max_steps=1000))
+    numbers = b"[" + b"1," * 450_000 + b"1]"
+    async with wire(stub) as stream:
+        for n in (1, 2):
+            commit = message(run, n, f"k{n}")
+            commit.steps[0].output = numbers
+            await stream.ask(commit)
+    request = pb.ListCheckpointsRequest(run_id=str(run.run_id), include_records=True)
+    found: list[Checkpoint] = []
+    while True:
+        page = await stub.ListCheckpoints(request)
+        found += page.checkpoints
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert [StepRecord.FromString(each.record).output for each in found] == [numbers, numbers]
+
+
 async def test_a_foreign_tenants_run_does_not_exist(stub: CheckpointServiceStub, floor: Floor) -> None:
     (run,) = await floor.lease()
-    request = pb.ListCheckpointsRequest(run_id=str(run.run_id))
-    assert not (await stub.ListCheckpoints(request)).checkpoints
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.ListCheckpoints(request, metadata=(("holdfast-tenant", "another"),))
-    assert reason_of(caught.value) == "RUN_NOT_FOUND"
+    for whole in (False, True):
+        request = pb.ListCheckpointsRequest(run_id=str(run.run_id), include_records=whole)
+        assert not (await stub.ListCheckpoints(request)).checkpoints
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListCheckpoints(request, metadata=(("holdfast-tenant", "another"),))
+        assert reason_of(caught.value) == "RUN_NOT_FOUND"
 
 
 @pytest.mark.parametrize(

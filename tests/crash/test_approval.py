@@ -84,6 +84,19 @@ async def _delivered(world: World, effect_id: str) -> bool:
     return (await world.client.outbox.get_effect(effect_id)).status is EffectStatus.DELIVERED
 
 
+async def test_a_run_that_was_cancelled_at_a_gate_and_started_again_does_not_wait_there_for_ever(
+    tmp_path: Path,
+) -> None:
+    async with World.opened(tmp_path, runners=1) as world:
+        handle = await world.client.invoke("crash.review", {})
+        gate = await _gate(world, handle, "review")
+        await world.client.cancel(handle.run_id)
+        with pytest.raises(errors.ApprovalDecided):
+            await world.client.approvals(ANN).approve(gate.approval_id)
+        await world.client.retry(handle.run_id)
+        assert await handle.result(patience=30) == [["CANCELLED", [], None]]
+
+
 async def test_an_inbox_gets_what_waits_then_each_change_and_goes_on_after_its_cursor(tmp_path: Path) -> None:
     async with World.opened(tmp_path, runners=1) as world:
         handle = await world.client.invoke("crash.review", {})

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from holdfast.kit.db import Database
+from holdfast.ledger import approval, approval_view, inspect, mailbox_view, session, session_state
 from holdfast.ledger import fork as forking
-from holdfast.ledger import inspect, mailbox_view, session, session_state
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import (
@@ -22,6 +22,7 @@ from holdfast.ledger.commit_value import (
     SessionWrite,
     Stored,
 )
+from holdfast.ledger.domain.approval import Person, Policy, Quorum, Verdict
 from holdfast.ledger.domain.budget import Usage
 from holdfast.ledger.domain.commit import Charge
 from holdfast.ledger.due import fire
@@ -160,6 +161,50 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
     assert above.run_id in {run.run_id for run in await runner.take(9)}
 
 
+async def test_the_approvals_role_can_do_all_its_verbs_and_the_invokers_can_decide(
+    database_url: str, by_role: dict[str, Database]
+) -> None:
+    invoker, checkpoint, db = (by_role[name] for name in ("invoker", "checkpoint", "approval"))
+    async with open_ledger(database_url) as owner:
+        await make_destination(owner, "letters", tenant="acme")
+        runner = await opened(invoker)
+        (admission,) = await admitted(invoker, invocation(), on=runner.idle())
+        assert admission.lease
+        run = admission.lease
+        terms = Policy(
+            (Quorum(1, ("user:ann",)),),
+            timeout=3600.0,
+            payload_editable=True,
+            notice_destination="letters",
+            admin_destination="letters",
+        )
+
+        async def gate(step: str) -> uuid.UUID:
+            asked = approval.Request(run.run_id, run.epoch, step, "Pay?", b"{}", terms)
+            return (await approval.request(db, asked)).approval_id
+
+        first, second, third = [await gate(step) for step in ("a", "b", "c")]
+        for role, gate_id in ((db, first), (invoker, second)):
+            changed = await approval.decide(
+                role, "acme", gate_id, Person("ann"), Verdict.APPROVE, edited=b"1", run_id=run.run_id
+            )
+            assert changed.decided == [run.run_id]
+        assert await gate("a") == first
+        await execute(owner, "UPDATE approval SET create_time = now() - interval '2 h', next_time = now()")
+        looked, fired = await approval.fire(db)
+        assert (looked, [each.approval_id for each in fired]) == (3, [third])
+        fourth = await gate("d")
+        park = CommitItem(run.run_id, run.epoch, 1, move=Park((approval.key_of(fourth),)))
+        assert isinstance((await commit_group(checkpoint, [park]))[0], Stored)
+        changed = await approval.decide(db, "acme", fourth, Person("ann"), Verdict.DENY)
+        assert changed.pools
+        async with db.connection() as connection:
+            assert len(await approval_view.changes(connection, "acme", 0, 9)) == 4
+            assert await approval_view.last_changes(connection, ["acme", "none"]) == {"acme": 8}
+            assert await approval_view.audit(connection, [first])
+        assert await contradictions(owner) == []
+
+
 @pytest.mark.parametrize(
     ("service", "forbidden"),
     [
@@ -197,6 +242,13 @@ async def test_the_checkpoints_role_can_do_all_its_verbs(
         ("dispatcher", "INSERT INTO effect (effect_id) VALUES (gen_random_uuid())"),
         ("dispatcher", "DELETE FROM effect"),
         ("approval", "SELECT * FROM run"),
+        ("approval", "UPDATE approval_audit SET content = ''"),
+        ("approval", "DELETE FROM approval_audit"),
+        ("approval", "DELETE FROM approval"),
+        ("invoker", "UPDATE approval_audit SET content = ''"),
+        ("invoker", "INSERT INTO approval (approval_id) VALUES (gen_random_uuid())"),
+        ("checkpoint", "DELETE FROM approval_audit"),
+        ("dispatcher", "SELECT * FROM approval"),
         ("approval", "UPDATE run_state SET tokens = 0"),
         *((service, "DROP TABLE run") for service in SERVICES),
         *((service, "CREATE TABLE ours (a int)") for service in SERVICES),

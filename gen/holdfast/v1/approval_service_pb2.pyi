@@ -420,7 +420,9 @@ class WatchApprovalsResponse(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     CAUGHT_UP_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Where to go on from after a break."""
+    """Where to go on from after a break; empty, which is to begin again, as long as what was pending
+    when the stream opened is still being sent.
+    """
     caught_up: _builtins.bool
     """True once everything that was there when the stream opened has been sent."""
     @_builtins.property

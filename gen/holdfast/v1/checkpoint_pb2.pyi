@@ -154,6 +154,7 @@ class Checkpoint(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     RUN_ATTEMPT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     position: _builtins.int
@@ -166,6 +167,8 @@ class Checkpoint(_message.Message):
     """How many tries it took."""
     run_attempt: _builtins.int
     """The attempt of the run that recorded it."""
+    record: _builtins.bytes
+    """The serialized StepRecord, as LoadRun tells it; only if the request asks for records."""
     @_builtins.property
     def input(self) -> _struct_pb2.Value:
         """What it was given."""
@@ -205,10 +208,11 @@ class Checkpoint(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         run_attempt: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        record: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "duration", b"duration", "failure", b"failure", "input", b"input", "output", b"output", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "duration", b"duration", "failure", b"failure", "input", b"input", "key", b"key", "kind", b"kind", "output", b"output", "position", b"position", "run_attempt", b"run_attempt", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "duration", b"duration", "failure", b"failure", "input", b"input", "key", b"key", "kind", b"kind", "output", b"output", "position", b"position", "record", b"record", "run_attempt", b"run_attempt", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

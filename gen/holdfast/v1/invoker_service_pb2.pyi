@@ -485,7 +485,7 @@ Global___ConverseCancel: _TypeAlias = ConverseCancel  # noqa: Y015
 
 @_typing.final
 class ConverseDecide(_message.Message):
-    """Decide an approval the followed run waits for."""
+    """Decide an approval the followed run waits for, as the user of the stream's credential."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -493,11 +493,11 @@ class ConverseDecide(_message.Message):
     APPROVED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     approval_id: _builtins.str
-    """Which approval."""
+    """Which approval; of the followed run."""
     approved: _builtins.bool
     """Approve or deny."""
     reason: _builtins.str
-    """Why."""
+    """Why, for the record; at most 1,000 bytes."""
     def __init__(
         self,
         *,
@@ -525,6 +525,7 @@ class ConverseResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     SIGNALLED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    DECIDED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___ConverseStarted:
         """The run this stream follows from here on."""
@@ -547,7 +548,11 @@ class ConverseResponse(_message.Message):
 
     @_builtins.property
     def refused(self) -> Global___ConverseRefused:
-        """An input or interrupt was refused; the stream goes on."""
+        """An input, interrupt or decision was refused; the stream goes on."""
+
+    @_builtins.property
+    def decided(self) -> Global___ConverseDecided:
+        """A decision is durable."""
 
     def __init__(
         self,
@@ -558,12 +563,13 @@ class ConverseResponse(_message.Message):
         snapshot: _transcript_pb2.Snapshot | None = ...,
         signalled: Global___ConverseSignalled | None = ...,
         refused: Global___ConverseRefused | None = ...,
+        decided: Global___ConverseDecided | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "refused", b"refused", "rewound", b"rewound", "signalled", b"signalled", "snapshot", b"snapshot", "started", b"started", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "event", b"event", "refused", b"refused", "rewound", b"rewound", "signalled", b"signalled", "snapshot", b"snapshot", "started", b"started", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "refused", b"refused", "rewound", b"rewound", "signalled", b"signalled", "snapshot", b"snapshot", "started", b"started", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "event", b"event", "refused", b"refused", "rewound", b"rewound", "signalled", b"signalled", "snapshot", b"snapshot", "started", b"started", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["started", "event", "rewound", "snapshot", "signalled", "refused"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["started", "event", "rewound", "snapshot", "signalled", "refused", "decided"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
@@ -596,8 +602,34 @@ class ConverseSignalled(_message.Message):
 Global___ConverseSignalled: _TypeAlias = ConverseSignalled  # noqa: Y015
 
 @_typing.final
+class ConverseDecided(_message.Message):
+    """A decision is durable; the same decision again is answered the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    approval_id: _builtins.str
+    """The approval."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        approval_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConverseDecided: _TypeAlias = ConverseDecided  # noqa: Y015
+
+@_typing.final
 class ConverseRefused(_message.Message):
-    """An input or interrupt was refused."""
+    """An input, interrupt or decision was refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -626,6 +658,7 @@ class ConverseRefused(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run it was for."""
     signal_id: _builtins.str
@@ -634,6 +667,8 @@ class ConverseRefused(_message.Message):
     """The name of the `ErrorReason`."""
     message: _builtins.str
     """One sentence."""
+    approval_id: _builtins.str
+    """The approval, if a decision was refused."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the reason's comment promises as metadata."""
@@ -646,10 +681,11 @@ class ConverseRefused(_message.Message):
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        approval_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "metadata", b"metadata", "reason", b"reason", "run_id", b"run_id", "signal_id", b"signal_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "message", b"message", "metadata", b"metadata", "reason", b"reason", "run_id", b"run_id", "signal_id", b"signal_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

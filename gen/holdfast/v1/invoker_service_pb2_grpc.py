@@ -139,6 +139,8 @@ class InvokerServiceServicer:
         being stored, and while the client does not read the answers, no further message is read. What
         a broken stream left without an answer may be sent again, here or by SignalRun, under the same
         signal id. Such refusals are RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL and INPUT_REJECTED.
+        A decision is answered `decided` or `refused` alike; it is refused as DecideApproval refuses it,
+        and with INVALID_FIELD if the stream does not say who decides.
 
         Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
         of Invoke.

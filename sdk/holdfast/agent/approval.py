@@ -19,6 +19,7 @@ _DEFAULTS: Final = {"approve": 1, "deny": 2, "": 0}
 class Decision:
     """How a gate was decided: `APPROVED`, `DENIED` or `TIMED_OUT`.
 
+    `CANCELLED` if the run had ended before anyone decided, and was started again: gates are decided once.
     `by` are the people whose votes decided, nobody at a timeout; `payload` is what was approved, with edits.
     """
 

@@ -12,7 +12,7 @@ started ──▶ the agent runs ──(returns)──────────�
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any, Final
 
@@ -88,10 +88,12 @@ class Execution:
         gates: Gates = NO_GATES,
         children: Children = NO_CHILDREN,
         clock: Callable[[], float] = time.monotonic,
+        unrecorded: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Take the mailbox that pushed signals go to; what waited for the run before is in the history.
 
         `clock` is what the deadline is measured with, in seconds; the loop's own where that jumps.
+        `unrecorded` is awaited with the key of each step that is about to be executed, for who replays only.
         """
         self.stopped: RunStopped | None = None
         self._agent = agent
@@ -149,6 +151,7 @@ class Execution:
             meter=self._meter,
             stops=self,
             reached=reached,
+            unrecorded=unrecorded,
             background=background,
             durations=agent.durations,
             degradation=degradation,

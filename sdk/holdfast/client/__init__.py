@@ -8,6 +8,7 @@ from holdfast.client.effect import Breaker, DeliveryAttempt, Destination, Effect
 from holdfast.client.errors import HoldfastError, Violation
 from holdfast.client.event import Event, Rewound, Snapshot, Started, Update
 from holdfast.client.handle import RunHandle, RunUnsuccessful
+from holdfast.client.inbox import Inbox
 from holdfast.client.number import (
     ApprovalStatus,
     BreakerState,
@@ -20,6 +21,7 @@ from holdfast.client.number import (
     StepKind,
 )
 from holdfast.client.outbox import Outbox
+from holdfast.client.past import Past
 from holdfast.client.retry import Retries
 from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Published, Run, Usage
 from holdfast.client.session import Session, Sessions
@@ -46,10 +48,12 @@ __all__ = [
     "Failure",
     "Fork",
     "HoldfastError",
+    "Inbox",
     "Invocation",
     "OnDisconnect",
     "Outbox",
     "Outcome",
+    "Past",
     "Person",
     "Published",
     "Retries",

@@ -1,72 +1,17 @@
 """Approvals: gates of runs at which people decide."""
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
+from holdfast.client.approval_value import NOBODY, Approval, AuditEntry, Person, approval_of
+from holdfast.client.inbox import Inbox
 from holdfast.client.link import Link
 from holdfast.client.number import ApprovalStatus
-from holdfast.client.wire_value import plain_value, time_of, value_of
+from holdfast.client.retry import Lost
+from holdfast.client.wire_value import value_of
 from holdfast.v1 import approval_pb2, approval_service_pb2, approval_service_pb2_grpc
 
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Who decides, as long as servers take the caller's word for it (on loopback only)."""
-
-    user: str = ""
-    groups: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What names the person to a call."""
-        said = {
-            "holdfast-user": self.user,
-            "holdfast-groups": ",".join(self.groups),
-            "holdfast-roles": ",".join(self.roles),
-        }
-        return tuple((key, value) for key, value in said.items() if value)
-
-
-NOBODY = Person()
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """A link of the tenant's audit log: `hash` is SHA-256 over `previous_hash` and `content`."""
-
-    sequence: int
-    approval_id: str
-    user: str
-    content: bytes
-    previous_hash: bytes
-    hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """A gate: what is to be decided, of whom, until when, and how it stands; `by` are those who decided."""
-
-    approval_id: str
-    run_id: str
-    step: str
-    intent: str
-    title: str
-    status: ApprovalStatus
-    payload: Any
-    payload_revision: int
-    requester: str
-    required: tuple[str, ...]
-    votes: tuple[str, ...]
-    by: tuple[str, ...] = ()
-    reason: str = ""
-    create_time: datetime | None = None
-    deadline_time: datetime | None = None
-    decide_time: datetime | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    audit: tuple[AuditEntry, ...] = ()
+__all__ = ["NOBODY", "Approval", "Approvals", "AuditEntry", "Person"]
 
 
 class Approvals:
@@ -90,11 +35,9 @@ class Approvals:
         page_size: int = 100,
     ) -> AsyncIterator[Approval]:
         """Yield the approvals that match, the most urgent first; `mine` are those one may decide."""
-        request = approval_service_pb2.ListApprovalsRequest(page_size=page_size, include_audit=audit)
-        request.filter.statuses.extend(
-            approval_pb2.ApprovalStatus.ValueType(int(status)) for status in statuses
+        request = approval_service_pb2.ListApprovalsRequest(
+            filter=_filter(statuses, run_id, intent, mine=mine), page_size=page_size, include_audit=audit
         )
-        request.filter.run_id, request.filter.intent, request.filter.mine = run_id, intent, mine
         while True:
             page = await self._link.call(self._stub.ListApprovals, request, more=self._person.metadata)
             for message in page.approvals:
@@ -102,6 +45,23 @@ class Approvals:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    def watch(
+        self,
+        *,
+        statuses: Iterable[ApprovalStatus] = (),
+        run_id: str = "",
+        intent: str = "",
+        mine: bool = False,
+        labels: Mapping[str, str] | None = None,
+        cursor: str = "",
+        on_lost: Lost | None = None,
+    ) -> Inbox:
+        """Follow the approvals that match: those that wait first, or what has changed since a cursor."""
+        wanted = _filter(statuses, run_id, intent, mine=mine)
+        wanted.labels.update(labels or {})
+        request = approval_service_pb2.WatchApprovalsRequest(filter=wanted, cursor=cursor)
+        return Inbox(self._stub, self._link, request, self._person.metadata, on_lost)
 
     async def get(self, approval_id: str, *, audit: bool = False) -> Approval:
         """Return an approval."""
@@ -138,45 +98,12 @@ class Approvals:
         return approval_of(answer.approval)
 
 
-def approval_of(message: approval_pb2.Approval) -> Approval:
-    """Return an approval."""
-    decision = message.decision
-    return Approval(
-        approval_id=message.approval_id,
-        run_id=message.run_id,
-        step=message.step,
-        intent=message.intent,
-        title=message.title,
-        status=ApprovalStatus(message.status),
-        payload=plain_value(message.payload),
-        payload_revision=message.payload_revision,
-        requester=message.requester,
-        required=tuple(_shown(quorum) for quorum in message.required),
-        votes=tuple(
-            f"{vote.user} {'approves' if vote.verdict == approval_pb2.APPROVAL_VERDICT_APPROVE else 'denies'}"
-            for vote in message.votes
-            if not vote.voided
-        ),
-        by=tuple(decision.deciders),
-        reason=decision.reason,
-        create_time=time_of(message.create_time),
-        deadline_time=time_of(message.deadline_time),
-        decide_time=time_of(decision.decide_time) if message.HasField("decision") else None,
-        labels=dict(message.labels),
-        audit=tuple(
-            AuditEntry(
-                entry.sequence,
-                entry.approval_id,
-                entry.user,
-                entry.content,
-                entry.previous_hash,
-                entry.hash,
-            )
-            for entry in message.audit
-        ),
+def _filter(
+    statuses: Iterable[ApprovalStatus], run_id: str, intent: str, *, mine: bool
+) -> approval_service_pb2.ApprovalFilter:
+    return approval_service_pb2.ApprovalFilter(
+        statuses=[approval_pb2.ApprovalStatus.ValueType(int(status)) for status in statuses],
+        run_id=run_id,
+        intent=intent,
+        mine=mine,
     )
-
-
-def _shown(quorum: approval_pb2.Quorum) -> str:
-    names = [f"{who}:{getattr(each, who)}" for each in quorum.approvers if (who := each.WhichOneof("who"))]
-    return f"{quorum.count} of {', '.join(names)}"

@@ -23,6 +23,7 @@ from holdfast.client.handle import RunHandle
 from holdfast.client.link import Link
 from holdfast.client.number import OnDisconnect, RunStatus, Shape
 from holdfast.client.outbox import Outbox
+from holdfast.client.past import Past, past_of
 from holdfast.client.publish import groups, published_of
 from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
@@ -259,7 +260,9 @@ class Client:
             invocation=request, on_disconnect=run_pb2.OnDisconnect.ValueType(on_disconnect)
         )
         opening = invoker_service_pb2.ConverseRequest(start=start)
-        return Conversation(self._invoker, self._link, opening, Cursor(), on_lost)
+        return Conversation(
+            self._invoker, self._link, opening, Cursor(), approvals=self.approvals, lost=on_lost
+        )
 
     def attach(
         self,
@@ -278,7 +281,10 @@ class Client:
             after_epoch=after_epoch,
         )
         opening = invoker_service_pb2.ConverseRequest(attach=attach)
-        return Conversation(self._invoker, self._link, opening, Cursor(after_sequence, after_epoch), on_lost)
+        cursor = Cursor(after_sequence, after_epoch)
+        return Conversation(
+            self._invoker, self._link, opening, cursor, approvals=self.approvals, lost=on_lost
+        )
 
     async def cancel(self, run_id: str, reason: str = "") -> Run:
         """Ask a run to stop; returns it as it stands. Cancelling an ended run changes nothing."""
@@ -330,6 +336,15 @@ class Client:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def past(self, run_id: str) -> Past:
+        """Return what a run has recorded, whole, for a replay; empty once that is no longer retained.
+
+        Of a run that goes on it is what was recorded until now. The client needs the Checkpoint service's
+        address for it. Raises `RunNotFound`.
+        """
+        stub = checkpoint_service_pb2_grpc.CheckpointServiceStub(self._channel("checkpoint"))
+        return await past_of(stub, self._link, run_id)
 
     async def fork(
         self,

@@ -6,12 +6,14 @@ opening ──started──▶ following ──ended | handed off──▶ over
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
+from holdfast.client.approval import NOBODY, Approval, Approvals, Person
 from holdfast.client.errors import HoldfastError, Unavailable
 from holdfast.client.event import Cursor, Event, Started, Update
 from holdfast.client.link import Link
@@ -39,9 +41,12 @@ class Conversation:
         link: Link,
         opening: invoker_service_pb2.ConverseRequest,
         cursor: Cursor,
+        *,
+        approvals: Callable[[Person], Approvals],
         lost: Lost | None = None,
     ) -> None:
         self.cursor = cursor
+        self._approvals = approvals
         self.run: Run | None = None
         self._stub = stub
         self._link = link
@@ -90,12 +95,17 @@ class Conversation:
         run_id = self._named("interrupt")
         return await interrupt(self._stub, self._link, run_id, payload=payload, signal_id=signal_id)
 
-    async def decide(self, approval_id: str, *, approved: bool, reason: str = "") -> None:
-        """Decide an approval the run waits for. Raises `Unavailable` while the stream is broken."""
-        message = invoker_service_pb2.ConverseDecide(
-            approval_id=approval_id, approved=approved, reason=reason
-        )
-        await self._write(invoker_service_pb2.ConverseRequest(decide=message))
+    async def decide(
+        self, approval_id: str, *, approved: bool, reason: str = "", person: Person = NOBODY
+    ) -> Approval:
+        """Decide an approval the run waits for, as a person; durable when this returns how it stands.
+
+        A call of its own beside the stream, as `input` is; raises as `Approvals.approve`.
+        """
+        approvals = self._approvals(person)
+        if approved:
+            return await approvals.approve(approval_id, reason)
+        return await approvals.deny(approval_id, reason)
 
     def __aiter__(self) -> Self:
         return self

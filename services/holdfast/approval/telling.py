@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from holdfast.kit.db import Database
 from holdfast.kit.listener import Listener
 from holdfast.kit.loops import Loop
-from holdfast.ledger import approval
+from holdfast.ledger import approval, approval_view
 from holdfast.ledger.approval import Changed
 from holdfast.ledger.notice import APPROVAL, MAIL, READY, Notices, keys_of
 
@@ -21,6 +21,7 @@ class Telling:
         self._db = db
         self._notices = notices
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._seen: dict[str, int] = {}
         self.loop = Loop("approvals", self.fire, interval=DUE_SECONDS, max_backoff=DUE_SECONDS)
 
     def changed(self, changes: Iterable[Changed]) -> None:
@@ -58,7 +59,20 @@ class Telling:
             event.set()
 
     async def fire(self) -> int:
-        """Bring what is due; return how much was looked at."""
+        """Bring what is due, and look after lost hints for all who watch; return how much was looked at."""
         looked, changes = await approval.fire(self._db)
         self.changed(changes)
+        await self._look()
         return looked
+
+    async def _look(self) -> None:
+        """Wake those who watch a tenant that has changed since the last look."""
+        if not self._waiting:
+            self._seen.clear()
+            return
+        async with self._db.connection() as connection:
+            seen = await approval_view.last_changes(connection, list(self._waiting))
+        for tenant, change in seen.items():
+            if self._seen.get(tenant) != change:
+                self._hint(tenant)
+        self._seen = seen

@@ -9,15 +9,15 @@ from uuid import UUID
 from holdfast.approval.telling import Telling
 from holdfast.approval.view import approval_message
 from holdfast.kit.db import Database
-from holdfast.kit.errors import ShuttingDown
+from holdfast.kit.errors import SequenceOutOfRange, ShuttingDown
 from holdfast.ledger import approval_view
 from holdfast.ledger.approval_view import Filter, StoredGate
 from holdfast.ledger.domain.approval import ApprovalStatus, Person
 from holdfast.v1 import approval_service_pb2 as pb
 
 PAGE: Final = 100
-LOOK_SECONDS: Final = 5.0
-"""What a lost hint costs at most."""
+START: Final = ""
+"""The cursor of those who have not seen all that is pending: they begin again."""
 
 
 def may_decide(stored: StoredGate, person: Person) -> bool:
@@ -26,6 +26,14 @@ def may_decide(stored: StoredGate, person: Person) -> bool:
     voted = any(vote.person.user == person.user and not vote.voided for vote in gate.votes)
     listed = any(person.is_one_of(quorum.approvers) for quorum in gate.required)
     return gate.status is ApprovalStatus.PENDING and listed and not voted
+
+
+def was_asked(stored: StoredGate, person: Person) -> bool:
+    """Tell whether a person is asked, or was before the gate was escalated."""
+    gate = stored.gate
+    steps = gate.policy.escalation[: gate.level]
+    quorums = [*gate.policy.required, *(quorum for step in steps for quorum in step.required)]
+    return any(person.is_one_of(quorum.approvers) for quorum in quorums)
 
 
 class Watch:
@@ -39,20 +47,23 @@ class Watch:
         self._tenant = tenant
         self._wanted = wanted
         self._person = person
-        self._shown: set[UUID] = set()
 
     async def updates(
         self, cursor: int | None, draining: asyncio.Event
     ) -> AsyncIterator[pb.WatchApprovalsResponse]:
-        """Yield messages until the process drains, which raises `ShuttingDown`."""
+        """Yield messages until the process drains, which raises `ShuttingDown`.
+
+        Raises `SequenceOutOfRange` for a cursor that is none of the tenant's.
+        """
         with self._telling.watching(self._tenant) as changed:
-            at = cursor
-            if at is None:
-                async with self._db.connection() as connection:
-                    at = await approval_view.last_change(connection, self._tenant)
+            async with self._db.connection() as connection:
+                last = await approval_view.last_change(connection, self._tenant)
+            at = last if cursor is None else cursor
+            if at > last:
+                raise SequenceOutOfRange("The cursor is beyond the last change of an approval.")
+            if cursor is None and self._wants_pending:
                 async for stored in self._pending():
-                    self._shown.add(stored.approval_id)
-                    yield pb.WatchApprovalsResponse(approval=approval_message(stored), cursor=str(at))
+                    yield pb.WatchApprovalsResponse(approval=approval_message(stored), cursor=START)
             caught_up = False
             while not draining.is_set():
                 changed.clear()
@@ -89,30 +100,31 @@ class Watch:
             if len(page) < PAGE:
                 return
 
+    @property
+    def _wants_pending(self) -> bool:
+        return not self._wanted.statuses or ApprovalStatus.PENDING in self._wanted.statuses
+
     def _shows(self, stored: StoredGate) -> bool:
-        """Tell whether a change is shown; one that leaves the filter is shown once more."""
-        wanted = self._wanted
+        """Tell whether a change is shown, also to one who has watched elsewhere before.
+
+        What has left the filter, by being decided or because the person has voted, is shown as it is now.
+        """
+        wanted, person = self._wanted, self._person
         if wanted.run_id not in (None, stored.run_id) or wanted.intent not in ("", stored.intent):
             return False
         if any(stored.labels.get(key) != value for key, value in wanted.labels.items()):
             return False
-        status = stored.gate.status
-        matches = not wanted.statuses or status in wanted.statuses
-        if matches and self._person is not None:
-            matches = may_decide(stored, self._person)
-        if matches:
-            self._shown.add(stored.approval_id)
-            return True
-        if stored.approval_id in self._shown:
-            self._shown.discard(stored.approval_id)
-            return True
-        return False
+        matches = not wanted.statuses or stored.gate.status in wanted.statuses
+        if person is None:
+            left = self._wants_pending and stored.gate.status is not ApprovalStatus.PENDING
+            return matches or left
+        return (matches and may_decide(stored, person)) or (self._wants_pending and was_asked(stored, person))
 
 
 async def _either(changed: asyncio.Event, draining: asyncio.Event) -> None:
     waiting = [asyncio.ensure_future(event.wait()) for event in (changed, draining)]
     try:
-        await asyncio.wait(waiting, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in waiting:
             each.cancel()

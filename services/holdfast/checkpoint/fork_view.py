@@ -34,8 +34,12 @@ def forked_message(view: RunView) -> run_pb2.Run:
         attempt=view.attempt,
         usage=run_pb2.Usage(steps=usage.steps, tools=usage.tools, tokens=usage.tokens, context=usage.context),
         last_sequence=view.last_sequence,
+        handed_off=view.handed_off,
+        cancel_requested=view.cancel_requested,
         create_time=_timestamp(view.create_time),
         deadline_time=_timestamp(view.deadline_time),
+        start_time=_timestamp(view.start_time) if view.start_time else None,
+        end_time=_timestamp(view.end_time) if view.end_time else None,
     )
     if view.forked_from is not None:
         origin, position = view.forked_from

@@ -9,7 +9,14 @@ from holdfast.checkpoint.fork_view import forked_message
 from holdfast.checkpoint.group import Line
 from holdfast.checkpoint.message import item_of, uuid_of
 from holdfast.checkpoint.stream import CommitStream
-from holdfast.checkpoint.view import beginning_message, checkpoints, loaded, signal_message
+from holdfast.checkpoint.view import (
+    beginning_message,
+    checkpoints,
+    loaded,
+    next_token,
+    past_page,
+    signal_message,
+)
 from holdfast.kit import crash_point
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, InvalidField, ShuttingDown, StreamProtocol, Violation
@@ -115,16 +122,17 @@ class CheckpointServicer(Contract):
         after = _position(request.page_token, wrong)
         if wrong:
             raise InvalidField("The request is malformed.", violations=wrong)
-        page = await history.list_steps(
-            self._db,
-            current_tenant(),
-            run_id,
-            after_position=after,
-            limit=request.page_size or DEFAULT_PAGE,
-        )
+        asked: dict[str, Any] = {
+            "after_position": after,
+            "limit": request.page_size or DEFAULT_PAGE,
+        }
+        tenant = current_tenant()
+        if request.include_records:
+            return past_page(request.run_id, await history.list_past(self._db, tenant, run_id, **asked))
+        page = await history.list_steps(self._db, tenant, run_id, **asked)
         return pb.ListCheckpointsResponse(
             checkpoints=checkpoints(request.run_id, page.steps),
-            next_page_token=str(page.steps[-1].position) if page.more else "",
+            next_page_token=next_token(page),
         )
 
     async def ForkRun(  # noqa: N802

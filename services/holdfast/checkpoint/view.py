@@ -8,10 +8,10 @@ from typing import Any
 from google.protobuf.struct_pb2 import Value
 
 from holdfast.checkpoint.message_session import session_message
-from holdfast.ledger.history import Beginning, StoredStep
+from holdfast.ledger.history import Beginning, PastPage, StepPage, StoredStep
 from holdfast.ledger.mailbox_view import Signal
 from holdfast.v1.checkpoint_pb2 import Checkpoint, StepRecord
-from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
+from holdfast.v1.checkpoint_service_pb2 import ListCheckpointsResponse, LoadRunResponse
 from holdfast.v1.mailbox_pb2 import MailboxSignal
 
 
@@ -28,6 +28,27 @@ def checkpoints(run_id: str, steps: Iterable[StoredStep]) -> list[Checkpoint]:
     """Show stored steps; the intents among them are none yet."""
     records = [(step, StepRecord.FromString(step.record)) for step in steps]
     return [_checkpoint(run_id, step, record) for step, record in records if not record.intent]
+
+
+def past_page(run_id: str, page: PastPage) -> ListCheckpointsResponse:
+    """Tell what a replay needs: the records, intents among them, and what each scope has emitted.
+
+    Input and output are in the records; shown beside them, too, a page might be too much for one message.
+    """
+    listed = []
+    for step in page.steps:
+        record = loaded(step)
+        raw = record.SerializeToString()
+        record.input = record.output = b""
+        checkpoint = _checkpoint(run_id, step, record)
+        checkpoint.record = raw
+        listed.append(checkpoint)
+    return ListCheckpointsResponse(checkpoints=listed, next_page_token=next_token(page), emitted=page.emitted)
+
+
+def next_token(page: StepPage) -> str:
+    """Return where the next page begins; empty on the last."""
+    return str(page.steps[-1].position) if page.more else ""
 
 
 def _checkpoint(run_id: str, step: StoredStep, record: StepRecord) -> Checkpoint:

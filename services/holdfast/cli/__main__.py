@@ -13,6 +13,7 @@ COMMANDS = {
     "converse": ("converse", "Start a run and speak with it."),
     "chat": ("chat", "Chat with an agent, a run for each line."),
     "runs": ("runs", "List, read, watch, cancel, retry and fork runs."),
+    "replay": ("replay", "Hold recorded runs against the code that is here now."),
     "sessions": ("sessions", "Show and forget what the runs of a conversation hand on."),
     "events": ("events", "Publish events that start runs."),
     "approvals": ("approvals", "List what waits for people, and decide it."),

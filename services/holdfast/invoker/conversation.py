@@ -1,17 +1,18 @@
 """One conversation: the client starts or attaches, then speaks; runs follow each other, one at a time.
 
 idle ──start | attach──▶ following ──run ended | handed off──▶ idle ──client closes──▶ over
-│ cancel | input | interrupt ──▶ following
+│ cancel | input | interrupt | decide ──▶ following
 └ client closes ──▶ following until the run ends ──▶ over
 """
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from holdfast.invoker.answers import Answers, refused, signalled
+from holdfast.invoker.deciding import check_decide
 from holdfast.invoker.envelope import Violations, read_envelope
 from holdfast.invoker.follower import Update
 from holdfast.invoker.parts import Parts
@@ -20,12 +21,12 @@ from holdfast.invoker.view import admitted_view, run_message
 from holdfast.kit.errors import (
     InputRejected,
     MailboxFull,
-    NotYetAvailable,
     RunEnded,
     ShuttingDown,
     SignalIdReused,
     StreamProtocol,
 )
+from holdfast.kit.rpc.person import Caller
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import inspect
 from holdfast.ledger.values import Admitted, RunView
@@ -45,9 +46,11 @@ _log = logger("invoker")
 class Conversation:
     """Holds one Converse stream of a tenant."""
 
-    def __init__(self, parts: Parts, tenant: str) -> None:
+    def __init__(self, parts: Parts, tenant: str, who: Callable[[], Caller]) -> None:
+        """Take who talks; it is asked only where that matters, and raises InvalidField for nobody."""
         self._parts = parts
         self._tenant = tenant
+        self._who = who
         # What opens a run waits here until the run before has ended.
         self._openings: asyncio.Queue[pb.ConverseRequest] = asyncio.Queue(maxsize=1)
         self._waiting_openings = 0
@@ -202,10 +205,12 @@ class Conversation:
                 await self._signal(
                     read_interrupt(request.interrupt, wrong := Violations("interrupt.")), wrong
                 )
-            elif kind is None:
-                raise StreamProtocol("the message is empty: say start, attach, input, interrupt or cancel")
+            elif kind == "decide":
+                await self._decide(request.decide)
             else:
-                raise NotYetAvailable(f"{kind} is not served by this release.")
+                raise StreamProtocol(
+                    "the message is empty: say start, attach, input, interrupt, decide or cancel"
+                )
 
     async def _cancel(self, message: pb.ConverseCancel) -> None:
         """Cancel the run that is followed, or the next; nothing if the last one has ended meanwhile."""
@@ -226,6 +231,13 @@ class Conversation:
         except _REFUSALS as refusal:
             answer = refused(str(run_id), sent, refusal)
         await self._answers.put(answer)
+
+    async def _decide(self, message: pb.ConverseDecide) -> None:
+        """Decide an approval of the run that is followed, the next, or the last; tell what became of it."""
+        check_decide(message, wrong := Violations("decide."))
+        wrong.settle()
+        run_id = await self._addressed("decide for")
+        await self._answers.put(await self._parts.deciding.decide(self._tenant, run_id, self._who, message))
 
     async def _addressed(self, deed: str) -> uuid.UUID:
         """Return the run that the client's words are about; wait for it if it is about to be opened."""

@@ -8,6 +8,7 @@ from typing import Self
 from holdfast.invoker.board import Board
 from holdfast.invoker.caretaker import Caretaker
 from holdfast.invoker.claimer import Claimer
+from holdfast.invoker.deciding import Deciding
 from holdfast.invoker.door import Door
 from holdfast.invoker.follow import Followers
 from holdfast.invoker.hints import Hints
@@ -45,6 +46,7 @@ class Parts:
     followers: Followers
     caretaker: Caretaker
     stopping: Stopping
+    deciding: Deciding
     mailroom: Mailroom
     spawning: Spawning
     hints: Hints
@@ -71,6 +73,7 @@ class Parts:
             followers=followers,
             caretaker=caretaker,
             stopping=Stopping(db, board, live, hints),
+            deciding=Deciding(db, hints, notices),
             mailroom=Mailroom(db, board, live, hints),
             spawning=Spawning(db, intents, hints),
             hints=hints,

@@ -22,6 +22,7 @@ from holdfast.invoker.parts import Parts
 from holdfast.invoker.signal import read_interrupt, read_signal
 from holdfast.invoker.spawning import take_parent
 from holdfast.invoker.view import admitted_view, run_message, session_message
+from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import inspect, retry, session_state
 from holdfast.ledger.domain.status import ENDED
@@ -97,10 +98,10 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
     async def Converse(  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.ConverseRequest],
-        _context: Context,
+        context: Context,
     ) -> AsyncIterator[pb.ConverseResponse]:
         """Hold an interactive conversation with runs."""
-        conversation = Conversation(self._parts, current_tenant())
+        conversation = Conversation(self._parts, current_tenant(), lambda: caller(context))
         async with aclosing(conversation.hold(request_iterator)) as responses:
             async for response in responses:
                 yield response

@@ -23,6 +23,7 @@ from holdfast.kit.errors import (
     NotAnApprover,
     Violation,
 )
+from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import outbox
 from holdfast.ledger.approval_record import (
     ESCALATED,
@@ -31,8 +32,10 @@ from holdfast.ledger.approval_record import (
     VOTED,
     chain,
     decision_of,
+    digest,
     gate_json,
     gate_of,
+    next_change,
     reasons_of,
     write,
 )
@@ -50,8 +53,12 @@ from holdfast.ledger.domain.approval import (
     vote,
 )
 from holdfast.ledger.lease_held import held
-from holdfast.ledger.mailbox import deliver
+from holdfast.ledger.mailbox import Signalled, deliver
 from holdfast.ledger.release import lock_tenants, lock_tenants_of
+
+_log: Final = logger("approval")
+_UNTOLD: Final = (InvalidField, DestinationNotFound)
+"""Why an effect cannot be staged: its key or id is taken (an agent may have), or its destination is gone."""
 
 SYSTEM: Final = uuid.UUID("0b1d4a8e-5d2f-4d0c-9b57-6a0c2f1e7d33")
 """The namespace of the ids of approvals and of what is sent about them."""
@@ -109,6 +116,8 @@ SELECT approval_id, run_id FROM approval WHERE next_time <= now() ORDER BY next_
 async def request(db: Database, asked: Request) -> Changed:
     """Open a gate of a leased run, or find it. Repeatable, also under a later lease: the first terms stand.
 
+    A run that has ended and was started again is told once more what became of the gate.
+
     Raises `RunNotFound`, `Fenced` and `DestinationNotFound`.
     """
     approval_id = id_of(asked.run_id, asked.step)
@@ -117,8 +126,8 @@ async def request(db: Database, asked: Request) -> Changed:
         async with db.transaction() as connection:
             await lock_tenants_of(connection, [asked.run_id])
             await held(connection, asked.run_id, asked.epoch)
-            if await connection.fetch(LOCK, [approval_id]):
-                return Changed(approval_id, repeated=True)
+            for row in await connection.fetch(LOCK, [approval_id]):
+                return await _found(connection, row)
             run = await connection.fetchrow(_RUN, asked.run_id, asked.epoch)
             if run is None:  # it has left its runner since it was looked at
                 await held(connection, asked.run_id, asked.epoch)
@@ -127,12 +136,24 @@ async def request(db: Database, asked: Request) -> Changed:
     return await db.retrying(once)
 
 
+async def _found(connection: Connection, row: Any) -> Changed:
+    """Answer a repeated request: with an end, the mailbox has lost the decision, or never had one."""
+    changed = Changed(row["approval_id"], repeated=True)
+    if row["status"] != ApprovalStatus.PENDING:
+        decision = json.loads(row["decision"])
+        told = await _tell_run(connection, row, decision, ApprovalStatus(row["status"]), row["payload"])
+        changed.decided += [] if told.repeated else [row["run_id"]]
+    return changed
+
+
 async def _open(connection: Connection, approval_id: UUID, asked: Request, run: Any) -> Changed:
     now, tenant, policy = run["now"], run["tenant"], asked.policy
     await _known(connection, tenant, policy, asked.run_id)
     gate = Gate(policy, run["user_id"], required=policy.required)
-    entry = (approval_id, REQUESTED, run["user_id"], {"run_id": str(asked.run_id), "step": asked.step})
-    change = await chain(connection, tenant, [entry], now)
+    kept = gate_json(gate, [])
+    what = {"run_id": str(asked.run_id), "step": asked.step, "policy": json.loads(kept)["policy"]}
+    what["payload_sha256"] = digest(asked.payload)
+    await chain(connection, tenant, [(approval_id, REQUESTED, run["user_id"], what)], now)
     await connection.execute(
         _INSERT,
         approval_id,
@@ -144,8 +165,8 @@ async def _open(connection: Connection, approval_id: UUID, asked: Request, run: 
         asked.title,
         run["labels"],
         asked.payload,
-        gate_json(gate, []),
-        change,
+        kept,
+        await next_change(connection, tenant),
         now,
         now + timedelta(seconds=policy.timeout),
         next_time(gate, now),
@@ -166,8 +187,9 @@ async def decide(
     reason: str = "",
     edited: bytes | None = None,
     revision: int = 0,
+    run_id: UUID | None = None,
 ) -> Changed:
-    """Take a person's vote. Repeatable; the same vote again changes nothing.
+    """Take a person's vote. Repeatable; the same vote again changes nothing. With `run_id` only of that run.
 
     Raises `ApprovalNotFound`, `NotAnApprover`, `ApprovalDecided` with who decided what, and `InvalidField`
     for an edit that is not allowed. The clock decides first: a vote after the deadline comes too late.
@@ -177,7 +199,7 @@ async def decide(
         async with db.transaction() as connection:
             await lock_tenants(connection, [tenant])
             rows = await connection.fetch(LOCK, [approval_id])
-            if not rows or rows[0]["tenant"] != tenant:
+            if not rows or rows[0]["tenant"] != tenant or run_id not in (None, rows[0]["run_id"]):
                 raise ApprovalNotFound("There is no such approval.", facts={"approval_id": str(approval_id)})
             cast = Cast(person, verdict, reason, edited, revision)
             return await _decide(connection, rows[0], cast)
@@ -202,15 +224,17 @@ async def _decide(connection: Connection, row: Any, cast: Cast) -> Changed:
     _, late = passes(gate, (row["now"] - row["create_time"]).total_seconds())
     if late.status is not gate.status:  # `fire` will say so within a second
         raise _refusal(Answer.DECIDED, row, late)
-    answer, after = vote(
-        gate, cast.person, cast.verdict, edits=cast.edited is not None, revision=cast.revision
-    )
+    # What the last editor sends again is what they have said before, and no other edit.
+    own = cast.edited == row["payload"] and gate.editor == cast.person.user
+    edits = cast.edited is not None and not own
+    answer, after = vote(gate, cast.person, cast.verdict, edits=edits, revision=cast.revision)
     if answer is Answer.REPEATED:
         return Changed(row["approval_id"], repeated=True)
     if answer is not Answer.COUNTS:
         raise _refusal(answer, row, gate)
     reasons.append((cast.reason, row["now"]))
     said = {"verdict": int(cast.verdict), "reason": cast.reason, "revision": after.revision}
+    said["payload_sha256"] = digest(row["payload"] if cast.edited is None else cast.edited)
     entries = [(row["approval_id"], VOTED, cast.person.user, said)]
     return await _write(
         connection, row, after, reasons, entries, payload=cast.edited, origin=Origin.VOTES, reason=cast.reason
@@ -244,20 +268,32 @@ async def fire(db: Database, *, limit: int = 64) -> tuple[int, list[Changed]]:
     if not due:
         return 0, []
 
-    async def once() -> list[Changed]:
-        async with db.transaction() as connection:
-            await lock_tenants_of(connection, [row["run_id"] for row in due])
-            rows = await connection.fetch(LOCK, [row["approval_id"] for row in due])
-            changed = []
-            for row in rows:
-                kept = json.loads(row["gate"])
-                gate = gate_of(kept)
-                brought, after = passes(gate, (row["now"] - row["create_time"]).total_seconds())
-                if brought:
-                    changed.append(await _pass(connection, row, after, brought, reasons_of(kept)))
-            return changed
+    try:
+        return len(due), await db.retrying(lambda: _bring(db, due))
+    except _UNTOLD:  # one that cannot be told must not hold up the others
+        return len(due), [changed for row in due for changed in await _bring_alone(db, row)]
 
-    return len(due), await db.retrying(once)
+
+async def _bring_alone(db: Database, row: Any) -> list[Changed]:
+    """Bring what is due at one gate, and if nobody can be told of it bring it all the same."""
+    try:
+        return await db.retrying(lambda: _bring(db, [row]))
+    except _UNTOLD as fault:
+        _log.warning("approval told nobody", approval_id=str(row["approval_id"]), reason=fault.reason)
+        return await db.retrying(lambda: _bring(db, [row], telling=False))
+
+
+async def _bring(db: Database, due: Sequence[Any], *, telling: bool = True) -> list[Changed]:
+    async with db.transaction() as connection:
+        await lock_tenants_of(connection, [row["run_id"] for row in due])
+        changed = []
+        for row in await connection.fetch(LOCK, [row["approval_id"] for row in due]):
+            kept = json.loads(row["gate"])
+            brought, after = passes(gate_of(kept), (row["now"] - row["create_time"]).total_seconds())
+            if brought:
+                reasons = reasons_of(kept)
+                changed.append(await _pass(connection, row, after, brought, reasons, telling=telling))
+        return changed
 
 
 async def _pass(
@@ -266,6 +302,8 @@ async def _pass(
     after: Gate,
     brought: Sequence[tuple[Brought, int]],
     reasons: list[tuple[str, datetime]],
+    *,
+    telling: bool,
 ) -> Changed:
     """Write down what time has brought, and tell who is to be told."""
     policy = after.policy
@@ -286,7 +324,7 @@ async def _pass(
     why = "Nobody had decided when the time was over." if late else "Those asked now had approved before."
     origin = Origin.TIMEOUT if late else Origin.VOTES
     changed = await _write(connection, row, after, reasons, entries, origin=origin, reason=why)
-    changed.destinations = await _tell(connection, row, told)
+    changed.destinations = await _tell(connection, row, told if telling else [])
     return changed
 
 
@@ -308,18 +346,24 @@ async def _write(
     if gate.status is not ApprovalStatus.PENDING:
         decision = decision_of(gate, origin, reason, row["now"])
         changed.decided.append(row["run_id"])
-        shown = json.loads(payload) if gate.status is ApprovalStatus.APPROVED else None
-        told = await deliver(
-            connection,
-            row["tenant"],
-            row["run_id"],
-            key=key_of(row["approval_id"]),
-            payload=json.dumps({**decision, "payload": shown}, ensure_ascii=False, sort_keys=True).encode(),
-            signal_id=str(row["approval_id"]),
-        )
-        changed.pools += told.pools
+        changed.pools += (await _tell_run(connection, row, decision, gate.status, payload)).pools
     await write(connection, row, gate, reasons, entries, payload=payload, decision=decision)
     return changed
+
+
+async def _tell_run(
+    connection: Connection, row: Any, decision: dict[str, Any], status: ApprovalStatus, payload: bytes
+) -> Signalled:
+    """Put a decision into the run's mailbox; repeatable, the mailbox knows it by the gate's id."""
+    shown = json.loads(payload) if status is ApprovalStatus.APPROVED else None
+    return await deliver(
+        connection,
+        row["tenant"],
+        row["run_id"],
+        key=key_of(row["approval_id"]),
+        payload=json.dumps({**decision, "payload": shown}, ensure_ascii=False, sort_keys=True).encode(),
+        signal_id=str(row["approval_id"]),
+    )
 
 
 async def _known(connection: Connection, tenant: str, policy: Policy, run_id: UUID) -> None:

@@ -48,6 +48,9 @@ FROM approval WHERE approval_id = ANY($1::uuid[]) ORDER BY approval_id FOR NO KE
 """
 """Locks gates in order."""
 
+# Grows with each change of any approval of the tenant, under its lock; a reminder is one without an entry.
+_CHANGE: Final = "SELECT coalesce(max(change), 0) + 1 FROM approval WHERE tenant = $1"
+
 _WRITE: Final = """
 UPDATE approval SET payload = $2, gate = $3::jsonb, status = $4, decision = $5::jsonb, change = $6,
                     update_time = $7, next_time = $8
@@ -110,8 +113,8 @@ async def chain(
     tenant: str,
     entries: Sequence[tuple[UUID, int, str, dict[str, Any]]],
     now: datetime,
-) -> int:
-    """Append entries of (approval, action, user, what) to the tenant's log, under its lock; return the last.
+) -> None:
+    """Append entries of (approval, action, user, what) to the tenant's log, under its lock.
 
     An entry's hash is SHA-256 over the hash before it and its content, which names all there is to it: a
     changed, missing or moved entry breaks the chain.
@@ -138,7 +141,16 @@ async def chain(
         previous = link
     if links:
         await connection.execute(_LINK, tenant, *map(list, zip(*links, strict=True)))
-    return int(sequence)
+
+
+async def next_change(connection: Connection, tenant: str) -> int:
+    """Return the number of the change that is being made, under the tenant's lock."""
+    return int(await connection.fetchval(_CHANGE, tenant))
+
+
+def digest(payload: bytes) -> str:
+    """Return what the log says of a payload: enough to tell another one, not what was in it."""
+    return hashlib.sha256(payload).hexdigest()
 
 
 def decision_of(gate: Gate, origin: Origin, reason: str, now: datetime) -> dict[str, Any]:
@@ -166,8 +178,9 @@ async def write(
     """Write a gate after a change, with its entries in the audit log and one for the decision."""
     approval_id, now = row["approval_id"], row["now"]
     if decision is not None:
-        entries = [*entries, (approval_id, DECIDED, "", {"decision": decision})]
-    change = await chain(connection, row["tenant"], entries, now)
+        what = {"decision": decision, "payload_sha256": digest(payload)}
+        entries = [*entries, (approval_id, DECIDED, "", what)]
+    await chain(connection, row["tenant"], entries, now)
     await connection.execute(
         _WRITE,
         approval_id,
@@ -175,7 +188,7 @@ async def write(
         gate_json(gate, reasons),
         int(gate.status),
         None if decision is None else json.dumps(decision, ensure_ascii=False),
-        change,
+        await next_change(connection, row["tenant"]),
         now,
         next_time(gate, row["create_time"]),
     )

@@ -79,6 +79,11 @@ ORDER BY create_time DESC, approval_id DESC LIMIT $8
 """
 _CHANGES: Final = f"{_COLUMNS} WHERE tenant = $1 AND change > $2 ORDER BY change LIMIT $3"
 _LAST: Final = "SELECT coalesce(max(change), 0) FROM approval WHERE tenant = $1"
+_LASTS: Final = """
+SELECT u.tenant, l.change FROM unnest($1::text[]) AS u (tenant) CROSS JOIN LATERAL (
+    SELECT change FROM approval a WHERE a.tenant = u.tenant ORDER BY change DESC LIMIT 1
+) l
+"""
 _AUDIT: Final = """
 SELECT sequence, approval_id, action, user_id, content, previous_hash, hash, create_time
 FROM approval_audit WHERE approval_id = ANY($1::uuid[]) ORDER BY sequence
@@ -124,6 +129,11 @@ async def page(
 async def last_change(connection: Connection, tenant: str) -> int:
     """Return the number of the tenant's last change of an approval; 0 if there was none."""
     return int(await connection.fetchval(_LAST, tenant))
+
+
+async def last_changes(connection: Connection, tenants: Sequence[str]) -> dict[str, int]:
+    """Return the number of the last change of each of these tenants that has had one."""
+    return {row["tenant"]: row["change"] for row in await connection.fetch(_LASTS, list(tenants))}
 
 
 async def changes(connection: Connection, tenant: str, after: int, limit: int) -> list[StoredGate]:

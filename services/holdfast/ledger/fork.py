@@ -91,6 +91,13 @@ WHERE r.run_id = $1
 
 # $1 the source and $2 its day, $3 the new run and $4 its day, $5 the positions; of $6 the records are $7.
 _COPY: Final = """
+WITH moved AS (
+    -- Where the source is in the background, the limits copied are those it has there, and no further move is
+    -- allowed. One that moved only after its envelope's allowance was copied counts as not moved.
+    UPDATE run_state SET handed_off = true
+    WHERE run_id = $3 AND EXISTS (SELECT FROM run_state s WHERE s.run_id = $1 AND s.handed_off)
+          AND NOT EXISTS (SELECT FROM handoff h WHERE h.run_id = $3)
+)
 INSERT INTO checkpoint (day, run_id, position, attempt, key, record, create_time)
 SELECT $4, $3, c.position, c.attempt, c.key, coalesce(e.record, c.record), c.create_time
 FROM checkpoint c LEFT JOIN unnest($6::int[], $7::bytea[]) AS e (position, record) ON e.position = c.position

@@ -61,6 +61,13 @@ class StepPage:
 
 
 @dataclass(frozen=True, slots=True)
+class PastPage(StepPage):
+    """A page of what a replay needs; `emitted` is what each scope has emitted, told on the last page."""
+
+    emitted: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Beginning:
     """What a lease begins with beside the steps: what each scope has emitted, and what its session holds.
 
@@ -94,9 +101,9 @@ async def beginning(db: Database, run_id: uuid.UUID, epoch: int) -> Beginning:
     """Return how many of its own events each scope has committed, and the session; errors as `load_steps`."""
     async with db.connection() as connection:
         run = await held(connection, run_id, epoch)
-        rows = await connection.fetch(_EMITTED, run_id, run["day"])
+        emitted = await _emitted(connection, run_id, run["day"])
         session = await load(connection, run["tenant"], run["ordering_key"], run_id)
-    return Beginning({row["key"]: row["events"] for row in rows}, session, run["handed_off"])
+    return Beginning(emitted, session, run["handed_off"])
 
 
 async def list_steps(
@@ -107,15 +114,42 @@ async def list_steps(
     Raises `RunNotFound` also for a run of another tenant.
     """
     async with db.connection() as connection:
-        day = await connection.fetchval(_OWNED, run_id, tenant)
-        if day is None:
-            raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
-        found = await page_of(connection, run_id, day, after_position, limit + 1)
-        # One more than asked for says that there is more; fewer may still be a page full of bytes.
-        steps = found[:limit]
-        more = len(found) > limit or bool(
-            steps and await page_of(connection, run_id, day, steps[-1].position, 1)
-        )
+        day = await _owned(connection, tenant, run_id)
+        return await _page_after(connection, run_id, day, after_position, limit)
+
+
+async def list_past(
+    db: Database, tenant: str, run_id: uuid.UUID, *, after_position: int, limit: int
+) -> PastPage:
+    """Return the same with what each scope has emitted.
+
+    Of a run that goes on, that is read after the steps: it may tell of later ones, and never lacks what goes
+    with these.
+    """
+    async with db.connection() as connection:
+        day = await _owned(connection, tenant, run_id)
+        page = await _page_after(connection, run_id, day, after_position, limit)
+        emitted = {} if page.more else await _emitted(connection, run_id, day)
+    return PastPage(page.steps, page.more, emitted)
+
+
+async def _owned(connection: Any, tenant: str, run_id: uuid.UUID) -> Any:
+    day = await connection.fetchval(_OWNED, run_id, tenant)
+    if day is None:
+        raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
+    return day
+
+
+async def _emitted(connection: Any, run_id: uuid.UUID, day: Any) -> dict[str, int]:
+    rows = await connection.fetch(_EMITTED, run_id, day)
+    return {row["key"]: row["events"] for row in rows}
+
+
+async def _page_after(connection: Any, run_id: uuid.UUID, day: Any, after: int, limit: int) -> StepPage:
+    found = await page_of(connection, run_id, day, after, limit + 1)
+    # One more than asked for says that there is more; fewer may still be a page full of bytes.
+    steps = found[:limit]
+    more = len(found) > limit or bool(steps and await page_of(connection, run_id, day, steps[-1].position, 1))
     return StepPage(steps, more)
 
 

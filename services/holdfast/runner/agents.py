@@ -1,13 +1,10 @@
 """Finds the agents to run by the names of their apps, or says in one sentence why it cannot."""
 
-import importlib
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from holdfast.agent import Agent, App
+from holdfast.agent import Agent, App, app_import
 from holdfast.agent.model_ladder import Models
 from holdfast.kit.process import Refused
 from holdfast.v1 import work_service_pb2
@@ -71,27 +68,7 @@ class Agents:
 
 def import_apps(names: Iterable[str]) -> list[App]:
     """Import apps named `module:name`, from the working directory too. Raises `Refused`."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    return [_import_app(name) for name in names]
-
-
-def _import_app(name: str) -> App:
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise Refused(f"{name!r} names no app: it must be module:name, for example agents.triage:app.")
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise  # the module is there; what it imports is not, and the traceback says where
-        raise Refused(f"There is no module {module_name}, looked for from {Path.cwd()}.") from error
-    app = getattr(module, attribute, None)
-    if app is None:
-        apps = sorted(each for each, value in vars(module).items() if isinstance(value, App))
-        known = f" It has {', '.join(apps)}." if apps else ""
-        raise Refused(f"The module {module_name} has no app {attribute}.{known}")
-    if not isinstance(app, App):
-        raise Refused(f"{name} is a {type(app).__name__}, and must be a holdfast.agent.App.")
-    return app
+        return app_import.import_apps(names)
+    except app_import.NoSuchApp as error:
+        raise Refused(str(error)) from error

@@ -76,6 +76,7 @@ class Stepper:
         "_reports",
         "_stops",
         "_transcript",
+        "_unrecorded",
         "_waits",
     )
 
@@ -94,8 +95,10 @@ class Stepper:
         degradation: Degradation,
         mailbox: Mailbox,
         waits: Waits,
+        unrecorded: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
-        """Take None for `durations` to foresee nothing."""
+        """Take None for `durations` to foresee nothing; `unrecorded` is awaited before a step is executed."""
+        self._unrecorded = unrecorded
         self._degradation = degradation
         self._reports = Reports(meter)
         self._allotment = Allotment(meter)
@@ -142,6 +145,8 @@ class Stepper:
         begun = self._history.intent(key)
         if begun is not None:
             self._compare(key, call, begun, fingerprint, asked)
+        if self._unrecorded is not None:
+            await self._awaited(self._unrecorded(key))
         if not (call.policy.repeatable or self._pipeline.settled):
             await self._awaited(self._pipeline.settle())
         await self._foresee(call.name)

@@ -19,7 +19,7 @@ CREATE TABLE approval (
     -- The numbers of holdfast.v1.ApprovalStatus.
     status            smallint NOT NULL,
     decision          jsonb,
-    -- The sequence of its last entry in the audit log: grows with each change, and orders them in the tenant.
+    -- The number of its last change among all those of the tenant's approvals: who has seen one has seen those before.
     change            bigint NOT NULL,
     create_time       timestamptz NOT NULL,
     update_time       timestamptz NOT NULL,
