@@ -310,6 +310,23 @@ async def test_a_patch_before_an_end_that_is_recorded_goes_the_old_way() -> None
     assert value.read(memory.outcome.result) is False
 
 
+@app.agent("patched_after")
+async def patched_after(run: Run) -> bool:
+    """Pass a patch once a child has ended."""
+    await (await run.spawn("count"))
+    return run.patched("later")
+
+
+async def test_a_patch_after_all_that_is_recorded_goes_the_new_way() -> None:
+    memory = Memory("patched_after")
+    brood = Brood(memory)
+    brood.started = lambda: brood.end(0, 1)
+    assert await memory.crash(app, 2)
+    assert memory.keys == ["spawn", "spawn#end"]
+    assert await memory.run(app) is Left.ENDED
+    assert value.read(memory.outcome.result) is True
+
+
 @app.agent("stop")
 async def stop(run: Run) -> str:
     """Ask a child to stop, and hear how it ends."""
