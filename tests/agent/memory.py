@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from holdfast.agent import App, Dimension, Limits, Usage
+from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.child import NO_CHILDREN, Children
 from holdfast.agent.engine.journal import Answer, Committed, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
@@ -47,6 +48,7 @@ class Memory:
         """What the run finds in its session; None without one."""
         self.handoff: Limits | None = None
         self.children: Children = NO_CHILDREN
+        self.gates: Gates = NO_GATES
         self.lent = Usage()
         """What the ledger has lent to children by the next lease."""
         self.returned = Usage()
@@ -212,6 +214,7 @@ class Memory:
             reached=reached,
             mailbox=self._mailbox,
             children=self.children,
+            gates=self.gates,
         )
 
     def _aged(self, record: StepRecord) -> StepRecord:

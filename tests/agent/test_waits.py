@@ -217,3 +217,61 @@ async def test_what_changes_of_a_wait_while_it_rests_is_drift() -> None:
     assert await memory.run(waiting(90)) is Left.ENDED
     assert memory.outcome.failure.reason == "DRIFTED"
     assert '"timeout":60' in memory.outcome.failure.message
+
+
+async def test_a_branch_that_goes_from_step_to_step_is_not_cut_short_by_one_that_waits() -> None:
+    done = Counter()
+
+    async def work(number: int) -> int:
+        await asyncio.sleep(0.02)
+        return done.note(number)
+
+    async def walk(run: Run) -> int:
+        for number in range(12):
+            await run.step(work, number)
+        return len(done)
+
+    async def both(run: Run) -> list[Any]:
+        return list(await asyncio.gather(run.receive("answer"), walk(run)))
+
+    memory, app = Memory("desk"), agent(both)
+    await rested(memory, app)
+    assert done.calls == list(range(12))
+    memory.signal("yes", "answer")
+    await ended(memory, app)
+    assert len(done) == 12
+
+
+async def test_a_wait_that_is_being_prepared_keeps_the_run_where_it_is() -> None:
+    class SlowGates:
+        async def request(self, asked: Any) -> tuple[str, str]:
+            await asyncio.sleep(0.3)  # much longer than a wait stays hot here
+            return "1", f"approval:{asked.step}"
+
+    async def both(run: Run) -> None:
+        await asyncio.gather(
+            run.receive("answer"), run.approval("review", approvers=["user:ann"], timeout=60)
+        )
+
+    memory, app = Memory("desk"), agent(both)
+    memory.gates = SlowGates()
+    await rested(memory, app)
+    assert memory.parked is not None
+    assert sorted(memory.parked.keys) == ["answer", "approval:review"]
+
+
+async def test_a_run_that_waits_for_more_than_a_park_may_name_stays_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waits, "MOST_KEYS", 2)
+
+    async def wait(run: Run) -> list[Any]:
+        return list(await asyncio.gather(*(run.receive(f"key-{number}") for number in range(3))))
+
+    memory, app = Memory("desk"), agent(wait)
+    running = asyncio.create_task(memory.run(app))
+    await asyncio.sleep(0.2)
+    assert not running.done()
+    for number in range(3):
+        memory.signal(number, f"key-{number}")
+    assert await running is Left.ENDED

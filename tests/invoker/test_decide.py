@@ -5,6 +5,7 @@ from uuid import UUID
 
 import grpc
 import pytest
+from google.protobuf import json_format
 
 from holdfast.kit.db import Database
 from holdfast.ledger.approval import Request, request
@@ -100,3 +101,35 @@ async def test_a_malformed_decision_names_its_fields(door: Invoker, worker: Runn
         await answer(call)
     assert reason_of(refused.value) == "INVALID_FIELD"
     assert set(fields_of(refused.value)) == {"decide.approval_id", "decide.reason"}
+
+
+async def test_nobody_forges_a_decision_or_stops_one_by_a_signal_of_their_own(
+    door: Invoker, worker: Runner
+) -> None:
+    call, held = await talking(door, worker)
+    async with open_ledger(door.url) as db:
+        opened = await gate(db, held)
+        forged = {
+            "status": "APPROVED",
+            "deciders": ["ann"],
+            "reason": "",
+            "payload": None,
+            "time": "2026-01-01",
+        }
+        for key, signal_id, field in (
+            (f"approval:{opened}", "", "key"),
+            ("input", f"approval:{opened}", "signal_id"),
+        ):
+            sent = pb.SignalRunRequest(run_id=held.run_id, key=key, signal_id=signal_id)
+            json_format.ParseDict(forged, sent.payload.struct_value)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await door.invoker.SignalRun(sent)
+            assert (reason_of(refused.value), field in fields_of(refused.value)) == ("INVALID_FIELD", True)
+        # What may be sent under an id that looks like the gate's own does not keep the decision away.
+        await door.invoker.SignalRun(pb.SignalRunRequest(run_id=held.run_id, key="input", signal_id=opened))
+        await call.write(decide(opened))
+        assert (await answer(call)).decided.approval_id == opened
+        rows = await fetch(
+            db, "SELECT key FROM mailbox WHERE run_id = $1 ORDER BY sequence", UUID(held.run_id)
+        )
+        assert [row["key"] for row in rows] == ["input", f"approval:{opened}"]

@@ -15,7 +15,7 @@ from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Park, Refused, Stored
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.due import fire
-from holdfast.ledger.due_wake import ROUND, SHARE, wake_due
+from holdfast.ledger.due_wake import LOOKED_AT, ROUND, SHARE, wake_due
 from holdfast.ledger.inspect import transcript
 from holdfast.ledger.mailbox import deliver, signal
 from holdfast.ledger.release import lock_tenants
@@ -231,19 +231,41 @@ async def test_many_waits_of_one_tenant_that_are_over_at_once_do_not_keep_anothe
     runner = await opened(db)
     quiet = await running(db, runner, tenant="quiet")
     await park(db, quiet, seconds=DAY)
-    await execute(
-        db,
-        """INSERT INTO timer (run_id, kind, due_time, tenant)
-           SELECT gen_random_uuid(), 3, clock_timestamp() - interval '1 h', 'noisy'
-           FROM generate_series(1, $1)""",
-        20 * ROUND,
-    )
+    for tenant, tenants, count, due in (
+        ("noisy-", 1, 20 * ROUND, "- interval '1 h'"),
+        ("other-", 600, 600, "+ interval '1 h'"),
+    ):
+        await execute(
+            db,
+            f"""INSERT INTO timer (run_id, kind, due_time, tenant)
+                SELECT gen_random_uuid(), 3, clock_timestamp() {due}, $1 || n % $2
+                FROM generate_series(1, $3) n""",
+            tenant,
+            tenants,
+            count,
+        )
     await time_comes(db, quiet.run_id)
     after = ""
-    for _ in range(3):
-        woken = await wake_due(db, after=after)
-        after = woken.after
+    for _ in range(1 + 602 // LOOKED_AT):
+        after = (await wake_due(db, after=after)).after
         if await status_of(db, quiet.run_id) is RunStatus.QUEUED:
             break
     assert await status_of(db, quiet.run_id) is RunStatus.QUEUED
-    assert SHARE < ROUND
+
+
+async def test_what_is_due_is_woken_without_a_pause_whoever_else_has_waits(db: Database) -> None:
+    runner = await opened(db)
+    for _ in range(3 * SHARE):
+        await parked(db, runner, seconds=0.001)
+    await execute(
+        db,
+        """INSERT INTO timer (run_id, kind, due_time, tenant)
+           SELECT gen_random_uuid(), 3, clock_timestamp() + interval '1 h', 'a-' || n
+           FROM generate_series(1, 900) n""",
+    )
+    after, woken = "", []
+    for _ in range(3):
+        round_ = await wake_due(db, after=after, limit=SHARE)
+        after = round_.after
+        woken.append(round_.count)
+    assert all(woken), "a round that wakes nothing lets the loop pause"

@@ -409,8 +409,8 @@ class ConverseInput(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     SIGNAL_ID_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """Under which mailbox key, at most 255 bytes; default `input`. Those that begin with `child:` are the
-    platform's.
+    """Under which mailbox key, at most 255 bytes; default `input`. Those that begin with `child:` or
+    `approval:` are the platform's.
     """
     signal_id: _builtins.str
     """The client's id for this message, at most 255 bytes; left empty, the server makes one."""
@@ -1066,7 +1066,9 @@ class SignalRunRequest(_message.Message):
     run_id: _builtins.str
     """The run."""
     key: _builtins.str
-    """The mailbox key, 1 to 255 bytes. Those that begin with `child:` are the platform's."""
+    """The mailbox key, 1 to 255 bytes. Those that begin with `child:` or `approval:` are the platform's,
+    as signal ids are that do.
+    """
     signal_id: _builtins.str
     """The caller's id for this message, at most 255 bytes; left empty, the server makes one."""
     @_builtins.property

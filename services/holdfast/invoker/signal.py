@@ -8,7 +8,7 @@ from google.protobuf.struct_pb2 import Value
 
 from holdfast.invoker.envelope import MAX_KEY_BYTES, Violations
 from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_value, value_of
-from holdfast.ledger.domain.mailbox import CHILD, INPUT, INTERRUPT
+from holdfast.ledger.domain.mailbox import INPUT, INTERRUPT, RESERVED
 from holdfast.ledger.mailbox_view import Signal
 from holdfast.v1 import invoker_service_pb2, mailbox_pb2, runner_service_pb2
 
@@ -68,10 +68,10 @@ def mailbox_signal(signal: Signal) -> mailbox_pb2.MailboxSignal:
 def _sent(key: str, payload: Value, signal_id: str, wrong: Violations, *, urgent: bool = False) -> Sent:
     if not key:
         wrong.add("key", f"must be given: 1 to {MAX_KEY_BYTES} bytes")
-    if key.startswith(CHILD):
-        wrong.add("key", f"must not begin with {CHILD}, under which the platform tells how children end")
-    wrong.text("key", key)
-    wrong.text("signal_id", signal_id)
+    for field, text in (("key", key), ("signal_id", signal_id)):
+        wrong.text(field, text)
+        if text.startswith(RESERVED):
+            wrong.add(field, f"must not begin with {' or '.join(RESERVED)}: so begins what the platform says")
     return Sent(key, _json(payload, wrong), signal_id, urgent)
 
 

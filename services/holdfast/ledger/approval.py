@@ -52,6 +52,7 @@ from holdfast.ledger.domain.approval import (
     passes,
     vote,
 )
+from holdfast.ledger.domain.mailbox import APPROVAL
 from holdfast.ledger.lease_held import held
 from holdfast.ledger.mailbox import Signalled, deliver
 from holdfast.ledger.release import lock_tenants, lock_tenants_of
@@ -90,7 +91,7 @@ class Changed:
 
 def key_of(approval_id: UUID) -> str:
     """Return the mailbox key under which the decision comes."""
-    return f"approval:{approval_id}"
+    return f"{APPROVAL}{approval_id}"
 
 
 def id_of(run_id: UUID, step: str) -> UUID:
@@ -362,7 +363,7 @@ async def _tell_run(
         row["run_id"],
         key=key_of(row["approval_id"]),
         payload=json.dumps({**decision, "payload": shown}, ensure_ascii=False, sort_keys=True).encode(),
-        signal_id=str(row["approval_id"]),
+        signal_id=key_of(row["approval_id"]),
     )
 
 

@@ -176,8 +176,8 @@ async def _tell(connection: Connection, row: Any, returned: Loan | None, told: T
     letter = _letter(row, returned)
     size = OVERHEAD + len(letter) + len(key)
     fingerprint = fingerprint_of(key, letter, urgent=False)
-    # Someone may have taken the child's id for a signal of theirs.
-    for signal_id in (str(child_id), str(uuid.uuid4())):
+    # A child that a person has started again ends more than once.
+    for signal_id in (key, f"{key}/{uuid.uuid4()}"):
         if await connection.fetchval(_PUT, parent_id, child_id, signal_id, fingerprint, letter, size):
             break
     if key in (parent["park_keys"] or ()):

@@ -1,7 +1,8 @@
 """Parked runs whose time has come wake: never early, once, and one tenant's many not before another's few.
 
-The oldest go first as long as all that is due fits in one round. When it does not, the tenants take turns:
-each round goes on after the tenant at which the one before has ended, and takes a few of each.
+The oldest go first as long as all that is due fits in one round. When it does not, half a round is theirs,
+and for the other half the tenants take turns: each round goes on after the tenant at which the one before has
+ended, and takes a few of each.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from holdfast.ledger.release import lock_tenants_of
 ROUND: Final = 256
 """Runs that are woken in one transaction."""
 SHARE: Final = 16
-"""How many of them may be of one tenant when not all fit."""
+"""How many of one tenant a turn takes."""
+LOOKED_AT: Final = 256
+"""Tenants that a round passes by at most; most of them may have nothing that is due."""
 
 # Statements of their own, so now() is the present; the index takes no volatile clock.
 _OLDEST: Final = """
@@ -32,7 +35,7 @@ WITH RECURSIVE turn AS (
     ) n
     WHERE turn.place < $2
 )
-SELECT turn.tenant, d.run_id
+SELECT turn.tenant, turn.place, d.run_id
 FROM turn LEFT JOIN LATERAL (
     SELECT run_id FROM timer
     WHERE kind = 3 AND tenant = turn.tenant AND due_time <= now() ORDER BY due_time LIMIT $3
@@ -67,7 +70,8 @@ async def wake_due(db: Database, *, after: str = "", limit: int = ROUND) -> Woke
     async with db.connection() as connection:
         due = [row["run_id"] for row in await connection.fetch(_OLDEST, limit)]
         if len(due) == limit:
-            due, after = await _turns(connection, after, limit)
+            turns, after = await _turns(connection, after, limit // 2)
+            due = list(dict.fromkeys([*due[: limit // 2], *turns]))
         else:
             after = ""
     if not due:
@@ -82,9 +86,14 @@ async def wake_due(db: Database, *, after: str = "", limit: int = ROUND) -> Woke
     return await db.retrying(once)
 
 
-async def _turns(connection: Connection, after: str, limit: int) -> tuple[list[UUID], str]:
-    """Return what is due of the tenants whose turn it is, and the last of them."""
-    rows = await connection.fetch(_TURNS, after, limit // SHARE, SHARE)
-    if not rows and after:
-        rows = await connection.fetch(_TURNS, "", limit // SHARE, SHARE)
-    return [row["run_id"] for row in rows if row["run_id"] is not None], rows[-1]["tenant"] if rows else ""
+async def _turns(connection: Connection, after: str, most: int) -> tuple[list[UUID], str]:
+    """Return what is due of the tenants whose turn it is, and the last of them, empty after all."""
+    rows = await connection.fetch(_TURNS, after, LOOKED_AT, SHARE)
+    taken: list[UUID] = []
+    for row in rows:
+        if len(taken) >= most and row["tenant"] != after:
+            return taken, after
+        after = row["tenant"]
+        if row["run_id"] is not None:
+            taken.append(row["run_id"])
+    return taken, after if rows and rows[-1]["place"] == LOOKED_AT else ""

@@ -8,7 +8,7 @@ from holdfast.agent.engine.call import Call, Wait
 from holdfast.agent.engine.mailbox import Mailbox
 from holdfast.agent.engine.scope import Frame
 from holdfast.agent.engine.transcript import Transcript
-from holdfast.agent.engine.wait import SIGNAL, once
+from holdfast.agent.engine.wait import ONCE, SIGNAL
 from holdfast.agent.engine.waits import Waits
 from holdfast.agent.wire import value
 from holdfast.agent.wire.draft import WAIT
@@ -55,7 +55,7 @@ class Door:
             name=name,
             kind=WAIT,
             input={"payload": json.loads(payload)},
-            policy=once(),
+            policy=ONCE,
             result=SIGNAL,
             execute=execute,
             prepare=prepare,

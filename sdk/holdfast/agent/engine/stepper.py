@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from holdfast.agent.backoff import pause
@@ -147,18 +148,23 @@ class Stepper:
             self._compare(key, call, begun, fingerprint, asked)
         if self._unrecorded is not None:
             await self._awaited(self._unrecorded(key))
+        with self._waits.step():
+            return await self._execute(key, call, Asked(fingerprint, asked))
+
+    async def _execute(self, key: str, call: Call, asked: Asked) -> Any:
+        """Execute a step that is not recorded, and return its outcome once it may be believed."""
         if not (call.policy.repeatable or self._pipeline.settled):
             await self._awaited(self._pipeline.settle())
         await self._foresee(call.name)
         self._press()
-        kept = Asked(fingerprint, asked if len(asked) <= LARGEST_INPUT else b"")
+        kept = Asked(asked.fingerprint, asked.input if len(asked.input) <= LARGEST_INPUT else b"")
         if call.policy.optional and self._degradation.skips_optional:
             done = self._left_out(key, call, kept)
         else:
             if call.prepare is not None:
                 self._reached("before_prepare")
                 await call.prepare(key)
-            with self._waits.going_on(key, call, kept):
+            with nullcontext() if call.wait is None else self._waits.waiting(key, call, kept):
                 done = await self._reserved(key, call, kept)
         self._check_open()  # code that did not let go when it was stopped
         self._reached("after_step")

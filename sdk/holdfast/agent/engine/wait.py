@@ -19,7 +19,7 @@ LONGEST_KEY: Final = 255
 """Bytes of a mailbox key."""
 LONGEST: Final = 31 * 24 * 3600.0
 """Seconds a wait may take."""
-_ONCE: Final = Policy(attempts=1)
+ONCE: Final = Policy(attempts=1)
 
 
 class _SignalShape:
@@ -36,11 +36,6 @@ class _SignalShape:
 
 SIGNAL: Final = _SignalShape()
 _NOTHING: Final = Shape(None)
-
-
-def once() -> Policy:
-    """Return how a wait is tried."""
-    return _ONCE
 
 
 def receive_call(mailbox: Mailbox, waits: Waits, key: str, timeout: float | timedelta | None) -> Call:
@@ -76,7 +71,7 @@ def signal_call(
         name=name,
         kind=WAIT,
         input=asked,
-        policy=_ONCE,
+        policy=ONCE,
         result=SIGNAL,
         execute=execute,
         wait=Wait((key,), timeout),
@@ -115,7 +110,7 @@ def sleep_call(waits: Waits, delay: float | timedelta | datetime) -> Call:
         name="sleep",
         kind=WAIT,
         input={"seconds": wait.timeout, "until": wait.until},
-        policy=_ONCE,
+        policy=ONCE,
         result=_NOTHING,
         execute=execute,
         wait=wait,

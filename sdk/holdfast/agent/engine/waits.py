@@ -1,12 +1,13 @@
 """The waits of a run, and when it may rest: parked, it holds no runner, and a signal or a time wakes it.
 
 asked ──▶ hot ──(it comes)──▶ recorded
-           └──(HOT seconds)──▶ cold: its intent is recorded ──(it comes)──▶ recorded
-                                 └──(no step is going on, every wait is cold)──▶ the run parks
+           └──(HOT seconds)──▶ its intent is recorded ──(it comes)──▶ recorded
+                                 └──(for HOT seconds nothing but waits was going on)──▶ the run parks
 
 A wait that a park or a crash cuts short goes on in the next lease: its intent says how long it still takes.
-What an agent awaits beside a wait without a step of its own (a sleep of asyncio's, a future) does not keep
-the run from parking, and is not waited for then.
+A branch between two of its steps is going on, too, so the run rests only when it was quiet for a while. What
+an agent awaits for longer beside a wait without a step of its own (a sleep of asyncio's, a future) does not
+keep the run from parking, and is not waited for then.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from holdfast.agent.wire.invocation import History
 
 HOT: Final = 1.0
 """Seconds that a wait stays on its runner before the run may rest."""
+MOST_KEYS: Final = 1000
+"""Mailbox keys that a park may name; a run that waits for more stays where it is."""
 
 
 class Stops(Protocol):
@@ -42,13 +45,12 @@ class Pending:
     asked: Asked
     ends: float | None
     recorded: bool
-    cold: bool = False
 
 
 class Waits:
     """Counts what a run is doing, and parks it when it only waits."""
 
-    __slots__ = ("_busy", "_history", "_loop", "_now", "_pending", "_pipeline", "_stops", "hot")
+    __slots__ = ("_busy", "_history", "_hot", "_loop", "_now", "_pending", "_pipeline", "_quiet", "_stops")
 
     def __init__(self, history: History, pipeline: Pipeline, stops: Stops, now: Callable[[], float]) -> None:
         """Take the ledger's clock, which is never ahead of the ledger's own, for waits until a time."""
@@ -59,34 +61,40 @@ class Waits:
         self._loop = asyncio.get_running_loop()
         self._pending: dict[str, Pending] = {}
         self._busy = 0
-        self.hot = HOT
+        self._quiet: asyncio.TimerHandle | None = None
+        self._hot = HOT
 
     @contextmanager
-    def going_on(self, key: str, call: Call, asked: Asked) -> Iterator[None]:
-        """Hold the run for a step; only what waits lets it go, once it has waited long enough."""
+    def step(self) -> Iterator[None]:
+        """Keep the run on its runner for a step, from before it begins until its record is durable."""
+        self._busy += 1
+        self._listen()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._listen()
+
+    @contextmanager
+    def waiting(self, key: str, call: Call, asked: Asked) -> Iterator[None]:
+        """Let the run go, if it likes, while a step of it waits."""
         wait = call.wait
-        if wait is None:
-            self._busy += 1
-            try:
-                yield
-            finally:
-                self._busy -= 1
-                self._rest()
-            return
-        pending = Pending(key, call, asked, None, recorded=False)
+        assert wait is not None  # the caller has looked
         begun = self._history.intent(key)
-        pending.recorded = begun is not None
         seconds = wait.seconds(self._now()) if begun is None else begun.wait_left
-        if seconds is not None:
-            pending.ends = self._loop.time() + seconds
+        ends = None if seconds is None else self._loop.time() + seconds
+        pending = Pending(key, call, asked, ends, recorded=begun is not None)
         self._pending[key] = pending
-        timer = self._loop.call_later(self.hot, self._cool, pending)
+        self._busy -= 1
+        self._listen()
+        timer = self._loop.call_later(self._hot, self._record, pending)
         try:
             yield
         finally:
             timer.cancel()
             del self._pending[key]
-            self._rest()
+            self._busy += 1
+            self._listen()
 
     def begun(self, key: str) -> bool:
         """Tell whether an earlier lease has recorded that a wait was begun."""
@@ -101,26 +109,33 @@ class Waits:
         pending = self._pending.get(key)
         return pending is not None and pending.recorded
 
-    def move(self) -> tuple[list[str], float | None]:
-        """Return what wakes the run now: mailbox keys, and the seconds until a wait ends by itself."""
-        keys = [key for pending in self._pending.values() for key in _keys(pending)]
-        ends = [pending.ends for pending in self._pending.values() if pending.ends is not None]
-        return keys, max(0.0, min(ends) - self._loop.time()) if ends else None
+    def _record(self, pending: Pending) -> None:
+        if pending.recorded:
+            return
+        pending.recorded = True
+        left = None if pending.ends is None else max(0.0, pending.ends - self._loop.time())
+        asked = pending.asked
+        self._pipeline.draft.record(
+            make_intent(pending.key, pending.call.kind, asked.fingerprint, asked.input, wait_for=left)
+        )
+        self._pipeline.flush_soon()
 
-    def _cool(self, pending: Pending) -> None:
-        pending.cold = True
-        if not pending.recorded:
-            left = None if pending.ends is None else max(0.0, pending.ends - self._loop.time())
-            asked = pending.asked
-            self._pipeline.draft.record(
-                make_intent(pending.key, pending.call.kind, asked.fingerprint, asked.input, wait_for=left)
-            )
-            self._pipeline.flush_soon()
-        self._rest()
+    def _listen(self) -> None:
+        """Begin anew to count how long nothing but waits is going on."""
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
+        if self._pending and not self._busy:
+            self._quiet = self._loop.call_later(self._hot, self._rest)
 
     def _rest(self) -> None:
-        if not self._busy and self._pending and all(each.cold for each in self._pending.values()):
-            self._stops.stop(Parked(*self.move()))
+        keys = [key for pending in self._pending.values() for key in _keys(pending)]
+        if len(keys) > MOST_KEYS:
+            return
+        for pending in self._pending.values():
+            self._record(pending)
+        ends = [pending.ends for pending in self._pending.values() if pending.ends is not None]
+        self._stops.stop(Parked(keys, max(0.0, min(ends) - self._loop.time()) if ends else None))
 
 
 def _keys(pending: Pending) -> tuple[str, ...]:

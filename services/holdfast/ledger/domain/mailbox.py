@@ -17,6 +17,10 @@ INTERRUPT: Final = "interrupt"
 
 CHILD: Final = "child:"
 """What the keys begin with under which the platform tells how children end; the child's id follows."""
+APPROVAL: Final = "approval:"
+"""What those begin with under which it tells what people have decided; the approval's id follows."""
+RESERVED: Final = (CHILD, APPROVAL)
+"""Keys and ids of signals that begin so are the platform's: nobody else may say that, nor be there first."""
 
 
 class InputPolicy(IntEnum):
