@@ -204,6 +204,7 @@ async def test_what_the_run_has_not_recorded_is_refused(stub: CheckpointServiceS
         ({"run_id": run_id}, "INVALID_FIELD"),
         ({"run_id": run_id, "position": 1, "outputs": {"b": b"1"}}, "INVALID_FIELD"),
         ({"run_id": run_id, "position": 1, "outputs": {"a": b"no json"}}, "INVALID_FIELD"),
+        ({"run_id": run_id, "position": 1, "outputs": {"a": b"[NaN]"}}, "INVALID_FIELD"),
         ({"run_id": run_id, "position": 1, "idempotency_key": "k" * 256}, "INVALID_FIELD"),
         ({"run_id": "x", "position": 1}, "INVALID_FIELD"),
         ({"run_id": str(uuid.uuid4()), "position": 1}, "RUN_NOT_FOUND"),

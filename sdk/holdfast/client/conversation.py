@@ -8,8 +8,7 @@ opening ──started──▶ following ──ended | handed off──▶ over
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
@@ -17,15 +16,15 @@ from holdfast.client.approval import NOBODY, Approval, Approvals, Person
 from holdfast.client.errors import HoldfastError, Unavailable
 from holdfast.client.event import Cursor, Event, Started, Update
 from holdfast.client.link import Link
-from holdfast.client.retry import Lost, Repetition
+from holdfast.client.retry import Lost
 from holdfast.client.run import Run
 from holdfast.client.signal import interrupt, signal
+from holdfast.client.stream import Stream
 from holdfast.client.wire_run import run_of, update_of
-from holdfast.client.wire_status import error_of
 from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
 
 
-class Conversation:
+class Conversation(Stream[Started | Update]):
     """One run on a stream both ways: `async with client.converse(…) as talk: async for update in talk: …`.
 
     The first update is `Started`. A connection that breaks is made anew: the run is found by its id, or, if
@@ -45,32 +44,16 @@ class Conversation:
         approvals: Callable[[Person], Approvals],
         lost: Lost | None = None,
     ) -> None:
+        super().__init__(link, lost)
         self.cursor = cursor
         self._approvals = approvals
         self.run: Run | None = None
         self._stub = stub
-        self._link = link
         self._opening = opening
-        self._call: Any = None
-        self._repetition = Repetition(link.reconnects, lost)
-        self._closed = False
         self._connected = False
         self.handed_off = False
         self._interactive = True
         self._known = 0  # so far the transcript reached when the stream began
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the stream; repeatable."""
-        self._closed = True
-        self._hang_up()
 
     async def cancel(self, reason: str = "") -> None:
         """Ask the run to stop; its end comes as an event. Works while the stream is broken, too."""
@@ -107,25 +90,9 @@ class Conversation:
             return await approvals.approve(approval_id, reason)
         return await approvals.deny(approval_id, reason)
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Started | Update:
-        """Return the next update. Raises `HoldfastError` when no server answers for long."""
-        while not (self._closed or self.handed_off or self.cursor.ended):
-            try:
-                update = await self._read()
-            except grpc.aio.AioRpcError as failure:
-                self._hang_up()
-                await self._repetition.pause(error_of(failure))
-                continue
-            except BaseException:
-                self._hang_up()
-                raise
-            if update is not None:
-                return update
-        self.close()
-        raise StopAsyncIteration
+    @property
+    def _over(self) -> bool:
+        return self.handed_off or self.cursor.ended
 
     async def _read(self) -> Started | Update | None:
         if self._call is None:
@@ -184,6 +151,4 @@ class Conversation:
 
     def _hang_up(self) -> None:
         self._connected = False
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+        super()._hang_up()

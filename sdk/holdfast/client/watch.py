@@ -1,19 +1,16 @@
 """A watcher gets a run's events once and in order, over as many connections as that takes."""
 
-from types import TracebackType
-from typing import Any, Self
-
 import grpc
 
 from holdfast.client.event import Cursor, Update
 from holdfast.client.link import Link
-from holdfast.client.retry import Lost, Repetition
+from holdfast.client.retry import Lost
+from holdfast.client.stream import Stream
 from holdfast.client.wire_run import update_of
-from holdfast.client.wire_status import error_of
 from holdfast.v1 import invoker_service_pb2, invoker_service_pb2_grpc
 
 
-class Watch:
+class Watch(Stream[Update]):
     """The events of one run, until it has ended: `async with client.watch(run_id) as events: async for …`.
 
     A run that was retried has ended more than once: its events go on after such an `ended`.
@@ -29,48 +26,14 @@ class Watch:
         cursor: Cursor,
         lost: Lost | None = None,
     ) -> None:
+        super().__init__(link, lost)
         self.cursor = cursor
         self._stub = stub
-        self._link = link
         self._run_id = run_id
-        self._call: Any = None
-        self._repetition = Repetition(link.reconnects, lost)
-        self._closed = False
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the call; repeatable."""
-        self._closed = True
-        self._hang_up()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Update:
-        """Return the next update. Raises `HoldfastError` when no server answers for long."""
-        while not self._closed:
-            try:
-                update = await self._read()
-            except grpc.aio.AioRpcError as failure:
-                self._hang_up()
-                if self.cursor.ended:
-                    break  # nothing was missing but the farewell
-                await self._repetition.pause(error_of(failure))
-                continue
-            except BaseException:
-                self._hang_up()
-                raise
-            if update is not None:
-                return update
-        self.close()
-        raise StopAsyncIteration
+    @property
+    def _complete(self) -> bool:
+        return self.cursor.ended
 
     async def _read(self) -> Update | None:
         """Read one message; None if it says nothing, or nothing more is to come."""
@@ -88,8 +51,3 @@ class Watch:
         if update is not None:
             self.cursor.move(update)
         return update
-
-    def _hang_up(self) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
