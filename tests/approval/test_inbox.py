@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from holdfast.client import ApprovalStatus, Client, Person
-from holdfast.ledger.approval import decide
+from holdfast.ledger.approval_vote import decide
 from holdfast.ledger.domain.approval import Person as Voter
 from holdfast.ledger.domain.approval import Verdict
 from tests.support.approval import approval_service, ask, running

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from holdfast.kit.db import Database
-from holdfast.ledger.approval import decide
+from holdfast.ledger.approval_vote import decide
 from holdfast.ledger.domain.approval import Person, Verdict
 from holdfast.v1 import approval_pb2
 from holdfast.v1 import approval_service_pb2 as pb

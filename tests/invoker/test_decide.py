@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import json_format
 
 from holdfast.kit.db import Database
-from holdfast.ledger.approval import Request, request
+from holdfast.ledger.approval_request import Request, request
 from holdfast.ledger.domain.approval import Policy, Quorum
 from holdfast.ledger.domain.status import RunStatus
 from tests.invoker.runner import Held, Runner

@@ -19,8 +19,11 @@ from holdfast.kit.errors import (
     NotAnApprover,
 )
 from holdfast.ledger import approval_view
-from holdfast.ledger.approval import Changed, Request, decide, fire, key_of, request
+from holdfast.ledger.approval_change import Changed, key_of
+from holdfast.ledger.approval_fire import fire
 from holdfast.ledger.approval_record import NO_HASH
+from holdfast.ledger.approval_request import Request, request
+from holdfast.ledger.approval_vote import decide
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Park

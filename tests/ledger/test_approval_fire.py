@@ -9,8 +9,10 @@ import pytest
 
 from holdfast.kit.db import Database
 from holdfast.ledger import approval_view
-from holdfast.ledger.approval import Request, decide, fire, request
+from holdfast.ledger.approval_fire import fire
+from holdfast.ledger.approval_request import Request, request
 from holdfast.ledger.approval_view import StoredGate
+from holdfast.ledger.approval_vote import decide
 from holdfast.ledger.domain.approval import ApprovalStatus, Person, Policy, Quorum, Reminders, Verdict
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.retry import retry

@@ -8,7 +8,17 @@ import asyncpg
 import pytest
 
 from holdfast.kit.db import Database
-from holdfast.ledger import approval, approval_view, inspect, mailbox_view, session, session_state
+from holdfast.ledger import (
+    approval_change,
+    approval_fire,
+    approval_request,
+    approval_view,
+    approval_vote,
+    inspect,
+    mailbox_view,
+    session,
+    session_state,
+)
 from holdfast.ledger import fork as forking
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
@@ -180,23 +190,23 @@ async def test_the_approvals_role_can_do_all_its_verbs_and_the_invokers_can_deci
         )
 
         async def gate(step: str) -> uuid.UUID:
-            asked = approval.Request(run.run_id, run.epoch, step, "Pay?", b"{}", terms)
-            return (await approval.request(db, asked)).approval_id
+            asked = approval_request.Request(run.run_id, run.epoch, step, "Pay?", b"{}", terms)
+            return (await approval_request.request(db, asked)).approval_id
 
         first, second, third = [await gate(step) for step in ("a", "b", "c")]
         for role, gate_id in ((db, first), (invoker, second)):
-            changed = await approval.decide(
+            changed = await approval_vote.decide(
                 role, "acme", gate_id, Person("ann"), Verdict.APPROVE, edited=b"1", run_id=run.run_id
             )
             assert changed.decided == [run.run_id]
         assert await gate("a") == first
         await execute(owner, "UPDATE approval SET create_time = now() - interval '2 h', next_time = now()")
-        looked, fired = await approval.fire(db)
+        looked, fired = await approval_fire.fire(db)
         assert (looked, [each.approval_id for each in fired]) == (3, [third])
         fourth = await gate("d")
-        park = CommitItem(run.run_id, run.epoch, 1, move=Park((approval.key_of(fourth),)))
+        park = CommitItem(run.run_id, run.epoch, 1, move=Park((approval_change.key_of(fourth),)))
         assert isinstance((await commit_group(checkpoint, [park]))[0], Stored)
-        changed = await approval.decide(db, "acme", fourth, Person("ann"), Verdict.DENY)
+        changed = await approval_vote.decide(db, "acme", fourth, Person("ann"), Verdict.DENY)
         assert changed.pools
         async with db.connection() as connection:
             assert len(await approval_view.changes(connection, "acme", 0, 9)) == 4

@@ -10,7 +10,7 @@ from holdfast.approval.servicer import ApprovalServicer
 from holdfast.approval.telling import Telling
 from holdfast.kit.db import Database, as_fault
 from holdfast.kit.rpc.server import Registration, Server
-from holdfast.ledger.approval import Request, request
+from holdfast.ledger.approval_request import Request, request
 from holdfast.ledger.domain.approval import Policy, Quorum
 from holdfast.ledger.notice import Notices
 from holdfast.ledger.values import Leased

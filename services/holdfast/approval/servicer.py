@@ -15,7 +15,8 @@ from holdfast.kit.rpc.page import cursor_of, size_of, token_of
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import agree, current_tenant
 from holdfast.kit.rpc.violation import Violations
-from holdfast.ledger import approval, approval_view
+from holdfast.ledger import approval_request, approval_view, approval_vote
+from holdfast.ledger.approval_change import key_of
 from holdfast.ledger.domain.approval import ApprovalStatus, Person, Verdict
 from holdfast.v1 import approval_pb2
 from holdfast.v1 import approval_service_pb2 as pb
@@ -48,14 +49,14 @@ class ApprovalServicer(Contract):
         policy = policy_of(request.policy, wrong)
         wrong.check()
         title = request.title or request.step
-        asked = approval.Request(run_id, request.epoch, request.step, title, payload, policy)
-        changed = await approval.request(self._db, asked)
+        asked = approval_request.Request(run_id, request.epoch, request.step, title, payload, policy)
+        changed = await approval_request.request(self._db, asked)
         self._telling.changed([changed])
         async with self._db.connection() as connection:
             stored = await approval_view.of_run(connection, run_id, changed.approval_id)
         return pb.RequestApprovalResponse(
             approval=approval_message(stored),
-            mailbox_key=approval.key_of(changed.approval_id),
+            mailbox_key=key_of(changed.approval_id),
             reattached=changed.repeated,
         )
 
@@ -80,7 +81,7 @@ class ApprovalServicer(Contract):
             if verdict == Verdict.DENY:
                 wrong.add("edited_payload", "must be unset with DENY")
         wrong.check()
-        changed = await approval.decide(
+        changed = await approval_vote.decide(
             self._db,
             tenant,
             approval_id,

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from holdfast.kit.db import Database
 from holdfast.kit.listener import Listener
 from holdfast.kit.loops import Loop
-from holdfast.ledger import approval, approval_view
-from holdfast.ledger.approval import Changed
-from holdfast.ledger.notice import APPROVAL, MAIL, READY, Notices, keys_of
+from holdfast.ledger import approval_fire, approval_view
+from holdfast.ledger.approval_change import Changed
+from holdfast.ledger.notice import APPROVAL, EFFECT, MAIL, READY, Notices, keys_of
 
 DUE_SECONDS = 1.0
 
@@ -29,6 +29,7 @@ class Telling:
         for change in changes:
             self._notices.send(READY, change.pools)
             self._notices.send(MAIL, change.decided)
+            self._notices.send(EFFECT, change.destinations)
             if change.tenant:
                 self._notices.send(APPROVAL, (change.tenant,))
                 self._hint(change.tenant)
@@ -60,7 +61,7 @@ class Telling:
 
     async def fire(self) -> int:
         """Bring what is due, and look after lost hints for all who watch; return how much was looked at."""
-        looked, changes = await approval.fire(self._db)
+        looked, changes = await approval_fire.fire(self._db)
         self.changed(changes)
         await self._look()
         return looked

@@ -8,7 +8,7 @@ from holdfast.invoker.hints import Hints
 from holdfast.kit.db import Database
 from holdfast.kit.errors import ApprovalDecided, ApprovalNotFound, Fault, InvalidField, NotAnApprover
 from holdfast.kit.rpc.person import Caller
-from holdfast.ledger import approval
+from holdfast.ledger import approval_vote
 from holdfast.ledger.domain.approval import Person, Verdict
 from holdfast.ledger.notice import APPROVAL, MAIL, Notices
 from holdfast.v1 import invoker_service_pb2 as pb
@@ -38,7 +38,7 @@ class Deciding:
         return pb.ConverseResponse(decided=answer)
 
     async def _decide(self, tenant: str, run_id: UUID, caller: Caller, asked: pb.ConverseDecide) -> None:
-        changed = await approval.decide(
+        changed = await approval_vote.decide(
             self._db,
             tenant,
             UUID(asked.approval_id),
