@@ -14,12 +14,13 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from holdfast.agent.engine.attempt import Asked
 from holdfast.agent.engine.call import Call
+from holdfast.agent.engine.halt import Stops
 from holdfast.agent.engine.pipeline import Pipeline
-from holdfast.agent.error import Parked, RunStopped
+from holdfast.agent.error import Parked
 from holdfast.agent.wire.draft import make_intent
 from holdfast.agent.wire.invocation import History
 
@@ -27,13 +28,6 @@ HOT: Final = 1.0
 """Seconds that a wait stays on its runner before the run may rest."""
 MOST_KEYS: Final = 1000
 """Mailbox keys that a park may name; a run that waits for more stays where it is."""
-
-
-class Stops(Protocol):
-    """Can stop the run."""
-
-    def stop(self, stopped: RunStopped) -> None:
-        """Stop the run; repeatable, the first cause counts."""
 
 
 @dataclass(slots=True, eq=False)
