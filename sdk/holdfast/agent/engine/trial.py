@@ -79,7 +79,7 @@ class Trials:
         self._waits = waits
 
     async def run(self, key: str, call: Call, asked: Asked) -> Done:
-        """Try a step within its share of the budget. Raises `StepFailed`, `Interrupted`, or what stopped it."""
+        """Try a step within its share of the budget. Raises `StepFailed`, `Interrupted`, what stopped it."""
         tools = 1 if call.kind == TOOL else 0
         lacking = self._meter.lacking(tools=tools, context=call.reads)
         if lacking is not None:
