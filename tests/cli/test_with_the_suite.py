@@ -243,8 +243,8 @@ async def test_a_fork_goes_on_from_an_edited_step_and_sends_no_effect_twice(term
             arguments = ("runs", "fork", run["run_id"], "--at", at, *edit)
             first, again = [(await terminal.type(*arguments, "-o", "json")).json[0] for _ in range(2)]
             assert (first["reattached"], again["reattached"]) == (False, True)
-            assert first["run"]["run_id"] == again["run"]["run_id"]
-            forked.append(first["run"]["run_id"])
+            assert first["run_id"] == again["run_id"]
+            forked.append(first["run_id"])
             ended = await terminal.type("runs", "wait", forked[-1], "-o", "json")
             assert ended.code == 0, ended.out
             assert ended.json[0]["outcome"]["result"] == "greeted BOB"

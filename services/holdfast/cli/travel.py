@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from holdfast.cli.given import Pair, json_value
-from holdfast.cli.output import cell, fields, json_line, table
+from holdfast.cli.output import cell, fields, json_line, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.client import Checkpoint, Run
 
@@ -53,7 +53,7 @@ async def fork(
     async with target.client() as client:
         handle = await client.fork(run_id, position, outputs=edited, idempotency_key=idempotency_key)
     if target.form == "json":
-        json_line({"reattached": handle.reattached, "run": handle.run})
+        json_line({**plain(handle.run), "reattached": handle.reattached})
     else:
         _show(handle.run, reattached=handle.reattached)
 

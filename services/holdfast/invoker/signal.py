@@ -71,7 +71,7 @@ def _sent(key: str, payload: Value, signal_id: str, wrong: Violations, *, urgent
     for field, text in (("key", key), ("signal_id", signal_id)):
         wrong.text(field, text)
         if text.startswith(RESERVED):
-            wrong.add(field, f"must not begin with {' or '.join(RESERVED)}: so begins what the platform says")
+            wrong.add(field, f"begins with a name of the platform's own: {', '.join(RESERVED)}")
     return Sent(key, _json(payload, wrong), signal_id, urgent)
 
 
