@@ -3,7 +3,7 @@
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -28,12 +28,6 @@ from tests.support.ledger import (
 )
 
 TABLES = ("run", "run_state", "idempotency", "transcript", "lease", "timer", "ready", "blocked", "tenant")
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 async def rows(db: Database, table: str) -> list[dict[str, Any]]:

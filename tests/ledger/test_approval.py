@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -45,7 +45,6 @@ from tests.support.ledger import (
     fetch,
     finish,
     invocation,
-    open_ledger,
     opened,
     status_of,
 )
@@ -53,12 +52,6 @@ from tests.support.ledger import (
 ANN, BOB, CAT = (Person(name, frozenset({"writers"})) for name in ("ann", "bob", "cat"))
 ANYONE = (Quorum(1, ("group:writers",)),)
 APPROVE, DENY = Verdict.APPROVE, Verdict.DENY
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 async def running(db: Database) -> Leased:

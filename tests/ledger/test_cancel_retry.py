@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -23,16 +22,9 @@ from tests.support.ledger import (
     execute,
     finish,
     invocation,
-    open_ledger,
     opened,
     status_of,
 )
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 async def test_a_queued_run_ends_at_once_and_lets_the_next_of_its_key_go(db: Database) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -22,16 +21,9 @@ from tests.support.ledger import (
     finish,
     give_up,
     invocation,
-    open_ledger,
     opened,
     status_of,
 )
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 async def test_a_leased_run_carries_what_its_runner_needs(db: Database) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
@@ -30,12 +29,6 @@ from holdfast.ledger.session import hand_back
 from holdfast.ledger.values import Failure, Outcome
 from tests.support.commit import Floor, commit, lease_ref, open_ledger
 from tests.support.outbox import make_destination
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 @pytest.fixture

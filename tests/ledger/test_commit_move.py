@@ -3,7 +3,6 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,17 +14,11 @@ from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.session import hand_back
 from holdfast.ledger.values import Failure, Outcome
-from tests.support.commit import Floor, commit, lease_ref, open_ledger
+from tests.support.commit import Floor, commit, lease_ref
 from tests.support.outbox import make_destination
 
 DONE = Outcome(RunStatus.SUCCEEDED, b'"done"')
 BROKEN = Failure("ValueError", "no such ticket", "fetch", 3)
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 @pytest.fixture

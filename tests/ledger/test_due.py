@@ -1,7 +1,6 @@
 """What falls due is done once: deadlines end runs, delays make them ready."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -22,18 +21,11 @@ from tests.support.ledger import (
     finish,
     give_up,
     invocation,
-    open_ledger,
     opened,
     status_of,
 )
 
 AT_ONCE = Limits(deadline_ms=1)
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 async def delays_pass(db: Database, run_id: UUID) -> None:

@@ -1,7 +1,6 @@
 """What was committed is read back whole, in pages, by the holder of the lease and by the run's tenant."""
 
 import uuid
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,13 +12,7 @@ from holdfast.ledger.commit_value import CommitItem, Record
 from holdfast.ledger.domain.commit import Charge
 from holdfast.ledger.session import hand_back
 from holdfast.ledger.values import Limits
-from tests.support.commit import Floor, commit, lease_ref, open_ledger
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
+from tests.support.commit import Floor, commit, lease_ref
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Reading shows what is, page by page, and never another tenant's."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,13 +12,7 @@ from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Happened
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.run_list import Cursor, RunFilter, list_runs
-from tests.support.ledger import admitted, execute, finish, invocation, open_ledger, opened
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
+from tests.support.ledger import admitted, execute, finish, invocation, opened
 
 
 async def listed(db: Database, which: RunFilter, *, size: int = 2, tenant: str = "acme") -> list[int]:

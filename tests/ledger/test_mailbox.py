@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -37,15 +36,8 @@ from tests.support.ledger import (
     fetch,
     finish,
     invocation,
-    open_ledger,
     opened,
 )
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 async def running(db: Database, runner: Runner | None = None, **more: Any) -> Leased:

@@ -1,9 +1,7 @@
 """Notices are gathered, sent together, and never stand in the way of work."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,12 +9,6 @@ from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.ledger.notice import ENDED, READY, Notices, keys_of, payloads
 from tests.support.ledger import open_ledger
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 class Ear:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,18 +27,11 @@ from tests.support.ledger import (
     fetch,
     finish,
     invocation,
-    open_ledger,
     opened,
     status_of,
 )
 
 DAY = 24 * 3600.0
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 async def running(db: Database, runner: Runner, **more: Any) -> Leased:

@@ -1,7 +1,6 @@
 """History is dropped by the day, never under a run that may need it."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from uuid import UUID
 
@@ -17,13 +16,7 @@ from holdfast.ledger.partition import drop_history
 from holdfast.ledger.retry import retry
 from holdfast.ledger.values import Leased
 from tests.support.commit import Floor, commit
-from tests.support.ledger import execute, fetch, finish, open_ledger, status_of
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
+from tests.support.ledger import execute, fetch, finish, status_of
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
-
-import pytest
 
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fenced
@@ -24,16 +21,9 @@ from tests.support.ledger import (
     finish,
     give_up,
     invocation,
-    open_ledger,
     opened,
     status_of,
 )
-
-
-@pytest.fixture
-async def db(database_url: str) -> AsyncIterator[Database]:
-    async with open_ledger(database_url) as db:
-        yield db
 
 
 async def beat(db: Database, *runners: Runner, invoker_id: uuid.UUID | None = None) -> set[uuid.UUID]:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from holdfast.checkpoint.fork import fork
-from holdfast.checkpoint.fork_view import forked_message
 from holdfast.checkpoint.group import Line
 from holdfast.checkpoint.message import item_of, uuid_of
 from holdfast.checkpoint.stream import CommitStream
@@ -20,6 +19,7 @@ from holdfast.checkpoint.view import (
 from holdfast.kit import crash_point
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, InvalidField, ShuttingDown, StreamProtocol, Violation
+from holdfast.kit.rpc.run import run_message
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import fork as forking
 from holdfast.ledger import history, mailbox_view
@@ -143,7 +143,7 @@ class CheckpointServicer(Contract):
         forked = await fork(self._db, current_tenant(), request)
         self._notices.send(READY, forked.pools)
         view = await forking.view(self._db, forked.run_id)
-        return pb.ForkRunResponse(run=forked_message(view), reattached=not forked.created)
+        return pb.ForkRunResponse(run=run_message(view), reattached=not forked.created)
 
     async def _read(self, requests: AsyncIterator[pb.CommitRequest], stream: CommitStream) -> None:
         """Take commits until the runner has no more or the process drains, and only while there is room."""

@@ -1,14 +1,8 @@
 """What the ledger leased, as the runner is told."""
 
-from datetime import UTC, datetime
-from typing import Final
-
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from holdfast.kit.rpc.run import timestamp
 from holdfast.ledger.values import Leased, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, work_service_pb2
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
@@ -47,9 +41,3 @@ def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
         )
     assignment.remaining.FromMilliseconds(max(0, int(lease.remaining_s * 1000)))
     return assignment
-
-
-def timestamp(moment: datetime) -> Timestamp:
-    """Return a time as the contract has it."""
-    since = moment - _EPOCH
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from holdfast.invoker.assignment import timestamp
 from holdfast.kit.rpc.payload import value_of
+from holdfast.kit.rpc.run import run_message as described
+from holdfast.kit.rpc.run import timestamp
 from holdfast.ledger.session_state import SessionView
 from holdfast.ledger.values import Admitted, Failure, Invocation, RunView, TranscriptRow, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, session_pb2, transcript_pb2
@@ -17,52 +16,7 @@ from holdfast.v1 import invoker_service_pb2, run_pb2, session_pb2, transcript_pb
 
 def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
     """Return a run; without payload and result unless `whole`."""
-    limits = view.limits
-    run = run_pb2.Run(
-        run_id=str(view.run_id),
-        intent=view.intent,
-        caller=run_pb2.Caller(tenant=view.tenant, user=view.user),
-        budget=run_pb2.Budget(
-            deadline_ms=limits.deadline_ms,
-            max_steps=limits.max_steps,
-            max_tools=limits.max_tools,
-            max_tokens=limits.max_tokens,
-            max_context=limits.max_context,
-        ),
-        idempotency_key=view.idempotency_key,
-        correlation_id=view.correlation_id,
-        shape=run_pb2.Shape.ValueType(view.shape),
-        ordering_key=view.ordering_key,
-        priority=view.priority,
-        session_id=view.session_id,
-        labels=view.labels,
-        agent_version=view.agent_version,
-        status=run_pb2.RunStatus.ValueType(view.status),
-        attempt=view.attempt,
-        usage=run_pb2.Usage(
-            elapsed_ms=_elapsed_ms(view),
-            steps=view.usage.steps,
-            tools=view.usage.tools,
-            tokens=view.usage.tokens,
-            context=view.usage.context,
-        ),
-        last_sequence=view.last_sequence,
-        handed_off=view.handed_off,
-        cancel_requested=view.cancel_requested and view.outcome is None,
-        create_time=timestamp(view.create_time),
-        deadline_time=timestamp(view.deadline_time),
-        start_time=_maybe(view.start_time),
-        end_time=_maybe(view.end_time),
-    )
-    if view.parent_run_id is not None:
-        run.parent_run_id = str(view.parent_run_id)
-    if view.lent != Usage():
-        run.lent.CopyFrom(
-            run_pb2.Usage(steps=view.lent.steps, tools=view.lent.tools, tokens=view.lent.tokens)
-        )
-    if view.forked_from is not None:
-        origin, position = view.forked_from
-        run.forked_from.CopyFrom(run_pb2.Fork(run_id=str(origin), position=position))
+    run = described(view)
     if view.last_failure is not None:
         run.last_failure.CopyFrom(failure_message(view.last_failure))
     if view.outcome is not None:
@@ -114,10 +68,6 @@ def admitted_view(invocation: Invocation, admitted: Admitted) -> RunView:
     )
 
 
-def _maybe(moment: datetime | None) -> Timestamp | None:
-    return None if moment is None else timestamp(moment)
-
-
 def session_message(view: SessionView) -> session_pb2.Session:
     """Return a session."""
     return session_pb2.Session(
@@ -128,10 +78,6 @@ def session_message(view: SessionView) -> session_pb2.Session:
         create_time=timestamp(view.create_time),
         update_time=timestamp(view.update_time),
     )
-
-
-def _elapsed_ms(view: RunView) -> int:
-    return max(0, int(((view.end_time or view.now) - view.create_time).total_seconds() * 1000))
 
 
 def failure_message(failure: Failure) -> run_pb2.Failure:
