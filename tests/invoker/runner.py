@@ -86,6 +86,7 @@ class Runner(RunnerServiceServicer):
         self._checkpoint_address = checkpoint_address
         self._server: Server | None = None
         self._work: Any = None
+        self._writing = asyncio.Lock()  # grpc takes one write at a time on a stream
         self._work_channel: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._commits: Any = None
@@ -119,7 +120,7 @@ class Runner(RunnerServiceServicer):
                 for intent in self.intents
             ],
         )
-        await self._work.write(work_service_pb2.LeaseRequest(hello=hello))
+        await self._write(hello=hello)
         opened = await self._work.read()
         assert opened.WhichOneof("message") == "opened", opened
         if slots:
@@ -129,7 +130,7 @@ class Runner(RunnerServiceServicer):
     async def credit(self, slots: int, ended: Sequence[str] = ()) -> None:
         """Take more runs; say which have ended."""
         credit = work_service_pb2.RunnerCredit(slots=slots, ended_run_ids=ended)
-        await self._work.write(work_service_pb2.LeaseRequest(credit=credit))
+        await self._write(credit=credit)
 
     async def hand_back(self, *held: Held) -> None:
         """Give leases back."""
@@ -137,7 +138,7 @@ class Runner(RunnerServiceServicer):
         for each in held:
             self.forget(each)
         back = work_service_pb2.RunnerHandBack(leases=refs)
-        await self._work.write(work_service_pb2.LeaseRequest(hand_back=back))
+        await self._write(hand_back=back)
 
     async def take(self, run_id: str | None = None, *, epoch: int = 0) -> Held:
         """Wait for a run, any or a certain one."""
@@ -263,6 +264,10 @@ class Runner(RunnerServiceServicer):
                 return
             await changed.wait()
 
+    async def _write(self, **message: Any) -> None:
+        async with self._writing:
+            await self._work.write(work_service_pb2.LeaseRequest(**message))
+
     async def _listen(self, work: Any) -> None:
         try:
             while (message := await work.read()) is not grpc.aio.EOF:
@@ -285,7 +290,7 @@ class Runner(RunnerServiceServicer):
                 await asyncio.sleep(0.05)
                 if self.beating:
                     beat = work_service_pb2.RunnerHeartbeat(held=len(self.held))
-                    await self._work.write(work_service_pb2.LeaseRequest(heartbeat=beat))
+                    await self._write(heartbeat=beat)
 
 
 @asynccontextmanager
