@@ -29,7 +29,7 @@ from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
 from holdfast.v1 import transcript_pb2 as holdfast_dot_v1_dot_transcript__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1choldfast/v1/checkpoint.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\x1a\x1choldfast/v1/transcript.proto\"\xe9\x02\n\nStepRecord\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.holdfast.v1.StepKind\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\r\n\x05input\x18\x04 \x01(\x0c\x12\x0e\n\x06output\x18\x05 \x01(\x0c\x12%\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12!\n\x05usage\x18\x08 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06intent\x18\n \x01(\x08\x12/\n\x0cinterruption\x18\x14 \x01(\x0b\x32\x19.holdfast.v1.Interruption\x12+\n\x08wait_for\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x0cInterruption\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\x8e\x03\n\nCheckpoint\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.holdfast.v1.StepKind\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12%\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12!\n\x05usage\x18\t \x01(\x0b\x32\x12.holdfast.v1.Usage\x12+\n\x08\x64uration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0brun_attempt\x18\x0b \x01(\x05\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06record\x18P \x01(\x0c\"\xa3\x01\n\x0c\x45\x66\x66\x65\x63tIntent\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12.\n\nnot_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x95\x04\n\x06\x43ommit\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12&\n\x05steps\x18\x04 \x03(\x0b\x32\x17.holdfast.v1.StepRecord\x12\'\n\x06\x65vents\x18\x05 \x01(\x0b\x32\x17.holdfast.v1.EventBatch\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12*\n\x07\x65\x66\x66\x65\x63ts\x18\x07 \x03(\x0b\x32\x19.holdfast.v1.EffectIntent\x12\x31\n\x07\x65mitted\x18\x08 \x03(\x0b\x32 .holdfast.v1.Commit.EmittedEntry\x12\x1b\n\x13\x63onsumed_signal_ids\x18\t \x03(\t\x12*\n\x07session\x18\x14 \x01(\x0b\x32\x19.holdfast.v1.SessionWrite\x12\x0f\n\x07handoff\x18\x15 \x01(\x08\x12#\n\x03\x65nd\x18\n \x01(\x0b\x32\x14.holdfast.v1.OutcomeH\x00\x12%\n\x04park\x18\x0b \x01(\x0b\x32\x15.holdfast.v1.ParkMoveH\x00\x12+\n\x07requeue\x18\x0c \x01(\x0b\x32\x18.holdfast.v1.RequeueMoveH\x00\x1a.\n\x0c\x45mittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x42\x06\n\x04move\"5\n\x0cSessionWrite\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x16\n\x0eloaded_version\x18\x02 \x01(\x03\"R\n\x08ParkMove\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12+\n\x08wait_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x02\x10\x03R\x05until\"q\n\x0bRequeueMove\x12%\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tblameless\x18\x03 \x01(\x08\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1choldfast/v1/checkpoint.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\x1a\x1choldfast/v1/transcript.proto\"\xfb\x02\n\nStepRecord\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.holdfast.v1.StepKind\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\r\n\x05input\x18\x04 \x01(\x0c\x12\x0e\n\x06output\x18\x05 \x01(\x0c\x12%\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12!\n\x05usage\x18\x08 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06intent\x18\n \x01(\x08\x12/\n\x0cinterruption\x18\x14 \x01(\x0b\x32\x19.holdfast.v1.Interruption\x12+\n\x08wait_for\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08undoable\x18\x16 \x01(\x08\"?\n\x0cInterruption\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\x8e\x03\n\nCheckpoint\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.holdfast.v1.StepKind\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12%\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12!\n\x05usage\x18\t \x01(\x0b\x32\x12.holdfast.v1.Usage\x12+\n\x08\x64uration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0brun_attempt\x18\x0b \x01(\x05\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06record\x18P \x01(\x0c\"\xa3\x01\n\x0c\x45\x66\x66\x65\x63tIntent\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12.\n\nnot_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xf9\x04\n\x06\x43ommit\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12&\n\x05steps\x18\x04 \x03(\x0b\x32\x17.holdfast.v1.StepRecord\x12\'\n\x06\x65vents\x18\x05 \x01(\x0b\x32\x17.holdfast.v1.EventBatch\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12*\n\x07\x65\x66\x66\x65\x63ts\x18\x07 \x03(\x0b\x32\x19.holdfast.v1.EffectIntent\x12\x31\n\x07\x65mitted\x18\x08 \x03(\x0b\x32 .holdfast.v1.Commit.EmittedEntry\x12\x1b\n\x13\x63onsumed_signal_ids\x18\t \x03(\t\x12*\n\x07session\x18\x14 \x01(\x0b\x32\x19.holdfast.v1.SessionWrite\x12\x0f\n\x07handoff\x18\x15 \x01(\x08\x12/\n\x0c\x63ompensation\x18\x16 \x01(\x0b\x32\x19.holdfast.v1.Compensation\x12#\n\x03\x65nd\x18\n \x01(\x0b\x32\x14.holdfast.v1.OutcomeH\x00\x12%\n\x04park\x18\x0b \x01(\x0b\x32\x15.holdfast.v1.ParkMoveH\x00\x12+\n\x07requeue\x18\x0c \x01(\x0b\x32\x18.holdfast.v1.RequeueMoveH\x00\x12\x31\n\ncompensate\x18\x17 \x01(\x0b\x32\x1b.holdfast.v1.CompensateMoveH\x00\x1a.\n\x0c\x45mittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x42\x06\n\x04move\"_\n\x0c\x43ompensation\x12$\n\x07undo_on\x18\x01 \x03(\x0e\x32\x13.holdfast.v1.UndoOn\x12)\n\x06within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"5\n\x0e\x43ompensateMove\x12#\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\x14.holdfast.v1.Failure\"5\n\x0cSessionWrite\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x16\n\x0eloaded_version\x18\x02 \x01(\x03\"R\n\x08ParkMove\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12+\n\x08wait_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x02\x10\x03R\x05until\"q\n\x0bRequeueMove\x12%\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tblameless\x18\x03 \x01(\x08*a\n\x06UndoOn\x12\x17\n\x13UNDO_ON_UNSPECIFIED\x10\x00\x12\x13\n\x0fUNDO_ON_FAILURE\x10\x01\x12\x12\n\x0eUNDO_ON_CANCEL\x10\x02\x12\x15\n\x11UNDO_ON_EXHAUSTED\x10\x03\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,22 +39,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
   _globals['_COMMIT_EMITTEDENTRY']._loaded_options = None
   _globals['_COMMIT_EMITTEDENTRY']._serialized_options = b'8\001'
+  _globals['_UNDOON']._serialized_start=2249
+  _globals['_UNDOON']._serialized_end=2346
   _globals['_STEPRECORD']._serialized_start=194
-  _globals['_STEPRECORD']._serialized_end=555
-  _globals['_INTERRUPTION']._serialized_start=557
-  _globals['_INTERRUPTION']._serialized_end=620
-  _globals['_CHECKPOINT']._serialized_start=623
-  _globals['_CHECKPOINT']._serialized_end=1021
-  _globals['_EFFECTINTENT']._serialized_start=1024
-  _globals['_EFFECTINTENT']._serialized_end=1187
-  _globals['_COMMIT']._serialized_start=1190
-  _globals['_COMMIT']._serialized_end=1723
-  _globals['_COMMIT_EMITTEDENTRY']._serialized_start=1669
-  _globals['_COMMIT_EMITTEDENTRY']._serialized_end=1715
-  _globals['_SESSIONWRITE']._serialized_start=1725
-  _globals['_SESSIONWRITE']._serialized_end=1778
-  _globals['_PARKMOVE']._serialized_start=1780
-  _globals['_PARKMOVE']._serialized_end=1862
-  _globals['_REQUEUEMOVE']._serialized_start=1864
-  _globals['_REQUEUEMOVE']._serialized_end=1977
+  _globals['_STEPRECORD']._serialized_end=573
+  _globals['_INTERRUPTION']._serialized_start=575
+  _globals['_INTERRUPTION']._serialized_end=638
+  _globals['_CHECKPOINT']._serialized_start=641
+  _globals['_CHECKPOINT']._serialized_end=1039
+  _globals['_EFFECTINTENT']._serialized_start=1042
+  _globals['_EFFECTINTENT']._serialized_end=1205
+  _globals['_COMMIT']._serialized_start=1208
+  _globals['_COMMIT']._serialized_end=1841
+  _globals['_COMMIT_EMITTEDENTRY']._serialized_start=1787
+  _globals['_COMMIT_EMITTEDENTRY']._serialized_end=1833
+  _globals['_COMPENSATION']._serialized_start=1843
+  _globals['_COMPENSATION']._serialized_end=1938
+  _globals['_COMPENSATEMOVE']._serialized_start=1940
+  _globals['_COMPENSATEMOVE']._serialized_end=1993
+  _globals['_SESSIONWRITE']._serialized_start=1995
+  _globals['_SESSIONWRITE']._serialized_end=2048
+  _globals['_PARKMOVE']._serialized_start=2050
+  _globals['_PARKMOVE']._serialized_end=2132
+  _globals['_REQUEUEMOVE']._serialized_start=2134
+  _globals['_REQUEUEMOVE']._serialized_end=2247
 # @@protoc_insertion_point(module_scope)

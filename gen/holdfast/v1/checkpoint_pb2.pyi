@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from holdfast.v1 import run_pb2 as _run_pb2
 from holdfast.v1 import transcript_pb2 as _transcript_pb2
 import builtins as _builtins
@@ -22,6 +23,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _UndoOn:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UndoOnEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UndoOn.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNDO_ON_UNSPECIFIED: _UndoOn.ValueType  # 0
+    """Never sent."""
+    UNDO_ON_FAILURE: _UndoOn.ValueType  # 1
+    """It would end FAILED, or go to the dead letters."""
+    UNDO_ON_CANCEL: _UndoOn.ValueType  # 2
+    """It would end CANCELLED."""
+    UNDO_ON_EXHAUSTED: _UndoOn.ValueType  # 3
+    """It would end PARTIAL."""
+
+class UndoOn(_UndoOn, metaclass=_UndoOnEnumTypeWrapper):
+    """An end of a run that may have its steps undone."""
+
+UNDO_ON_UNSPECIFIED: UndoOn.ValueType  # 0
+"""Never sent."""
+UNDO_ON_FAILURE: UndoOn.ValueType  # 1
+"""It would end FAILED, or go to the dead letters."""
+UNDO_ON_CANCEL: UndoOn.ValueType  # 2
+"""It would end CANCELLED."""
+UNDO_ON_EXHAUSTED: UndoOn.ValueType  # 3
+"""It would end PARTIAL."""
+Global___UndoOn: _TypeAlias = UndoOn  # noqa: Y015
 
 @_typing.final
 class StepRecord(_message.Message):
@@ -41,6 +70,7 @@ class StepRecord(_message.Message):
     INTENT_FIELD_NUMBER: _builtins.int
     INTERRUPTION_FIELD_NUMBER: _builtins.int
     WAIT_FOR_FIELD_NUMBER: _builtins.int
+    UNDOABLE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Scope, name and how often the name was called before in the scope: `fetch`, `fetch#2`,
     `map.3/fetch`.
@@ -59,6 +89,10 @@ class StepRecord(_message.Message):
     """True for what is written before the outcome, which follows under the same key: the intent of a
     step that has an undo, for it may have taken effect, and that of a wait, for it goes on after a
     crash. It has no output, is charged nothing, and is no checkpoint.
+    """
+    undoable: _builtins.bool
+    """The step has an undo, and may have taken effect: it is undone if the run is. Set in its intent, and
+    in its outcome unless that is a failure after which there is nothing to undo.
     """
     @_builtins.property
     def failure(self) -> _run_pb2.Failure:
@@ -97,10 +131,11 @@ class StepRecord(_message.Message):
         intent: _builtins.bool = ...,
         interruption: Global___Interruption | None = ...,
         wait_for: _duration_pb2.Duration | None = ...,
+        undoable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "interruption", b"interruption", "usage", b"usage", "wait_for", b"wait_for"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "failure", b"failure", "fingerprint", b"fingerprint", "input", b"input", "intent", b"intent", "interruption", b"interruption", "key", b"key", "kind", b"kind", "output", b"output", "usage", b"usage", "wait_for", b"wait_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "duration", b"duration", "failure", b"failure", "fingerprint", b"fingerprint", "input", b"input", "intent", b"intent", "interruption", b"interruption", "key", b"key", "kind", b"kind", "output", b"output", "undoable", b"undoable", "usage", b"usage", "wait_for", b"wait_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,9 +334,11 @@ class Commit(_message.Message):
     CONSUMED_SIGNAL_IDS_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     HANDOFF_FIELD_NUMBER: _builtins.int
+    COMPENSATION_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
     REQUEUE_FIELD_NUMBER: _builtins.int
+    COMPENSATE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     epoch: _builtins.int
@@ -343,6 +380,10 @@ class Commit(_message.Message):
         """What the run leaves in its session; only with an end SUCCEEDED or PARTIAL."""
 
     @_builtins.property
+    def compensation(self) -> Global___Compensation:
+        """Which ends of the run have its steps undone; with the intent of the first step that has an undo."""
+
+    @_builtins.property
     def end(self) -> _run_pb2.Outcome:
         """The run ends."""
 
@@ -354,6 +395,12 @@ class Commit(_message.Message):
     def requeue(self) -> Global___RequeueMove:
         """This attempt failed; the run goes back to the queue, or to the dead letters after its last
         attempt.
+        """
+
+    @_builtins.property
+    def compensate(self) -> Global___CompensateMove:
+        """The run will not come to a good end: its steps are undone, under another lease and a budget of
+        their own, and then it ends. Refused if that goes on already.
         """
 
     def __init__(
@@ -370,19 +417,75 @@ class Commit(_message.Message):
         consumed_signal_ids: _abc.Iterable[_builtins.str] | None = ...,
         session: Global___SessionWrite | None = ...,
         handoff: _builtins.bool = ...,
+        compensation: Global___Compensation | None = ...,
         end: _run_pb2.Outcome | None = ...,
         park: Global___ParkMove | None = ...,
         requeue: Global___RequeueMove | None = ...,
+        compensate: Global___CompensateMove | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "events", b"events", "move", b"move", "park", b"park", "requeue", b"requeue", "session", b"session", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compensate", b"compensate", "compensation", b"compensation", "end", b"end", "events", b"events", "move", b"move", "park", b"park", "requeue", b"requeue", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_signal_ids", b"consumed_signal_ids", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "handoff", b"handoff", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "session", b"session", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compensate", b"compensate", "compensation", b"compensation", "consumed_signal_ids", b"consumed_signal_ids", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "handoff", b"handoff", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "session", b"session", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_move: _TypeAlias = _typing.Literal["end", "park", "requeue"]  # noqa: Y015
+    _WhichOneofReturnType_move: _TypeAlias = _typing.Literal["end", "park", "requeue", "compensate"]  # noqa: Y015
     _WhichOneofArgType_move: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_move) -> _WhichOneofReturnType_move | None: ...
 
 Global___Commit: _TypeAlias = Commit  # noqa: Y015
+
+@_typing.final
+class Compensation(_message.Message):
+    """When and for how long the steps of a run are undone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNDO_ON_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def undo_on(self) -> _containers.RepeatedScalarFieldContainer[Global___UndoOn.ValueType]:
+        """The ends that have them undone; at least one."""
+
+    @_builtins.property
+    def within(self) -> _duration_pb2.Duration:
+        """How long undoing may take, by the ledger's clock from its beginning; above 0, at most 31 days."""
+
+    def __init__(
+        self,
+        *,
+        undo_on: _abc.Iterable[Global___UndoOn.ValueType] | None = ...,
+        within: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["within", b"within"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["undo_on", b"undo_on", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Compensation: _TypeAlias = Compensation  # noqa: Y015
+
+@_typing.final
+class CompensateMove(_message.Message):
+    """The steps of a run are to be undone. It keeps its place among the runs of its ordering key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cause(self) -> _run_pb2.Failure:
+        """Why: what the run would have ended with."""
+
+    def __init__(
+        self,
+        *,
+        cause: _run_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompensateMove: _TypeAlias = CompensateMove  # noqa: Y015
 
 @_typing.final
 class SessionWrite(_message.Message):

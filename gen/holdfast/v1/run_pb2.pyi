@@ -458,6 +458,7 @@ class Run(_message.Message):
     FORKED_FROM_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     LENT_FIELD_NUMBER: _builtins.int
+    COMPENSATING_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The id: the caller's, or made by the server."""
     intent: _builtins.str
@@ -542,6 +543,10 @@ class Run(_message.Message):
     def lent(self) -> Global___Usage:
         """What of its steps, tools and tokens is set aside for children that have not ended."""
 
+    @_builtins.property
+    def compensating(self) -> Global___Failure:
+        """Why its steps are or were undone, if they are or were."""
+
     def __init__(
         self,
         *,
@@ -573,10 +578,11 @@ class Run(_message.Message):
         forked_from: Global___Fork | None = ...,
         parent_run_id: _builtins.str = ...,
         lent: Global___Usage | None = ...,
+        compensating: Global___Failure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "last_failure", b"last_failure", "lent", b"lent", "outcome", b"outcome", "payload", b"payload", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "compensating", b"compensating", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "last_failure", b"last_failure", "lent", b"lent", "outcome", b"outcome", "payload", b"payload", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "handed_off", b"handed_off", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "lent", b"lent", "ordering_key", b"ordering_key", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "compensating", b"compensating", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "handed_off", b"handed_off", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "lent", b"lent", "ordering_key", b"ordering_key", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,7 @@ class RunEvent(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     CHILD_SPAWNED_FIELD_NUMBER: _builtins.int
     CHILD_ENDED_FIELD_NUMBER: _builtins.int
+    COMPENSATING_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     sequence: _builtins.int
@@ -192,6 +193,10 @@ class RunEvent(_message.Message):
     def child_ended(self) -> Global___ChildEnded:
         """The agent was told that a child has ended."""
 
+    @_builtins.property
+    def compensating(self) -> Global___RunCompensating:
+        """The run's steps are to be undone."""
+
     def __init__(
         self,
         *,
@@ -222,12 +227,13 @@ class RunEvent(_message.Message):
         ended: Global___RunEnded | None = ...,
         child_spawned: Global___ChildSpawned | None = ...,
         child_ended: Global___ChildEnded | None = ...,
+        compensating: Global___RunCompensating | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "child_ended", b"child_ended", "child_spawned", b"child_spawned", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "said", b"said", "started", b"started", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "child_ended", b"child_ended", "child_spawned", b"child_spawned", "compensating", b"compensating", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "said", b"said", "started", b"started", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "attempt", b"attempt", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "child_ended", b"child_ended", "child_spawned", b"child_spawned", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "epoch", b"epoch", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "run_id", b"run_id", "said", b"said", "sequence", b"sequence", "started", b"started", "step", b"step", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "approval_requested", b"approval_requested", "attempt", b"attempt", "budget_reported", b"budget_reported", "cancel_requested", b"cancel_requested", "child_ended", b"child_ended", "child_spawned", b"child_spawned", "compensating", b"compensating", "degraded", b"degraded", "effect_staged", b"effect_staged", "ended", b"ended", "epoch", b"epoch", "event", b"event", "handed_off", b"handed_off", "input_received", b"input_received", "parked", b"parked", "requeued", b"requeued", "run_id", b"run_id", "said", b"said", "sequence", b"sequence", "started", b"started", "step", b"step", "step_failed", b"step_failed", "step_finished", b"step_finished", "step_started", b"step_started", "time", b"time", "token", b"token", "tool_called", b"tool_called", "tool_returned", b"tool_returned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "step_started", "step_finished", "step_failed", "said", "token", "tool_called", "tool_returned", "effect_staged", "budget_reported", "degraded", "parked", "requeued", "handed_off", "input_received", "approval_requested", "cancel_requested", "ended", "child_spawned", "child_ended"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["accepted", "started", "step_started", "step_finished", "step_failed", "said", "token", "tool_called", "tool_returned", "effect_staged", "budget_reported", "degraded", "parked", "requeued", "handed_off", "input_received", "approval_requested", "cancel_requested", "ended", "child_spawned", "child_ended", "compensating"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -682,6 +688,30 @@ class RunRequeued(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunRequeued: _TypeAlias = RunRequeued  # noqa: Y015
+
+@_typing.final
+class RunCompensating(_message.Message):
+    """The run went back to the queue to have its steps undone; then it ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cause(self) -> _run_pb2.Failure:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        cause: _run_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunCompensating: _TypeAlias = RunCompensating  # noqa: Y015
 
 @_typing.final
 class HandedOff(_message.Message):

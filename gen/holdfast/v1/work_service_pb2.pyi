@@ -403,6 +403,7 @@ class Assignment(_message.Message):
     MAILBOX_SEQUENCE_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     LENT_FIELD_NUMBER: _builtins.int
+    COMPENSATING_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     epoch: _builtins.int
@@ -443,6 +444,10 @@ class Assignment(_message.Message):
     def lent(self) -> _run_pb2.Usage:
         """What of its limits was set aside for its children before this lease."""
 
+    @_builtins.property
+    def compensating(self) -> _run_pb2.Failure:
+        """Set if the run's steps are to be undone, instead of its agent to go on: why."""
+
     def __init__(
         self,
         *,
@@ -459,10 +464,11 @@ class Assignment(_message.Message):
         mailbox_sequence: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
         lent: _run_pb2.Usage | None = ...,
+        compensating: _run_pb2.Failure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "invocation", b"invocation", "lent", b"lent", "remaining", b"remaining", "time", b"time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compensating", b"compensating", "create_time", b"create_time", "invocation", b"invocation", "lent", b"lent", "remaining", b"remaining", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "epoch", b"epoch", "invocation", b"invocation", "last_commit", b"last_commit", "last_sequence", b"last_sequence", "lent", b"lent", "mailbox_sequence", b"mailbox_sequence", "max_attempts", b"max_attempts", "remaining", b"remaining", "run_id", b"run_id", "time", b"time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "compensating", b"compensating", "create_time", b"create_time", "epoch", b"epoch", "invocation", b"invocation", "last_commit", b"last_commit", "last_sequence", b"last_sequence", "lent", b"lent", "mailbox_sequence", b"mailbox_sequence", "max_attempts", b"max_attempts", "remaining", b"remaining", "run_id", b"run_id", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
