@@ -9,6 +9,7 @@ import grpc
 
 from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.child import NO_CHILDREN, Children
+from holdfast.agent.compensation import execution_of
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled, RunStopped
@@ -241,7 +242,7 @@ class Holding:
             if loaded is None:
                 return Left.LOST
             history = loaded
-        held.execution = Execution(
+        held.execution = await execution_of(
             served.agent,
             invocation,
             history,
