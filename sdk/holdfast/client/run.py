@@ -93,6 +93,8 @@ class Run:
     """The run that started it as its child."""
     lent: Usage = Usage()
     """What of its limits is set aside for children that have not ended."""
+    compensating: Failure | None = None
+    """Why its steps are or were undone, if they are or were."""
 
     @property
     def is_ended(self) -> bool:

@@ -222,6 +222,7 @@ def _show(target: Target, run: Run) -> None:
             ("ordering key", run.ordering_key),
             ("labels", dict(run.labels)),
             ("payload", run.payload),
+            ("undone for", run.compensating and run.compensating.message),
             ("last failure", run.last_failure.message if run.last_failure else None),
         ]
     )
