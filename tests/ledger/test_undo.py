@@ -41,6 +41,7 @@ from tests.support.ledger import (
     fetch,
     finish,
     invocation,
+    open_ledger,
     opened,
     status_of,
 )
@@ -289,6 +290,41 @@ async def test_children_that_go_with_a_run_are_asked_to_stop_when_its_undoing_be
     await commit(db, run, 2, Compensate(CAUSE))
     await cancel_orphans(db)
     assert await status_of(db, child.run_id) is RunStatus.CANCELLED
+
+
+async def test_the_services_may_do_what_the_phase_needs(db: Database, database_url: str) -> None:
+    runner = await opened(db)
+    runs = [await begun(db, runner) for _ in range(4)]
+    await commit(db, runs[1], 2, Park(("never",), 60.0))
+    await overdue(db, runs[2].run_id, late=True)
+    async with (
+        open_ledger(database_url, role_name="holdfast_checkpoint") as checkpoint,
+        open_ledger(database_url, role_name="holdfast_invoker") as invoker,
+    ):
+        await commit(checkpoint, runs[0], 2, Compensate(CAUSE))
+        await cancel(invoker, "acme", runs[1].run_id)
+        await fire(invoker)
+        await commit(checkpoint, runs[3], 2, Requeue(CAUSE))
+        await hand_back(invoker, runner.session_id, [])
+        runner.db = invoker
+        again = await runner.take(4)
+        assert [run.undoing is not None for run in again if run.run_id != runs[3].run_id] == [True] * 3
+        for run in again[:3]:
+            await commit(checkpoint, run, run.last_commit + 1, Outcome(RunStatus.FAILED, failure=CAUSE))
+        await retry(invoker, "acme", again[0].run_id)
+    assert await contradictions(db) == []
+
+
+async def test_a_run_is_not_handed_off_while_it_is_undone(db: Database) -> None:
+    runner = await opened(db)
+    (run,) = await admitted(db, invocation(handoff=Limits(deadline_ms=9_000)))
+    (lease,) = await runner.take()
+    intent = CommitItem(run.run_id, lease.epoch, 1, [Record("hold", b"intent")], undo=Undo(EVERY, HOUR_MS))
+    await commit_group(db, [intent])
+    await commit(db, lease, 2, Compensate(CAUSE))
+    again = await leased_again(db, runner)
+    assert isinstance(await commit(db, again, 3, None, handoff=True), Refused)
+    assert isinstance(await commit(db, again, 3, Outcome(RunStatus.COMPENSATED, failure=CAUSE)), Stored)
 
 
 @pytest.mark.parametrize("seed", range(8))

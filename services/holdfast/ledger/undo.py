@@ -26,8 +26,6 @@ WITH entered AS (
 ), timed AS (
     INSERT INTO timer (run_id, kind, due_time) SELECT run_id, 1, deadline_time FROM entered
     ON CONFLICT (run_id, kind) DO UPDATE SET due_time = excluded.due_time
-), stays AS (
-    DELETE FROM handoff WHERE run_id = ANY(ARRAY(SELECT run_id FROM entered))
 )
 SELECT run_id, gates FROM entered
 """
