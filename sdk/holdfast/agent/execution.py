@@ -250,6 +250,10 @@ class Execution:
         if driver is not asyncio.current_task():  # who stops itself is about to raise
             driver.cancel()
 
+    def pause(self) -> None:
+        """Give the run back before its next step; one that goes on comes to its end. Repeatable."""
+        self._stepper.pausing = True
+
     def perform(self, key: str, call: Call) -> Coroutine[Any, Any, Any]:
         """Perform a step that is no agent's own; from within the agent that is executed."""
         return self._stepper.perform(key, call)

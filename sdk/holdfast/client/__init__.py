@@ -1,6 +1,7 @@
 """An async client over the contract: every call names its run, every stream resumes from a cursor."""
 
 from holdfast.client import errors
+from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.client import Client
 from holdfast.client.conversation import Conversation
@@ -28,6 +29,8 @@ from holdfast.client.session import Session, Sessions
 from holdfast.client.watch import Watch
 
 __all__ = [
+    "Acted",
+    "Action",
     "Approval",
     "ApprovalStatus",
     "Approvals",
@@ -65,6 +68,7 @@ __all__ = [
     "Session",
     "Sessions",
     "Shape",
+    "Skipped",
     "Snapshot",
     "Started",
     "StepKind",
@@ -72,5 +76,6 @@ __all__ = [
     "Usage",
     "Violation",
     "Watch",
+    "Which",
     "errors",
 ]

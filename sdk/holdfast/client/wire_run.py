@@ -53,6 +53,9 @@ def run_of(message: run_pb2.Run) -> Run:
         parent_run_id=message.parent_run_id,
         lent=usage_of(message.lent),
         compensating=failure_of(message.compensating) if message.HasField("compensating") else None,
+        paused=message.paused,
+        pause_reason=message.pause_reason,
+        waiting_for=message.waiting_for,
     )
 
 

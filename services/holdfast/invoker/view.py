@@ -80,6 +80,12 @@ def session_message(view: SessionView) -> session_pb2.Session:
     )
 
 
+def pool_words(pool: str) -> str:
+    """Say what a runner must serve to take the runs of a pool."""
+    intent, _, version = pool.partition("@")
+    return f"a runner that serves {intent}" + (f" at version {version}" if version else "")
+
+
 def value_message(encoded: bytes) -> struct_pb2.Value:
     """Return JSON text as a Value."""
     return value_of(json.loads(encoded))

@@ -89,8 +89,8 @@ async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[Com
     await mailbox.consume(
         connection, [(row["run_id"], ids) for row in rows if (ids := items[row["index"]].consumed)]
     )
-    told = await _release(connection, items, [row for row in rows if row["status"] not in LEASED])
     undone = [(row["run_id"], cause) for row in rows if (cause := fates[row["index"]].undone_for)]
+    told = await _release(connection, items, [row for row in rows if row["status"] not in LEASED])
     if undone:
         await undo.enter(connection, undone)
     handed_off = [row["run_id"] for row in rows if items[row["index"]].handoff]

@@ -105,7 +105,8 @@ SELECT run_id, status, failure, exhausted FROM moved
 
 _UNDO: Final = """
 WITH moved AS (
-    UPDATE run_state s SET status = 1, last_sequence = last_sequence + 1, epoch = epoch + 1, park_keys = NULL
+    UPDATE run_state s SET status = 1, last_sequence = last_sequence + 1, epoch = epoch + 1, park_keys = NULL,
+                           paused = NULL
     FROM unnest($1::uuid[], $2::text[]) AS u (run_id, cause)
     WHERE s.run_id = u.run_id
     RETURNING s.run_id, s.day, s.epoch, s.last_sequence, u.cause::jsonb AS cause

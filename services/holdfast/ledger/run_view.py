@@ -14,6 +14,7 @@ COLUMNS: Final = """
     s.tools, s.tokens, s.context, s.last_sequence, s.cancel_requested, s.create_time, s.start_time,
     s.end_time, s.deadline_time, s.handed_off, r.forked_from, r.forked_position,
     s.parent_run_id, s.lent_steps, s.lent_tools, s.lent_tokens, s.undoing::text AS undoing,
+    s.paused->>'reason' AS paused, s.pool,
     CASE WHEN s.handed_off THEN 2 ELSE r.shape END AS shape,
     s.last_failure::text AS last_failure, o.failure::text AS failure,
     o.exhausted, clock_timestamp() AS now
@@ -62,6 +63,8 @@ def run_view(row: Any) -> RunView:
         parent_run_id=row["parent_run_id"],
         lent=Usage(row["lent_steps"], row["lent_tools"], row["lent_tokens"]),
         undoing=Failure.from_json(row["undoing"]),
+        paused=row["paused"],
+        pool=row["pool"],
     )
 
 

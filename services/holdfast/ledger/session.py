@@ -45,6 +45,10 @@ FROM lease l JOIN run_state s ON s.run_id = l.run_id JOIN run r ON r.run_id = l.
 WHERE l.session_id = ANY($1::uuid[]) ORDER BY s.seq
 """
 
+_ALIVE: Final = (
+    "SELECT DISTINCT intents::text AS intents FROM runner_session WHERE expire_time > clock_timestamp()"
+)
+
 _SERVE: Final = """
 INSERT INTO served_intent (intent, agent_version, on_input)
 SELECT DISTINCT ON (1, 2) * FROM unnest($1::text[], $2::text[], $3::smallint[]) ORDER BY 1, 2, 3 DESC
@@ -93,6 +97,13 @@ async def open_session(db: Database, session: RunnerSession, *, ttl_s: float) ->
 async def held(connection: Connection, session_ids: Sequence[UUID]) -> list[Leased]:
     """Return what the sessions hold: to find leases whose `claim` or `admit` had no answer."""
     return [leased(row) for row in await connection.fetch(_HELD, list(session_ids))]
+
+
+async def serves(connection: Connection, pool: str) -> bool:
+    """Say whether a session lives that takes the runs of a pool; the sessions are few."""
+    rows = await connection.fetch(_ALIVE)
+    intents = (ServedIntent(**each) for row in rows for each in json.loads(row["intents"]))
+    return any(pool in served.pools for served in intents)
 
 
 async def register_intents(connection: Connection, intents: Sequence[ServedIntent]) -> None:

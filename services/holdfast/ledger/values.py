@@ -220,6 +220,10 @@ class RunView:
     """What of its limits is set aside for children that have not ended."""
     undoing: Failure | None = None
     """Why its steps are or were undone, if they are or were."""
+    paused: str | None = None
+    """Why a person holds it; None if nobody does."""
+    pool: str = ""
+    """What a runner must serve to take it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,13 @@ class Holding:
         for lease in leases:
             self._stop(lease, RunCancelled(reason))
 
+    def pause(self, leases: Iterable[LeaseRef]) -> None:
+        """Give runs back before their next step, because somebody holds them."""
+        for lease in leases:
+            held = self._held.get(lease.run_id)
+            if held is not None and held.invocation.epoch == lease.epoch and held.execution is not None:
+                held.execution.pause()
+
     def signal(self, lease: LeaseRef, signal: MailboxSignal) -> None:
         """Let a signal reach a run, if it is held under this lease; else its mailbox keeps it."""
         held = self._held.get(lease.run_id)

@@ -30,6 +30,7 @@ from holdfast.agent.engine.waits import Waits
 from holdfast.agent.error import (
     BudgetExhausted,
     Drifted,
+    HandedBack,
     Interrupted,
     NotRecordable,
     StepFailed,
@@ -64,6 +65,7 @@ class Stepper:
         "_undos",
         "_unrecorded",
         "_waits",
+        "pausing",
     )
 
     def __init__(
@@ -99,6 +101,8 @@ class Stepper:
         self._meter = meter
         self._reached = reached
         self._halt = Halt(stops, transcript)
+        self.pausing = False
+        """Somebody holds the run: no further step begins here."""
         self._trials = Trials(
             family=family,
             pipeline=pipeline,
@@ -152,6 +156,8 @@ class Stepper:
         """Execute a step that is not recorded, and return its outcome once it may be believed."""
         if not (call.policy.repeatable or self._pipeline.settled):
             await self._halt.awaited(self._pipeline.settle())
+        if self.pausing:
+            self._halt.stop(HandedBack())
         await self._foresee(call.name)
         self._press()
         kept = asked if len(asked.input) <= LARGEST_INPUT else replace(asked, input=b"")

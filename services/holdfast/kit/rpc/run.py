@@ -58,6 +58,8 @@ def run_message(view: Any) -> run_pb2.Run:
         run.forked_from.CopyFrom(run_pb2.Fork(run_id=str(origin), position=position))
     if (cause := view.undoing) is not None:
         run.compensating.CopyFrom(failure_message(cause))
+    if view.paused is not None and view.outcome is None:
+        run.paused, run.pause_reason = True, view.paused
     return run
 
 
