@@ -97,9 +97,9 @@ async def test_a_run_that_was_cancelled_at_a_gate_and_started_again_asks_people_
         await world.client.retry(handle.run_id)
         again = await _gate(world, handle, "review")
         assert again.approval_id != gate.approval_id
-        await world.client.approvals(ANN).approve(again.approval_id)
+        await world.client.approvals(ANN).deny(again.approval_id)
         ((status, by, _),) = await handle.result(patience=30)
-        assert (status, by) == ("APPROVED", ["ann"])
+        assert (status, by) == ("DENIED", ["ann"])
         old = await world.client.approvals().get(gate.approval_id)
         assert old.status is ApprovalStatus.CANCELLED
 
