@@ -238,7 +238,8 @@ _CONTRADICTIONS = {
         SELECT s.run_id FROM run_state s JOIN child c USING (run_id) WHERE s.status >= 5""",
     "what is lent is not what the child may spend": """
         SELECT s.run_id FROM run_state s JOIN child c USING (run_id)
-        WHERE (s.max_steps, s.max_tools, s.max_tokens) <> (c.lent_steps, c.lent_tools, c.lent_tokens)""",
+        WHERE (s.max_steps, s.max_tools, s.max_tokens) <> (c.lent_steps, c.lent_tools, c.lent_tokens)
+              AND s.undoing IS NULL""",
     "a child of an ended run goes on unasked": """
         SELECT s.run_id FROM run_state s JOIN child c USING (run_id)
         JOIN run_state p ON p.run_id = c.parent_run_id

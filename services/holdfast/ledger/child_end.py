@@ -28,6 +28,14 @@ AT_ONCE: Final = 50
 WHY: Final = "The run that started it has ended."
 
 
+@dataclass(frozen=True, slots=True)
+class _Paid:
+    """What of a loan comes back, and how many steps of it are spent."""
+
+    back: Loan
+    steps: int
+
+
 @dataclass(slots=True)
 class Told:
     """What the ends of children have brought: pools that got work, and runs that were sent a signal."""
@@ -49,13 +57,14 @@ SELECT FROM run_state WHERE run_id = ANY($1::uuid[]) ORDER BY run_id FOR NO KEY 
 """
 
 # None of these runs has lent to another of them, so each sum is read as it stands. What an ended run still
-# lends to those that go on without it is from now on lent by its own lender, to whom it owes as much.
+# lends to those that go on without it is from now on lent by its own lender, to whom it owes as much. Steps
+# with which a child has undone its own go beyond its loan: they are charged to nobody above it.
 _SETTLE: Final = """
 WITH loan AS (
     DELETE FROM child WHERE run_id = ANY($1::uuid[]) RETURNING *
 ), owed AS MATERIALIZED (
-    SELECT l.*, s.steps, s.tools, s.tokens, s.lent_steps AS on_steps, s.lent_tools AS on_tools,
-           s.lent_tokens AS on_tokens
+    SELECT l.*, least(s.steps, l.lent_steps - s.lent_steps) AS steps, s.tools, s.tokens,
+           s.lent_steps AS on_steps, s.lent_tools AS on_tools, s.lent_tokens AS on_tokens
     FROM loan l CROSS JOIN LATERAL (SELECT * FROM run_state WHERE run_state.run_id = l.run_id LIMIT 1) s
 ), passed AS (
     UPDATE child c SET lender = o.lender FROM owed o WHERE c.lender = o.run_id
@@ -76,7 +85,7 @@ WITH loan AS (
     ) d
     WHERE s.run_id = d.lender
 )
-SELECT run_id, lent_steps - on_steps AS steps, lent_tools - on_tools AS tools,
+SELECT run_id, steps AS charged_steps, lent_steps - on_steps AS steps, lent_tools - on_tools AS tools,
        lent_tokens - on_tokens AS tokens
 FROM owed
 """
@@ -150,21 +159,22 @@ async def tell_again(connection: Connection, tenant: str, run_id: UUID) -> None:
         await _tell_all(connection, pairs, {}, Told())
 
 
-async def _pay_back(connection: Connection, left: dict[UUID, UUID]) -> dict[UUID, Loan]:
+async def _pay_back(connection: Connection, left: dict[UUID, UUID]) -> dict[UUID, _Paid]:
     """Settle loans, given by who has lent to which run; return what comes back of each."""
-    returned: dict[UUID, Loan] = {}
+    returned: dict[UUID, _Paid] = {}
     while left:
         lenders = set(left.values())
         first = [run_id for run_id in left if run_id not in lenders]
         for row in await connection.fetch(_SETTLE, first):
-            returned[row["run_id"]] = Loan(row["steps"], row["tools"], row["tokens"])
+            back = Loan(row["steps"], row["tools"], row["tokens"])
+            returned[row["run_id"]] = _Paid(back, row["charged_steps"])
         for run_id in first:
             del left[run_id]
     return returned
 
 
 async def _tell_all(
-    connection: Connection, pairs: Sequence[tuple[UUID, UUID]], returned: Mapping[UUID, Loan], told: Told
+    connection: Connection, pairs: Sequence[tuple[UUID, UUID]], returned: Mapping[UUID, _Paid], told: Told
 ) -> None:
     """Send parents the ends of their children, given as (child, parent)."""
     rows = await connection.fetch(_ENDS, [child for child, _ in pairs], [parent for _, parent in pairs])
@@ -172,14 +182,14 @@ async def _tell_all(
         await _tell(connection, row, returned.get(row["run_id"]), told)
 
 
-async def _tell(connection: Connection, row: Any, returned: Loan | None, told: Told) -> None:
+async def _tell(connection: Connection, row: Any, paid: _Paid | None, told: Told) -> None:
     """Send a parent the end of its child; one that has ended hears nothing."""
     parent_id, child_id = row["parent_run_id"], row["run_id"]
     key = f"{CHILD}{child_id}"
     parent = await connection.fetchrow(_PARENT, parent_id)
     if RunStatus(parent["status"]) in ENDED:
         return
-    letter = _letter(row, returned)
+    letter = _letter(row, paid)
     size = OVERHEAD + len(letter) + len(key)
     fingerprint = fingerprint_of(key, letter, urgent=False)
     # A child that a person has started again ends more than once.
@@ -191,19 +201,23 @@ async def _tell(connection: Connection, row: Any, returned: Loan | None, told: T
     told.mail.append(parent_id)
 
 
-def _letter(row: Any, returned: Loan | None) -> bytes:
+def _letter(row: Any, paid: _Paid | None) -> bytes:
     """Write what a parent is told, as JSON; the result is JSON already.
 
-    `returned` is what of the loan its own children do not go on using; without one nothing is charged.
+    `paid` is what its loan came to, less what its own children go on using; without one nothing is charged.
     """
     usage = {name: row[name] for name in ("context", "steps", "tokens", "tools")}
     head = {
-        "charged": {name: usage[name] if returned else 0 for name in ("steps", "tokens", "tools")},
+        "charged": {
+            "steps": paid.steps if paid else 0,
+            "tokens": usage["tokens"] if paid else 0,
+            "tools": usage["tools"] if paid else 0,
+        },
         "exhausted": Dimension(row["exhausted"]).name if row["exhausted"] else None,
         "failure": json.loads(row["failure"]) if row["failure"] else None,
     }
     tail = {
-        "returned": asdict(returned or Loan()),
+        "returned": asdict(paid.back if paid else Loan()),
         "run_id": str(row["run_id"]),
         "status": RunStatus(row["status"]).name,
         "usage": usage,
