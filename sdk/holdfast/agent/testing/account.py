@@ -35,6 +35,11 @@ class Account:
         )
 
     @property
+    def own(self) -> Usage:
+        """What is charged but for its children; a copy."""
+        return _sum([self._own])
+
+    @property
     def lent(self) -> Usage:
         """What is set aside for children that have not ended; a copy."""
         return _sum([self._lent])

@@ -82,6 +82,11 @@ class Ledger:
     # -- what it holds -------------------------------------------------------------------------------------
 
     @property
+    def intent(self) -> str:
+        """What its agent was asked to do."""
+        return self._scene.intent
+
+    @property
     def events(self) -> list[RunEvent]:
         """The transcript."""
         return [event for commit in self.commits for event in commit.events.events]
