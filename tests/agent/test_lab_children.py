@@ -21,7 +21,10 @@ from holdfast.agent.testing import (
     crash_everywhere,
 )
 from holdfast.agent.testing.lab import perform
+from holdfast.agent.testing.lease import Lease
+from holdfast.agent.testing.ledger import RUN_ID
 from holdfast.agent.testing.scene import Scene
+from holdfast.v1.invoker_service_pb2 import InvokeRequest
 
 DAY = 24 * 3600.0
 HOUR = 3600.0
@@ -205,15 +208,49 @@ def test_children_go_with_their_parent_or_on_without_it(resting: bool) -> None: 
     assert crash_everywhere(app, "desk")
 
 
-def test_a_child_that_is_left_at_once_ends_though_nobody_has_taken_it() -> None:
+def test_how_far_a_child_came_that_its_parent_left_is_not_compared() -> None:
     async def desk(run: Run) -> None:
-        await run.spawn("doubles", {"number": 2})
+        await run.spawn("goes_on")
         raise Permanent("that was all")
 
-    app = app_of(desk=desk, doubles=doubles)
-    result = Lab(app).run("desk")
-    assert [child.status for child in result.children] in (["CANCELLED"], ["SUCCEEDED"])
-    assert crash_everywhere(app, "desk"), "how far it came is nobody's promise"
+    async def goes_on(run: Run) -> None:
+        for number in range(9):
+            await run.step(double, number)
+
+    app = app_of(desk=desk, goes_on=goes_on)
+    (child,) = Lab(app).run("desk").children
+    assert (child.status, child.elapsed) == ("CANCELLED", 0.0)
+    (further,) = Lab(app).run("desk", kills=[Kill(1)]).children
+    assert further.usage.steps > child.usage.steps
+    assert crash_everywhere(app, "desk")
+
+
+def test_a_dead_runner_starts_no_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+    carry = Lease._carry
+
+    def carried(lease: Lease, *commit: Any) -> None:
+        carry(lease, *commit)
+        if not lease.killed.done():
+            return
+        request = InvokeRequest(intent="doubles", idempotency_key="last")
+        request.parent.run_id, request.parent.epoch = RUN_ID, lease._invocation.epoch
+        asking: Any = lease._parts["children"].invoke(request)
+        asking.send(None)  # it is on its way, and arrives before the lease is known to be over
+        try:
+            asking.send(None)
+        except Permanent as error:
+            refused.append(error.reason)
+
+    monkeypatch.setattr(Lease, "_carry", carried)
+
+    async def desk(run: Run) -> None:
+        await run.step(double, 1)
+
+    performance = perform(app_of(desk=desk, doubles=doubles), Scene("desk"), [Kill(1)])
+    assert len(performance.deaths) == 1
+    assert refused == ["FENCED"]
+    assert performance.children == []
 
 
 def test_each_child_is_started_once_wherever_its_parent_dies_and_works_on() -> None:
@@ -310,7 +347,7 @@ def test_what_a_child_is_lent_comes_back_but_for_what_it_has_spent() -> None:
     limits = Limits(30 * DAY, 100, 50, 1000, 400)
     children: dict[str, Conditions] = {"works": {"model": Script("Rest.")}}
     app = app_of(desk=desk, works=works)
-    for kills in ([], [Kill(2)], [Kill(3, landed=True)], [Kill(4)], [Kill(5, landed=True)]):
+    for kills in ([], [Kill(1)], [Kill(2)], [Kill(3, landed=True)], [Kill(4)], [Kill(5, landed=True)]):
         seen.clear()
         result = Lab(app).run("desk", limits=limits, children=children, kills=kills)
         (child,) = result.children
@@ -401,13 +438,18 @@ def test_conditions_hold_for_all_below_unless_nearer_ones_say_otherwise() -> Non
         return [await (await run.spawn("between")), await (await run.spawn("below"))]
 
     async def between(run: Run) -> Any:
-        return [await (await run.spawn("below")), (await run.model("?")).content]
+        ends = [await (await run.spawn(intent)) for intent in ("below", "beside")]
+        return [*ends, (await run.model("?")).content]
 
     async def below(run: Run) -> list[str]:
         return [await run.receive(), (await run.model("?")).content]
 
-    app = app_of(desk=desk, between=between, below=below)
+    async def beside(run: Run) -> str:
+        return (await run.model("?")).content
+
+    app = app_of(desk=desk, between=between, below=below, beside=beside)
     children: dict[str, Conditions] = {
+        "beside": {"model": Script("for all")},
         "between": {
             "model": Script("between"),
             "children": {"below": {"model": Script("nearer"), "signals": [Signal("a")]}},
@@ -415,8 +457,8 @@ def test_conditions_hold_for_all_below_unless_nearer_ones_say_otherwise() -> Non
         "below": {"model": Script("farther"), "signals": [Signal("b", at=HOUR)]},
     }
     result = Lab(app).run("desk", children=children)
-    assert result.value == [[["a", "nearer"], "between"], ["b", "farther"]]
-    (grandchild,) = result.children[0].children
+    assert result.value == [[["a", "nearer"], "for all", "between"], ["b", "farther"]]
+    grandchild, _ = result.children[0].children
     assert (grandchild.intent, grandchild.value) == ("below", ["a", "nearer"])
 
 
