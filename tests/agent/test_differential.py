@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.agent import App, NothingReceived, Run, StepFailed, step
+from holdfast.agent import App, NothingReceived, Permanent, Run, StepFailed, step
 from holdfast.agent.testing import Script, Signal, crash_everywhere
 from holdfast.agent.testing.crash import same_end
 from holdfast.agent.testing.lab import perform
@@ -15,7 +15,19 @@ from holdfast.agent.testing.scene import Kill, Scene
 
 DAY = 24 * 3600.0
 What = Literal[
-    "step", "repeatable", "tool", "optional", "flaky", "hopeless", "say", "send", "sleep", "receive", "model"
+    "step",
+    "repeatable",
+    "tool",
+    "optional",
+    "flaky",
+    "hopeless",
+    "say",
+    "send",
+    "sleep",
+    "receive",
+    "model",
+    "child",
+    "leave",
 ]
 
 
@@ -121,6 +133,31 @@ async def ask(run: Run, number: int) -> str:
     return (await run.model(f"What of {number}?")).content
 
 
+async def child(run: Run, number: int) -> list[Any]:
+    """Have a child do something; number 3 has one of its own."""
+    ended = await (await run.spawn("below", {"number": number})).outcome()
+    return [ended.status, ended.result]
+
+
+async def leave(run: Run, number: int) -> None:
+    """Start a child, and leave it to its parent's end, or to itself."""
+    await run.spawn(
+        "below", {"number": number}, name="left", on_parent_end="continue" if number % 2 else "cancel"
+    )
+
+
+async def below(run: Run, payload: dict[str, int]) -> Any:
+    """Do something as a child."""
+    number = payload["number"]
+    run.send("out", {"below": number})
+    await run.sleep(number * DAY / 4)
+    if number == 3:
+        return await child(run, 2)
+    if number == 2:
+        raise Permanent("two is too many")
+    return await run.step(work, number)
+
+
 DEEDS: dict[What, Callable[[Run, int], Awaitable[Any]]] = {
     "step": lambda run, number: run.step(work, number),
     "repeatable": lambda run, number: run.step(repeatable, number),
@@ -132,6 +169,8 @@ DEEDS: dict[What, Callable[[Run, int], Awaitable[Any]]] = {
     "sleep": sleep,
     "receive": receive,
     "model": ask,
+    "child": child,
+    "leave": leave,
 }
 
 
@@ -165,6 +204,7 @@ def make(plan: tuple[Plan, ...]) -> App:
         run.session["made"] = len(made)
         return made
 
+    app.agent("below")(below)
     return app
 
 

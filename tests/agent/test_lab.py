@@ -111,6 +111,15 @@ def test_a_deadline_ends_a_run_whether_it_works_or_rests() -> None:
 AMPLE_FOR_AN_HOUR = type(AMPLE)(3600.0, AMPLE.steps, AMPLE.tools, AMPLE.tokens, AMPLE.context)
 
 
+def test_a_deadline_a_year_away_is_reached() -> None:
+    async def desk(run: Run) -> None:  # noqa: ARG001
+        await asyncio.Event().wait()
+
+    result = lab(desk).run("desk")
+    assert result.status == "PARTIAL"
+    assert result.elapsed == pytest.approx(AMPLE.deadline)
+
+
 def test_a_budget_is_kept_over_all_leases() -> None:
     async def desk(run: Run) -> None:
         for number in range(5):

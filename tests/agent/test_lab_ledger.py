@@ -2,7 +2,7 @@
 
 import pytest
 
-from holdfast.agent import Limits
+from holdfast.agent import Limits, Permanent, Usage
 from holdfast.agent.engine.journal import Committed, Refused
 from holdfast.agent.testing.ledger import Ledger
 from holdfast.agent.testing.scene import Scene
@@ -39,6 +39,44 @@ async def test_nothing_lands_that_the_budget_does_not_bear(records: list[Record]
     ledger.lease()
     assert reason(ledger, Commit(epoch=1, number=1, steps=records)) == expected
     assert len(ledger.commits) == (expected == "COMMITTED")
+
+
+async def test_what_is_lent_cannot_be_spent_until_it_comes_back() -> None:
+    ledger = Ledger(Scene("desk", limits=Limits(deadline=60, steps=4, tools=2, tokens=10, context=5)))
+    ledger.lease()
+    given = ledger.account.lend(Limits(steps=2, tools=1, tokens=6))
+    assert given == Limits(steps=2, tools=1, tokens=6, context=5)
+    for beyond in (record("a", steps=3), record("a", tools=2)):
+        assert reason(ledger, Commit(epoch=1, number=1, steps=[beyond])) == "BUDGET_EXCEEDED"
+    calls = [record("a", tokens=4), record("b", tokens=1)]
+    assert reason(ledger, Commit(epoch=1, number=1, steps=calls)) == "BUDGET_EXCEEDED"
+    assert reason(ledger, Commit(epoch=1, number=1, steps=[record("a", steps=2)])) == "COMMITTED"
+    ledger.account.settle(Usage(2, 1, 6), Usage(1, 1, 2))
+    assert (ledger.account.lent, ledger.spent) == (Usage(), Usage(3, 1, 2))
+    assert reason(ledger, Commit(epoch=1, number=2, steps=[record("b", tools=1)])) == "COMMITTED"
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        (Limits(), Limits(steps=20, tools=1, tokens=62, context=5)),  # a sixteenth of all but two steps
+        (Limits(7, 320, 9, 1000, 3), Limits(7, 320, 9, 1000, 3)),
+        (Limits(steps=321), "320 of its steps"),
+        (Limits(tools=10), "9 of its tools"),
+        (Limits(context=6), "5 of its context"),
+    ],
+)
+async def test_a_run_lends_a_share_or_what_is_asked_but_not_more_than_is_left(
+    asked: Limits, given: Limits | str
+) -> None:
+    ledger = Ledger(Scene("desk", limits=Limits(60, 322, 9, 1000, 5)))
+    if isinstance(given, Limits):
+        assert ledger.account.lend(asked) == given
+        return
+    with pytest.raises(Permanent, match=given) as refused:
+        ledger.account.lend(asked)
+    assert refused.value.reason == "BUDGET_EXCEEDED"
+    assert ledger.account.lent == Usage()
 
 
 async def test_only_the_next_commit_of_the_lease_lands() -> None:

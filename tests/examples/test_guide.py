@@ -96,6 +96,7 @@ def test_the_guide_s_tests_in_the_lab_pass(module_folder: Path) -> None:
     desk = importlib.import_module("desk")
     desk.test_an_answer_rests_on_the_order()
     desk.test_an_answer_survives_every_crash()
+    desk.test_each_order_is_described_by_a_run_of_its_own()
 
 
 @on_the_modules_loop

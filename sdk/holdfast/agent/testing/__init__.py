@@ -11,7 +11,18 @@ Needs nothing but the SDK: no server, no database, no test framework.
 from holdfast.agent.testing.crash import crash_everywhere, crash_everywhere_async
 from holdfast.agent.testing.lab import Lab
 from holdfast.agent.testing.result import Result, Sent, Taken
-from holdfast.agent.testing.scene import AMPLE, BEGIN, Kill, Scene, Signal, Verdict, approve, deny, interrupt
+from holdfast.agent.testing.scene import (
+    AMPLE,
+    BEGIN,
+    Conditions,
+    Kill,
+    Scene,
+    Signal,
+    Verdict,
+    approve,
+    deny,
+    interrupt,
+)
 from holdfast.agent.testing.script import (
     Answer,
     Script,
@@ -27,6 +38,7 @@ __all__ = [
     "AMPLE",
     "BEGIN",
     "Answer",
+    "Conditions",
     "Kill",
     "Lab",
     "Result",

@@ -7,13 +7,17 @@ work is ready ──▶ it is done, and takes no time
 Work handed to threads (`asyncio.to_thread`) is waited for as long as it takes. A connection may idle in a
 pool for ever, so it holds the time for a second of silence only. Threads that the loop has not started are
 not known to it: the time jumps over them.
+
+Several runs go on at once on such a loop, so it knows of each task on whose behalf it was begun.
 """
 
 import asyncio
 import selectors
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from contextvars import Context, ContextVar
 from typing import Any, Final, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -21,8 +25,13 @@ Ts = TypeVarTuple("Ts")
 
 QUIET: Final = 1.0
 """Seconds of real time that an open connection may be silent before time jumps all the same."""
+_RESOLUTION: Final = 1e-7
+"""Seconds that are as good as none: after half a year, a double cannot tell times a nanosecond apart."""
 _OWN: Final = 1
 """Files that an event loop watches for itself."""
+
+holder: ContextVar[object] = ContextVar("holdfast_holder", default=None)
+"""On whose behalf the code runs: what a lab gives to each lease of each run."""
 
 
 class _Watch(selectors.BaseSelector):
@@ -61,13 +70,32 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = 0.0
         self._at_work = 0
+        self._holders: weakref.WeakKeyDictionary[asyncio.Task[Any], object] = weakref.WeakKeyDictionary()
         self._watch = _Watch()
         super().__init__(self._watch)
+        self._clock_resolution = _RESOLUTION  # of asyncio: what is due within that is due
         self._watch.wait = self._pass
 
     def time(self) -> float:
         """Return the seconds that have passed, jumps included."""
         return self._now
+
+    def tasks_of(self, one: object) -> "set[asyncio.Task[Any]]":
+        """Return the tasks that are not done and that were begun by code that ran on behalf of that one."""
+        return {task for task in asyncio.all_tasks(self) if self._holders.get(task) is one}
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Call a function on the next round.
+
+        A task does so when it begins, in the context of who begins it: whatever it was made by, and whichever
+        context it is to run in itself.
+        """
+        task = getattr(callback, "__self__", None)
+        if isinstance(task, asyncio.Task):
+            self._holders.setdefault(task, holder.get())
+        return super().call_soon(callback, *args, context=context)
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts

@@ -2,6 +2,8 @@
 
 What must be the same: status, result, reason of a failure, effects in the order of each ordering key, what
 was said, each step's outcome, the session, the usage charged. No step with an outcome is executed again.
+Of its children, whose runners live: which there are, and of each the status, result, effects and steps. One
+that is cancelled by its parent's end ended where it stood then, and how far that was is nobody's promise.
 """
 
 import asyncio
@@ -12,13 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Unpack
 
 from holdfast.agent.app import App
-from holdfast.agent.testing.lab import Performance, perform
-from holdfast.agent.testing.result import Result
+from holdfast.agent.engine.nursery import END
+from holdfast.agent.testing.lab import perform
+from holdfast.agent.testing.result import Taken
 from holdfast.agent.testing.scene import Conditions, Kill, Scene
+from holdfast.agent.testing.stage import Performance
 
 PAIRS: Final = 64
 """How many pairs of kills are tried by default."""
 _SHOWN: Final = 300
+_OF_CHILDREN: Final = ("status", "result", "failure", "effects", "steps")
 
 Apps = App | Callable[[], App]
 
@@ -104,15 +109,35 @@ def same_end(killed: Performance, unharmed: Performance) -> None:
     where = f"Killed {deaths}" if deaths else "Not killed at all"
     if killed.again:
         raise AssertionError(f"{where}: step {killed.again[0]} was executed again after it was recorded.")
+    for fact, expected, found in _compared(unharmed, killed):
+        if found != expected:
+            raise AssertionError(f"{where}: {_difference(fact, expected, found)}")
+
+
+def _compared(
+    unharmed: Performance, killed: Performance, facts: Sequence[str] = ()
+) -> Iterator[tuple[str, Any, Any]]:
+    """Return what must be the same: the name that a report gives it, as it was, and as it is now."""
     ordered = not (killed.branched or unharmed.branched)
-    was, now = _facts(unharmed.result, ordered=ordered), _facts(killed.result, ordered=ordered)
-    for fact, expected in was.items():
-        if now[fact] != expected:
-            raise AssertionError(f"{where}: {_difference(fact, expected, now[fact])}")
+    was, now = _facts(unharmed, ordered=ordered), _facts(killed, ordered=ordered)
+    yield from ((fact, was[fact], now[fact]) for fact in facts or was)
+    before, after = _children(unharmed), _children(killed)
+    yield "children", sorted(before), sorted(after)
+    for name, one in before.items():
+        other = after.get(name, one)  # that it is missing has been said
+        if not (one.orphaned or other.orphaned):
+            for fact, expected, found in _compared(one, other, _OF_CHILDREN):
+                yield f"{fact} of {name}", expected, found
 
 
-def _facts(result: Result, *, ordered: bool) -> dict[str, Any]:
-    """Return what must be the same, by the name that a report gives it."""
+def _children(performance: Performance) -> dict[str, Performance]:
+    """Return the children by names that people and two runs of a lab can tell apart."""
+    return {f"{each.result.intent} ({each.result.run_id})": each for each in performance.children}
+
+
+def _facts(performance: Performance, *, ordered: bool) -> dict[str, Any]:
+    """Return what must be the same of a run itself, by the name that a report gives it."""
+    result, usage = performance.result, performance.own
     lanes: dict[str, list[Any]] = {}
     for effect in result.effects:
         lane = f"effects to {effect.destination}"
@@ -120,9 +145,8 @@ def _facts(result: Result, *, ordered: bool) -> dict[str, Any]:
             lane += f" under the ordering key {effect.ordering_key}"
         lanes.setdefault(lane, []).append((effect.key, _json(effect.payload), bool(effect.ordering_key)))
     steps = {
-        step.key: (step.kind, _json(step.output), step.failure, step.interrupted) for step in result.steps
+        step.key: (step.kind, _json(_heard(step)), step.failure, step.interrupted) for step in result.steps
     }
-    usage = result.usage
     return {
         "status": result.status,
         "result": _json(result.value),
@@ -141,6 +165,13 @@ def _facts(result: Result, *, ordered: bool) -> dict[str, Any]:
             "context": usage.context,
         },
     }
+
+
+def _heard(step: Taken) -> Any:
+    """Return what a step returned, but for what came back of a loan: another child may have ended before."""
+    if step.key.endswith(END) and isinstance(step.output, dict):
+        return {**step.output, "payload": {**step.output["payload"], "returned": None}}
+    return step.output
 
 
 def _difference(fact: str, expected: Any, found: Any) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 
 from holdfast.agent.app import App
 from holdfast.agent.approval import Gates
+from holdfast.agent.child import Children
 from holdfast.agent.compensation import execution_of
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, Signal, signal_of
 from holdfast.agent.error import RunCancelled
 from holdfast.agent.execution import Execution, Parts
 from holdfast.agent.model_ladder import Models
+from holdfast.agent.testing.clock import VirtualLoop, holder
 from holdfast.agent.testing.ledger import Ledger
 from holdfast.agent.testing.scene import Kill
 from holdfast.agent.wire.draft import Commit, Event
@@ -70,11 +72,14 @@ class Lease:
         answers: Answers,
         *,
         gates: Gates,
+        children: Children,
         kill: Kill | None,
     ) -> None:
         self._ledger = ledger
         self._kill = kill
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)  # or else it could not tell whose a task is
+        self._loop = loop
         self.killed: asyncio.Future[str] = self._loop.create_future()
         """Done when the runner dies; says in which step it was."""
         self.again: list[str] = []
@@ -89,6 +94,7 @@ class Lease:
             "models": models,
             "mailbox": self._mailbox,
             "gates": gates,
+            "children": children,
             "clock": self._loop.time,
         }
         self._execution: Execution | None = None
@@ -104,6 +110,7 @@ class Lease:
             await self._bury(running)
 
     async def _execute(self) -> None:
+        holder.set(self)
         self._execution = await execution_of(
             self._agent, self._invocation, self._history, self, **self._parts
         )
@@ -145,11 +152,13 @@ class Lease:
         self.killed.set_result(step)
 
     async def _bury(self, running: "asyncio.Task[Any]") -> None:
-        """End everything that has run under this lease."""
+        """End everything that has run under this lease, and nothing of other runs."""
         if not self.killed.done():
             self.killed.cancel()
         while True:
-            left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            left = self._loop.tasks_of(self)
+            if not running.done():
+                left.add(running)
             if not left:
                 break
             for task in left:

@@ -10,14 +10,15 @@ QUEUED ──(lease)──▶ leased ──(end)──▶ ended
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from holdfast.agent.budget import Dimension, Limits, Usage
+from holdfast.agent.budget import Dimension, Usage
 from holdfast.agent.engine.journal import Answer, Committed, Refused
 from holdfast.agent.error import Failure
+from holdfast.agent.testing.account import Account
 from holdfast.agent.testing.scene import BEGIN, Scene
 from holdfast.agent.wire.draft import PARTIAL, Commit, Outcome, Record
 from holdfast.agent.wire.invocation import Invocation, read_failure
@@ -37,19 +38,26 @@ from holdfast.v1.run_pb2 import Outcome as OutcomeMessage
 from holdfast.v1.transcript_pb2 import RunEvent
 
 RUN_ID = "0d5c7c1e-5f0e-4f4e-9d5c-7a1b00000001"
-"""Every run in a lab has this id, so that two of them can be compared."""
+"""Every run in a lab that is nobody's child has this id, so that two of them can be compared."""
+CANCELLED = "Someone asked to cancel the run."
 _NEARLY = 1e-6  # seconds: what a sum of times may lack
 
 
 class Ledger:
     """All that is durable of one run; its clock is that of the loop."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(
+        self, scene: Scene, run_id: str = RUN_ID, *, on_end: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin with a run that waits; `on_end` is called in the moment in which it ends, however it does."""
+        self.run_id = run_id
         self._scene = scene
+        self._on_end = on_end
         self._time = asyncio.get_running_loop().time
         self._born = self._time()
+        self._ended = float("inf")
         self._limits_since = self._born
-        self.limits: Limits = scene.limits
+        self.account = Account(scene.limits)
         self.commits: list[Commit] = []
         self.epoch = 0
         self.attempt = 0
@@ -62,7 +70,9 @@ class Ledger:
         self._recorded: dict[str, float] = {}
         self._parked: ParkMove | None = None
         self._not_before = self._born
+        self._behind = False
         self.cancel_requested = False
+        self._cancel_reason = CANCELLED
         self._undo: Compensation | None = None
         self._compensating: Failure | None = None
         self.leased = False
@@ -70,6 +80,11 @@ class Ledger:
         self._news = asyncio.Event()
 
     # -- what it holds -------------------------------------------------------------------------------------
+
+    @property
+    def intent(self) -> str:
+        """What its agent was asked to do."""
+        return self._scene.intent
 
     @property
     def events(self) -> list[RunEvent]:
@@ -96,8 +111,8 @@ class Ledger:
 
     @property
     def spent(self) -> Usage:
-        """What is charged."""
-        return _sum(usage for commit in self.commits for usage in _charges(commit))
+        """What is charged, for what its children have spent, too."""
+        return self.account.spent
 
     @property
     def last_sequence(self) -> int:
@@ -107,8 +122,13 @@ class Ledger:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the run was accepted."""
-        return self._time() - self._born
+        """Seconds from the run's acceptance to its end, or until now."""
+        return min(self._time(), self._ended) - self._born
+
+    @property
+    def deadline(self) -> float:
+        """When the run's time is over, by the loop's clock."""
+        return self._limits_since + self.account.limits.deadline
 
     def has(self, key: str) -> bool:
         """Say whether a step has an outcome."""
@@ -123,23 +143,24 @@ class Ledger:
         self.leased = True
         scene = self._scene
         return Invocation(
-            run_id=RUN_ID,
+            run_id=self.run_id,
             intent=scene.intent,
             payload=json.loads(json.dumps(dict(scene.payload))),
-            limits=self.limits,
+            limits=self.account.limits,
             epoch=self.epoch,
             attempt=self.attempt,
             max_attempts=scene.max_attempts,
-            remaining=max(0.0, self._deadline - self._time()),
+            remaining=max(0.0, self.deadline - self._time()),
             last_commit=len(self.commits),
             last_sequence=self.last_sequence,
             spent=self.spent,
+            lent=self.account.lent,
             user=scene.user,
             handoff=scene.handoff,
             labels=dict(scene.labels),
-            create_time=BEGIN,
+            create_time=BEGIN + timedelta(seconds=self._born),
             mail_last=self._mail_last,
-            time=(BEGIN + timedelta(seconds=self.elapsed)).timestamp(),
+            time=(BEGIN + timedelta(seconds=self._time())).timestamp(),
             compensating=self._compensating,
         )
 
@@ -160,11 +181,11 @@ class Ledger:
 
     # -- what happens to it --------------------------------------------------------------------------------
 
-    def signal(self, payload: Any, key: str, *, urgent: bool = False) -> MailboxSignal:
+    def signal(self, payload: Any, key: str, *, urgent: bool = False, signal_id: str = "") -> MailboxSignal:
         """Put a signal in the mailbox, and wake the run if it rests for that."""
         self._mail_last += 1
         signal = MailboxSignal(
-            signal_id=f"signal-{self._mail_last}",
+            signal_id=signal_id or f"signal-{self._mail_last}",
             key=key,
             payload=json.dumps(payload).encode(),
             urgent=urgent,
@@ -174,9 +195,16 @@ class Ledger:
         self._news.set()
         return signal
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = "") -> None:
         """Note that somebody asks to cancel the run; one that is being undone is on its way out already."""
+        if not self.cancel_requested:
+            self._cancel_reason = reason or CANCELLED
         self.cancel_requested = self._compensating is None
+        self._news.set()
+
+    def queue(self, *, behind: bool) -> None:
+        """Let the run wait behind another of its ordering key, or for none any more."""
+        self._behind = behind
         self._news.set()
 
     async def ready(self) -> bool:
@@ -186,7 +214,7 @@ class Ledger:
                 return False
             self._news.clear()
             try:
-                async with asyncio.timeout_at(min(self._due, self._deadline)):
+                async with asyncio.timeout_at(min(self._due, self.deadline)):
                     await self._news.wait()
             except TimeoutError:
                 continue
@@ -206,25 +234,14 @@ class Ledger:
         events = commit.events.events
         if events and events[0].sequence != self.last_sequence + 1:
             return Refused("COMMIT_OUT_OF_ORDER", f"Event {events[0].sequence} is not the next.")
-        if not self._bears(commit):
+        if not self.account.bears(commit):
             return Refused("BUDGET_EXCEEDED", "The budget does not bear it.")
         self._land(Commit.FromString(commit.SerializeToString()))
         return Committed(cancel_requested=self.cancel_requested)
 
-    def _bears(self, commit: Commit) -> bool:
-        """Say whether the budget bears a commit; only the last call may pass the limit of tokens."""
-        charges = list(_charges(commit))
-        spent, asked, limits = self.spent, _sum(charges), self.limits
-        lead = asked.tokens - (charges[-1].tokens if charges else 0)
-        return (
-            (not asked.steps or spent.steps + asked.steps <= limits.steps)
-            and (not asked.tools or spent.tools + asked.tools <= limits.tools)
-            and (not asked.tokens or spent.tokens + lead < limits.tokens)
-            and asked.context <= limits.context
-        )
-
     def _land(self, commit: Commit) -> None:
         self.commits.append(commit)
+        self.account.charge(commit)
         for record in commit.steps:
             self._recorded[record.key] = self._time()
         consumed = set(commit.consumed_signal_ids)
@@ -236,12 +253,12 @@ class Ledger:
             self._undo = commit.compensation
         if commit.handoff and self._scene.handoff is not None:
             self._handed_off = True
-            self.limits = self._scene.handoff.over(self.limits)
+            self.account.limits = self._scene.handoff.over(self.account.limits)
             self._limits_since = self._time()
         move = commit.WhichOneof("move")
         self.leased = move is None
         if move == "end":
-            self.outcome = commit.end
+            self._end(commit.end)
         elif move == "park":
             self.attempt -= 1
             self._parked = commit.park
@@ -267,7 +284,7 @@ class Ledger:
         """Say whether the run may be leased now; end it if its time is over, or nobody wants it."""
         if self.outcome is None:
             self._fall_due()
-        if self.outcome is not None:
+        if self.outcome is not None or self._behind:
             return False
         if self._parked is None:
             return self._reached(self._not_before)
@@ -280,9 +297,9 @@ class Ledger:
 
     def _fall_due(self) -> None:
         if self.cancel_requested:
-            cancelled = Failure("CANCELLED", "Someone asked to cancel the run.")
+            cancelled = Failure("CANCELLED", self._cancel_reason)
             self._over(RUN_STATUS_CANCELLED, UNDO_ON_CANCEL, cancelled)
-        elif self._reached(self._deadline):
+        elif self._reached(self.deadline):
             over = Failure("BUDGET_EXHAUSTED", "The run's time was over.")
             self._over(PARTIAL, UNDO_ON_EXHAUSTED, over, Dimension.DEADLINE)
 
@@ -292,24 +309,21 @@ class Ledger:
     @property
     def _due(self) -> float:
         """When the run goes on by itself."""
-        if self._parked is not None and not self._parked.HasField("wait_for"):
-            return self._deadline
+        if self._behind or (self._parked is not None and not self._parked.HasField("wait_for")):
+            return self.deadline
         return self._not_before
-
-    @property
-    def _deadline(self) -> float:
-        return self._limits_since + self.limits.deadline
 
     def _over(
         self, status: int, end: UndoOn.ValueType, failure: Failure, exhausted: Dimension | None = None
     ) -> None:
         """End the run without a runner, or have its steps undone first; what takes too long itself fails."""
         if self._compensating is not None and status == PARTIAL:
-            self._end(RUN_STATUS_FAILED, Failure("COMPENSATION_FAILED", "The time for undoing was over."))
+            over = Failure("COMPENSATION_FAILED", "The time for undoing was over.")
+            self._end(Outcome(RUN_STATUS_FAILED, failure=over).message)
         elif self._compensating is None and self._undo is not None and end in self._undo.undo_on:
             self._compensate(failure)
         else:
-            self._end(status, failure, exhausted)
+            self._end(Outcome(status, failure=failure, exhausted=exhausted).message)
 
     def _compensate(self, cause: Failure) -> None:
         assert self._undo is not None  # said with the first step that has an undo
@@ -317,12 +331,15 @@ class Ledger:
         self.attempt = 0
         self.cancel_requested = False
         within = self._undo.within.ToTimedelta().total_seconds()
-        self.limits = replace(self.limits, deadline=within, steps=self.spent.steps + self.limits.steps)
+        limits = self.account.limits
+        self.account.limits = replace(limits, deadline=within, steps=self.spent.steps + limits.steps)
         self._limits_since = self._not_before = self._time()
         self._parked = None
 
-    def _end(self, status: int, failure: Failure, exhausted: Dimension | None = None) -> None:
-        self.outcome = Outcome(status, failure=failure, exhausted=exhausted).message
+    def _end(self, outcome: OutcomeMessage) -> None:
+        self.outcome = outcome
+        self._ended = self._time()
+        self._on_end()
 
     def _aged(self, record: Record) -> Record:
         """Return a record with what is left of its wait."""
@@ -332,20 +349,3 @@ class Ledger:
         passed = timedelta(seconds=self._time() - self._recorded[record.key])
         aged.wait_for.FromTimedelta(max(record.wait_for.ToTimedelta() - passed, timedelta()))
         return aged
-
-
-def _charges(commit: Commit) -> Iterable[Any]:
-    """Return what a commit charges, step by step; an intent charges nothing."""
-    yield from (record.usage for record in commit.steps if not record.intent)
-    if commit.HasField("usage"):
-        yield commit.usage
-
-
-def _sum(charges: Iterable[Any]) -> Usage:
-    total = Usage()
-    for usage in charges:
-        total.steps += usage.steps
-        total.tools += usage.tools
-        total.tokens += usage.tokens
-        total.context = max(total.context, usage.context)
-    return total

@@ -1,7 +1,8 @@
 """What became of a run in the lab, for a test to look at."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.agent.budget import Dimension, Usage
@@ -40,6 +41,8 @@ class Taken:
 class Result:
     """A run that has ended."""
 
+    run_id: str
+    intent: str
     status: str
     """SUCCEEDED, PARTIAL, FAILED, CANCELLED, COMPENSATED, DRIFTED or DEAD_LETTERED."""
     value: Any
@@ -52,6 +55,7 @@ class Result:
     effects: list[Sent]
     steps: list[Taken]
     usage: Usage
+    """What is charged: what its children have spent, too."""
     session: Any
     elapsed: float
     """Seconds of the lab's time from acceptance to the end."""
@@ -59,6 +63,8 @@ class Result:
     """How often a runner took it: once, and once more after each rest, retry and kill."""
     events: list[Event]
     """The whole transcript, in the words of the contract."""
+    children: "list[Result]" = field(default_factory=list)
+    """The runs that it has started, in that order; those that went on without it to their own ends."""
 
     @property
     def succeeded(self) -> bool:
@@ -73,12 +79,14 @@ class Result:
         raise KeyError(f"There is no step {key!r} among {', '.join(step.key for step in self.steps)}.")
 
 
-def result_of(ledger: Ledger) -> Result:
-    """Read a run's end out of its ledger."""
+def result_of(ledger: Ledger, children: Sequence[Result] = ()) -> Result:
+    """Read a run's end out of its ledger; its `children` have ended, too."""
     outcome = ledger.outcome
     assert outcome is not None  # it has ended
     failure = outcome.failure
     return Result(
+        run_id=ledger.run_id,
+        intent=ledger.intent,
         status=RunStatus.Name(outcome.status).removeprefix("RUN_STATUS_"),
         value=value.read(outcome.result) if outcome.HasField("result") else None,
         failure=Failure(failure.reason, failure.message, failure.step, failure.attempts)
@@ -96,6 +104,7 @@ def result_of(ledger: Ledger) -> Result:
         elapsed=ledger.elapsed,
         leases=ledger.epoch,
         events=ledger.events,
+        children=list(children),
     )
 
 

@@ -82,6 +82,11 @@ class Conditions(TypedDict, total=False):
     max_attempts: int
     labels: Mapping[str, str]
     user: str
+    children: Mapping[str, "Conditions"]
+
+
+GIVEN: Final = ("limits", "handoff", "session", "labels", "user")
+"""What children have from their parents, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +112,22 @@ class Scene:
     max_attempts: int = 5
     labels: Mapping[str, str] = field(default_factory=dict)
     user: str = ""
+    children: Mapping[str, Conditions] = field(default_factory=dict)
+    """By intent, the conditions under which its children run, and theirs, unless those say otherwise.
+
+    Each child hears its script from the beginning.
+    """
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for conditions that are not for a test to set."""
+        for intent, conditions in self.children.items():
+            given = [name for name in GIVEN if name in conditions]
+            if given:
+                raise ValueError(f"Which {given[0]} children of {intent} have is for their parents to say.")
+            Scene(intent, children=conditions.get("children", {}))
+
+    @property
+    def intents(self) -> set[str]:
+        """The intents of which anything is said."""
+        below = (Scene(intent, **conditions).intents for intent, conditions in self.children.items())
+        return {self.intent}.union(*below)
