@@ -9,6 +9,7 @@ and every run comes to an end (11).
 import asyncio
 import uuid
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
@@ -25,11 +26,26 @@ from hypothesis.stateful import (
 
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
-from holdfast.kit.errors import RunEnded
-from holdfast.ledger import SESSION_SETTINGS, cancel, due, due_wake, orphan, pause, session, sweep
+from holdfast.kit.errors import ApprovalDecided, Fenced, RunEnded
+from holdfast.ledger import (
+    SESSION_SETTINGS,
+    approval_fire,
+    cancel,
+    due,
+    due_wake,
+    orphan,
+    pause,
+    retry,
+    session,
+    sweep,
+)
+from holdfast.ledger.approval_change import key_of
+from holdfast.ledger.approval_request import Request, request
+from holdfast.ledger.approval_vote import decide
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Compensate, Move, Park, Record, Requeue, Stored, Undo
-from holdfast.ledger.domain.status import ENDED, RunStatus
+from holdfast.ledger.domain.approval import Person, Policy, Quorum, Verdict
+from holdfast.ledger.domain.status import ENDED, RETRYABLE, RunStatus
 from holdfast.ledger.domain.undo import UndoOn
 from holdfast.ledger.mailbox import signal
 from holdfast.ledger.values import Failure, Leased, LeaseRef, Outcome
@@ -41,10 +57,13 @@ TENANTS = ("acme", "umbrella")
 KEYS = ("input", "answer")
 ANY = st.integers(0, 1_000_000)
 CAUSE = Failure("E", "e")
+WRITERS = (Quorum(1, ("group:writers",)),)
 FINAL_ROUNDS = 60
 _EMPTY = """TRUNCATE tenant, tenant_pool, run, run_state, run_outcome, idempotency, ready, lane, blocked,
-            runner_session, lease, timer, checkpoint, transcript, mailbox"""
+            runner_session, lease, timer, checkpoint, transcript, mailbox, approval, approval_audit"""
 _OLDEST = "SELECT signal_id FROM mailbox WHERE run_id = $1 AND NOT consumed ORDER BY sequence LIMIT 1"
+_LATE = """UPDATE approval SET create_time = create_time - interval '2 h', next_time = now() - interval '1 h',
+                               deadline_time = now() - interval '1 h' WHERE approval_id = $1 AND status = 1"""
 _OVER = "UPDATE run_state SET deadline_time = now() - interval '9 s' WHERE run_id = $1 AND status < 5"
 
 # Each query names runs of which something does not hold that must.
@@ -77,6 +96,16 @@ BROKEN = {
             OR (status = 10 AND undo_on & 1 > 0))""",
     "a run is asked to stop that is on its way out": """
         SELECT run_id FROM run_state WHERE undoing IS NOT NULL AND cancel_requested AND status < 5""",
+    "an ended or undone run has a gate that is open": """
+        SELECT a.run_id FROM approval a JOIN run_state s ON s.run_id = a.run_id
+        WHERE a.status = 1 AND (s.status >= 5 OR s.undoing IS NOT NULL)""",
+    "a run waits at a gate that nobody decides any more": """
+        SELECT s.run_id FROM run_state s JOIN approval a ON 'approval:' || a.approval_id = ANY(s.park_keys)
+        WHERE s.status = 3 AND a.status <> 1""",
+    "a step has two gates that are open, or were decided": """
+        SELECT run_id FROM approval WHERE status <> 5 GROUP BY run_id, step HAVING count(*) > 1""",
+    "a gate has an end without a decision, or the other way round": """
+        SELECT run_id FROM approval WHERE (status <> 1) <> (decision IS NOT NULL)""",
     "undoing began otherwise than once": """
         SELECT s.run_id FROM run_state s WHERE (s.undoing IS NOT NULL)::int <> (
             SELECT count(*) FROM transcript t
@@ -104,6 +133,7 @@ class WaitingMachine(RuleBasedStateMachine):
             )
         )
         self.runs: dict[uuid.UUID, str] = {}
+        self.gates: dict[uuid.UUID, str] = {}
         self.leased: dict[uuid.UUID, tuple[Leased, int]] = {}
         """The last lease known of each run, current or not, and the number of its next commit."""
         self.runner: Runner = self.do(opened(self.db))
@@ -174,6 +204,45 @@ class WaitingMachine(RuleBasedStateMachine):
         if waiting:
             self.commit(run_id, None, consumed=[waiting[0]["signal_id"]])
 
+    @precondition(lambda self: self.leased)
+    @rule(which=ANY, step=st.sampled_from(["review", "again"]))
+    def ask(self, which: int, step: str) -> None:
+        """Let whoever has, or had, a run open a gate and rest there."""
+        run_id = list(self.leased)[which % len(self.leased)]
+        lease, _ = self.leased[run_id]
+        asked = Request(run_id, lease.epoch, step, step, b"{}", Policy(WRITERS, timeout=3600.0))
+        try:
+            opened = self.do(request(self.db, asked))
+        except Fenced:
+            return
+        self.gates[opened.approval_id] = self.runs[run_id]
+        self.commit(run_id, Park((key_of(opened.approval_id),)))
+
+    @precondition(lambda self: self.gates)
+    @rule(which=ANY, verdict=st.sampled_from([Verdict.APPROVE, Verdict.DENY]), late=st.booleans())
+    def decide(self, which: int, verdict: Verdict, late: bool) -> None:  # noqa: FBT001 - drawn
+        """Let a person decide, and a gate's time be over at the same moment."""
+        gate = list(self.gates)[which % len(self.gates)]
+
+        async def voted() -> None:
+            with suppress(ApprovalDecided):
+                await decide(self.db, self.gates[gate], gate, Person("ann", frozenset({"writers"})), verdict)
+
+        async def both() -> None:
+            await asyncio.gather(voted(), approval_fire.fire(self.db))
+
+        if late:
+            self.do(execute(self.db, _LATE, gate))
+        self.do(both())
+
+    @precondition(lambda self: any(self.status(run_id) in RETRYABLE for run_id in self.runs))
+    @rule(which=ANY)
+    def retry(self, which: int) -> None:
+        """Start an ended run again."""
+        ended = [run_id for run_id in self.runs if self.status(run_id) in RETRYABLE]
+        run_id = ended[which % len(ended)]
+        self.do(retry.retry(self.db, self.runs[run_id], run_id))
+
     @precondition(lambda self: self.runs)
     @rule(which=ANY, hold=st.booleans())
     def pause(self, which: int, hold: bool) -> None:  # noqa: FBT001 - drawn
@@ -240,6 +309,9 @@ class WaitingMachine(RuleBasedStateMachine):
                 self.do(pause.resume(self.db, self.runs[run_id], run_id))
                 for kind in (2, 3):
                     self.let_fall_due(run_id, kind)
+            for gate in self.gates:
+                self.do(execute(self.db, _LATE, gate))
+            self.do(approval_fire.fire(self.db))
             for _ in range(2):
                 self.do(due.fire(self.db))
                 self.do(due_wake.wake_due(self.db))
