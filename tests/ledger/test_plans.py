@@ -30,6 +30,8 @@ from holdfast.ledger import (
     session,
     spawn,
     sweep,
+    tenant,
+    tenant_queue,
 )
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.run_list import Cursor, RunFilter
@@ -54,6 +56,8 @@ MODULES = (
     child_end,
     spawn,
     orphan,
+    tenant,
+    tenant_queue,
 )
 VERBS = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 PARTS = {"_RUN", "_RING"}  # begin other statements, are none
