@@ -32,9 +32,12 @@ async def test_limits_are_set_and_shown_as_stored(door: Invoker, tmp_path: Path)
     assert (tenant["tenant"], tenant["weight"], tenant["max_in_flight"]) == ("acme", 4, 50)
     assert (tenant["rate"], tenant["burst"], tenant["max_queued"]) == (2.0, 2, 1_000_000)
     assert (tenant["default_budget"]["max_steps"], tenant["default_budget"]["deadline_ms"]) == (500, 120_000)
-    changed = await tenants(door, tmp_path, "set", "acme", "--burst", "7", "--weight", "0")
+    changed = await tenants(
+        door, tmp_path, "set", "acme", "--burst", "7", "--weight", "0", "--alert-destination", "pager"
+    )
     assert changed.code == 0, changed.err
     assert "2/s, 7 at once" in changed.out
+    assert "pager" in changed.out
     read = await tenants(door, tmp_path, "get", "acme", "-o", "json")
     assert (read.json[0]["weight"], read.json[0]["burst"], read.json[0]["max_in_flight"]) == (1, 7, 50)
 

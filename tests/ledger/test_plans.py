@@ -12,6 +12,7 @@ from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.ledger import (
     admission_sql,
+    alert,
     cancel,
     child_end,
     claim_sql,
@@ -39,6 +40,7 @@ from tests.support.database import cloned_database
 from tests.support.ledger import execute, fill, open_ledger
 
 MODULES = (
+    alert,
     admission_sql,
     claim_sql,
     release,

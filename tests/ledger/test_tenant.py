@@ -51,13 +51,11 @@ async def test_a_tenant_that_is_not_there_is_made_only_when_asked(db: Database) 
 
 
 async def test_changes_of_different_limits_at_once_are_all_kept(db: Database) -> None:
+    names = [field.name for field in fields(Terms) if field.name != "alert_destination"]
     await asyncio.gather(
-        *(
-            tenant.change(db, "acme", {name: 50 + n}, make=True)
-            for n, name in enumerate(field.name for field in fields(Terms))
-        )
+        *(tenant.change(db, "acme", {name: 50 + n}, make=True) for n, name in enumerate(names))
     )
-    values = [getattr(await terms_of(db), field.name) for field in fields(Terms)]
+    values = [getattr(await terms_of(db), name) for name in names]
     assert values == [50 + n for n in range(len(values))]
 
 

@@ -107,6 +107,7 @@ class Tenant(_message.Message):
     MAX_IN_FLIGHT_BY_INTENT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ALERT_DESTINATION_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The name, 1 to 255 bytes."""
     weight: _builtins.int
@@ -119,6 +120,11 @@ class Tenant(_message.Message):
     """Runs in flight of any one user that `max_in_flight_by_user` does not name; 0: only the
     tenant's cap holds. This release holds the tenant's cap alone: here and in the two maps nothing
     may be said.
+    """
+    alert_destination: _builtins.str
+    """The destination of the tenant that is sent an effect for each run set aside in the dead letters:
+    {type: "run.dead_lettered", run_id, intent, attempts, failure}. Empty: none. One that does not exist
+    is sent nothing.
     """
     @_builtins.property
     def rate(self) -> Global___RateLimit:
@@ -158,10 +164,11 @@ class Tenant(_message.Message):
         max_in_flight_by_intent: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        alert_destination: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_budget", b"default_budget", "rate", b"rate", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_budget", b"default_budget", "max_in_flight", b"max_in_flight", "max_in_flight_by_intent", b"max_in_flight_by_intent", "max_in_flight_by_user", b"max_in_flight_by_user", "max_in_flight_per_user", b"max_in_flight_per_user", "max_queued", b"max_queued", "rate", b"rate", "tenant", b"tenant", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_destination", b"alert_destination", "create_time", b"create_time", "default_budget", b"default_budget", "max_in_flight", b"max_in_flight", "max_in_flight_by_intent", b"max_in_flight_by_intent", "max_in_flight_by_user", b"max_in_flight_by_user", "max_in_flight_per_user", b"max_in_flight_per_user", "max_queued", b"max_queued", "rate", b"rate", "tenant", b"tenant", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -85,8 +85,8 @@ class UpdateTenantRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which limits change: `weight`, `max_in_flight`, `max_queued`, `rate`, `default_budget`, or a field of
-        the latter two, as `rate.burst`.
+        """Which limits change: `weight`, `max_in_flight`, `max_queued`, `rate`, `default_budget`,
+        `alert_destination`, or a field of `rate` or `default_budget`, as `rate.burst`.
         """
 
     def __init__(

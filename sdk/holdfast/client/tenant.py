@@ -35,7 +35,10 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant and its limits; `rate` in runs a second, `burst` how many may come at once after a pause."""
+    """A tenant and its limits; `rate` in runs a second, `burst` how many may come at once after a pause.
+
+    `alert_destination` is sent an effect for each run that is set aside; empty: none.
+    """
 
     tenant: str
     weight: int
@@ -44,5 +47,6 @@ class Tenant:
     rate: float
     burst: int
     default_budget: Budget
+    alert_destination: str = ""
     create_time: datetime | None = None
     update_time: datetime | None = None

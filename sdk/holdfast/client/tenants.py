@@ -58,12 +58,14 @@ class Tenants:
         max_tools: int | None = None,
         max_tokens: int | None = None,
         max_context: int | None = None,
+        alert_destination: str | None = None,
     ) -> Tenant:
         """Change the limits that are given, and make the tenant if it is new; 0 is the platform's default.
 
-        The last five are those of a run that asks for none. It holds from the next call on.
+        `deadline_ms` and the four after it are those of a run that asks for none. A change holds from the
+        next call on.
         """
-        limits = {
+        limits: dict[str, float | str | None] = {
             "weight": weight,
             "max_in_flight": max_in_flight,
             "max_queued": max_queued,
@@ -74,6 +76,7 @@ class Tenants:
             "max_tools": max_tools,
             "max_tokens": max_tokens,
             "max_context": max_context,
+            "alert_destination": alert_destination,
         }
         request = update_message(tenant, {name: n for name, n in limits.items() if n is not None})
         return tenant_of((await self._link.call(self._stub.UpdateTenant, request, more=_OPERATOR)).tenant)

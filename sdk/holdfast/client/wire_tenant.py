@@ -9,6 +9,7 @@ from holdfast.client.wire_value import seconds_of, time_of
 from holdfast.v1 import tenant_pb2, tenant_service_pb2
 
 _PATHS: Final = {
+    "alert_destination": "alert_destination",
     "weight": "weight",
     "max_in_flight": "max_in_flight",
     "max_queued": "max_queued",
@@ -31,6 +32,7 @@ def tenant_of(message: tenant_pb2.Tenant) -> Tenant:
         rate=message.rate.runs_per_second,
         burst=message.rate.burst,
         default_budget=budget_of(message.default_budget),
+        alert_destination=message.alert_destination,
         create_time=time_of(message.create_time),
         update_time=time_of(message.update_time),
     )
@@ -46,7 +48,7 @@ def statistics_of(message: tenant_pb2.TenantStatistics) -> Statistics:
     )
 
 
-def update_message(tenant: str, limits: Mapping[str, float]) -> tenant_service_pb2.UpdateTenantRequest:
+def update_message(tenant: str, limits: Mapping[str, float | str]) -> tenant_service_pb2.UpdateTenantRequest:
     """Return the request that changes these limits. Raises ValueError for a number a limit cannot be."""
     request = tenant_service_pb2.UpdateTenantRequest(allow_missing=True)
     request.tenant.tenant = tenant

@@ -28,6 +28,7 @@ PATHS: Final[dict[str, str]] = {
     "rate.runs_per_second": "rate",
     "rate.burst": "burst",
     **{f"default_budget.{name}": name for name in BUDGET_MAXIMA},
+    "alert_destination": "alert_destination",
 }
 """The limits of a tenant: each field of the message, and what `Terms` calls it."""
 
@@ -68,7 +69,9 @@ def refuse_parts(wrong: Violations, tenant: tenant_pb2.Tenant) -> None:
             wrong.add(f"tenant.{name}", "must be empty: this release caps the tenant as a whole")
 
 
-def _read(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | float:
+def _read(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | float | str:
+    if path == "alert_destination":
+        return wrong.text(f"tenant.{path}", tenant.alert_destination, required=False)
     holder, _, name = path.rpartition(".")
     value: int | float = getattr(getattr(tenant, holder) if holder else tenant, name)
     default: int | float = getattr(_DEFAULTS, PATHS[path])
@@ -92,6 +95,7 @@ def tenant_message(view: TenantView) -> tenant_pb2.Tenant:
         max_queued=terms.max_queued,
         rate=tenant_pb2.RateLimit(runs_per_second=terms.rate, burst=terms.room),
         default_budget=run_pb2.Budget(**{name: getattr(budget, name) for name in BUDGET_MAXIMA}),
+        alert_destination=terms.alert_destination,
         create_time=timestamp(view.create_time),
         update_time=timestamp(view.update_time),
     )

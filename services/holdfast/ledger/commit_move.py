@@ -10,7 +10,17 @@ from typing import Any
 from uuid import UUID
 
 from holdfast.kit.db import Access
-from holdfast.ledger import approval_end, child_end, commit_sql, handoff, mailbox, outbox, park, session_state
+from holdfast.ledger import (
+    alert,
+    approval_end,
+    child_end,
+    commit_sql,
+    handoff,
+    mailbox,
+    outbox,
+    park,
+    session_state,
+)
 from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
@@ -116,6 +126,9 @@ async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[
     related = [row["run_id"] for row in ended if row["related"]]
     told = await child_end.settle(connection, related) if related else child_end.Told()
     told.pools += woken
+    await alert.dead_lettered(
+        connection, [row["run_id"] for row in ended if row["status"] == RunStatus.DEAD_LETTERED]
+    )
     return told
 
 

@@ -9,8 +9,9 @@ from holdfast.ledger.domain.budget import Limits
 class Terms:
     """A tenant's limits, named as the columns of its row; as it stands here, the platform's defaults.
 
-    `rate` is in runs a second. A `burst` of 0 follows the rate: one second's worth, at least 1. The last five
-    are what a budget's missing limits become.
+    `rate` is in runs a second. A `burst` of 0 follows the rate: one second's worth, at least 1. The five
+    limits of a budget are what a run's missing ones become. `alert_destination` hears of runs that are set
+    aside; empty: nobody.
     """
 
     weight: int = 1
@@ -23,6 +24,7 @@ class Terms:
     max_tools: int = 1000
     max_tokens: int = 1_000_000
     max_context: int = 128_000
+    alert_destination: str = ""
 
     @property
     def room(self) -> int:

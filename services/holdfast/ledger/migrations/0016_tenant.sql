@@ -10,6 +10,8 @@ ALTER TABLE tenant
     -- What is in the bucket, as of when.
     ADD COLUMN spent              double precision NOT NULL DEFAULT 0,
     ADD COLUMN spent_time         timestamptz NOT NULL DEFAULT now(),
+    -- Hears of runs that are set aside; empty: nobody.
+    ADD COLUMN alert_destination  text NOT NULL DEFAULT '',
     -- Counted by the Invokers and added once a second.
     ADD COLUMN refused_queue_full bigint NOT NULL DEFAULT 0,
     ADD COLUMN refused_rate       bigint NOT NULL DEFAULT 0,
@@ -18,3 +20,11 @@ UPDATE tenant SET update_time = create_time;
 
 -- How many runs of its turn a tenant has had: a turn cut short goes on with the next claim.
 ALTER TABLE tenant_pool ADD COLUMN served integer NOT NULL DEFAULT 0;
+
+-- A run is set aside by whoever finds it, and its alert is staged with that. What is in effects stays unread.
+INSERT INTO role_grant (role, privilege, object) VALUES
+    ('holdfast_invoker', 'SELECT (destination_id, tenant, name)', 'destination'),
+    ('holdfast_invoker', 'SELECT, INSERT', 'effect_key'),
+    ('holdfast_invoker', 'SELECT (effect_id, seq, next_attempt_time), INSERT', 'effect'),
+    ('holdfast_invoker', 'INSERT', 'effect_waiting, effect_due');
+SELECT grant_roles();
