@@ -173,6 +173,15 @@ def waiting(share: float, *question: str) -> Callable[[Session], Awaitable[dict[
     return measure
 
 
+def alone(fact: str, *question: str) -> Callable[[Session], Awaitable[dict[str, Result]]]:
+    """Measure what is one number of one answer; ours alone."""
+
+    async def measure(session: Session) -> dict[str, Result]:
+        return results(await session.ask_ours(*question), lambda answer: answer[fact])
+
+    return measure
+
+
 _FIRST_EVENT = ("--first-event", "--runs", str(SINGLE_RUNS))
 
 CASES = (
@@ -189,4 +198,8 @@ CASES = (
     Case("token_relay_p50_ms", "ms", waiting(0.50, "--token-relay", "--runs", str(SINGLE_RUNS))),
     Case("streams_500_token_gap_p99_ms", "ms", waiting(0.99, "--streams")),
     Case("cancel_to_model_closed_p99_ms", "ms", waiting(0.99, "--cancel", "--runs", "100")),
+    Case("parked_100k_queries_per_minute", "1/min", alone("queries_per_minute", "--parked")),
+    Case("wake_per_s", "runs/s", alone("wake_per_s", "--wake")),
+    Case("resume_1000_steps_ms", "ms", waiting(0.50, "--resume", "--runs", "10")),
+    Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
 )

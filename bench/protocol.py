@@ -10,14 +10,26 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 WORKLOADS = ("w1", "w2")
-_MEASURES = ("latency", "recovery", "claim_depth", "first_event", "token_relay", "streams", "cancel")
+_MEASURES = (
+    "latency",
+    "recovery",
+    "claim_depth",
+    "first_event",
+    "token_relay",
+    "streams",
+    "cancel",
+    "parked",
+    "wake",
+    "resume",
+    "decision",
+)
 
 
 @dataclass(frozen=True)
 class Question:
     """What is to be measured, and how much of it."""
 
-    measure: str  # throughput, latency, recovery, claim-depth, first-event, token-relay, streams, cancel
+    measure: str  # throughput, or one of _MEASURES, with hyphens
     workload: str
     runs: int
     concurrency: int
@@ -43,6 +55,10 @@ def read_question(arguments: list[str] | None = None) -> Question:
     what.add_argument("--token-relay", action="store_true", help="a token's way to the client")
     what.add_argument("--streams", action="store_true", help="gaps between tokens of 500 runs at once")
     what.add_argument("--cancel", action="store_true", help="from a cancel to the end of the model's answer")
+    what.add_argument("--parked", action="store_true", help="what 100,000 parked runs cost in a minute")
+    what.add_argument("--wake", action="store_true", help="10,000 runs that fall due at once")
+    what.add_argument("--resume", action="store_true", help="from a signal to the step after 1,000 others")
+    what.add_argument("--decision", action="store_true", help="from a decision to the step after it")
     given = parser.parse_args(arguments)
     asked = [name for name in _MEASURES if getattr(given, name)]
     return Question(

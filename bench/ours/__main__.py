@@ -5,14 +5,15 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from bench.measure import Meter
-from bench.ours import streaming
+from bench.ours import resting, streaming
 from bench.ours.claim_depth import claim_depth_ratio
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
@@ -96,7 +97,7 @@ async def latency(question: Question) -> None:
         answer(latencies_ms=taken)
 
 
-async def recovery() -> None:
+async def recovery(_question: Question) -> None:
     """Answer with the seconds from a runner's SIGKILL until another is at the unfinished step."""
     with tempfile.TemporaryDirectory() as folder:
         mark = Path(folder) / "mark"
@@ -122,7 +123,7 @@ def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def claim_depth() -> None:
+async def claim_depth(_question: Question) -> None:
     """Answer with the cost of a claim at a million queued against a thousand."""
     async with EmbeddedPostgres(ephemeral=True) as server:
         await server.create_database("holdfast")
@@ -131,26 +132,26 @@ async def claim_depth() -> None:
         answer(**await claim_depth_ratio(url))
 
 
+MEASURES: Mapping[str, Callable[[Question], Coroutine[Any, Any, None]]] = {
+    "throughput": throughput,
+    "latency": latency,
+    "recovery": recovery,
+    "claim-depth": claim_depth,
+    "first-event": streaming.first_event,
+    "token-relay": streaming.token_relay,
+    "streams": streaming.streams,
+    "cancel": streaming.cancel,
+    "parked": resting.parked,
+    "wake": resting.wake,
+    "resume": resting.resume,
+    "decision": resting.decision,
+}
+
+
 def main() -> None:
     """Answer the question on the command line."""
     question = read_question()
-    match question.measure:
-        case "throughput":
-            asyncio.run(throughput(question))
-        case "latency":
-            asyncio.run(latency(question))
-        case "recovery":
-            asyncio.run(recovery())
-        case "first-event":
-            asyncio.run(streaming.first_event(question))
-        case "token-relay":
-            asyncio.run(streaming.token_relay(question))
-        case "streams":
-            asyncio.run(streaming.streams(question))
-        case "cancel":
-            asyncio.run(streaming.cancel(question))
-        case _:
-            asyncio.run(claim_depth())
+    asyncio.run(MEASURES[question.measure](question))
 
 
 if __name__ == "__main__":

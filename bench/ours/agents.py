@@ -72,6 +72,33 @@ async def model(run: Run) -> None:
     await run.model("Speak.", max_tokens=100_000)
 
 
+async def stamp() -> float:
+    """Say when this step was begun."""
+    return time.perf_counter()
+
+
+@app.agent("woken")
+async def woken(run: Run) -> str:
+    """Nothing: what is measured is how it comes here."""
+    return run.id
+
+
+@app.agent("long")
+async def long(run: Run, payload: dict[str, Any]) -> float:
+    """Many steps, a wait, and a step that says when it came to it."""
+    for number in range(int(payload["steps"])):
+        await run.step(repeatable, number)
+    await run.receive("go")
+    return await run.step(stamp)
+
+
+@app.agent("gated")
+async def gated(run: Run) -> float:
+    """Ask people, and say when the step after that was begun."""
+    await run.approval("gate", approvers=["group:underwriters"], timeout=3600.0)
+    return await run.step(stamp)
+
+
 @app.agent("recovery")
 async def recovery(run: Run, payload: dict[str, Any]) -> str:
     """One finished step, then one in which the runner is killed."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from holdfast.agent import App, NothingReceived, Run, StepFailed, step
+from holdfast.agent.approval import Opened
 from holdfast.agent.engine import waits
 from holdfast.agent.execution import Left
 from holdfast.v1.run_pb2 import RUN_STATUS_SUCCEEDED
@@ -244,9 +245,9 @@ async def test_a_branch_that_goes_from_step_to_step_is_not_cut_short_by_one_that
 
 async def test_a_wait_that_is_being_prepared_keeps_the_run_where_it_is() -> None:
     class SlowGates:
-        async def request(self, asked: Any) -> tuple[str, str]:
+        async def request(self, asked: Any) -> Opened:
             await asyncio.sleep(0.3)  # much longer than a wait stays hot here
-            return "1", f"approval:{asked.step}"
+            return Opened("1", f"approval:{asked.step}")
 
     async def both(run: Run) -> None:
         await asyncio.gather(

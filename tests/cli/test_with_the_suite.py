@@ -254,3 +254,34 @@ async def test_a_fork_goes_on_from_an_edited_step_and_sends_no_effect_twice(term
     assert sorted(effect["run_id"] for effect in listed) == sorted([run["run_id"], forked[0]])
     refused = await terminal.type("runs", "fork", run["run_id"], "--at", "9")
     assert (refused.code, refused.err.split(":")[1].strip()) == (3, "INVALID_FIELD")
+
+
+async def test_runs_are_held_and_let_go_one_or_all_that_match(terminal: Terminal) -> None:
+    payload = json.dumps({"name": "Ada", "think": 6.0, "ask": True})
+    asked = ("invoke", "greet", "-d", payload, "--label", "lot=7", "-o", "json")
+    runs = [(await terminal.type(*asked)).json[0]["run_id"] for _ in range(2)]
+    held = await terminal.type("runs", "pause", runs[0], "--reason", "look at it")
+    assert (held.code, "paused: look at it" in held.out) == (0, True), held.err
+    shown = await terminal.type("runs", "pause", "--label", "lot=7")
+    assert (shown.code, shown.out.split("\n")[-2]) == (0, "2 runs match; --yes would pause them")
+    assert set(shown.out.split()[:2]) == set(runs)
+
+    async def state(run_id: str) -> tuple[str, bool]:
+        (run,) = (await terminal.type("runs", "get", run_id, "-o", "json")).json
+        return run["status"], run["paused"]
+
+    async with asyncio.timeout(DEADLINE_S):
+        while (await state(runs[0]), await state(runs[1])) != (("QUEUED", True), ("PARKED", False)):
+            pass  # it has come to the end of its step, and the other to its gate
+    steps = (await terminal.type("runs", "checkpoints", runs[0], "-o", "json")).json
+    assert [step["key"] for step in steps] == ["look_up", "think"]
+    told = await terminal.type("runs", "resume", "--label", "lot=7", "--yes")
+    assert (told.code, told.out) == (0, "resume: 1 done, 0 passed over\n"), told.err
+    async with asyncio.timeout(DEADLINE_S):
+        while await state(runs[0]) != ("PARKED", False):
+            pass
+    ended = await terminal.type("runs", "cancel", "--label", "lot=7", "--yes", "-o", "json")
+    assert (ended.code, ended.json[-1]["done"]) == (0, 2), ended.err
+    assert [await state(run_id) for run_id in runs] == [("CANCELLED", False)] * 2
+    for wrong in (["cancel"], ["cancel", runs[0], "--intent", "greet"], ["retry", "--yes"]):
+        assert (await terminal.type("runs", *wrong)).code == 2

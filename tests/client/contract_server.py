@@ -68,6 +68,16 @@ class ScriptedInvoker(invoker_service_pb2_grpc.InvokerServiceServicer):
     async def CancelRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._answer("CancelRun", request, context)
 
+    async def PauseRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._answer("PauseRun", request, context)
+
+    async def ResumeRun(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await self._answer("ResumeRun", request, context)
+
+    async def ActOnRuns(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async for message in self.script["ActOnRuns"](request, context):
+            yield message
+
     async def RetryRun(self, request: Any, context: Any) -> Any:  # noqa: N802
         return await self._answer("RetryRun", request, context)
 

@@ -225,6 +225,25 @@ async def rest(run: Run, todo: dict[str, float]) -> list[str]:
     return [first.token, answer, last.token]
 
 
+@app.agent("crash.saga", undo_on=("failure", "cancel"))
+async def saga(run: Run, todo: Work) -> None:
+    """Change something step by step, and fail in the end: all of it is undone."""
+
+    async def change(number: int, idempotency_key: str = "") -> Change:  # noqa: ARG001
+        return await _execute(idempotency_key, run.attempt, todo.pause)
+
+    async def put_back(number: int, undoes: str) -> int:
+        run_id, _, key = undoes.partition("/")
+        note("undone", run_id, step=key)
+        await asyncio.sleep(todo.pause)
+        return number
+
+    changed = step(undo=put_back)(change)
+    for number in range(todo.steps):
+        _passed(run, await run.step(changed, number))
+    raise Permanent("all for nothing")
+
+
 @dataclass
 class Member:
     """What a member of a family does: change something, and then end as it is told."""

@@ -20,7 +20,8 @@ async def _gate(world: World, handle: RunHandle, step: str) -> Approval:
     found: list[Approval] = []
 
     async def opened() -> bool:
-        found[:] = [a async for a in world.client.approvals().list(run_id=handle.run_id) if a.step == step]
+        gates = world.client.approvals().list(run_id=handle.run_id)
+        found[:] = [a async for a in gates if a.step == step and a.status is ApprovalStatus.PENDING]
         rests = (await world.client.get_run(handle.run_id)).status is RunStatus.PARKED
         return bool(found) and rests
 
@@ -84,7 +85,7 @@ async def _delivered(world: World, effect_id: str) -> bool:
     return (await world.client.outbox.get_effect(effect_id)).status is EffectStatus.DELIVERED
 
 
-async def test_a_run_that_was_cancelled_at_a_gate_and_started_again_does_not_wait_there_for_ever(
+async def test_a_run_that_was_cancelled_at_a_gate_and_started_again_asks_people_again(
     tmp_path: Path,
 ) -> None:
     async with World.opened(tmp_path, runners=1) as world:
@@ -94,7 +95,13 @@ async def test_a_run_that_was_cancelled_at_a_gate_and_started_again_does_not_wai
         with pytest.raises(errors.ApprovalDecided):
             await world.client.approvals(ANN).approve(gate.approval_id)
         await world.client.retry(handle.run_id)
-        assert await handle.result(patience=30) == [["CANCELLED", [], None]]
+        again = await _gate(world, handle, "review")
+        assert again.approval_id != gate.approval_id
+        await world.client.approvals(ANN).deny(again.approval_id)
+        ((status, by, _),) = await handle.result(patience=30)
+        assert (status, by) == ("DENIED", ["ann"])
+        old = await world.client.approvals().get(gate.approval_id)
+        assert old.status is ApprovalStatus.CANCELLED
 
 
 async def test_an_inbox_gets_what_waits_then_each_change_and_goes_on_after_its_cursor(tmp_path: Path) -> None:

@@ -5,11 +5,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples import hello, research, support_triage
-from holdfast.agent import Dimension, Limits, Message
-from holdfast.agent.testing import AMPLE, Answer, Lab, Script, crash_everywhere, interrupt, reply, tool_call
+import pytest
 
-TICKET: dict[str, Any] = json.loads((Path(__file__).parents[2] / "examples/ticket.json").read_text())
+from examples import hello, loan, research, support_triage
+from holdfast.agent import Dimension, Limits, Message
+from holdfast.agent.testing import (
+    AMPLE,
+    Answer,
+    Lab,
+    Script,
+    Verdict,
+    approve,
+    crash_everywhere,
+    deny,
+    interrupt,
+    reply,
+    tool_call,
+)
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TICKET: dict[str, Any] = json.loads((EXAMPLES / "ticket.json").read_text())
+LOAN: dict[str, Any] = json.loads((EXAMPLES / "loan.json").read_text())
 ANSWERS = Script("Look up who asks, then explain.", "Dear Ada, sign out everywhere.")
 
 
@@ -68,3 +84,67 @@ def test_research_remembers_what_was_asked_and_may_be_interrupted() -> None:
     assert result.session["turns"] == [
         {"question": "What is a run?", "answer": "Leases are held by runners."}
     ]
+
+
+@pytest.fixture
+def books(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A bank of its own for a test; returns what it has booked."""
+    booked: list[str] = []
+    keys: set[str] = set()
+
+    class Bank:
+        def book(self, key: str, what: str) -> None:
+            if key not in keys:
+                keys.add(key)
+                booked.append(what)
+
+    monkeypatch.setattr(loan, "BANK", Bank())
+    return booked
+
+
+def test_a_loan_is_paid_out_as_people_decided(books: list[str]) -> None:
+    decisions = {"underwriter_review": approve(by="uma", after=3600)}
+    result = Lab(loan.app).run("loan.originate", LOAN, decisions=decisions)
+    assert result.value == "receipt L-1, as uma decided"
+    assert books == ["held 500000 for L-1", "paid 500000 to Ada Ashby"]
+    assert [effect.payload["letter"] for effect in result.effects] == ["approved"]
+
+
+@pytest.mark.parametrize(
+    ("decisions", "reason"),
+    [({"underwriter_review": deny(reason="too much")}, "too much"), ({}, "Nobody decided in time.")],
+)
+def test_a_loan_that_is_not_granted_leaves_everything_as_it_was(
+    books: list[str], decisions: dict[str, Verdict], reason: str
+) -> None:
+    result = Lab(loan.app).run("loan.originate", LOAN, decisions=decisions)
+    assert result.status == "COMPENSATED"
+    assert result.failure is not None
+    assert (result.failure.reason, result.failure.message) == ("Denied", reason)
+    assert books == ["held 500000 for L-1", "released 500000 for L-1"]
+    assert [effect.payload["reason"] for effect in result.effects] == [reason]
+
+
+def test_a_loan_cancelled_while_people_think_is_undone(books: list[str]) -> None:
+    assert Lab(loan.app).run("loan.originate", LOAN, cancel_at=60.0).status == "COMPENSATED"
+    assert books[-1] == "released 500000 for L-1"
+
+
+def test_a_payout_that_fails_is_taken_back_before_the_hold(
+    books: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def jammed(application: loan.Application, idempotency_key: str = "") -> str:  # noqa: ARG001
+        loan.BANK.book(idempotency_key, "paid, or not")
+        raise TimeoutError
+
+    monkeypatch.setattr(loan.pay_out, "fn", jammed)
+    decisions = {"underwriter_review": approve(by="uma")}
+    result = Lab(loan.app).run("loan.originate", LOAN, decisions=decisions, max_attempts=1)
+    assert result.status == "COMPENSATED"
+    assert books[-3:] == ["paid, or not", "reversed 500000 for L-1", "released 500000 for L-1"]
+
+
+@pytest.mark.parametrize("verdict", [approve(by="uma"), deny(reason="no")])
+def test_a_loan_survives_every_crash(books: list[str], verdict: Verdict) -> None:
+    assert crash_everywhere(loan.app, "loan.originate", LOAN, decisions={"underwriter_review": verdict})
+    assert len(books) == len(set(books)) == 2

@@ -75,6 +75,7 @@ class Runner(RunnerServiceServicer):
         self.held: dict[str, Held] = {}
         self.told: list[work_service_pb2.Assignment] = []
         self.cancels: list[str] = []
+        self.paused: list[str] = []
         self.revoked: list[str] = []
         self.signals: list[tuple[str, int]] = []  # over the lease stream
         self.attach_signals: list[attach.AttachSignal] = []  # over the live link
@@ -278,6 +279,7 @@ class Runner(RunnerServiceServicer):
                         self.held[assignment.run_id] = Held(assignment)
                 self.signals += [(each.signal.key, each.signal.sequence) for each in message.signals.signals]
                 self.cancels += [ref.run_id for ref in message.cancel.leases]
+                self.paused += [ref.run_id for ref in message.pause.leases]
                 self.revoked += [ref.run_id for ref in message.revoked.leases]
                 self.draining |= message.HasField("draining")
         except grpc.aio.AioRpcError:

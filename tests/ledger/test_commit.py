@@ -350,11 +350,12 @@ async def test_the_predicate_and_the_domain_decide_alike(db: Database, floor: Fl
     runs = await floor.lease(250)
     for run in runs:
         await floor.execute(
-            """UPDATE run_state SET status = $2, epoch = $3, last_commit = $4, last_sequence = $5, steps = $6,
-                   tools = $7, tokens = $8, max_steps = 4, max_tools = 3, max_tokens = 20, max_context = 9
+            """UPDATE run_state SET status = $2::smallint, epoch = $3, last_commit = $4, last_sequence = $5,
+                   steps = $6, tools = $7, tokens = $8, max_steps = 4, max_tools = 3, max_tokens = 20,
+                   max_context = 9, undoing = CASE WHEN $2::smallint = 4 THEN '{}'::jsonb END
                WHERE run_id = $1""",
             run.run_id,
-            chance.choice([1, 2, 2, 2, 2, 5]),
+            chance.choice([1, 2, 2, 2, 4, 4, 5]),
             *(chance.randint(*bounds) for bounds in ((1, 2), (0, 2), (1, 2), (0, 5), (0, 4), (0, 22))),
         )
     group = []
@@ -368,13 +369,15 @@ async def test_the_predicate_and_the_domain_decide_alike(db: Database, floor: Fl
             context=chance.choice([0, 9, 10]),
         )
         number, events, first = chance.randint(1, 3), chance.randint(0, 1), chance.randint(2, 3)
-        group.append(commit(run, number, epoch=1, events=events, first=first, charge=charge))
+        end = chance.choice([None, RunStatus.SUCCEEDED, RunStatus.COMPENSATED, RunStatus.FAILED])
+        move = None if end is None else Outcome(end, failure=Failure("E", "e"))
+        group.append(commit(run, number, epoch=1, events=events, first=first, charge=charge, move=move))
     rows = await floor.fetch(commit_sql.STANDING, [run.run_id for run in runs])
     standing = {row["run_id"]: commit_refusal._standing(row) for row in rows}
     expected = []
     for item in group:
         first = item.happened.first_sequence if item.happened else 0
-        attempted = Attempted(item.epoch, item.number, first, item.charge)
+        attempted = Attempted(item.epoch, item.number, first, item.charge, commit_refusal._end_of(item))
         expected.append(verdict(attempted, standing[item.run_id]))
     got = [isinstance(result, Stored) for result in await commit_group(db, group)]
     wanted = [each in {Verdict.LANDS, Verdict.STORED} for each in expected]

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from holdfast.v1 import run_pb2 as _run_pb2
 from holdfast.v1 import session_pb2 as _session_pb2
 from holdfast.v1 import transcript_pb2 as _transcript_pb2
@@ -23,6 +24,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RunAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_ACTION_UNSPECIFIED: _RunAction.ValueType  # 0
+    """Never sent."""
+    RUN_ACTION_CANCEL: _RunAction.ValueType  # 1
+    """As CancelRun."""
+    RUN_ACTION_RETRY: _RunAction.ValueType  # 2
+    """As RetryRun, with the budgets they have."""
+    RUN_ACTION_PAUSE: _RunAction.ValueType  # 3
+    """As PauseRun."""
+    RUN_ACTION_RESUME: _RunAction.ValueType  # 4
+    """As ResumeRun."""
+
+class RunAction(_RunAction, metaclass=_RunActionEnumTypeWrapper):
+    """What to do with many runs."""
+
+RUN_ACTION_UNSPECIFIED: RunAction.ValueType  # 0
+"""Never sent."""
+RUN_ACTION_CANCEL: RunAction.ValueType  # 1
+"""As CancelRun."""
+RUN_ACTION_RETRY: RunAction.ValueType  # 2
+"""As RetryRun, with the budgets they have."""
+RUN_ACTION_PAUSE: RunAction.ValueType  # 3
+"""As PauseRun."""
+RUN_ACTION_RESUME: RunAction.ValueType  # 4
+"""As ResumeRun."""
+Global___RunAction: _TypeAlias = RunAction  # noqa: Y015
 
 @_typing.final
 class InvokeRequest(_message.Message):
@@ -1164,6 +1197,222 @@ class RetryRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryRunResponse: _TypeAlias = RetryRunResponse  # noqa: Y015
+
+@_typing.final
+class PauseRunRequest(_message.Message):
+    """Which run to hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    reason: _builtins.str
+    """Why, for the record; at most 1,000 bytes."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunRequest: _TypeAlias = PauseRunRequest  # noqa: Y015
+
+@_typing.final
+class PauseRunResponse(_message.Message):
+    """The run after the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """As it stands; held once its runner has given it back."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunResponse: _TypeAlias = PauseRunResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRunRequest(_message.Message):
+    """Which run to let go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunRequest: _TypeAlias = ResumeRunRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRunResponse(_message.Message):
+    """The run after the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """As it stands; ready within about a second."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
+
+@_typing.final
+class ActOnRunsRequest(_message.Message):
+    """What to do with which runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHICH_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    MAX_PER_SECOND_FIELD_NUMBER: _builtins.int
+    action: Global___RunAction.ValueType
+    """What to do."""
+    apply: _builtins.bool
+    """False: only say which runs match."""
+    reason: _builtins.str
+    """Why, for the record; at most 1,000 bytes."""
+    limit: _builtins.int
+    """At most this many runs, default 1,000, at most 100,000."""
+    max_per_second: _builtins.float
+    """At most this many runs a second; 0 for as many as it can."""
+    @_builtins.property
+    def which(self) -> Global___ListRunsRequest:
+        """Which runs, as ListRuns takes them; something must be said, and nothing of pages."""
+
+    def __init__(
+        self,
+        *,
+        which: Global___ListRunsRequest | None = ...,
+        action: Global___RunAction.ValueType = ...,
+        apply: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        max_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["which", b"which"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "apply", b"apply", "limit", b"limit", "max_per_second", b"max_per_second", "reason", b"reason", "which", b"which"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActOnRunsRequest: _TypeAlias = ActOnRunsRequest  # noqa: Y015
+
+@_typing.final
+class ActOnRunsResponse(_message.Message):
+    """How far it has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    RUN_IDS_FIELD_NUMBER: _builtins.int
+    SKIPPED_RUNS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """Runs that match, of those looked at so far."""
+    done: _builtins.int
+    """Runs with which it was done."""
+    skipped: _builtins.int
+    """Runs that were passed over, because they stood otherwise."""
+    finished: _builtins.bool
+    """True in the last answer: there are no more, or the limit is reached."""
+    @_builtins.property
+    def run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The runs of this answer that match, newest first; those passed over among them."""
+
+    @_builtins.property
+    def skipped_runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedRun]:
+        """Those of this answer that were passed over, and why."""
+
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        done: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        skipped_runs: _abc.Iterable[Global___SkippedRun] | None = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "finished", b"finished", "matched", b"matched", "run_ids", b"run_ids", "skipped", b"skipped", "skipped_runs", b"skipped_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActOnRunsResponse: _TypeAlias = ActOnRunsResponse  # noqa: Y015
+
+@_typing.final
+class SkippedRun(_message.Message):
+    """A run that was passed over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    reason: _builtins.str
+    """Why: a reason as errors have it."""
+    message: _builtins.str
+    """One sentence for people."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkippedRun: _TypeAlias = SkippedRun  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):

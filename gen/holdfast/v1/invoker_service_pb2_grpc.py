@@ -85,6 +85,21 @@ class InvokerServiceStub:
                 request_serializer=holdfast_dot_v1_dot_invoker__service__pb2.RetryRunRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.RetryRunResponse.FromString,
                 _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/holdfast.v1.InvokerService/PauseRun',
+                request_serializer=holdfast_dot_v1_dot_invoker__service__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/holdfast.v1.InvokerService/ResumeRun',
+                request_serializer=holdfast_dot_v1_dot_invoker__service__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.ActOnRuns = channel.unary_stream(
+                '/holdfast.v1.InvokerService/ActOnRuns',
+                request_serializer=holdfast_dot_v1_dot_invoker__service__pb2.ActOnRunsRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.ActOnRunsResponse.FromString,
+                _registered_method=True)
         self.GetSession = channel.unary_unary(
                 '/holdfast.v1.InvokerService/GetSession',
                 request_serializer=holdfast_dot_v1_dot_invoker__service__pb2.GetSessionRequest.SerializeToString,
@@ -226,6 +241,38 @@ class InvokerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseRun(self, request, context):
+        """Holds a run: no runner executes it until it is resumed. One that waits is held at once; a running
+        one goes back to the queue before its next step, with no attempt counted. What it waits for is kept
+        when it comes, its deadline goes on counting, and it can be cancelled. Repeatable: the first reason
+        stands.
+
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Lets a paused run go on. Repeatable.
+
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActOnRuns(self, request, context):
+        """Does one thing with all runs that match, newest first, and tells how far it has come. Without
+        `apply` nothing is done: it says which runs it would be. Broken off, it can be sent again: what is
+        done is not done twice.
+
+        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSession(self, request, context):
         """Reads what the runs of a session hand on to each other.
 
@@ -297,6 +344,21 @@ def add_InvokerServiceServicer_to_server(servicer, server):
                     servicer.RetryRun,
                     request_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.RetryRunRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_invoker__service__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.PauseRunRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_invoker__service__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.ResumeRunRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_invoker__service__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'ActOnRuns': grpc.unary_stream_rpc_method_handler(
+                    servicer.ActOnRuns,
+                    request_deserializer=holdfast_dot_v1_dot_invoker__service__pb2.ActOnRunsRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_invoker__service__pb2.ActOnRunsResponse.SerializeToString,
             ),
             'GetSession': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSession,
@@ -580,6 +642,87 @@ class InvokerService:
             '/holdfast.v1.InvokerService/RetryRun',
             holdfast_dot_v1_dot_invoker__service__pb2.RetryRunRequest.SerializeToString,
             holdfast_dot_v1_dot_invoker__service__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.InvokerService/PauseRun',
+            holdfast_dot_v1_dot_invoker__service__pb2.PauseRunRequest.SerializeToString,
+            holdfast_dot_v1_dot_invoker__service__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.InvokerService/ResumeRun',
+            holdfast_dot_v1_dot_invoker__service__pb2.ResumeRunRequest.SerializeToString,
+            holdfast_dot_v1_dot_invoker__service__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActOnRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/holdfast.v1.InvokerService/ActOnRuns',
+            holdfast_dot_v1_dot_invoker__service__pb2.ActOnRunsRequest.SerializeToString,
+            holdfast_dot_v1_dot_invoker__service__pb2.ActOnRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

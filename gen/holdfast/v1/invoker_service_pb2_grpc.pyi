@@ -101,6 +101,26 @@ class InvokerServiceStub:
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
     LEDGER_UNAVAILABLE.
     """
+    PauseRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.PauseRunRequest, _invoker_service_pb2.PauseRunResponse]
+    """Holds a run: no runner executes it until it is resumed. One that waits is held at once; a running
+    one goes back to the queue before its next step, with no attempt counted. What it waits for is kept
+    when it comes, its deadline goes on counting, and it can be cancelled. Repeatable: the first reason
+    stands.
+
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+    """
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.ResumeRunRequest, _invoker_service_pb2.ResumeRunResponse]
+    """Lets a paused run go on. Repeatable.
+
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+    """
+    ActOnRuns: _aio.UnaryStreamMultiCallable[_invoker_service_pb2.ActOnRunsRequest, _invoker_service_pb2.ActOnRunsResponse]
+    """Does one thing with all runs that match, newest first, and tells how far it has come. Without
+    `apply` nothing is done: it says which runs it would be. Broken off, it can be sent again: what is
+    done is not done twice.
+
+    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    """
     GetSession: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.GetSessionRequest, _invoker_service_pb2.GetSessionResponse]
     """Reads what the runs of a session hand on to each other.
 
@@ -259,6 +279,44 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
         LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _invoker_service_pb2.PauseRunRequest,
+        context: _aio.ServicerContext[_invoker_service_pb2.PauseRunRequest, _abc.Awaitable[_invoker_service_pb2.PauseRunResponse]],
+    ) -> _abc.Awaitable[_invoker_service_pb2.PauseRunResponse]:
+        """Holds a run: no runner executes it until it is resumed. One that waits is held at once; a running
+        one goes back to the queue before its next step, with no attempt counted. What it waits for is kept
+        when it comes, its deadline goes on counting, and it can be cancelled. Repeatable: the first reason
+        stands.
+
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _invoker_service_pb2.ResumeRunRequest,
+        context: _aio.ServicerContext[_invoker_service_pb2.ResumeRunRequest, _abc.Awaitable[_invoker_service_pb2.ResumeRunResponse]],
+    ) -> _abc.Awaitable[_invoker_service_pb2.ResumeRunResponse]:
+        """Lets a paused run go on. Repeatable.
+
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ActOnRuns(
+        self,
+        request: _invoker_service_pb2.ActOnRunsRequest,
+        context: _aio.ServicerContext[_invoker_service_pb2.ActOnRunsRequest, _abc.AsyncIterator[_invoker_service_pb2.ActOnRunsResponse]],
+    ) -> _abc.AsyncIterator[_invoker_service_pb2.ActOnRunsResponse]:
+        """Does one thing with all runs that match, newest first, and tells how far it has come. Without
+        `apply` nothing is done: it says which runs it would be. Broken off, it can be sent again: what is
+        done is not done twice.
+
+        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

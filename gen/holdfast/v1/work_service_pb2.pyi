@@ -282,6 +282,7 @@ class LeaseResponse(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___SessionOpened:
         """The session it got. First, and once."""
@@ -306,6 +307,10 @@ class LeaseResponse(_message.Message):
     def signals(self) -> Global___SignalsArrived:
         """Signals for runs it holds."""
 
+    @_builtins.property
+    def pause(self) -> Global___PauseAsked:
+        """Runs it holds that somebody has paused."""
+
     def __init__(
         self,
         *,
@@ -315,12 +320,13 @@ class LeaseResponse(_message.Message):
         cancel: Global___CancelAsked | None = ...,
         draining: Global___SessionDraining | None = ...,
         signals: Global___SignalsArrived | None = ...,
+        pause: Global___PauseAsked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "pause", b"pause", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "pause", b"pause", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "leased", "revoked", "cancel", "draining", "signals"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "leased", "revoked", "cancel", "draining", "signals", "pause"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -525,6 +531,30 @@ class CancelAsked(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelAsked: _TypeAlias = CancelAsked  # noqa: Y015
+
+@_typing.final
+class PauseAsked(_message.Message):
+    """Runs that shall go back to the queue before their next step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRef]:
+        """The leases."""
+
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___LeaseRef] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseAsked: _TypeAlias = PauseAsked  # noqa: Y015
 
 @_typing.final
 class SignalsArrived(_message.Message):

@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from holdfast.agent.model_tokens import TokenEstimator, estimate_tokens
 from holdfast.agent.model_trim import TRIMS, Trim
 from holdfast.agent.run import Run
 from holdfast.agent.session import Kind
+from holdfast.agent.undo import DAY, Terms, UndoOn
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 OnExhausted = Callable[[Run, Dimension], Any]
@@ -47,6 +49,7 @@ class Agent:
     durations: Durations | None
     degrade: tuple[Rung, ...] = ()
     trim: Trim = "error"
+    undo: Terms = Terms(("failure",), DAY)  # noqa: RUF009 -- frozen
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
@@ -100,6 +103,8 @@ class App:
         degrade: Iterable[Rung] = (),
         trim: Trim = "error",
         on_input: OnInput = "enqueue",
+        undo_on: Iterable[UndoOn] = ("failure",),
+        undo_within: float | timedelta = DAY,
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -112,8 +117,10 @@ class App:
         `session` is the type of `run.session`: a dataclass or a pydantic model whose fields all have
         defaults, or a dict. With `predict`, a run that may move to the background does so before a step that
         would probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says
-        what becomes of messages that a model call has no room for. Raises ValueError or TypeError, in one
-        sentence, for what cannot be served.
+        what becomes of messages that a model call has no room for. Steps that have an `undo` are undone when
+        the run would end as `undo_on` says ("failure", "cancel", "exhausted"), the newest first, for at most
+        `undo_within` (seconds or a `timedelta`, up to 31 days), apart from its budget. Raises ValueError or
+        TypeError, in one sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -127,6 +134,7 @@ class App:
         if trim not in TRIMS:
             raise ValueError(f"What there is no room for is treated as {', '.join(TRIMS)}, not {trim!r}.")
         kind = Kind(session)
+        undo = Terms.of(undo_on, undo_within)
 
         def register(fn: F) -> F:
             payload, result = _signature(fn, intent)
@@ -145,6 +153,7 @@ class App:
                 degrade=tuple(degrade),
                 trim=trim,
                 on_input=on_input,
+                undo=undo,
             )
             return fn
 

@@ -65,11 +65,20 @@ class Remind:
     most: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A gate: its id, the mailbox key under which the decision comes, and whether it was there before."""
+
+    approval_id: str
+    key: str
+    found: bool = False
+
+
 class Gates(Protocol):
     """The way to the Approval service, as a runner has it."""
 
-    async def request(self, asked: RequestApprovalRequest) -> tuple[str, str]:
-        """Open a gate, or find it; return its id and the mailbox key under which the decision comes.
+    async def request(self, asked: RequestApprovalRequest) -> Opened:
+        """Open a gate, or find it.
 
         Waits while the service is away. Raises `Permanent` for what it refuses.
         """
@@ -78,7 +87,7 @@ class Gates(Protocol):
 class _NoGates:
     """Stands where no Approval service is known."""
 
-    async def request(self, *_: object) -> tuple[str, str]:
+    async def request(self, *_: object) -> Opened:
         """Refuse."""
         raise Permanent("this runner knows no Approval service", reason="NO_APPROVAL_SERVICE")
 

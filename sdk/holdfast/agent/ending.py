@@ -25,8 +25,9 @@ from holdfast.agent.error import (
     storable,
 )
 from holdfast.agent.session import Session
+from holdfast.agent.undo import UndoOn, Undos
 from holdfast.agent.wire.draft import CANCELLED, DRIFTED, FAILED, PARTIAL, SUCCEEDED, Outcome, SessionWrite
-from holdfast.agent.wire.invocation import Invocation
+from holdfast.agent.wire.invocation import Invocation, read_failure
 
 LARGEST_RESULT: Final = 1024 * 1024
 """Bytes of a result as the contract has it, where a number takes more than in JSON."""
@@ -47,6 +48,11 @@ class Move:
     delay: float = 0.0
     blameless: bool = False
     parked: Parked | None = None
+    compensate: Failure | None = None
+    """Why its steps are to be undone before it ends."""
+
+
+_ENDS: Final[dict[int, UndoOn]] = {FAILED: "failure", CANCELLED: "cancel", PARTIAL: "exhausted"}
 
 
 def decide(
@@ -57,8 +63,28 @@ def decide(
     value: Any,
     error: BaseException | None,
     session: Session,
+    undos: Undos,
 ) -> Move:
-    """Decide by what stopped the run first, then by what the agent returned or raised."""
+    """Decide by what stopped the run first, then by what the agent returned or raised.
+
+    Where the end that comes of it has steps undone, that goes before.
+    """
+    move = _decided(agent, invocation, stopped, value=value, error=error, session=session)
+    end = None if move.outcome is None else _ENDS.get(move.outcome.message.status)
+    if move.outcome is None or end is None or not undos.called_for(end):
+        return move
+    return Move(compensate=read_failure(move.outcome.message.failure), survived=True)
+
+
+def _decided(
+    agent: Agent,
+    invocation: Invocation,
+    stopped: RunStopped | None,
+    *,
+    value: Any,
+    error: BaseException | None,
+    session: Session,
+) -> Move:
     if isinstance(stopped, BudgetExhausted):
         return _partial(stopped, value, session)
     if stopped is not None and not isinstance(stopped, HandedBack | Parked):

@@ -4,6 +4,7 @@ started ──▶ the agent runs ──(returns)──────────�
               │ ──(Permanent, a step's permanent failure)──▶ FAILED
               │ ──(any other exception)─────────────▶ back to the queue, FAILED after `max_attempts`
               │ ──(stopped: cancelled, exhausted, drifted, refused)──▶ CANCELLED, PARTIAL, DRIFTED, FAILED
+              │ ──(any of these ends that has its steps undone)──▶ back to the queue, to undo them
               │ ──(stopped: handed back)────────────▶ back to the queue, unharmed
               │ ──(stopped: it only waits)──────────▶ parked, until what it waits for has come
               └ ──(stopped: lease lost)─────────────▶ nothing more is committed
@@ -12,9 +13,9 @@ started ──▶ the agent runs ──(returns)──────────�
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Required, TypedDict
 
 from holdfast.agent.app import Agent
 from holdfast.agent.approval import NO_GATES, Gates
@@ -24,6 +25,7 @@ from holdfast.agent.child import NO_CHILDREN, Children
 from holdfast.agent.degradation import Degradation
 from holdfast.agent.ending import Move, decide
 from holdfast.agent.engine.background import Background
+from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.gate import Door
 from holdfast.agent.engine.journal import Journal, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
@@ -46,6 +48,7 @@ from holdfast.agent.error import (
 from holdfast.agent.model_ladder import Models
 from holdfast.agent.run import Run
 from holdfast.agent.session import Session
+from holdfast.agent.undo import Undos
 from holdfast.agent.wire.draft import (
     Draft,
     Event,
@@ -72,6 +75,17 @@ class Left(Enum):
     REFUSED = "even its end was refused: the lease is still held"
 
 
+class Parts(TypedDict, total=False):
+    """What an execution is given beside the run: see `Execution`."""
+
+    models: Required[Callable[[], Models]]
+    reached: Callable[[str], None]
+    mailbox: Mailbox | None
+    gates: Gates
+    children: Children
+    clock: Callable[[], float]
+
+
 class Execution:
     """One run on this runner: `run()` it once, `stop()` it from outside at any time."""
 
@@ -89,14 +103,17 @@ class Execution:
         children: Children = NO_CHILDREN,
         clock: Callable[[], float] = time.monotonic,
         unrecorded: Callable[[str], Awaitable[None]] | None = None,
+        ends: Callable[[RunStopped | None, BaseException | None], Move] | None = None,
     ) -> None:
         """Take the mailbox that pushed signals go to; what waited for the run before is in the history.
 
         `clock` is what the deadline is measured with, in seconds; the loop's own where that jumps.
         `unrecorded` is awaited with the key of each step that is about to be executed, for who replays only.
+        `ends` decides where the run goes when that is not for the agent to say.
         """
         self.stopped: RunStopped | None = None
         self._agent = agent
+        self._ends = ends
         self._invocation = invocation
         self._replayed = history.length
         self._reached = reached
@@ -131,6 +148,8 @@ class Execution:
             clock=clock,
         )
         degradation = Degradation(agent.degrade, self._transcript.rungs_before)
+        self.undos = Undos(agent.undo, dict(history.undoable))
+        """What of the run would be undone, and on which ends."""
         mailbox = mailbox or Mailbox()
         leased = self._loop.time()
         waits = Waits(history, self._pipeline, self, lambda: invocation.time + self._loop.time() - leased)
@@ -157,6 +176,7 @@ class Execution:
             degradation=degradation,
             mailbox=mailbox,
             waits=waits,
+            undos=self.undos,
         )
         self._session = Session(agent.session, history.session)
         self._run = Run(
@@ -172,6 +192,7 @@ class Execution:
             waits=waits,
             door=Door(invocation, gates, mailbox, waits, self._transcript),
             nursery=nursery,
+            undos=self.undos,
         )
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None
@@ -212,6 +233,8 @@ class Execution:
 
         A lost lease counts even after another cause. Once the end is being committed nothing else does.
         """
+        if isinstance(stopped, RunCancelled) and self._invocation.compensating is not None:
+            return  # it is on its way out already
         lost = isinstance(stopped, LeaseLost)
         if lost and not isinstance(self.stopped, LeaseLost):
             self.stopped = stopped
@@ -226,6 +249,14 @@ class Execution:
         self._timers.append(self._loop.call_later(STOP_GRACE, self._settle_without_agent))
         if driver is not asyncio.current_task():  # who stops itself is about to raise
             driver.cancel()
+
+    def pause(self) -> None:
+        """Give the run back before its next step; one that goes on comes to its end. Repeatable."""
+        self._stepper.pausing = True
+
+    def perform(self, key: str, call: Call) -> Coroutine[Any, Any, Any]:
+        """Perform a step that is no agent's own; from within the agent that is executed."""
+        return self._stepper.perform(key, call)
 
     def hold(self) -> None:
         """Let the deadline end nothing until it is set again. Repeatable."""
@@ -323,6 +354,9 @@ class Execution:
             if move.parked is not None:
                 draft.park(move.parked.keys, move.parked.seconds)
                 return
+            if move.compensate is not None:
+                draft.compensate(move.compensate)
+                return
             if move.outcome is None:
                 draft.requeue(move.failure, move.delay, blameless=move.blameless)
                 return
@@ -365,6 +399,8 @@ class Execution:
             here.set(None)
 
     def _decided(self) -> Move:
+        if self._ends is not None:
+            return self._ends(self.stopped, self._error)
         return decide(
             self._agent,
             self._invocation,
@@ -372,6 +408,7 @@ class Execution:
             value=self._value,
             error=self._error,
             session=self._session,
+            undos=self.undos,
         )
 
     def _refused_move(self) -> Move:

@@ -9,9 +9,8 @@ No model, tool or function of a step is called, and nothing is sent. Code betwee
 does to the world it does.
 """
 
-import asyncio
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -19,20 +18,16 @@ from typing import Any, Final
 
 from holdfast.agent.app import App
 from holdfast.agent.budget import Limits
-from holdfast.agent.engine.journal import Answer, Committed
-from holdfast.agent.error import BudgetExhausted, Drifted, RunStopped
-from holdfast.agent.execution import Execution
+from holdfast.agent.error import BudgetExhausted, Drifted
+from holdfast.agent.rerun import Beyond, Rerun
+from holdfast.agent.undo import UNDO_KEY
 from holdfast.agent.wire import value
-from holdfast.agent.wire.draft import SUCCEEDED, Commit, Event, Record
-from holdfast.agent.wire.invocation import EPOCH, UNLIMITED, History, Invocation, Recorded
+from holdfast.agent.wire.draft import SUCCEEDED, Commit, Record
+from holdfast.agent.wire.invocation import EPOCH, UNLIMITED, History, Invocation
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
 
 PATIENCE: Final = 10.0
 """Seconds that the code between steps has by default."""
-QUIET: Final = 0.05
-"""Seconds without another step asked for after which a replay that has come beyond the records is over."""
-_TURNS: Final = 20
-"""Turns of a busy loop that count as quiet, too: what is ready has gone on by then."""
 
 
 class Verdict(Enum):
@@ -75,77 +70,6 @@ class Envelope:
 _NOBODY: Final = Envelope()
 
 
-class _Beyond(RunStopped):
-    """The agent asks for a step that is not recorded: here the replay ends."""
-
-
-class _Past:
-    """A journal that keeps nothing but how the run ends."""
-
-    def __init__(self) -> None:
-        self.last: Commit | None = None
-
-    def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
-        """Take a commit as durable."""
-        self.last = Commit.FromString(commit.SerializeToString())
-        asyncio.get_running_loop().call_soon(answered, Committed())
-
-    def happened(self, event: Event) -> None:
-        """Tell nobody."""
-
-
-class _Asked(History):
-    """A history that knows what was asked for."""
-
-    def __init__(self, pages: Iterable[LoadRunResponse]) -> None:
-        super().__init__(pages)
-        self._asked: set[str] = set()
-
-    @property
-    def asked(self) -> int:
-        """How many steps were asked for."""
-        return len(self._asked)
-
-    @property
-    def leftover(self) -> tuple[str, ...]:
-        """The steps begun or recorded that nobody has asked for."""
-        return tuple(key for key in self.keys() if key not in self._asked)
-
-    def take(self, key: str) -> Recorded | None:
-        """Return a step's record, once."""
-        self._asked.add(key)
-        return super().take(key)
-
-
-class _Frontier:
-    """Holds every branch that asks for a step beyond the records, until the others have come to rest.
-
-    They may still ask for recorded steps, and drift: what is ahead in one branch says nothing of them.
-    """
-
-    def __init__(self, history: _Asked) -> None:
-        self._history = history
-        self._reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.first = ""
-
-    async def hold(self, key: str) -> None:
-        """Hold a branch for good."""
-        self.first = self.first or key
-        if not self._reached.done():
-            self._reached.set_result(None)
-        await asyncio.get_running_loop().create_future()
-
-    async def settled(self) -> None:
-        """Return once a branch is held and the others ask for nothing more."""
-        await self._reached
-        asked = -1
-        while asked != self._history.asked:
-            asked = self._history.asked
-            await asyncio.sleep(QUIET)
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
-
-
 async def replay(
     app: App,
     intent: str,
@@ -170,9 +94,7 @@ async def replay(
     if agent is None:
         raise ValueError(f"The app {app.name} has no agent for {intent}.")
     steps = [each if isinstance(each, Record) else Record.FromString(each) for each in records]
-    history = _Asked([LoadRunResponse(steps=steps, emitted=dict(emitted or {}))])
-    past = _Past()
-    frontier = _Frontier(history)
+    rerun = Rerun(History([LoadRunResponse(steps=steps, emitted=dict(emitted or {}))]))
     invocation = Invocation(
         run_id=envelope.run_id,
         intent=intent,
@@ -185,30 +107,21 @@ async def replay(
         limits=Limits(patience, UNLIMITED, UNLIMITED, UNLIMITED, UNLIMITED),
         remaining=patience,
     )
-    execution = Execution(agent, invocation, history, past, models=app.models, unrecorded=frontier.hold)
-    running = asyncio.ensure_future(execution.run())
-    settled = asyncio.ensure_future(frontier.settled())
-    try:
-        await asyncio.wait([running, settled], return_when=asyncio.FIRST_COMPLETED)
-        execution.stop(_Beyond())  # changes nothing where it has ended
-        await running
-    finally:
-        for each in (running, settled):
-            each.cancel()
-    leftover = history.leftover
-    stopped = execution.stopped
+    await rerun.go(agent, invocation, app.models)
+    leftover = tuple(key for key in rerun.history.leftover if not key.startswith(UNDO_KEY))
+    stopped = rerun.stopped
     if isinstance(stopped, Drifted):
         return Replayed(Verdict.DRIFTED, stopped.step, str(stopped), leftover)
     if isinstance(stopped, BudgetExhausted):  # only of time: nothing else has a limit here
         message = f"the code between the steps takes longer than {patience:g} s"
         return Replayed(Verdict.FAILS, message=message, leftover=leftover)
-    if isinstance(stopped, _Beyond):
-        beyond = frontier.first
+    if isinstance(stopped, Beyond):
+        beyond = rerun.first
         if status != SUCCEEDED:
             return Replayed(Verdict.GOES_ON, beyond, leftover=leftover)
         message = f"the run had ended; now step {beyond} is asked, which is not recorded"
         return Replayed(Verdict.CHANGED, beyond, message, leftover)
-    return _ended(past.last, status, result, leftover)
+    return _ended(rerun.last, status, result, leftover)
 
 
 def _ended(last: Commit | None, status: int, result: Any, leftover: tuple[str, ...]) -> Replayed:

@@ -1,7 +1,6 @@
 """What an agent holds of its run: all it does through it is recorded, told, charged, never done twice."""
 
 import asyncio
-import hashlib
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -15,6 +14,7 @@ from holdfast.agent.degradation import Degradation
 from holdfast.agent.engine.branch import branch, in_branches
 from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.gate import Door
+from holdfast.agent.engine.key import LONGEST_KEY, stable_key
 from holdfast.agent.engine.mailbox import Mailbox
 from holdfast.agent.engine.model_call import ModelCall, Wishes
 from holdfast.agent.engine.nursery import Nursery, Wanted
@@ -29,6 +29,7 @@ from holdfast.agent.model_trim import Trim
 from holdfast.agent.session import Session
 from holdfast.agent.step import IDEMPOTENCY_KEY, Policy, Step, as_step, checked_name
 from holdfast.agent.tool_loop import Talk, converse
+from holdfast.agent.undo import Undos
 from holdfast.agent.wire.draft import FUNCTION, TOOL, make_effect
 from holdfast.agent.wire.invocation import Invocation
 
@@ -36,7 +37,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-LONGEST_KEY = 255  # bytes
 EFFECTS = uuid.UUID("6e9c1b2a-8f7d-4c55-9d0e-5d3f4a7b1c90")
 """The namespace of effect ids: the same effect of the same run has the same id in every replay."""
 MODEL_POLICY = Policy(attempts=5, repeatable=True)
@@ -64,6 +64,7 @@ class Run:
         waits: Waits,
         door: Door,
         nursery: Nursery,
+        undos: Undos,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
@@ -77,6 +78,7 @@ class Run:
         self._waits = waits
         self._door = door
         self._nursery = nursery
+        self._undos = undos
 
     def __repr__(self) -> str:
         return f"Run({self.id}, attempt={self.attempt})"
@@ -341,7 +343,7 @@ class Run:
         wanted = Wanted.of(intent, payload, **terms)
         scope = self._stepper.scope()
         step = scope.key(checked_name(name))
-        start = self._nursery.start(name, wanted, key or self._stable_key(step))
+        start = self._nursery.start(name, wanted, key or stable_key(self.id, step))
         return self._nursery.spawned(self._stepper, scope, step, start, wanted)
 
     def map(
@@ -398,7 +400,7 @@ class Run:
             assert isinstance(place, Frame)  # there are only these two
             place.sent += 1
             path = f"{place.step}/send#{place.sent}"
-        key = key or self._stable_key(path)
+        key = key or stable_key(self.id, path)
         for text in (key, ordering_key, destination):
             if len(text.encode()) > LONGEST_KEY:
                 raise ValueError(
@@ -428,13 +430,6 @@ class Run:
                 "what it needs, and change the session after it."
             )
 
-    def _stable_key(self, path: str) -> str:
-        """Return a key of the run's own; a long path is told by its digest."""
-        key = f"{self.id}/{path}"
-        if len(key.encode()) > LONGEST_KEY:
-            key = f"{self.id}/{hashlib.sha256(path.encode()).hexdigest()}"
-        return key
-
     def _perform(
         self,
         step: Step[..., R],
@@ -451,12 +446,12 @@ class Run:
         def execute(key: str, frame: Frame) -> Coroutine[Any, Any, R]:
             given = kwargs
             if step.wants_key and IDEMPOTENCY_KEY not in kwargs:
-                given = {**kwargs, IDEMPOTENCY_KEY: self._stable_key(key)}
+                given = {**kwargs, IDEMPOTENCY_KEY: stable_key(self.id, key)}
             if told is not None:
                 transcript.tool_called(frame, step.name, canonical(named))
             return step.fn(*args, **given)
 
-        return self._stepper.perform(
+        performing = self._stepper.perform(
             key,
             Call(
                 name=step.name,
@@ -466,8 +461,10 @@ class Run:
                 result=step.result,
                 execute=execute,
                 tells_result=told,
+                undoable=step.undo is not None,
             ),
         )
+        return performing if step.undo is None else self._undos.noting(key, step, named, performing)
 
 
 def _spec(tool: Callable[..., Coroutine[Any, Any, Any]]) -> ToolSpec:

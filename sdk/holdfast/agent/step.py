@@ -14,6 +14,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 IDEMPOTENCY_KEY: Final = "idempotency_key"
+UNDO_GIVEN: Final = frozenset({"result", "undoes", "run"})
+"""What an undo may take beside its step's arguments."""
 LONGEST_NAME: Final = 100
 RESERVED: Final = frozenset("/#!")
 
@@ -43,6 +45,8 @@ class Policy:
 
 
 DEFAULT: Final = Policy()
+UNDO: Final = Policy(attempts=10)
+"""The policy of an undo that does not come with its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,11 @@ class Step(Generic[P, R]):
     """A function made a step; awaiting a call of it outside of a run just calls the function."""
 
     def __init__(
-        self, fn: Callable[P, Coroutine[Any, Any, R]], policy: Policy, name: str | None = None
+        self,
+        fn: Callable[P, Coroutine[Any, Any, R]],
+        policy: Policy,
+        name: str | None = None,
+        undo: Callable[..., Coroutine[Any, Any, Any]] | None = None,
     ) -> None:
         self.fn = fn
         self.policy = policy
@@ -101,6 +109,7 @@ class Step(Generic[P, R]):
                 raise TypeError(
                     f"The optional step {self.name} may be left out: annotate that it returns None, too."
                 ) from None
+        self.undo = None if undo is None else _undo_of(fn, self.name, undo)
         self.__name__ = _name_of(fn)
         self.__doc__ = fn.__doc__
 
@@ -122,6 +131,18 @@ class Step(Generic[P, R]):
             named.pop(IDEMPOTENCY_KEY, None)
         return named
 
+    def undo_input(self, named: Mapping[str, Any], result: Any, key: str, run: Any) -> dict[str, Any]:
+        """Return what the undo of a call takes; `named` is the call's input, `key` its idempotency key."""
+        assert self.undo is not None  # the caller has looked
+        known = {"result": result, "undoes": key, "run": run, **named}
+        defaults = inspect.signature(self.fn).parameters
+        wanted = (name for name in inspect.signature(self.undo.fn).parameters if name != IDEMPOTENCY_KEY)
+        return {
+            name: known[name] if name in known else defaults[name].default
+            for name in wanted
+            if name in known or (name in defaults and defaults[name].kind not in _GATHERED)
+        }
+
 
 @overload
 def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
@@ -133,6 +154,7 @@ def step(
     repeatable: bool = ...,
     optional: bool = ...,
     interruptible: bool = ...,
+    undo: Callable[..., Coroutine[Any, Any, Any]] | None = ...,
     name: str | None = ...,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Step[P, R]]: ...
 def step(
@@ -144,17 +166,24 @@ def step(
     repeatable: bool = False,
     optional: bool = False,
     interruptible: bool = False,
+    undo: Callable[..., Coroutine[Any, Any, Any]] | None = None,
     name: str | None = None,
 ) -> Step[P, R] | Callable[[Callable[P, Coroutine[Any, Any, R]]], Step[P, R]]:
     """Make an async function a step: `@step`, `@step(attempts=5)`, or `step(timeout=10)(charge)`.
 
     `name` (by default the function's) is part of the record's key: keep it when the function is renamed.
     A parameter `idempotency_key` is filled with a key that is the same in every try and replay.
+
+    `undo` is an async function, or a step, that takes the step back if the run does not come to a good end:
+    that the step begins is durable before it is executed, so one that was cut short is undone, too. It takes
+    any of the step's parameters by name, and as it likes `result` (what the step returned; None if that is
+    not known), `undoes` (the `idempotency_key` that the step had), an `idempotency_key` of its own, and
+    `run`, to say and send things. Raises TypeError for an undo that takes anything else.
     """
     policy = Policy(attempts, timeout, repeatable, optional, interruptible)
     if fn is not None:
-        return Step(fn, policy, name)
-    return lambda decorated: Step(decorated, policy, name)
+        return Step(fn, policy, name, undo)
+    return lambda decorated: Step(decorated, policy, name, undo)
 
 
 def as_step(fn: Callable[P, Coroutine[Any, Any, R]]) -> Step[P, R]:
@@ -180,8 +209,32 @@ def checked_name(name: str) -> str:
     return name
 
 
+_GATHERED: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _steps: Final[dict[Callable[..., Any], Step[..., Any]]] = {}
 _signatures: Final[dict[CodeType, _Signature]] = {}
+
+
+def _undo_of(
+    fn: Callable[..., Any], name: str, undo: Callable[..., Coroutine[Any, Any, Any]]
+) -> Step[..., Any]:
+    """Make a step of an undo. Raises TypeError for one that cannot be given what it takes."""
+    made = undo if isinstance(undo, Step) else Step(undo, UNDO)
+    if made.undo is not None:
+        raise TypeError(f"The undo of the step {name} cannot have an undo of its own.")
+    own = inspect.signature(fn).parameters
+    for each in inspect.signature(made.fn).parameters.values():
+        step_has = each.name in own and own[each.name].kind not in _GATHERED
+        if each.kind in _GATHERED or each.name == IDEMPOTENCY_KEY:
+            continue
+        if step_has and each.name in UNDO_GIVEN:
+            raise TypeError(f"The step {name} has a parameter {each.name}: its undo cannot take it.")
+        given = step_has or each.name in UNDO_GIVEN or each.default is not each.empty
+        if not given or each.kind is each.POSITIONAL_ONLY:
+            raise TypeError(
+                f"The undo of the step {name} cannot take {each.name}: it takes parameters of the step by "
+                "name, result, undoes, run and idempotency_key."
+            )
+    return made
 
 
 def _name_of(fn: Callable[..., Any]) -> str:

@@ -1,6 +1,7 @@
 """An async client over the contract: every call names its run, every stream resumes from a cursor."""
 
 from holdfast.client import errors
+from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.client import Client
 from holdfast.client.conversation import Conversation
@@ -30,6 +31,8 @@ from holdfast.client.tenants import Tenants
 from holdfast.client.watch import Watch
 
 __all__ = [
+    "Acted",
+    "Action",
     "Approval",
     "ApprovalStatus",
     "Approvals",
@@ -68,6 +71,7 @@ __all__ = [
     "Session",
     "Sessions",
     "Shape",
+    "Skipped",
     "Snapshot",
     "Started",
     "Statistics",
@@ -78,5 +82,6 @@ __all__ = [
     "Usage",
     "Violation",
     "Watch",
+    "Which",
     "errors",
 ]

@@ -11,17 +11,18 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, Unpack
 
 import grpc
 
+from holdfast.client.acting import Acted, Action, Which, act, which_message
 from holdfast.client.approval import NOBODY, Approvals, Person
 from holdfast.client.channel import open_channel
 from holdfast.client.conversation import Conversation
 from holdfast.client.event import Cursor
 from holdfast.client.handle import RunHandle
 from holdfast.client.link import Link
-from holdfast.client.number import OnDisconnect, RunStatus, Shape
+from holdfast.client.number import OnDisconnect, Shape
 from holdfast.client.outbox import Outbox
 from holdfast.client.past import Past, past_of
 from holdfast.client.publish import groups, published_of
@@ -32,7 +33,7 @@ from holdfast.client.signal import interrupt, signal
 from holdfast.client.tenants import Tenants
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
-from holdfast.client.wire_value import duration_of, json_bytes, stamp_of
+from holdfast.client.wire_value import duration_of, json_bytes
 from holdfast.v1 import (
     approval_service_pb2_grpc,
     checkpoint_service_pb2,
@@ -206,31 +207,10 @@ class Client:
                     f"Run {run_id} has not ended within {patience} s; it is {run.status.name}."
                 )
 
-    async def list_runs(
-        self,
-        *,
-        statuses: Iterable[RunStatus] = (),
-        intent: str = "",
-        created_from: datetime | None = None,
-        created_before: datetime | None = None,
-        session_id: str = "",
-        correlation_id: str = "",
-        labels: Mapping[str, str] | None = None,
-        parent_run_id: str = "",
-        page_size: int = 100,
-    ) -> AsyncIterator[Run]:
+    async def list_runs(self, *, page_size: int = 100, **which: Unpack[Which]) -> AsyncIterator[Run]:
         """Yield the runs that match, newest first, without payload and result, page by page."""
-        request = invoker_service_pb2.ListRunsRequest(
-            page_size=page_size,
-            statuses=[run_pb2.RunStatus.ValueType(status) for status in statuses],
-            intent=intent,
-            create_time_from=stamp_of(created_from) if created_from else None,
-            create_time_before=stamp_of(created_before) if created_before else None,
-            session_id=session_id,
-            correlation_id=correlation_id,
-            labels=labels or {},
-            parent_run_id=parent_run_id,
-        )
+        request = which_message(**which)
+        request.page_size = page_size
         while True:
             page = await self._link.call(self._invoker.ListRuns, request)
             for run in page.runs:
@@ -297,6 +277,44 @@ class Client:
         """Ask a run to stop; returns it as it stands. Cancelling an ended run changes nothing."""
         request = invoker_service_pb2.CancelRunRequest(run_id=run_id, reason=reason)
         return run_of((await self._link.call(self._invoker.CancelRun, request)).run)
+
+    async def pause(self, run_id: str, reason: str = "") -> Run:
+        """Hold a run: no runner executes it until `resume`; a running one stops before its next step.
+
+        Its deadline goes on counting. Raises `RunEnded`.
+        """
+        request = invoker_service_pb2.PauseRunRequest(run_id=run_id, reason=reason)
+        return run_of((await self._link.call(self._invoker.PauseRun, request)).run)
+
+    async def resume(self, run_id: str) -> Run:
+        """Let a paused run go on, within about a second. Raises `RunEnded`."""
+        request = invoker_service_pb2.ResumeRunRequest(run_id=run_id)
+        return run_of((await self._link.call(self._invoker.ResumeRun, request)).run)
+
+    def act_on_runs(
+        self,
+        action: Action,
+        *,
+        apply: bool = False,
+        reason: str = "",
+        limit: int = 0,
+        max_per_second: float = 0.0,
+        **which: Unpack[Which],
+    ) -> AsyncIterator[Acted]:
+        """Do one thing with all runs that match, newest first; yield how far it has come.
+
+        Without `apply` nothing is done: the answers say which runs it would be. `limit` is 1,000 if it is
+        left at 0. Broken off, it may be called again: what is done is not done twice.
+        """
+        request = invoker_service_pb2.ActOnRunsRequest(
+            which=which_message(**which),
+            action=invoker_service_pb2.RunAction.Value(f"RUN_ACTION_{action.upper()}"),
+            apply=apply,
+            reason=reason,
+            limit=limit,
+            max_per_second=max_per_second,
+        )
+        return act(self._invoker, self._link, request)
 
     async def signal(self, run_id: str, key: str, payload: Any = None, *, signal_id: str = "") -> str:
         """Put a message in a run's mailbox under a key; durable when this returns its id.

@@ -93,6 +93,13 @@ class Run:
     """The run that started it as its child."""
     lent: Usage = Usage()
     """What of its limits is set aside for children that have not ended."""
+    compensating: Failure | None = None
+    """Why its steps are or were undone, if they are or were."""
+    paused: bool = False
+    """Somebody holds it: no runner executes it until it is resumed."""
+    pause_reason: str = ""
+    waiting_for: str = ""
+    """What a runner would have to serve, where none is connected that could take it; only from `get_run`."""
 
     @property
     def is_ended(self) -> bool:

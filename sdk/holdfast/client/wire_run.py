@@ -52,6 +52,10 @@ def run_of(message: run_pb2.Run) -> Run:
         forked_from=_fork_of(message.forked_from) if message.HasField("forked_from") else None,
         parent_run_id=message.parent_run_id,
         lent=usage_of(message.lent),
+        compensating=failure_of(message.compensating) if message.HasField("compensating") else None,
+        paused=message.paused,
+        pause_reason=message.pause_reason,
+        waiting_for=message.waiting_for,
     )
 
 

@@ -87,6 +87,9 @@ async def _records(
         usage = usage.plus(Usage(*charge_of(record)))
         if record.key in left:
             edited[step.position] = _edited(record, left.pop(record.key))
+        elif record.undoable:
+            record.undoable = False  # what the other run has done is the other run's to undo
+            edited[step.position] = record.SerializeToString()
     wrong = [Violation(_named(key), "is no step that is kept") for key in left]
     if not kept or kept[-1] != request.position:
         wrong.insert(0, Violation("position", "is no checkpoint of the run"))
@@ -111,6 +114,7 @@ def _edited(record: StepRecord, output: bytes) -> bytes:
     record.output = output
     record.ClearField("failure")
     record.ClearField("interruption")
+    record.undoable = False
     return record.SerializeToString()
 
 

@@ -8,7 +8,7 @@ import uuid
 from datetime import UTC
 from typing import Any, Final
 
-from holdfast.checkpoint.message_move import move_of
+from holdfast.checkpoint.message_move import move_of, undo_of
 from holdfast.checkpoint.message_session import session_of
 from holdfast.kit.errors import InvalidField, Violation
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record
@@ -52,6 +52,7 @@ def item_of(commit: Commit) -> CommitItem:
     effects = [_effect(effect, at, wrong) for at, effect in enumerate(commit.effects)]
     move = move_of(commit, wrong)
     session = session_of(commit.session, move, wrong) if commit.HasField("session") else None
+    undo = undo_of(commit.compensation, wrong) if commit.HasField("compensation") else None
     consumed = _consumed(commit, wrong) if commit.consumed_signal_ids else ()
     if wrong:
         raise InvalidField("The commit is malformed.", violations=wrong)
@@ -67,6 +68,7 @@ def item_of(commit: Commit) -> CommitItem:
         session=session,
         handoff=commit.handoff,
         consumed=consumed,
+        undo=undo,
     )
 
 

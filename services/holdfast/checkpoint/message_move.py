@@ -7,18 +7,22 @@ from typing import Any, Final
 from google.protobuf.struct_pb2 import Value
 
 from holdfast.kit.errors import Violation
-from holdfast.ledger.commit_value import Move, Park, Requeue
+from holdfast.ledger.commit_value import Compensate, Move, Park, Requeue, Undo
 from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import ENDED, MOVES, RunStatus
+from holdfast.ledger.domain.undo import UndoOn
 from holdfast.ledger.values import Failure, Outcome
 from holdfast.v1 import run_pb2
-from holdfast.v1.checkpoint_pb2 import Commit, ParkMove, RequeueMove
+from holdfast.v1.checkpoint_pb2 import Commit, CompensateMove, Compensation, ParkMove, RequeueMove
 
 # The dead letters are the ledger's decision, after the last attempt.
 _ENDS: Final = {
-    int(status): status for status in (MOVES[RunStatus.RUNNING] & ENDED) - {RunStatus.DEAD_LETTERED}
+    int(status): status
+    for status in (MOVES[RunStatus.RUNNING] | MOVES[RunStatus.COMPENSATING])
+    & ENDED - {RunStatus.DEAD_LETTERED}
 }
 _NEED_FAILURE: Final = frozenset({RunStatus.FAILED, RunStatus.DRIFTED})
+_UNDO_ON: Final = {1: UndoOn.FAILURE, 2: UndoOn.CANCEL, 3: UndoOn.EXHAUSTED}
 _MAX_DELAY: Final = 31 * 24 * 3600
 _MAX_EXACT: Final = 2**53
 MAX_PARK_KEYS: Final = 1000
@@ -34,6 +38,8 @@ def move_of(commit: Commit, wrong: list[Violation]) -> Move | None:
         return _outcome(commit.end, wrong)
     if kind == "requeue":
         return _requeue(commit.requeue, wrong)
+    if kind == "compensate":
+        return _compensate(commit.compensate, wrong)
     return _park(commit.park, wrong)
 
 
@@ -68,6 +74,29 @@ def _requeue(move: RequeueMove, wrong: list[Violation]) -> Requeue:
     if not move.blameless:
         wrong.append(Violation("requeue.failure", "must be set unless the runner is to blame for nothing"))
     return Requeue(None, delay, move.blameless)
+
+
+def _compensate(move: CompensateMove, wrong: list[Violation]) -> Compensate | None:
+    if not move.HasField("cause"):
+        wrong.append(Violation("compensate.cause", "must be set"))
+        return None
+    return Compensate(_failure(move.cause))
+
+
+def undo_of(terms: Compensation, wrong: list[Violation]) -> Undo:
+    """Read which ends have the run's steps undone."""
+    on = UndoOn.NONE
+    for at, end in enumerate(terms.undo_on):
+        if end not in _UNDO_ON:
+            wrong.append(Violation(f"compensation.undo_on[{at}]", "must be an end of a run"))
+        else:
+            on |= _UNDO_ON[end]
+    if not terms.undo_on:
+        wrong.append(Violation("compensation.undo_on", "must name at least one end"))
+    within_ms = terms.within.seconds * 1000 + terms.within.nanos // 1_000_000
+    if not 0 < within_ms <= _MAX_DELAY * 1000:
+        wrong.append(Violation("compensation.within", "must be above 0, at most 31 days"))
+    return Undo(on, within_ms)
 
 
 def _park(move: ParkMove, wrong: list[Violation]) -> Park:

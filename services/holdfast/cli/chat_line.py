@@ -91,6 +91,7 @@ _LINES: Final[Mapping[str, Callable[[Data], str]]] = {
     "degraded": _degraded,
     "parked": lambda data: f"waits for {', '.join(data.get('keys') or ['a signal'])}",
     "requeued": _requeued,
+    "compensating": lambda data: f"takes back what was done: {data['cause'].get('message')}",
     "handed_off": _handed_off,
     "input_received": _interrupted,
     "approval_requested": lambda data: f"asks for approval {data.get('approval_id')} ({data.get('step')})",

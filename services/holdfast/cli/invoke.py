@@ -9,7 +9,7 @@ from holdfast.cli.follow import Follower, show_end
 from holdfast.cli.given import Limits, Pair, Seconds, json_object
 from holdfast.cli.output import fields, json_line, plain
 from holdfast.cli.target import Target, speaks
-from holdfast.client import Budget, Invocation, Run
+from holdfast.client import Budget, Invocation, Run, Shape
 
 
 @click.command()
@@ -20,6 +20,11 @@ from holdfast.client import Budget, Invocation, Run
     "--wait", type=Seconds(), help="Wait for its end, this long at most; exit code 6 if it goes on."
 )
 @click.option("--key", default="", help="The idempotency key: the same key never makes two runs.")
+@click.option(
+    "--shape",
+    type=click.Choice(["service", "worker", "workflow", "batch"]),
+    help="What it is: a workflow has a month where the budget names no deadline.  [default: service]",
+)
 @click.option("--budget", type=Limits(), help="As max_steps=10,max_tokens=5000,deadline=30s.")
 @click.option("--run-id", default="", help="The run's id, a UUID; made by the server if left out.")
 @click.option("--user", default="", help="The user on whose behalf.")
@@ -66,6 +71,7 @@ def invocation_of(
     data: str | None,
     *,
     key: str = "",
+    shape: str | None = None,
     budget: Budget | None = None,
     session: str = "",
     handoff: float | None = None,
@@ -77,6 +83,7 @@ def invocation_of(
         intent=intent,
         payload=json_object(data) if data is not None else None,
         idempotency_key=key,
+        shape=Shape[(shape or "unspecified").upper()],
         budget=budget,
         session_id=session,
         handoff=None if handoff is None else Budget(deadline_ms=round(handoff * 1000)),

@@ -1,24 +1,22 @@
 """`holdfast runs`: what ran, what runs, and what shall happen to it."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from holdfast.cli import exit_code, travel
+from holdfast.cli.acting import filters, one_or_all, which_of
 from holdfast.cli.follow import Follower, show_end
-from holdfast.cli.given import Limits, Pair, Seconds, json_value
+from holdfast.cli.given import Limits, Seconds, json_value
 from holdfast.cli.output import fields, json_line, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.cli.timeline import timeline
-from holdfast.client import Budget, Run, RunStatus
-
-_STATUSES = [status.name for status in RunStatus if status]
+from holdfast.client import Budget, Run
 
 
 @click.group()
 def command() -> None:
-    """List, read, watch, signal, interrupt, cancel, retry and fork runs."""
+    """List, read, watch, signal, interrupt, cancel, pause, resume, retry and fork runs."""
 
 
 command.add_command(travel.checkpoints)
@@ -27,37 +25,12 @@ command.add_command(timeline)
 
 
 @command.command("list")
-@click.option("--status", "statuses", type=click.Choice(_STATUSES, case_sensitive=False), multiple=True)
-@click.option("--intent", default="", help="For this intent.")
-@click.option("--session", default="", help="Of this conversation.")
-@click.option("--correlation-id", default="", help="Of this correlation id.")
-@click.option("--parent", default="", help="Started by this run, as its children.")
-@click.option("--label", "labels", type=Pair(), multiple=True, help="With this label; repeatable.")
-@click.option("--since", type=Seconds(), help="Accepted within this time.")
+@filters
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
 @speaks
-async def list_runs(
-    target: Target,
-    *,
-    statuses: tuple[str, ...],
-    session: str,
-    parent: str,
-    labels: tuple[tuple[str, str], ...],
-    since: float | None,
-    limit: int,
-    **filters: Any,
-) -> None:
+async def list_runs(target: Target, *, limit: int, **which: Any) -> None:
     """List runs, newest first."""
-    await show_list(
-        target,
-        limit,
-        statuses=[RunStatus[status] for status in statuses],
-        session_id=session,
-        parent_run_id=parent,
-        labels=dict(labels),
-        created_from=datetime.now(UTC) - timedelta(seconds=since) if since else None,
-        **filters,
-    )
+    await show_list(target, limit, **which_of(**which))
 
 
 async def show_list(target: Target, limit: int, **filters: Any) -> None:
@@ -111,12 +84,12 @@ async def watch(target: Target, run_id: str, after: int) -> int:
 
 
 @command.command()
-@click.argument("run_id")
 @click.option("--reason", default="", help="Why, for the record.")
-@click.option("--wait", type=Seconds(), help="Wait until it has stopped, this long at most.")
+@click.option("--wait", type=Seconds(), help="Of one run: wait until it has stopped, this long at most.")
 @speaks
+@one_or_all("cancel")
 async def cancel(target: Target, run_id: str, reason: str, wait: float | None) -> int:
-    """Ask a run to stop."""
+    """Ask a run to stop, or all that match."""
     async with target.client() as client:
         run = await client.cancel(run_id, reason)
         if wait is not None and not run.is_ended:
@@ -126,6 +99,25 @@ async def cancel(target: Target, run_id: str, reason: str, wait: float | None) -
                 run = await client.get_run(run_id)
     _show(target, run)
     return exit_code.OK if wait is None or run.is_ended else exit_code.RUNNING
+
+
+@command.command()
+@click.option("--reason", default="", help="Why, for the record.")
+@speaks
+@one_or_all("pause")
+async def pause(target: Target, run_id: str, reason: str) -> None:
+    """Hold a run, or all that match: no runner executes them until they are resumed."""
+    async with target.client() as client:
+        _show(target, await client.pause(run_id, reason))
+
+
+@command.command()
+@speaks
+@one_or_all("resume")
+async def resume(target: Target, run_id: str) -> None:
+    """Let a paused run go on, or all that match."""
+    async with target.client() as client:
+        _show(target, await client.resume(run_id))
 
 
 @command.command()
@@ -154,11 +146,11 @@ async def interrupt(target: Target, run_id: str, data: str, signal_id: str) -> N
 
 
 @command.command()
-@click.argument("run_id")
-@click.option("--budget", type=Limits(), help="The budget from here on.")
+@click.option("--budget", type=Limits(), help="Of one run: the budget from here on.")
 @speaks
+@one_or_all("retry")
 async def retry(target: Target, run_id: str, budget: Budget | None) -> None:
-    """Start an ended run again from its recorded steps."""
+    """Start an ended run again from its recorded steps, or all that match."""
     async with target.client() as client:
         _show(target, await client.retry(run_id, budget=budget))
 
@@ -181,6 +173,8 @@ async def wait_for(target: Target, run_id: str, patience: float) -> int:
 
 
 def _remark(run: Run) -> str:
+    if run.paused:
+        return f" (paused: {run.pause_reason})" if run.pause_reason else " (paused)"
     if run.cancel_requested:
         return " (asked to cancel)"
     return " (in the background)" if run.handed_off and not run.is_ended else ""
@@ -222,6 +216,8 @@ def _show(target: Target, run: Run) -> None:
             ("ordering key", run.ordering_key),
             ("labels", dict(run.labels)),
             ("payload", run.payload),
+            ("waits for", run.waiting_for and f"{run.waiting_for}: none is connected"),
+            ("undone for", run.compensating and run.compensating.message),
             ("last failure", run.last_failure.message if run.last_failure else None),
         ]
     )

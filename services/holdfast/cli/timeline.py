@@ -202,5 +202,5 @@ def _about(data: Mapping[str, Any]) -> str:
 
 
 def _failure(data: Mapping[str, Any]) -> str:
-    failure = data.get("failure") or (data.get("outcome") or {}).get("failure")
+    failure = data.get("failure") or data.get("cause") or (data.get("outcome") or {}).get("failure")
     return f"{failure['reason']}: {failure['message']}" if failure else ""

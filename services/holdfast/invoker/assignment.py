@@ -1,6 +1,6 @@
 """What the ledger leased, as the runner is told."""
 
-from holdfast.kit.rpc.run import timestamp
+from holdfast.kit.rpc.run import failure_message, timestamp
 from holdfast.ledger.values import Leased, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, work_service_pb2
 
@@ -39,5 +39,7 @@ def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
         assignment.lent.CopyFrom(
             run_pb2.Usage(steps=lease.lent.steps, tools=lease.lent.tools, tokens=lease.lent.tokens)
         )
+    if lease.undoing is not None:
+        assignment.compensating.CopyFrom(failure_message(lease.undoing))
     assignment.remaining.FromMilliseconds(max(0, int(lease.remaining_s * 1000)))
     return assignment

@@ -65,6 +65,11 @@ class RunnerSession:
             work_service_pb2.LeaseResponse(cancel=work_service_pb2.CancelAsked(leases=[ref], reason=reason))
         )
 
+    def pause(self, run_id: UUID, epoch: int) -> None:
+        """Tell the runner to give a run back before its next step."""
+        ref = work_service_pb2.LeaseRef(run_id=str(run_id), epoch=epoch)
+        self._tell(work_service_pb2.LeaseResponse(pause=work_service_pb2.PauseAsked(leases=[ref])))
+
     def signal(self, signal: Signal, epoch: int, *, next_waiting: bool = False) -> bool:
         """Push a signal to the runner; false if it was not told of this lease, or does not keep up."""
         if self._told.get(signal.run_id) != epoch:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from uuid import UUID
 
 from holdfast.invoker.board import Board
@@ -15,7 +16,8 @@ from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import due, due_wake, orphan
 from holdfast.ledger import session as ledger_session
 from holdfast.ledger.partition import drop_history, make_partitions
-from holdfast.ledger.position import cancels_asked
+from holdfast.ledger.pause import PauseAsked, pauses_asked
+from holdfast.ledger.position import CancelAsked, cancels_asked
 from holdfast.ledger.sweep import sweep
 
 SWEEP_SECONDS = 1.0
@@ -71,6 +73,7 @@ class Caretaker:
                 connection, self.invoker_id, ids, ttl_s=self._settings.lease_ttl
             )
             asked = await cancels_asked(connection, ids)
+            pauses = await pauses_asked(connection, ids)
             held = []
             if doubts:
                 held = await ledger_session.held(connection, [session.session_id for session, _ in doubts])
@@ -81,11 +84,19 @@ class Caretaker:
         for session, doubt in doubts:
             if session.session_id not in gone:
                 session.settle([lease for lease in held if lease.session_id == session.session_id], doubt)
-        for cancel in asked:
+        self._pass_on(asked, pauses)
+        return 0
+
+    def _pass_on(self, cancels: Sequence[CancelAsked], pauses: Sequence[PauseAsked]) -> None:
+        """Tell runners again what they may have missed."""
+        for cancel in cancels:
             told = self._board.get(cancel.session_id)
             if told is not None:
                 told.cancel(cancel.run_id, cancel.epoch, cancel.reason)
-        return 0
+        for pause in pauses:
+            told = self._board.get(pause.session_id)
+            if told is not None:
+                told.pause(pause.run_id, pause.epoch)
 
     async def sweep(self) -> int:
         """Free the leases of sessions that have expired."""

@@ -1,31 +1,29 @@
 """Serves `InvokerService`: message to verb to message."""
 
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 
-from holdfast.invoker.conversation import MAX_REASON_BYTES, Conversation
+from holdfast.invoker.conversation import Conversation
 from holdfast.invoker.envelope import (
     Violations,
-    check_budget,
-    limits_of,
     named_run,
     named_session,
     read_envelope,
     wait_seconds,
 )
 from holdfast.invoker.listing import list_filters
+from holdfast.invoker.operating import Operating
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.signal import read_interrupt, read_signal
 from holdfast.invoker.spawning import take_parent
-from holdfast.invoker.view import admitted_view, run_message, session_message
+from holdfast.invoker.view import admitted_view, pool_words, run_message, session_message
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
-from holdfast.ledger import inspect, retry, session_state
-from holdfast.ledger.domain.status import ENDED
+from holdfast.ledger import inspect, session, session_state
+from holdfast.ledger.domain.status import ENDED, RunStatus
 from holdfast.ledger.run_list import Cursor, list_runs
 from holdfast.v1 import invoker_service_pb2 as pb
 from holdfast.v1 import invoker_service_pb2_grpc, run_pb2, transcript_pb2
@@ -36,7 +34,7 @@ DEFAULT_WAIT_SECONDS = 30.0
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 
 
-class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
+class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer):
     """The door, and the windows onto what went through it."""
 
     def __init__(self, parts: Parts) -> None:
@@ -135,7 +133,14 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         _context: Context,
     ) -> pb.GetRunResponse:
         """Read a run."""
-        return pb.GetRunResponse(run=await self._run(current_tenant(), named_run(request, Violations())))
+        run_id = named_run(request, Violations())
+        async with self._db.connection() as connection:
+            view = await inspect.get(connection, current_tenant(), run_id)
+            unserved = view.status is RunStatus.QUEUED and not await session.serves(connection, view.pool)
+        run = run_message(view)
+        if unserved:
+            run.waiting_for = pool_words(view.pool)
+        return pb.GetRunResponse(run=run)
 
     async def ListRuns(  # noqa: N802
         self,
@@ -156,19 +161,6 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
                 break
             runs.append(run)
         return pb.ListRunsResponse(runs=runs, next_page_token="" if cursor is None else str(cursor))
-
-    async def CancelRun(  # noqa: N802
-        self,
-        request: pb.CancelRunRequest,
-        _context: Context,
-    ) -> pb.CancelRunResponse:
-        """Ask a run to stop."""
-        wrong = Violations()
-        wrong.text("reason", request.reason, limit=MAX_REASON_BYTES)
-        run_id = named_run(request, wrong)
-        tenant = current_tenant()
-        await self._parts.stopping.cancel(tenant, run_id, request.reason)
-        return pb.CancelRunResponse(run=await self._run(tenant, run_id))
 
     async def InterruptRun(  # noqa: N802
         self,
@@ -194,20 +186,6 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         signal_id = await self._parts.mailroom.signal(current_tenant(), run_id, sent)
         return pb.SignalRunResponse(signal_id=signal_id)
 
-    async def RetryRun(  # noqa: N802
-        self,
-        request: pb.RetryRunRequest,
-        _context: Context,
-    ) -> pb.RetryRunResponse:
-        """Start an ended run again from its recorded steps."""
-        wrong = Violations()
-        check_budget(request.budget, wrong)
-        run_id = named_run(request, wrong)
-        tenant = current_tenant()
-        moved = await retry.retry(self._db, tenant, run_id, limits_of(request.budget))
-        self._parts.hints.moved(moved)
-        return pb.RetryRunResponse(run=await self._run(tenant, run_id))
-
     async def GetSession(  # noqa: N802
         self,
         request: pb.GetSessionRequest,
@@ -227,7 +205,3 @@ class InvokerServicer(invoker_service_pb2_grpc.InvokerServiceServicer):
         """Forget what a session holds."""
         await session_state.forget(self._db, current_tenant(), named_session(request.session_id))
         return pb.DeleteSessionResponse()
-
-    async def _run(self, tenant: str, run_id: uuid.UUID) -> run_pb2.Run:
-        async with self._db.connection() as connection:
-            return run_message(await inspect.get(connection, tenant, run_id))

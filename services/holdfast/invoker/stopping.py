@@ -1,4 +1,4 @@
-"""A cancel is durable first and told to the runner second; what the telling misses, the heartbeat repeats."""
+"""Cancels and pauses are durable first, told to the runner second; the heartbeat repeats what is missed."""
 
 from uuid import UUID
 
@@ -6,11 +6,11 @@ from holdfast.invoker.board import Board
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.live import Live
 from holdfast.kit.db import Database
-from holdfast.ledger import cancel
+from holdfast.ledger import cancel, pause
 
 
 class Stopping:
-    """Cancels runs wherever they are."""
+    """Cancels, pauses and resumes runs wherever they are."""
 
     def __init__(self, db: Database, board: Board, live: Live, hints: Hints) -> None:
         self._db = db
@@ -30,3 +30,18 @@ class Stopping:
             session.cancel(run_id, holder.epoch, reason)
         else:
             self._live.runner(holder.address).cancel(str(run_id), reason)
+
+    async def pause(self, tenant: str, run_id: UUID, reason: str) -> None:
+        """Hold a run. Repeatable; raises RunNotFound, RunEnded.
+
+        A runner that another Invoker serves hears of it with its next heartbeat.
+        """
+        paused = await pause.pause(self._db, tenant, run_id, reason)
+        holder = paused.holder
+        session = None if holder is None else self._board.get(holder.session_id)
+        if session is not None and holder is not None:
+            session.pause(run_id, holder.epoch)
+
+    async def resume(self, tenant: str, run_id: UUID) -> None:
+        """Let a run go on. Repeatable; raises RunNotFound, RunEnded."""
+        await pause.resume(self._db, tenant, run_id)

@@ -7,10 +7,10 @@ from typing import Any
 from google.protobuf import json_format, struct_pb2
 
 from holdfast.kit.rpc.payload import value_of
+from holdfast.kit.rpc.run import failure_message, timestamp
 from holdfast.kit.rpc.run import run_message as described
-from holdfast.kit.rpc.run import timestamp
 from holdfast.ledger.session_state import SessionView
-from holdfast.ledger.values import Admitted, Failure, Invocation, RunView, TranscriptRow, Usage
+from holdfast.ledger.values import Admitted, Invocation, RunView, TranscriptRow, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, session_pb2, transcript_pb2
 
 
@@ -80,11 +80,10 @@ def session_message(view: SessionView) -> session_pb2.Session:
     )
 
 
-def failure_message(failure: Failure) -> run_pb2.Failure:
-    """Return a failure."""
-    return run_pb2.Failure(
-        reason=failure.reason, message=failure.message, step=failure.step, attempts=failure.attempts
-    )
+def pool_words(pool: str) -> str:
+    """Say what a runner must serve to take the runs of a pool."""
+    intent, _, version = pool.partition("@")
+    return f"a runner that serves {intent}" + (f" at version {version}" if version else "")
 
 
 def value_message(encoded: bytes) -> struct_pb2.Value:
@@ -114,6 +113,8 @@ def note_event(run_id: str, sequence: int, note: Mapping[str, Any]) -> transcrip
             json_format.ParseDict(note["failure"], event.requeued.failure)
         if note.get("not_before"):
             event.requeued.not_before.FromJsonString(note["not_before"])
+    elif kind == "compensating":
+        json_format.ParseDict(note["failure"], event.compensating.cause)
     elif kind == "parked":
         event.parked.SetInParent()
         event.parked.keys.extend(note["keys"])

@@ -36,9 +36,13 @@ def key_of(approval_id: UUID) -> str:
     return f"{APPROVAL}{approval_id}"
 
 
-def id_of(run_id: UUID, step: str) -> UUID:
-    """Return the id of a run's gate: the same for each request of it."""
-    return uuid.uuid5(SYSTEM, f"{run_id}/{step}")
+def id_of(run_id: UUID, step: str, turn: int = 1) -> UUID:
+    """Return the id of a run's gate: the same for each request of it.
+
+    A gate that the run's end has closed has another turn when the run is started again.
+    """
+    again = f"!{turn}" if turn > 1 else ""  # no step's key ends so
+    return uuid.uuid5(SYSTEM, f"{run_id}/{step}{again}")
 
 
 async def apply(

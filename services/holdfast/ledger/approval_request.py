@@ -45,17 +45,18 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb, 1, $11, $12, $12, $13, $
 async def request(db: Database, asked: Request) -> Changed:
     """Open a gate of a leased run, or find it. Repeatable, also under a later lease: the first terms stand.
 
-    A run that has ended and was started again is told once more what became of the gate.
+    A run that has ended and was started again is told once more what people had decided; a gate that its end
+    has closed undecided is opened anew.
 
     Raises `RunNotFound`, `Fenced` and `DestinationNotFound`.
     """
-    approval_id = id_of(asked.run_id, asked.step)
 
     async def once() -> Changed:
         async with db.transaction() as connection:
             await lock_tenants_of(connection, [asked.run_id])
             await held(connection, asked.run_id, asked.epoch)
-            for row in await connection.fetch(LOCK, [approval_id]):
+            approval_id, row = await _standing(connection, asked)
+            if row is not None:
                 return await _found(connection, row)
             run = await connection.fetchrow(_RUN, asked.run_id, asked.epoch)
             if run is None:  # it has left its runner since it was looked at
@@ -63,6 +64,17 @@ async def request(db: Database, asked: Request) -> Changed:
             return await _open(connection, approval_id, asked, run)
 
     return await db.retrying(once)
+
+
+async def _standing(connection: Connection, asked: Request) -> tuple[UUID, Any]:
+    """Return the gate that stands for a step, with its row if there is one already."""
+    turn = 1
+    while True:
+        approval_id = id_of(asked.run_id, asked.step, turn)
+        row = await connection.fetchrow(LOCK, [approval_id])
+        if row is None or row["status"] != ApprovalStatus.CANCELLED:
+            return approval_id, row
+        turn += 1
 
 
 async def _found(connection: Connection, row: Any) -> Changed:

@@ -25,7 +25,7 @@ class Cancelled:
 _ASK: Final = f"""
 UPDATE run_state s
 SET cancel_requested = true, cancel_reason = CASE WHEN cancel_requested THEN cancel_reason ELSE $3 END
-WHERE s.run_id = $1 AND s.tenant = $2 AND s.end_time IS NULL
+WHERE s.run_id = $1 AND s.tenant = $2 AND s.end_time IS NULL AND s.undoing IS NULL
 RETURNING {COLUMNS}
 """  # noqa: S608 - a constant of ours
 
@@ -40,9 +40,10 @@ FROM lease l JOIN runner_session r ON r.session_id = l.session_id WHERE l.run_id
 async def cancel(db: Database, tenant: str, run_id: UUID, reason: str = "") -> Cancelled:
     """Ask a run to stop.
 
-    Queued and parked runs end CANCELLED here. A leased one is marked: every acknowledgement of its commits
-    says so, and the caller tells its runner (`holder`). Repeatable; an ended run is left as it is. Raises
-    `RunNotFound`. Locks the tenant, then the run.
+    Queued and parked runs end CANCELLED here, or go to the queue to have their steps undone. A leased one is
+    marked: every acknowledgement of its commits says so, and the caller tells its runner (`holder`).
+    Repeatable; a run that has ended, or is being undone, is left as it is. Raises `RunNotFound`. Locks the
+    tenant, then the run.
     """
 
     async def once() -> Cancelled:
@@ -66,4 +67,4 @@ async def _cancel(connection: Connection, tenant: str, run_id: UUID, reason: str
         holder = await connection.fetchrow(_HOLDER, run_id)
         return Cancelled(run.status, holder and Holder(**dict(holder)))
     moved = await end(connection, [Ending(run, RunStatus.CANCELLED, cancelled(run))])
-    return Cancelled(RunStatus.CANCELLED, moved=moved)
+    return Cancelled(RunStatus.CANCELLED if moved.ended else RunStatus.QUEUED, moved=moved)

@@ -103,7 +103,8 @@ _PUT: Final = "SELECT tell_parent($1, $2, $3, $4, $5, $6)"
 _STOP: Final = """
 WITH left_behind AS MATERIALIZED (
     SELECT s.run_id FROM child c JOIN run_state s ON s.run_id = c.run_id
-    WHERE c.parent_run_id = ANY($1::uuid[]) AND c.on_parent_end = 1 AND s.end_time IS NULL
+    WHERE c.parent_run_id = ANY($1::uuid[]) AND c.on_parent_end = 1
+          AND s.end_time IS NULL AND s.undoing IS NULL
     ORDER BY s.run_id FOR NO KEY UPDATE OF s
 )
 UPDATE run_state
@@ -128,8 +129,13 @@ async def settle(connection: Connection, ended: Sequence[UUID]) -> Told:
             connection, {row["run_id"]: row["lender"] for row in born if row["lender"]}
         )
         await _tell_all(connection, [(row["run_id"], row["parent_run_id"]) for row in born], returned, told)
-    await connection.execute(_STOP, list(ended), WHY)
+    await stop(connection, ended)
     return told
+
+
+async def stop(connection: Connection, run_ids: Sequence[UUID]) -> None:
+    """Ask the children of runs to stop that go with them; those that have begun to undo their steps do."""
+    await connection.execute(_STOP, list(run_ids), WHY)
 
 
 async def tell_again(connection: Connection, tenant: str, run_id: UUID) -> None:

@@ -17,7 +17,7 @@ from holdfast.kit.db import Connection, Database
 from holdfast.ledger import claim_sql as sql
 from holdfast.ledger.domain.budget import Usage
 from holdfast.ledger.domain.ring import Turn, share
-from holdfast.ledger.values import Leased, ServedIntent, limits_of, pool_of
+from holdfast.ledger.values import Failure, Leased, ServedIntent, limits_of, pool_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,4 +166,5 @@ def leased(row: Mapping[str, Any]) -> Leased:
         cancel_requested=row["cancel_requested"],
         mail_last=row["mail_last"],
         lent=Usage(row["lent_steps"], row["lent_tools"], row["lent_tokens"]),
+        undoing=Failure.from_json(row["undoing"]),
     )

@@ -65,8 +65,9 @@ WITH share AS MATERIALIZED (
     DELETE FROM ready WHERE ctid = ANY(ARRAY(SELECT row FROM picked))
 ), started AS (
     UPDATE run_state s
-    SET status = 2, epoch = s.epoch + 1, attempt = s.attempt + 1, pool = p.next_pool,
-        agent_version = p.agent_version, start_time = coalesce(s.start_time, clock_timestamp())
+    SET status = CASE WHEN s.undoing IS NULL THEN 2 ELSE 4 END, epoch = s.epoch + 1,
+        attempt = s.attempt + 1, pool = p.next_pool, agent_version = p.agent_version,
+        start_time = coalesce(s.start_time, clock_timestamp())
     FROM picked p
     JOIN run r ON r.run_id = p.run_id
     WHERE s.run_id = p.run_id
@@ -74,7 +75,7 @@ WITH share AS MATERIALIZED (
               s.run_id, s.tenant, s.epoch, s.attempt, s.max_attempts, s.deadline_ms, s.max_steps, s.max_tools,
               s.max_tokens, s.max_context, s.create_time, s.deadline_time, s.last_commit, s.last_sequence,
               s.steps, s.tools, s.tokens, s.context, s.cancel_requested, s.mail_last, s.lent_steps,
-              s.lent_tools, s.lent_tokens
+              s.lent_tools, s.lent_tokens, s.undoing::text AS undoing
 ), leases AS (
     INSERT INTO lease (run_id, session_id, epoch, tenant)
     SELECT run_id, session_id, epoch, tenant FROM started

@@ -80,7 +80,7 @@ async def _store_progress(db: Access, items: Sequence[CommitItem]) -> list[Commi
     async def once() -> list[CommitResult]:
         async with db.connection() as connection:
             rows = await connection.fetch(_PROGRESS, *progress_columns(items))
-            landed = {row[0]: Stored(RunStatus.RUNNING, row[1]) for row in rows}
+            landed = {row[0]: Stored(RunStatus(row[1]), row[2]) for row in rows}
             return await answered(connection, items, landed)
 
     return await db.retrying(once)

@@ -7,6 +7,7 @@ from holdfast.ledger.commit_fate import Fate
 from holdfast.ledger.commit_value import CommitItem
 
 _WITHOUT_EVENTS = (0, 0, None, None)
+_WITHOUT_UNDO = (0, None)
 _WITHOUT_OUTCOME = (None, None, 0)
 
 
@@ -40,6 +41,7 @@ def progress_columns(items: Sequence[CommitItem]) -> list[list[Any]]:
                 if happened is None
                 else (happened.first_sequence, happened.last_sequence, happened.events, happened.emitted)
             )
+            + (_WITHOUT_UNDO if item.undo is None else (int(item.undo.on), item.undo.within_ms))
         )
         for record in item.records:
             keys.append(record.key)

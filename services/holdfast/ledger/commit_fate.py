@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from holdfast.ledger import commit_sql, park
-from holdfast.ledger.commit_value import CommitItem, Park, Requeue
+from holdfast.ledger.commit_value import CommitItem, Compensate, Park, Requeue
 from holdfast.ledger.domain.attempt import Next, after_failed_attempt, after_hand_back, after_park
 from holdfast.ledger.domain.status import ENDED, RunStatus
+from holdfast.ledger.domain.undo import Undoing, UndoOn, called_for
 from holdfast.ledger.values import Failure, Outcome
 
 
@@ -23,6 +24,8 @@ class Fate:
     last_failure: str | None = None
     note: str | None = None
     outcome: Outcome | None = None
+    undone_for: Failure | None = None
+    """Why its steps are to be undone, if they are."""
 
 
 _STAYS = Fate()
@@ -30,7 +33,7 @@ _STAYS = Fate()
 
 async def decide(connection: Any, items: Sequence[CommitItem]) -> list[Fate]:
     """Decide for each commit; locks the runs that are to be requeued, for someone may ask to cancel them."""
-    leaving = [item.run_id for item in items if isinstance(item.move, Requeue | Park)]
+    leaving = [item.run_id for item in items if isinstance(item.move, Requeue | Park | Compensate)]
     held: Mapping[uuid.UUID, Any] = {}
     if leaving:
         held = {row["run_id"]: row for row in await connection.fetch(commit_sql.HOLD, leaving)}
@@ -53,10 +56,14 @@ def fate_of(
     run = held.get(item.run_id)
     if move is None or run is None:
         return _STAYS  # an unknown run: the fence refuses it
+    if isinstance(move, Compensate):
+        return _undone(item, move.cause, run)
     after = _after(move, run, called=item.run_id in called)
     why = move.failure if isinstance(move, Requeue) else None
     failure = _why(run) if after.status is RunStatus.CANCELLED else why
     ended = after.status in ENDED
+    if failure is not None and called_for(after.status, Undoing(UndoOn(run["undo_on"]), run["undoing"])):
+        return _undone(item, failure, run)
     return Fate(
         after.status,
         uncounted=run["attempt"] - after.attempt,
@@ -64,6 +71,16 @@ def fate_of(
         note=_note(item, after.status, failure, run["now"]),
         outcome=Outcome(after.status, failure=failure) if ended else None,
     )
+
+
+def _undone(item: CommitItem, cause: Failure, run: Any) -> Fate:
+    note = {
+        "kind": "compensating",
+        "epoch": item.epoch,
+        "time": run["now"].isoformat(),
+        "failure": asdict(cause),
+    }
+    return Fate(RunStatus.QUEUED, note=json.dumps(note, ensure_ascii=False), undone_for=cause)
 
 
 def _after(move: Requeue | Park, run: Any, *, called: bool) -> Next:

@@ -20,12 +20,13 @@ from holdfast.ledger import (
     outbox,
     park,
     session_state,
+    undo,
 )
 from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Park, Requeue, Stored
-from holdfast.ledger.domain.status import ENDED, RunStatus
+from holdfast.ledger.domain.status import ENDED, LEASED, RunStatus
 from holdfast.ledger.release import Place, enqueue, lock_tenants_of, pass_lanes, release_leases
 from holdfast.ledger.values import Outcome
 
@@ -89,7 +90,10 @@ async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[Com
     await mailbox.consume(
         connection, [(row["run_id"], ids) for row in rows if (ids := items[row["index"]].consumed)]
     )
-    told = await _release(connection, items, [row for row in rows if row["status"] != RunStatus.RUNNING])
+    undone = [(row["run_id"], cause) for row in rows if (cause := fates[row["index"]].undone_for)]
+    told = await _release(connection, items, [row for row in rows if row["status"] not in LEASED])
+    if undone:
+        await undo.enter(connection, undone)
     handed_off = [row["run_id"] for row in rows if items[row["index"]].handoff]
     if handed_off:
         await handoff.move(connection, handed_off)

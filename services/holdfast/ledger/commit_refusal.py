@@ -15,10 +15,11 @@ from holdfast.kit.errors import (
     Violation,
 )
 from holdfast.ledger import commit_sql
-from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused, Stored
+from holdfast.ledger.commit_value import CommitItem, CommitResult, Park, Refused, Stored
 from holdfast.ledger.domain.budget import Limits, Usage
 from holdfast.ledger.domain.commit import Attempted, Standing, Verdict, overspent, verdict
 from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.values import Outcome
 
 
 async def answered(
@@ -47,10 +48,17 @@ def _answer(item: CommitItem, found: Mapping[uuid.UUID, Any]) -> CommitResult:
     row = found.get(item.run_id)
     standing = None if row is None else _standing(row)
     first = item.happened.first_sequence if item.happened else 0
-    reason = verdict(Attempted(item.epoch, item.number, first, item.charge), standing)
+    attempted = Attempted(item.epoch, item.number, first, item.charge, _end_of(item))
+    reason = verdict(attempted, standing)
     if reason is Verdict.STORED and row is not None:
         return Stored(RunStatus(row["status"]), row["cancel_requested"])
     return Refused(_fault(reason, item, standing), retryable=reason is Verdict.LANDS)
+
+
+def _end_of(item: CommitItem) -> RunStatus | None:
+    if isinstance(item.move, Park):
+        return RunStatus.PARKED
+    return item.move.status if isinstance(item.move, Outcome) else None
 
 
 def _standing(row: Any) -> Standing:
@@ -66,6 +74,7 @@ def _standing(row: Any) -> Standing:
             max_tokens=row["max_tokens"],
             max_context=row["max_context"],
         ),
+        undoing=row["undoing"],
     )
 
 
@@ -79,13 +88,18 @@ def _fault(reason: Verdict, item: CommitItem, run: Standing | None) -> Fault:
         return CommitOutOfOrder(
             f"The next commit is number {run.last_commit + 1}, not {item.number}.", facts=facts
         )
-    if reason is Verdict.SEQUENCE:
-        wrong = Violation("events.events[0].sequence", f"must be {run.last_sequence + 1}")
-        return InvalidField(
-            "The events do not follow the last committed one.", facts=facts, violations=[wrong]
-        )
+    if reason in (Verdict.SEQUENCE, Verdict.MISPLACED):
+        return _malformed(reason, run, facts)
     if reason is Verdict.OVERSPENT:
         dimension = overspent(item.charge, run).name
         sentence = f"The commit would spend more {dimension.lower()} than the run's budget has."
         return BudgetExceeded(sentence, facts={**facts, "dimension": dimension}, quota=dimension)
     return LedgerUnavailable("The run changed while the commit was on its way; send it again.", facts=facts)
+
+
+def _malformed(reason: Verdict, run: Standing, facts: dict[str, str]) -> Fault:
+    if reason is Verdict.MISPLACED:
+        wrong = Violation("move", f"must not be: {reason.value}")
+        return InvalidField("The run cannot go there.", facts=facts, violations=[wrong])
+    wrong = Violation("events.events[0].sequence", f"must be {run.last_sequence + 1}")
+    return InvalidField("The events do not follow the last committed one.", facts=facts, violations=[wrong])

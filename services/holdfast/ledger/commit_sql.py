@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 FENCE: Final = """
-    s.epoch = i.epoch AND s.status = 2 AND s.last_commit = i.number - 1
+    s.epoch = i.epoch AND s.status IN (2, 4) AND s.last_commit = i.number - 1
     AND (i.first_sequence = 0 OR s.last_sequence = i.first_sequence - 1)"""
 """Only the holder of the lease writes, in order, and only the next (`domain.commit.verdict`)."""
 
@@ -19,6 +19,10 @@ BUDGET: Final = """
     AND (i.tokens = 0 OR s.tokens + s.lent_tokens + i.lead_tokens < s.max_tokens)
     AND i.context <= s.max_context"""
 """Nothing lands that the budget does not bear (`domain.commit.overspent`); what is lent counts as spent."""
+
+PHASE: Final = """
+    CASE WHEN s.undoing IS NULL THEN i.status <> 9 ELSE i.status NOT IN (3, 5, 6, 8) END"""
+"""A run ends otherwise while its steps are undone (`domain.commit`: `NOT_WHILE_UNDOING` and its opposite)."""
 
 # The keys and records of all steps are the first two parameters, each commit's `records` of them from `at`.
 _PROGRESS_COLUMNS: Final = (
@@ -37,6 +41,8 @@ _PROGRESS_COLUMNS: Final = (
     ("last_sequence", "bigint"),
     ("events", "bytea"),
     ("emitted", "text"),
+    ("undo_on", "smallint"),
+    ("undo_within_ms", "bigint"),
 )
 _MOVE_COLUMNS: Final = (
     *_PROGRESS_COLUMNS,
@@ -55,7 +61,9 @@ _ADVANCE: Final = """
             steps = s.steps + i.steps,
             tools = s.tools + i.tools,
             tokens = s.tokens + i.tokens,
-            context = greatest(s.context, i.context)"""
+            context = greatest(s.context, i.context),
+            undo_on = CASE i.undo_on WHEN 0 THEN s.undo_on ELSE i.undo_on END,
+            undo_within_ms = coalesce(i.undo_within_ms, s.undo_within_ms)"""
 
 _KEEP: Final = """
     kept AS (
@@ -82,17 +90,18 @@ WITH moved AS (
         FROM {_items(_PROGRESS_COLUMNS)}
         WHERE s.run_id = i.run_id AND {fence} AND {budget}
         RETURNING i.index, s.run_id, s.day, s.last_position - i.records AS position, s.attempt, i.at,
-                  i.records, i.first_sequence, i.last_sequence, i.events, i.emitted, s.cancel_requested
+                  i.records, i.first_sequence, i.last_sequence, i.events, i.emitted, s.status,
+                  s.cancel_requested
     ),
     {_KEEP}
-SELECT index, cancel_requested FROM moved"""  # noqa: S608 - parts of this module, no values
+SELECT index, status, cancel_requested FROM moved"""  # noqa: S608 - parts of this module, no values
 
 
 _MOVED: Final = f"""
         UPDATE run_state s SET {_ADVANCE},
             last_sequence = CASE i.first_sequence WHEN 0 THEN s.last_sequence ELSE i.last_sequence END
                             + (i.note IS NOT NULL)::integer,
-            status = i.status,
+            status = CASE i.status WHEN 2 THEN s.status ELSE i.status END,
             attempt = s.attempt - i.uncounted,
             last_failure = coalesce(i.last_failure::jsonb, s.last_failure),
             end_time = CASE WHEN i.status >= 5 THEN clock_timestamp() END"""  # noqa: S608 - a constant of ours
@@ -115,13 +124,13 @@ _ENDED: Final = """
 def move(fence: str = FENCE, budget: str = BUDGET) -> str:
     """Return the statement that also moves runs to a status, ends them, and writes the platform's notes.
 
-    Status 2 leaves a run with its runner. One row per stored commit, with what the queue needs to know of its
-    run. Leases, counters and lanes are left to `release`.
+    Status 2 leaves a run with its runner, whatever it does there. One row per stored commit, with what the
+    queue needs to know of its run. Leases, counters and lanes are left to `release`.
     """
     return f"""
 WITH moved AS ({_MOVED}
         FROM {_items(_MOVE_COLUMNS)}
-        WHERE s.run_id = i.run_id AND {fence} AND {budget}{_RETURNED}
+        WHERE s.run_id = i.run_id AND {fence} AND {budget} AND {PHASE}{_RETURNED}
     ),
     {_KEEP},
     noted AS (
@@ -154,7 +163,7 @@ WITH door AS MATERIALIZED (
     ),
     moved AS ({_MOVED}
         FROM {_items(_MOVE_COLUMNS)}
-        WHERE s.run_id = i.run_id AND {fence} AND {budget}
+        WHERE s.run_id = i.run_id AND {fence} AND {budget} AND {PHASE}
               AND s.ordering_key = '' AND s.mail_last = 0 AND s.gates = 0
               AND s.children = 0 AND s.parent_run_id IS NULL
               AND (SELECT bool_and(below_cap) FROM door){_RETURNED}
@@ -175,7 +184,8 @@ SELECT index, status, cancel_requested FROM moved"""  # noqa: S608 - parts of th
 
 
 HOLD: Final = """
-SELECT s.run_id, s.attempt, s.max_attempts, s.cancel_requested, s.cancel_reason, clock_timestamp() AS now
+SELECT s.run_id, s.attempt, s.max_attempts, s.cancel_requested, s.cancel_reason, s.undo_on,
+       s.undoing IS NOT NULL AS undoing, clock_timestamp() AS now
 FROM run_state s JOIN unnest($1::uuid[]) AS u (run_id) ON s.run_id = u.run_id
 ORDER BY s.run_id FOR NO KEY UPDATE OF s"""
 """Locks runs whose attempt ended without an end, to decide what becomes of them."""
@@ -184,7 +194,7 @@ ORDER BY s.run_id FOR NO KEY UPDATE OF s"""
 STANDING: Final = """
 SELECT run_id, status, epoch, last_commit, last_sequence, steps + lent_steps AS steps,
        tools + lent_tools AS tools, tokens + lent_tokens AS tokens, context, max_steps, max_tools, max_tokens,
-       max_context, cancel_requested
+       max_context, cancel_requested, undoing IS NOT NULL AS undoing
 FROM run_state JOIN unnest($1::uuid[]) AS u (run_id) USING (run_id)"""
 """Where runs stand, to say why a commit did not land."""
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from holdfast.kit.errors import Fault
 from holdfast.ledger.domain.commit import Charge
 from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.domain.undo import UndoOn
 from holdfast.ledger.values import Failure, Outcome
 
 NOTHING_CHARGED = Charge()
@@ -63,7 +64,22 @@ class Park:
     seconds: float | None = None
 
 
-Move = Outcome | Requeue | Park
+@dataclass(frozen=True, slots=True)
+class Compensate:
+    """The run's steps are to be undone: why."""
+
+    cause: Failure
+
+
+Move = Outcome | Requeue | Park | Compensate
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """Which ends of the run have its steps undone, and how many milliseconds that may take."""
+
+    on: UndoOn
+    within_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +106,8 @@ class CommitItem:
     handoff: bool = False
     consumed: Sequence[str] = ()
     """Signals received from the mailbox."""
+    undo: Undo | None = None
+    """Said with the intent of a step that has an undo."""
 
     @property
     def is_plain(self) -> bool:

@@ -14,7 +14,7 @@ from uuid import UUID
 from holdfast.kit.db import Connection, Database
 from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import ENDED, LEASED, RunStatus
-from holdfast.ledger.platform_move import COLUMNS, Ending, Moved, end, standing
+from holdfast.ledger.platform_move import COLUMNS, Ending, Moved, Standing, end, standing
 from holdfast.ledger.release import lock_tenants_of
 from holdfast.ledger.values import Failure, LeaseRef
 
@@ -86,8 +86,9 @@ RETURNING pool
 async def fire(db: Database, *, limit: int = 256, grace_s: float = GRACE_S) -> Fired:
     """Handle up to `limit` timers that are due, in one transaction.
 
-    A run that waits ends PARTIAL at its deadline; a leased one `grace_s` later, its lease taken away: tell
-    the runners in `revoked`. Delayed runs become ready. Locks tenants, then runs.
+    A run that waits ends PARTIAL at its deadline, or has its steps undone, or FAILED where that took too
+    long; a leased one `grace_s` later, its lease taken away: tell the runners in `revoked`. Delayed runs
+    become ready. Locks tenants, then runs.
     """
 
     async def once() -> Fired:
@@ -137,7 +138,10 @@ async def _handle(connection: Connection, rows: Sequence[Any], grace_s: float) -
     return fired
 
 
-def _at_deadline(run: Any) -> Ending:
+def _at_deadline(run: Standing) -> Ending:
+    if run.undoing.begun:
+        failure = Failure("COMPENSATION_FAILED", "The time for undoing the run's steps was over.")
+        return Ending(run, RunStatus.FAILED, failure)
     where = _WHERE.get(run.status, "and its runner did not end it")
     failure = Failure("BUDGET_EXHAUSTED", f"The run's time was over {where}.", attempts=run.attempt)
     return Ending(run, RunStatus.PARTIAL, failure, Dimension.DEADLINE)

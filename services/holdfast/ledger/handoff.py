@@ -30,7 +30,7 @@ WITH allowed AS (
         max_tools = coalesce(nullif(a.max_tools, 0), s.max_tools),
         max_tokens = coalesce(nullif(a.max_tokens, 0), s.max_tokens),
         max_context = coalesce(nullif(a.max_context, 0), s.max_context)
-    FROM allowed a WHERE s.run_id = a.run_id
+    FROM allowed a WHERE s.run_id = a.run_id AND s.undoing IS NULL
     RETURNING s.run_id, s.deadline_time
 ), timed AS (
     UPDATE timer t SET due_time = c.deadline_time FROM changed c WHERE t.run_id = c.run_id AND t.kind = 1

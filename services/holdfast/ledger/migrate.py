@@ -2,7 +2,8 @@
 
 A file is named `NNNN_<noun>.sql` and says in its first line (`-- phase: before` or `-- phase: after`) whether
 it belongs before the new code is rolled out (it adds what both versions can live with) or after (it removes
-what only the old version used).
+what only the old version used). A file of phase before builds on none of phase after of the same release: it
+is applied though those come first in order, and have to wait.
 """
 
 import hashlib
@@ -61,7 +62,8 @@ async def migrate(database_url: str, *, phase: Phase | None = None) -> list[str]
             await connection.execute(_PREPARE)
         missing = [m for m in await _known(connection) if m.apply_time is None]
         chosen = [m for m in missing if phase in (None, m.phase)]
-        if chosen and (passed_over := [m for m in missing if m.name < chosen[-1].name and m not in chosen]):
+        passed_over = [m for m in missing if chosen and m.name < chosen[-1].name and m not in chosen]
+        if passed_over and phase == "after":
             raise MigrationError(f"{passed_over[0].name} comes first and is of phase {passed_over[0].phase}.")
         for migration in chosen:
             await _apply(connection, migration)

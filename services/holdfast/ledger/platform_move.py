@@ -15,14 +15,17 @@ from holdfast.ledger import alert, approval_end, child_end
 from holdfast.ledger.domain.attempt import Next
 from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import ENDED, RunStatus
+from holdfast.ledger.domain.undo import Undoing, UndoOn, called_for
 from holdfast.ledger.release import Place, enqueue, pass_lanes, release_leases, unqueue
+from holdfast.ledger.undo import enter
 from holdfast.ledger.values import Failure
 
 __all__ = ["COLUMNS", "Ending", "Moved", "Standing", "cancelled", "end", "requeue", "settle", "standing"]
 
 COLUMNS: Final = (
     "s.run_id, s.tenant, s.pool, s.rank, s.seq, s.ordering_key, s.status, s.attempt, s.max_attempts, "
-    "s.cancel_requested, s.cancel_reason, s.last_failure, s.deadline_time"
+    "s.cancel_requested, s.cancel_reason, s.last_failure, s.deadline_time, s.undo_on, "
+    "s.undoing IS NOT NULL AS undoing"
 )
 """What `standing` reads of `run_state s`."""
 
@@ -38,6 +41,7 @@ class Standing:
     cancel_requested: bool
     cancel_reason: str
     last_failure: Failure | None
+    undoing: Undoing
 
 
 @dataclass(slots=True)
@@ -99,6 +103,20 @@ INSERT INTO run_outcome (run_id, status, failure, exhausted)
 SELECT run_id, status, failure, exhausted FROM moved
 """
 
+_UNDO: Final = """
+WITH moved AS (
+    UPDATE run_state s SET status = 1, last_sequence = last_sequence + 1, epoch = epoch + 1, park_keys = NULL,
+                           paused = NULL
+    FROM unnest($1::uuid[], $2::text[]) AS u (run_id, cause)
+    WHERE s.run_id = u.run_id
+    RETURNING s.run_id, s.day, s.epoch, s.last_sequence, u.cause::jsonb AS cause
+)
+INSERT INTO transcript (day, run_id, first_sequence, last_sequence, note)
+SELECT day, run_id, last_sequence, last_sequence,
+       jsonb_build_object('kind', 'compensating', 'time', clock_timestamp(), 'epoch', epoch, 'failure', cause)
+FROM moved
+"""
+
 _REQUEUE: Final = """
 WITH moved AS (
     UPDATE run_state s SET status = 1, attempt = u.attempt, last_sequence = last_sequence + 1,
@@ -125,14 +143,42 @@ def standing(row: Any) -> Standing:
         row["cancel_requested"],
         row["cancel_reason"] or "",
         Failure.from_json(row["last_failure"]),
+        Undoing(UndoOn(row["undo_on"]), row["undoing"]),
     )
 
 
 async def end(connection: Connection, endings: Sequence[Ending]) -> Moved:
-    """End runs that no commit ends.
+    """End runs that no commit ends, or put them into the queue to have their steps undone first.
 
     Releases what they hold, writes outcomes, clears mailboxes, passes lanes, tells parents.
     """
+    undone: list[Ending] = []
+    over: list[Ending] = []
+    for each in endings:
+        (undone if called_for(each.status, each.run.undoing) else over).append(each)
+    moved = await _end(connection, over)
+    moved.add(await _undo(connection, undone))
+    return moved
+
+
+async def _undo(connection: Connection, endings: Sequence[Ending]) -> Moved:
+    """Begin to undo the steps of runs, held by a runner or by nobody, that would end."""
+    if not endings:
+        return Moved()
+    causes = [each.failure or Failure(each.status.name, "") for each in endings]
+    runs = [each.run for each in endings]
+    ids = [run.place.run_id for run in runs]
+    await connection.execute(_UNDO, ids, [cause.to_json() for cause in causes])
+    pools = await release_leases(connection, ids)
+    queued = [run.place for run in runs if run.status is RunStatus.QUEUED]
+    if queued:
+        await unqueue(connection, queued)
+    await enter(connection, list(zip(ids, causes, strict=True)))
+    pools += await enqueue(connection, [run.place for run in runs])
+    return Moved(requeued=ids, pools=pools)
+
+
+async def _end(connection: Connection, endings: Sequence[Ending]) -> Moved:
     if not endings:
         return Moved()
     runs = [ending.run for ending in endings]

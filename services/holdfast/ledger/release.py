@@ -98,19 +98,21 @@ UPDATE tenant SET queued = queued - d.n
 FROM (SELECT tenant, count(*) AS n FROM run GROUP BY tenant) d WHERE tenant.tenant = d.tenant
 """
 
-# A delayed run gets its timer instead of its place among the ready.
+# A delayed run gets its timer instead of its place among the ready, and so does one that a person holds.
 _ENQUEUE: Final = """
 WITH run AS MATERIALIZED (
-    SELECT *
+    SELECT u.*, (SELECT s.paused IS NOT NULL FROM run_state s WHERE s.run_id = u.run_id) AS paused
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::float8[])
         AS u (run_id, tenant, pool, rank, seq, delay)
 ), delayed AS (
     INSERT INTO timer (run_id, kind, due_time)
-    SELECT run_id, 2, clock_timestamp() + make_interval(secs => delay) FROM run WHERE delay > 0
+    SELECT run_id, 2,
+           CASE WHEN paused THEN 'infinity' ELSE clock_timestamp() + make_interval(secs => delay) END
+    FROM run WHERE delay > 0 OR paused
     ON CONFLICT (run_id, kind) DO UPDATE SET due_time = excluded.due_time
 ), placed AS (
     INSERT INTO ready (pool, tenant, rank, seq, run_id)
-    SELECT pool, tenant, rank, seq, run_id FROM run WHERE delay <= 0
+    SELECT pool, tenant, rank, seq, run_id FROM run WHERE delay <= 0 AND NOT paused
 ), counted AS (
     UPDATE tenant SET queued = queued + d.n
     FROM (SELECT tenant, count(*) AS n FROM run GROUP BY tenant) d WHERE tenant.tenant = d.tenant
@@ -118,7 +120,8 @@ WITH run AS MATERIALIZED (
 )
 INSERT INTO tenant_pool AS p (pool, tenant, ready, capped)
 SELECT run.pool, run.tenant, count(*), bool_or(counted.capped)
-FROM run JOIN counted ON counted.tenant = run.tenant WHERE run.delay <= 0 GROUP BY run.pool, run.tenant
+FROM run JOIN counted ON counted.tenant = run.tenant
+WHERE run.delay <= 0 AND NOT run.paused GROUP BY run.pool, run.tenant
 ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready, capped = excluded.capped
 RETURNING pool
 """
@@ -202,8 +205,8 @@ async def enqueue(
 ) -> list[str]:
     """Put runs that hold their lane (or have none) into the queue; return the pools that got work.
 
-    A delay in seconds above 0 lets a run wait first. A run that comes back keeps its `seq`, so it goes to the
-    front of its pool.
+    A delay in seconds above 0 lets a run wait first; one that a person holds waits until it is resumed. A run
+    that comes back keeps its `seq`, so it goes to the front of its pool.
     """
     if not places:
         return []

@@ -49,7 +49,7 @@ _RESTART: Final = """
 WITH restarted AS (
     UPDATE run_state
     SET status = 1, attempt = 0, cancel_requested = false, cancel_reason = NULL, end_time = NULL,
-        last_sequence = last_sequence + 1, epoch = epoch + 1,
+        paused = NULL, last_sequence = last_sequence + 1, epoch = epoch + 1,
         deadline_time = clock_timestamp() + make_interval(secs => $2::bigint / 1e3),
         deadline_ms = $2, max_steps = $3, max_tools = $4, max_tokens = $5, max_context = $6
     WHERE run_id = $1

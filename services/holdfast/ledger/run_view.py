@@ -13,7 +13,8 @@ COLUMNS: Final = """
     s.max_attempts, s.epoch, s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context, s.steps,
     s.tools, s.tokens, s.context, s.last_sequence, s.cancel_requested, s.create_time, s.start_time,
     s.end_time, s.deadline_time, s.handed_off, r.forked_from, r.forked_position,
-    s.parent_run_id, s.lent_steps, s.lent_tools, s.lent_tokens,
+    s.parent_run_id, s.lent_steps, s.lent_tools, s.lent_tokens, s.undoing::text AS undoing,
+    s.paused->>'reason' AS paused, s.pool,
     CASE WHEN s.handed_off THEN 2 ELSE r.shape END AS shape,
     s.last_failure::text AS last_failure, o.failure::text AS failure,
     o.exhausted, clock_timestamp() AS now
@@ -61,6 +62,9 @@ def run_view(row: Any) -> RunView:
         forked_from=row["forked_from"] and (row["forked_from"], row["forked_position"]),
         parent_run_id=row["parent_run_id"],
         lent=Usage(row["lent_steps"], row["lent_tools"], row["lent_tokens"]),
+        undoing=Failure.from_json(row["undoing"]),
+        paused=row["paused"],
+        pool=row["pool"],
     )
 
 

@@ -39,11 +39,15 @@ _HELD: Final = """
 SELECT l.session_id, r.intent, r.envelope, s.run_id, s.tenant, l.epoch, s.attempt, s.max_attempts,
        s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context, s.create_time,
        s.last_commit, s.last_sequence, s.steps, s.tools, s.tokens, s.context, s.cancel_requested, s.mail_last,
-       s.lent_steps, s.lent_tools, s.lent_tokens,
+       s.lent_steps, s.lent_tools, s.lent_tokens, s.undoing::text AS undoing,
        s.deadline_time, extract(epoch FROM s.deadline_time - clock_timestamp())::float8 AS remaining_s
 FROM lease l JOIN run_state s ON s.run_id = l.run_id JOIN run r ON r.run_id = l.run_id
 WHERE l.session_id = ANY($1::uuid[]) ORDER BY s.seq
 """
+
+_ALIVE: Final = (
+    "SELECT DISTINCT intents::text AS intents FROM runner_session WHERE expire_time > clock_timestamp()"
+)
 
 _SERVE: Final = """
 INSERT INTO served_intent (intent, agent_version, on_input)
@@ -93,6 +97,13 @@ async def open_session(db: Database, session: RunnerSession, *, ttl_s: float) ->
 async def held(connection: Connection, session_ids: Sequence[UUID]) -> list[Leased]:
     """Return what the sessions hold: to find leases whose `claim` or `admit` had no answer."""
     return [leased(row) for row in await connection.fetch(_HELD, list(session_ids))]
+
+
+async def serves(connection: Connection, pool: str) -> bool:
+    """Say whether a session lives that takes the runs of a pool; the sessions are few."""
+    rows = await connection.fetch(_ALIVE)
+    intents = (ServedIntent(**each) for row in rows for each in json.loads(row["intents"]))
+    return any(pool in served.pools for served in intents)
 
 
 async def register_intents(connection: Connection, intents: Sequence[ServedIntent]) -> None:

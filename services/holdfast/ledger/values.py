@@ -129,6 +129,8 @@ class Leased:
     """The sequence of the last signal it was sent."""
     lent: Usage = field(default_factory=Usage)
     """What of its limits is set aside for its children."""
+    undoing: Failure | None = None
+    """Why its steps are to be undone, if they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,12 @@ class RunView:
     """The run that started it."""
     lent: Usage = field(default_factory=Usage)
     """What of its limits is set aside for children that have not ended."""
+    undoing: Failure | None = None
+    """Why its steps are or were undone, if they are or were."""
+    paused: str | None = None
+    """Why a person holds it; None if nobody does."""
+    pool: str = ""
+    """What a runner must serve to take it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Final
 import grpc
 
 from holdfast.agent import Permanent
+from holdfast.agent.approval import Opened
 from holdfast.kit.rpc.client import channel
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.telemetry.logs import logger
@@ -26,7 +27,7 @@ class ApprovalGates:
         self._channels = [channel(address) for address in addresses]
         self._current = 0
 
-    async def request(self, asked: RequestApprovalRequest) -> tuple[str, str]:
+    async def request(self, asked: RequestApprovalRequest) -> Opened:
         """Open a gate, or find it; waits while the service is away. Raises `Permanent` for a refusal."""
         while True:
             stub = ApprovalServiceStub(self._channels[self._current])
@@ -38,7 +39,7 @@ class ApprovalGates:
                 _log.warning("gate not opened", run_id=asked.run_id, code=error.code().name)
                 self._current = (self._current + 1) % len(self._channels)
             else:
-                return opened.approval.approval_id, opened.mailbox_key
+                return Opened(opened.approval.approval_id, opened.mailbox_key, opened.reattached)
             await asyncio.sleep(PAUSE)
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ import grpc
 
 from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.child import NO_CHILDREN, Children
+from holdfast.agent.compensation import execution_of
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled, RunStopped
@@ -167,6 +168,13 @@ class Holding:
         for lease in leases:
             self._stop(lease, RunCancelled(reason))
 
+    def pause(self, leases: Iterable[LeaseRef]) -> None:
+        """Give runs back before their next step, because somebody holds them."""
+        for lease in leases:
+            held = self._held.get(lease.run_id)
+            if held is not None and held.invocation.epoch == lease.epoch and held.execution is not None:
+                held.execution.pause()
+
     def signal(self, lease: LeaseRef, signal: MailboxSignal) -> None:
         """Let a signal reach a run, if it is held under this lease; else its mailbox keeps it."""
         held = self._held.get(lease.run_id)
@@ -241,7 +249,7 @@ class Holding:
             if loaded is None:
                 return Left.LOST
             history = loaded
-        held.execution = Execution(
+        held.execution = await execution_of(
             served.agent,
             invocation,
             history,

@@ -142,6 +142,8 @@ class LeaseStream:
             self._holding.revoke(response.revoked.leases)
         elif kind == "cancel":
             self._holding.cancel(response.cancel.leases, response.cancel.reason)
+        elif kind == "pause":
+            self._holding.pause(response.pause.leases)
         elif kind == "signals":
             for arrived in response.signals.signals:
                 self._holding.signal(arrived.lease, arrived.signal)

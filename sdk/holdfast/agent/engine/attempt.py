@@ -14,6 +14,8 @@ class Asked:
 
     fingerprint: bytes
     input: bytes
+    begun: bool = False
+    """An earlier lease has begun it."""
 
 
 @dataclass(slots=True)

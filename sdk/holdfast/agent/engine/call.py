@@ -55,3 +55,7 @@ class Call:
     tells_result: Callable[[Frame, bytes], None] | None = None
     wait: Wait | None = None
     """The step only waits: the run may rest meanwhile."""
+    undoable: bool = False
+    """It has an undo: that it begins is durable before it is executed."""
+    undoes: bool = False
+    """It is an undo: its failure is told and not recorded, so that a retry of the run tries it again."""

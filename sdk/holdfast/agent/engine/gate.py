@@ -41,10 +41,11 @@ class Door:
                 policy=policy,
             )
             value.write(asked.payload, json.loads(payload))
-            approval_id, key = await self._gates.request(asked)
-            call.wait = Wait((key,))
-            if not self._waits.begun(step):
-                self._transcript.approval_requested(step, approval_id, name)
+            opened = await self._gates.request(asked)
+            call.wait = Wait((opened.key,))
+            # Found open though this step was never begun: its opener died before it could tell.
+            if not (opened.found and self._waits.begun(step)):
+                self._transcript.approval_requested(step, opened.approval_id, name)
 
         async def execute(_: str, frame: Frame) -> tuple[str, Any]:
             assert call.wait is not None  # it was prepared

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from holdfast.agent.budget import Meter, Usage
@@ -29,11 +30,13 @@ from holdfast.agent.engine.waits import Waits
 from holdfast.agent.error import (
     BudgetExhausted,
     Drifted,
+    HandedBack,
     Interrupted,
     NotRecordable,
     StepFailed,
 )
-from holdfast.agent.wire.draft import MODEL, kind_name, make_record
+from holdfast.agent.undo import ENDS, Undos
+from holdfast.agent.wire.draft import MODEL, kind_name, make_intent, make_record
 from holdfast.agent.wire.invocation import History, Recorded
 
 T = TypeVar("T")
@@ -59,8 +62,10 @@ class Stepper:
         "_reports",
         "_transcript",
         "_trials",
+        "_undos",
         "_unrecorded",
         "_waits",
+        "pausing",
     )
 
     def __init__(
@@ -78,6 +83,7 @@ class Stepper:
         degradation: Degradation,
         mailbox: Mailbox,
         waits: Waits,
+        undos: Undos,
         unrecorded: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Take None for `durations` to foresee nothing; `unrecorded` is awaited before a step is executed."""
@@ -87,6 +93,7 @@ class Stepper:
         self._background = background
         self._durations = durations
         self._waits = waits
+        self._undos = undos
         self._family = family
         self._history = history
         self._pipeline = pipeline
@@ -94,6 +101,8 @@ class Stepper:
         self._meter = meter
         self._reached = reached
         self._halt = Halt(stops, transcript)
+        self.pausing = False
+        """Somebody holds the run: no further step begins here."""
         self._trials = Trials(
             family=family,
             pipeline=pipeline,
@@ -104,6 +113,7 @@ class Stepper:
             durations=durations,
             mailbox=mailbox,
             waits=waits,
+            undos=undos,
         )
 
     def scope(self) -> Scope:
@@ -140,26 +150,31 @@ class Stepper:
         if self._unrecorded is not None:
             await self._halt.awaited(self._unrecorded(key))
         with self._waits.step():
-            return await self._execute(key, call, Asked(fingerprint, asked))
+            return await self._execute(key, call, Asked(fingerprint, asked, begun is not None))
 
     async def _execute(self, key: str, call: Call, asked: Asked) -> Any:
         """Execute a step that is not recorded, and return its outcome once it may be believed."""
         if not (call.policy.repeatable or self._pipeline.settled):
             await self._halt.awaited(self._pipeline.settle())
+        if self.pausing:
+            self._halt.stop(HandedBack())
         await self._foresee(call.name)
         self._press()
-        kept = Asked(asked.fingerprint, asked.input if len(asked.input) <= LARGEST_INPUT else b"")
+        kept = asked if len(asked.input) <= LARGEST_INPUT else replace(asked, input=b"")
         if call.policy.optional and self._degradation.skips_optional:
             done = self._left_out(key, call, kept)
         else:
             if call.prepare is not None:
                 self._reached("before_prepare")
                 await call.prepare(key)
+            if call.undoable and not asked.begun:
+                await self._begin(key, call, kept)
             with nullcontext() if call.wait is None else self._waits.waiting(key, call, kept):
                 done = await self._trials.run(key, call, kept)
         self._halt.check_open()  # code that did not let go when it was stopped
         self._reached("after_step")
         self._meter.charge(done.usage)
+        done.record.undoable = call.undoable
         draft = self._transcript.step_finished(done.frame, done.record)
         if self._reports.due(after_model=call.kind == MODEL):
             self._transcript.budget_reported(self._meter)
@@ -169,6 +184,16 @@ class Stepper:
             await self._halt.awaited(self._pipeline.durable(draft))
             self._reached("after_ack")
         return done.value
+
+    async def _begin(self, key: str, call: Call, asked: Asked) -> None:
+        """Make durable that a step begins which may have to be undone, though its outcome never comes."""
+        draft = self._pipeline.draft
+        draft.record(make_intent(key, call.kind, asked.fingerprint, asked.input, undoable=True))
+        terms = self._undos.terms
+        draft.undo_on([ENDS.index(end) + 1 for end in terms.on], terms.within)
+        self._undos.keys.setdefault(key)
+        await self._halt.awaited(self._pipeline.durable(draft))
+        self._reached("after_intent")
 
     async def expect(self, seconds: float) -> bool:
         """Move the run to the background if that takes longer than there is; say whether this call did."""

@@ -10,7 +10,7 @@ from holdfast.agent.engine.mailbox import Signal
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.scope import Frame, Place, Scope, Tokens
 from holdfast.agent.error import Failure
-from holdfast.agent.wire.draft import DEGRADED, EXPECTED, MOVED, Draft, Effect, Record
+from holdfast.agent.wire.draft import DEGRADED, EXPECTED, MOVED, Draft, Effect, Record, usage_of
 from holdfast.agent.wire.pen import Pen
 
 LARGEST_TEXT: Final = 256 * 1024
@@ -74,10 +74,13 @@ class Transcript:
         draft.consume(signal.signal_id)
         self._pen.input_received(draft, record.key, signal.key, interrupted=interrupted)
 
-    def step_given_up(self, frame: Frame, record: Record) -> None:
-        """Hold the record of a step that failed for good, and tell it."""
+    def step_given_up(self, frame: Frame, record: Record, *, kept: bool) -> None:
+        """Tell that a step failed for good, and hold its record, or keep no more of it than what it cost."""
         self.spoken(frame)
-        self._pipeline.hold(record)
+        if kept:
+            self._pipeline.hold(record)
+        else:
+            self._pipeline.draft.charge(usage_of(record))
         self._pen.step_finished(self._pipeline.draft, record)
 
     def step_failed(self, frame: Frame, attempt: int, failure: Failure, retry_in: float) -> None:

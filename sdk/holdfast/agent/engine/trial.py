@@ -34,6 +34,7 @@ from holdfast.agent.error import (
     StepFailed,
     failure_of,
 )
+from holdfast.agent.undo import Undos
 from holdfast.agent.wire.draft import TOOL, make_record, mark_interrupted
 
 
@@ -50,6 +51,7 @@ class Trials:
         "_pipeline",
         "_reached",
         "_transcript",
+        "_undos",
         "_waits",
     )
 
@@ -65,6 +67,7 @@ class Trials:
         durations: Durations | None,
         mailbox: Mailbox,
         waits: Waits,
+        undos: Undos,
     ) -> None:
         """Take None for `durations` to note none."""
         self._allotment = Allotment(meter)
@@ -77,6 +80,7 @@ class Trials:
         self._reached = reached
         self._transcript = transcript
         self._waits = waits
+        self._undos = undos
 
     async def run(self, key: str, call: Call, asked: Asked) -> Done:
         """Try a step within its share of the budget. Raises `StepFailed`, `Interrupted`, what stopped it."""
@@ -138,6 +142,7 @@ class Trials:
             usage=tries.usage,
             duration=tries.took,
         )
+        record.undoable = call.undoable
         mark_interrupted(record, signal.signal_id, signal.key, signal.payload)
         self._meter.charge(tries.usage)
         draft = self._transcript.step_interrupted(tries.frame, record, signal)
@@ -232,7 +237,11 @@ class Trials:
             usage=failed.usage,
             duration=failed.took,
         )
-        self._transcript.step_given_up(frame, record)
+        # What is refused at the first try has not taken effect; what gave up after another failure may have.
+        record.undoable = call.undoable and not (permanent and tries == 1 and not asked.begun)
+        if call.undoable and not record.undoable:
+            self._undos.keys.pop(frame.step, None)
+        self._transcript.step_given_up(frame, record, kept=not call.undoes)
         raise StepFailed(failure, permanent=permanent) from error
 
     async def _once(self, key: str, call: Call, frame: Frame) -> tuple[bytes, Any]:

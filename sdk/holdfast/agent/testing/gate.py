@@ -2,20 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from holdfast.agent.approval import Opened
 from holdfast.agent.testing.scene import BEGIN, Verdict
 from holdfast.agent.wire import value
 from holdfast.v1.approval_pb2 import ApprovalVerdict
 from holdfast.v1.approval_service_pb2 import RequestApprovalRequest
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    approval_id: str
-    key: str
 
 
 class LabGates:
@@ -29,16 +24,17 @@ class LabGates:
             name: [each] if isinstance(each, Verdict) else list(each) for name, each in decisions.items()
         }
         self._send = send
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, Opened] = {}
 
-    async def request(self, asked: RequestApprovalRequest) -> tuple[str, str]:
+    async def request(self, asked: RequestApprovalRequest) -> Opened:
         """Open a gate, or find it; its decision is on its way from then on."""
         gate = self._open.get(asked.step)
         if gate is None:
-            gate = _Open(f"approval-{len(self._open) + 1}", f"approval:{len(self._open) + 1}")
+            gate = Opened(f"approval-{len(self._open) + 1}", f"approval:{len(self._open) + 1}")
             self._open[asked.step] = gate
             self._decide(asked, gate.key)
-        return gate.approval_id, gate.key
+            return gate
+        return replace(gate, found=True)
 
     def _decide(self, asked: RequestApprovalRequest, key: str) -> None:
         loop = asyncio.get_running_loop()

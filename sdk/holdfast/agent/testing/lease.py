@@ -7,10 +7,11 @@ from typing import Any
 
 from holdfast.agent.app import App
 from holdfast.agent.approval import Gates
+from holdfast.agent.compensation import execution_of
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, Signal, signal_of
 from holdfast.agent.error import RunCancelled
-from holdfast.agent.execution import Execution
+from holdfast.agent.execution import Execution, Parts
 from holdfast.agent.model_ladder import Models
 from holdfast.agent.testing.ledger import Ledger
 from holdfast.agent.testing.scene import Kill
@@ -79,29 +80,36 @@ class Lease:
         self.again: list[str] = []
         """The steps that were executed though they had an outcome."""
         self._step = ""
-        invocation = ledger.lease()
+        self._invocation = ledger.lease()
         page = ledger.page()
+        self._history = History([page])
         self._mailbox = _Asking(answers, list(page.signals))
-        agent = app.agents[invocation.intent]
-        self._execution = Execution(
-            agent,
-            invocation,
-            History([page]),
-            self,
-            models=models,
-            mailbox=self._mailbox,
-            gates=gates,
-            clock=self._loop.time,
-        )
+        self._agent = app.agents[self._invocation.intent]
+        self._parts: Parts = {
+            "models": models,
+            "mailbox": self._mailbox,
+            "gates": gates,
+            "clock": self._loop.time,
+        }
+        self._execution: Execution | None = None
+        self._cancelled = False
 
     async def run(self) -> None:
         """Execute the run until it leaves this runner, or the runner is killed."""
-        running = self._loop.create_task(self._execution.run())
+        running = self._loop.create_task(self._execute())
         try:
             futures: list[asyncio.Future[Any]] = [running, self.killed]
             await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await self._bury(running)
+
+    async def _execute(self) -> None:
+        self._execution = await execution_of(
+            self._agent, self._invocation, self._history, self, **self._parts
+        )
+        if self._cancelled:
+            self.cancel()
+        await self._execution.run()
 
     def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         """Carry a commit to the ledger; the answer comes on the loop's next round."""
@@ -120,7 +128,9 @@ class Lease:
 
     def cancel(self) -> None:
         """Tell the runner that somebody asks to cancel the run."""
-        self._execution.stop(RunCancelled())
+        self._cancelled = True
+        if self._execution is not None:
+            self._execution.stop(RunCancelled())
 
     def _carry(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         if self.killed.done():

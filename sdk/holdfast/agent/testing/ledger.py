@@ -1,7 +1,8 @@
 """The ledger of one run, in memory: what it says is durable outlives every lease, and nothing else does.
 
 QUEUED ──(lease)──▶ leased ──(end)──▶ ended
-  ▲ ▲                 │ │ └─(requeue, lost)──▶ QUEUED, or DEAD_LETTERED after the last attempt
+  ▲ ▲                 │ │ ├─(requeue, lost)──▶ QUEUED, or DEAD_LETTERED after the last attempt
+  │ │                 │ │ └─(compensate)─────▶ QUEUED, and all leases from then on undo its steps
   │ └─────────────────┘ └──(park)──▶ PARKED ──(a signal, a time)──▶ QUEUED
   └─────────────────────────────────────┘
 """
@@ -10,6 +11,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,11 +20,19 @@ from holdfast.agent.engine.journal import Answer, Committed, Refused
 from holdfast.agent.error import Failure
 from holdfast.agent.testing.scene import BEGIN, Scene
 from holdfast.agent.wire.draft import PARTIAL, Commit, Outcome, Record
-from holdfast.agent.wire.invocation import Invocation
-from holdfast.v1.checkpoint_pb2 import EffectIntent, ParkMove
+from holdfast.agent.wire.invocation import Invocation, read_failure
+from holdfast.v1.checkpoint_pb2 import (
+    UNDO_ON_CANCEL,
+    UNDO_ON_EXHAUSTED,
+    UNDO_ON_FAILURE,
+    Compensation,
+    EffectIntent,
+    ParkMove,
+    UndoOn,
+)
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse, SessionRead
 from holdfast.v1.mailbox_pb2 import MailboxSignal
-from holdfast.v1.run_pb2 import RUN_STATUS_CANCELLED, RUN_STATUS_DEAD_LETTERED
+from holdfast.v1.run_pb2 import RUN_STATUS_CANCELLED, RUN_STATUS_DEAD_LETTERED, RUN_STATUS_FAILED
 from holdfast.v1.run_pb2 import Outcome as OutcomeMessage
 from holdfast.v1.transcript_pb2 import RunEvent
 
@@ -53,6 +63,8 @@ class Ledger:
         self._parked: ParkMove | None = None
         self._not_before = self._born
         self.cancel_requested = False
+        self._undo: Compensation | None = None
+        self._compensating: Failure | None = None
         self.leased = False
         """A runner holds it: no commit has taken it away yet."""
         self._news = asyncio.Event()
@@ -128,6 +140,7 @@ class Ledger:
             create_time=BEGIN,
             mail_last=self._mail_last,
             time=(BEGIN + timedelta(seconds=self.elapsed)).timestamp(),
+            compensating=self._compensating,
         )
 
     def page(self) -> LoadRunResponse:
@@ -162,8 +175,8 @@ class Ledger:
         return signal
 
     def cancel(self) -> None:
-        """Note that somebody asks to cancel the run."""
-        self.cancel_requested = True
+        """Note that somebody asks to cancel the run; one that is being undone is on its way out already."""
+        self.cancel_requested = self._compensating is None
         self._news.set()
 
     async def ready(self) -> bool:
@@ -219,6 +232,8 @@ class Ledger:
         if commit.HasField("session"):
             self.session = commit.session.state
             self._session_version += 1
+        if commit.HasField("compensation"):
+            self._undo = commit.compensation
         if commit.handoff and self._scene.handoff is not None:
             self._handed_off = True
             self.limits = self._scene.handoff.over(self.limits)
@@ -233,6 +248,8 @@ class Ledger:
             self._not_before = self._time() + commit.park.wait_for.ToTimedelta().total_seconds()
         elif move == "requeue":
             self._requeued(commit)
+        elif move == "compensate":
+            self._compensate(read_failure(commit.compensate.cause))
 
     def _requeued(self, commit: Commit) -> None:
         failure, delay = commit.requeue.failure, commit.requeue.delay
@@ -244,17 +261,13 @@ class Ledger:
 
     def _failed(self, failure: Failure) -> None:
         if self.attempt >= self._scene.max_attempts and not self.cancel_requested:
-            self._end(RUN_STATUS_DEAD_LETTERED, failure)
+            self._over(RUN_STATUS_DEAD_LETTERED, UNDO_ON_FAILURE, failure)
 
     def _may_start(self) -> bool:
         """Say whether the run may be leased now; end it if its time is over, or nobody wants it."""
+        if self.outcome is None:
+            self._fall_due()
         if self.outcome is not None:
-            return False
-        if self.cancel_requested:
-            self._end(RUN_STATUS_CANCELLED, Failure("CANCELLED", "Someone asked to cancel the run."))
-            return False
-        if self._reached(self._deadline):
-            self._end(PARTIAL, Failure("BUDGET_EXHAUSTED", "The run's time was over."), Dimension.DEADLINE)
             return False
         if self._parked is None:
             return self._reached(self._not_before)
@@ -264,6 +277,14 @@ class Ledger:
         self._parked = None
         self._not_before = self._time()
         return True
+
+    def _fall_due(self) -> None:
+        if self.cancel_requested:
+            cancelled = Failure("CANCELLED", "Someone asked to cancel the run.")
+            self._over(RUN_STATUS_CANCELLED, UNDO_ON_CANCEL, cancelled)
+        elif self._reached(self._deadline):
+            over = Failure("BUDGET_EXHAUSTED", "The run's time was over.")
+            self._over(PARTIAL, UNDO_ON_EXHAUSTED, over, Dimension.DEADLINE)
 
     def _reached(self, when: float) -> bool:
         return self._time() + _NEARLY >= when
@@ -278,6 +299,27 @@ class Ledger:
     @property
     def _deadline(self) -> float:
         return self._limits_since + self.limits.deadline
+
+    def _over(
+        self, status: int, end: UndoOn.ValueType, failure: Failure, exhausted: Dimension | None = None
+    ) -> None:
+        """End the run without a runner, or have its steps undone first; what takes too long itself fails."""
+        if self._compensating is not None and status == PARTIAL:
+            self._end(RUN_STATUS_FAILED, Failure("COMPENSATION_FAILED", "The time for undoing was over."))
+        elif self._compensating is None and self._undo is not None and end in self._undo.undo_on:
+            self._compensate(failure)
+        else:
+            self._end(status, failure, exhausted)
+
+    def _compensate(self, cause: Failure) -> None:
+        assert self._undo is not None  # said with the first step that has an undo
+        self._compensating = cause
+        self.attempt = 0
+        self.cancel_requested = False
+        within = self._undo.within.ToTimedelta().total_seconds()
+        self.limits = replace(self.limits, deadline=within, steps=self.spent.steps + self.limits.steps)
+        self._limits_since = self._not_before = self._time()
+        self._parked = None
 
     def _end(self, status: int, failure: Failure, exhausted: Dimension | None = None) -> None:
         self.outcome = Outcome(status, failure=failure, exhausted=exhausted).message

@@ -41,7 +41,7 @@ class Result:
     """A run that has ended."""
 
     status: str
-    """SUCCEEDED, PARTIAL, FAILED, CANCELLED, DRIFTED or DEAD_LETTERED."""
+    """SUCCEEDED, PARTIAL, FAILED, CANCELLED, COMPENSATED, DRIFTED or DEAD_LETTERED."""
     value: Any
     """What the agent returned, as JSON."""
     failure: Failure | None

@@ -27,6 +27,7 @@ SUCCEEDED: Final = 5
 PARTIAL: Final = 6
 FAILED: Final = 7
 CANCELLED: Final = 8
+COMPENSATED: Final = 9
 DRIFTED: Final = 11
 """The statuses a runner moves a run to, numbered as `holdfast.v1.RunStatus`."""
 
@@ -138,6 +139,16 @@ class Draft:
         if seconds is not None:
             write_duration(move.wait_for, seconds)
 
+    def undo_on(self, ends: Iterable[int], within: float) -> None:
+        """Say which ends have the run's steps undone, as `UndoOn`, and how many seconds that may take."""
+        terms = self._commit.compensation
+        terms.undo_on[:] = ends  # type: ignore[assignment]
+        write_duration(terms.within, within)
+
+    def compensate(self, cause: Failure) -> None:
+        """Make the run go back to the queue with this commit, to have its steps undone."""
+        write_failure(self._commit.compensate.cause, cause)
+
     def hand_off(self) -> None:
         """Make the run move to the background with this commit."""
         self._commit.handoff = True
@@ -215,9 +226,24 @@ def make_record(
     return record
 
 
-def make_intent(key: str, kind: int, fingerprint: bytes, asked: bytes, *, wait_for: float | None) -> Record:
+def make_intent(
+    key: str,
+    kind: int,
+    fingerprint: bytes,
+    asked: bytes,
+    *,
+    wait_for: float | None = None,
+    undoable: bool = False,
+) -> Record:
     """Make what is recorded before a step's outcome; of a wait, with the seconds it still takes."""
-    record = Record(key=key, kind=kind, fingerprint=fingerprint, input=asked, intent=True)  # type: ignore[arg-type]
+    record = Record(
+        key=key,
+        kind=kind,  # type: ignore[arg-type]
+        fingerprint=fingerprint,
+        input=asked,
+        intent=True,
+        undoable=undoable,
+    )
     if wait_for is not None:
         write_duration(record.wait_for, wait_for)
     return record

@@ -1,13 +1,15 @@
 """What a runner is given to execute, read once out of its messages."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from holdfast.agent.budget import Limits, Usage
 from holdfast.agent.error import Failure
 from holdfast.agent.wire.value import read_struct
+from holdfast.v1 import run_pb2
 from holdfast.v1.checkpoint_pb2 import StepRecord
 from holdfast.v1.checkpoint_service_pb2 import LoadRunResponse
 from holdfast.v1.mailbox_pb2 import MailboxSignal
@@ -46,6 +48,8 @@ class Invocation:
     mail_last: int = 0
     time: float = 0.0
     """The ledger's clock when it was leased, in seconds of Unix time."""
+    compensating: Failure | None = None
+    """Why its steps are to be undone, instead of its agent to go on."""
 
 
 def read_assignment(assignment: Assignment) -> Invocation:
@@ -81,7 +85,13 @@ def read_assignment(assignment: Assignment) -> Invocation:
         create_time=assignment.create_time.ToDatetime(UTC),
         mail_last=assignment.mailbox_sequence,
         time=assignment.time.ToNanoseconds() / 1e9,
+        compensating=read_failure(assignment.compensating) if assignment.HasField("compensating") else None,
     )
+
+
+def read_failure(failure: run_pb2.Failure) -> Failure:
+    """Read why something failed."""
+    return Failure(failure.reason, failure.message, failure.step, failure.attempts)
 
 
 def _limits(budget: Budget) -> Limits:
@@ -101,11 +111,22 @@ class Remembered:
 class History:
     """What earlier attempts have recorded: steps by key, and how much each scope has emitted.
 
-    And what the run's `session` holds, None if it has none; whether it has `handed_off` already; and the
-    `signals` that wait in the mailbox, of all that were sent up to the sequence `mail_last`.
+    And what the run's `session` holds, None if it has none; whether it has `handed_off` already; the
+    `signals` that wait in the mailbox, of all that were sent up to the sequence `mail_last`; and which steps
+    are `undoable`: those that have an undo and may have taken effect, in the order they were begun.
     """
 
-    __slots__ = ("_intents", "_records", "emitted", "handed_off", "length", "mail_last", "session", "signals")
+    __slots__ = (
+        "_intents",
+        "_records",
+        "emitted",
+        "handed_off",
+        "length",
+        "mail_last",
+        "session",
+        "signals",
+        "undoable",
+    )
 
     def __init__(self, pages: Iterable[LoadRunResponse] = ()) -> None:
         self._records: dict[str, StepRecord] = {}
@@ -115,6 +136,7 @@ class History:
         self.handed_off = False
         self.signals: list[MailboxSignal] = []
         self.mail_last = 0
+        self.undoable: dict[str, None] = {}
         for page in pages:
             self.add(page)
         self.length = len(self._records)
@@ -123,6 +145,10 @@ class History:
         """Take a page in."""
         for record in page.steps:
             (self._intents if record.intent else self._records)[record.key] = record
+            if record.undoable:
+                self.undoable.setdefault(record.key)
+            else:
+                self.undoable.pop(record.key, None)
         self.emitted.update(page.emitted)
         self.handed_off |= page.handed_off
         if page.HasField("session"):
@@ -139,6 +165,15 @@ class History:
     def keys(self) -> "tuple[str, ...]":
         """Return the keys of the steps that were begun or recorded and have not been taken."""
         return tuple({**self._intents, **self._records})
+
+    def take_over(self, other: "History") -> None:
+        """Hold what another history holds; what is then taken from one is still in the other."""
+        for name in History.__slots__:
+            setattr(self, name, copy(getattr(other, name)))
+
+    def has(self, key: str) -> bool:
+        """Say whether a step has an outcome that was not taken."""
+        return key in self._records
 
     def take(self, key: str) -> "Recorded | None":
         """Return a step's record, once: each key is asked for once in a replay."""
@@ -196,5 +231,4 @@ class Recorded:
         record = self._record
         if not record.HasField("failure"):
             return None
-        failure = record.failure
-        return Failure(failure.reason, failure.message, record.key, failure.attempts)
+        return replace(read_failure(record.failure), step=record.key)

@@ -56,7 +56,18 @@ def run_message(view: Any) -> run_pb2.Run:
     if view.forked_from is not None:
         origin, position = view.forked_from
         run.forked_from.CopyFrom(run_pb2.Fork(run_id=str(origin), position=position))
+    if (cause := view.undoing) is not None:
+        run.compensating.CopyFrom(failure_message(cause))
+    if view.paused is not None and view.outcome is None:
+        run.paused, run.pause_reason = True, view.paused
     return run
+
+
+def failure_message(failure: Any) -> run_pb2.Failure:
+    """Return why something failed; `failure` is the ledger's."""
+    return run_pb2.Failure(
+        reason=failure.reason, message=failure.message, step=failure.step, attempts=failure.attempts
+    )
 
 
 def timestamp(moment: datetime) -> Timestamp:

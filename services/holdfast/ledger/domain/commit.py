@@ -8,9 +8,15 @@ this in the predicate of its UPDATE; `verdict` says afterwards, of a commit that
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from holdfast.ledger.domain.budget import Dimension, Limits, Usage, exceeded
-from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.domain.status import LEASED, RunStatus
+
+NOT_WHILE_UNDOING: Final = frozenset(
+    {RunStatus.PARKED, RunStatus.SUCCEEDED, RunStatus.PARTIAL, RunStatus.CANCELLED}
+)
+ONLY_WHILE_UNDOING: Final = frozenset({RunStatus.COMPENSATED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +57,21 @@ class Standing:
     last_sequence: int
     spent: Usage
     limits: Limits
+    undoing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """A commit as it was sent. `first_sequence` is 0 if it carries no events."""
+    """A commit as it was sent. `first_sequence` is 0 if it carries no events.
+
+    `end` is where it takes its run, None if that stays, or goes back to the queue.
+    """
 
     epoch: int
     number: int
     first_sequence: int
     charge: Charge
+    end: RunStatus | None = None
 
 
 class Verdict(Enum):
@@ -72,6 +83,7 @@ class Verdict(Enum):
     FENCED = "the lease is another's"
     OUT_OF_ORDER = "it is not the next commit"
     SEQUENCE = "its events do not follow the last committed event"
+    MISPLACED = "a run ends otherwise while its steps are undone, and so only then"
     OVERSPENT = "the budget does not bear it"
 
 
@@ -81,12 +93,19 @@ def verdict(commit: Attempted, run: Standing | None) -> Verdict:
         return Verdict.NOT_FOUND
     if commit.epoch == run.epoch and run.last_commit >= commit.number:
         return Verdict.STORED
-    if commit.epoch != run.epoch or run.status is not RunStatus.RUNNING:
+    if commit.epoch != run.epoch or run.status not in LEASED:
         return Verdict.FENCED
     if commit.number != run.last_commit + 1:
         return Verdict.OUT_OF_ORDER
     if commit.first_sequence and commit.first_sequence != run.last_sequence + 1:
         return Verdict.SEQUENCE
+    return _borne(commit, run)
+
+
+def _borne(commit: Attempted, run: Standing) -> Verdict:
+    """Decide about a commit that comes from where it may come from."""
+    if commit.end in (NOT_WHILE_UNDOING if run.undoing else ONLY_WHILE_UNDOING):
+        return Verdict.MISPLACED
     return Verdict.LANDS if overspent(commit.charge, run) is Dimension.NONE else Verdict.OVERSPENT
 
 

@@ -45,7 +45,7 @@ RETRYABLE: Final = frozenset({S.PARTIAL, S.FAILED, S.CANCELLED, S.DEAD_LETTERED,
 
 MOVES: Final[Mapping[RunStatus, frozenset[RunStatus]]] = MappingProxyType(
     {
-        S.QUEUED: frozenset({S.RUNNING, S.CANCELLED, S.PARTIAL, S.COMPENSATING}),
+        S.QUEUED: frozenset({S.RUNNING, S.CANCELLED, S.PARTIAL, S.COMPENSATING, S.FAILED}),
         S.RUNNING: frozenset(
             {
                 S.QUEUED,
@@ -60,7 +60,7 @@ MOVES: Final[Mapping[RunStatus, frozenset[RunStatus]]] = MappingProxyType(
             }
         ),
         S.PARKED: frozenset({S.QUEUED, S.CANCELLED, S.PARTIAL}),
-        S.COMPENSATING: frozenset({S.QUEUED, S.COMPENSATED, S.FAILED, S.DEAD_LETTERED}),
+        S.COMPENSATING: frozenset({S.QUEUED, S.COMPENSATED, S.FAILED, S.DEAD_LETTERED, S.DRIFTED}),
         S.SUCCEEDED: frozenset(),
         S.COMPENSATED: frozenset(),
         S.PARTIAL: frozenset({S.QUEUED}),
