@@ -1,6 +1,8 @@
 """Calls say what they mean, are repeated only where that is safe, and give up in time."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -262,3 +264,52 @@ async def test_a_signal_that_is_refused_is_not_repeated(
         await client.signal(RUN_ID, "input", "hello")
     assert caught.value.facts == fault.facts
     assert len(server.invoker.asked) == 1
+
+
+async def test_a_client_that_is_too_fast_comes_again_when_told_and_not_before(
+    server: ContractServer, client: Client
+) -> None:
+    times: list[float] = []
+
+    def answer(*_: Any) -> Any:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) < 3:
+            raise faults.RateLimited("fast", retry_after=0.2, quota="rate")
+        return invoked()
+
+    server.invoker.script["Invoke"] = answer
+    await client.invoke("greet")
+    assert len(times) == 3
+    assert all(later - sooner >= 0.2 for sooner, later in pairwise(times))
+
+
+async def test_who_is_always_too_fast_is_tried_a_bounded_number_of_times(
+    server: ContractServer, client: Client
+) -> None:
+    def answer(*_: Any) -> Any:
+        raise faults.RateLimited("fast", retry_after=0.01, quota="rate")
+
+    server.invoker.script["Invoke"] = answer
+    with pytest.raises(errors.RateLimited) as caught:
+        await client.invoke("greet")
+    assert caught.value.quota == "rate"
+    assert len(server.invoker.asked) == 5  # as the fixture's `Retries` say
+
+
+async def test_a_caller_s_own_deadline_cuts_the_wait_short(server: ContractServer, client: Client) -> None:
+    def answer(*_: Any) -> Any:
+        raise faults.RateLimited("fast", retry_after=3)
+
+    server.invoker.script["Invoke"] = answer
+    begin = asyncio.get_running_loop().time()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await client.invoke("greet")
+    assert asyncio.get_running_loop().time() - begin < 1
+    assert len(server.invoker.asked) == 1
+
+
+def test_pauses_are_spread_above_what_the_server_says() -> None:
+    pauses = {Retries().pause_after(3, errors.RateLimited("fast", code="", retry_after=2)) for _ in range(50)}
+    assert len(pauses) > 40
+    assert all(2 <= pause <= 2.4 for pause in pauses)

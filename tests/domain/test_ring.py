@@ -1,5 +1,7 @@
 """Slots are shared tenant by tenant, in proportion to weights, never beyond anyone's room."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,3 +53,30 @@ def test_whose_turn_is_oldest_is_served_first() -> None:
 def test_a_tenants_room_counts_over_all_its_pools() -> None:
     first, second = Turn("a", "t", 1, 5, 1), Turn("b", "t", 2, 5, 1)
     assert sum(share(10, [first, second], {"t": 3}).values()) == 3
+
+
+@given(
+    st.lists(st.integers(1, 7), min_size=2, max_size=6),
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+)
+def test_weights_hold_however_few_slots_there_are_at_a_time(weights: list[int], slots: list[int]) -> None:
+    """Over many claims nobody is ever further from its part than one turn of everyone."""
+    ring = [Turn("p", f"t{n}", n, 10_000, weight) for n, weight in enumerate(weights)]
+    room = {turn.tenant: 10_000 for turn in ring}
+    took = dict.fromkeys(room, 0)
+    place = len(ring)
+    for claim in range(60):
+        for turn, runs in share(slots[claim % len(slots)], ring, room).items():
+            took[turn.tenant] += runs
+            served, has_new = turn.after(runs)
+            place += 1
+            moved = replace(turn, served=served, turn=place if has_new else turn.turn)
+            ring = [moved if other is turn else other for other in ring]
+        rounds = [took[turn.tenant] / turn.weight for turn in ring]
+        assert max(rounds) - min(rounds) <= 1
+
+
+def test_a_weight_that_sinks_below_what_was_served_begins_a_new_turn() -> None:
+    turn = Turn("p", "t", 1, ready=9, weight=2, served=5)
+    assert share(9, [turn], {"t": 9}) == {turn: 9}
+    assert turn.after(1) == (1, False)

@@ -32,7 +32,17 @@ TABLES = ("run", "run_state", "idempotency", "transcript", "lease", "timer", "re
 
 async def rows(db: Database, table: str) -> list[dict[str, Any]]:
     """Return a table's rows without what differs from one moment to the next."""
-    passing = ("seq", "create_time", "start_time", "deadline_time", "lease_time", "due_time", "run_id")
+    passing = (
+        "seq",
+        "create_time",
+        "start_time",
+        "deadline_time",
+        "lease_time",
+        "due_time",
+        "spent_time",
+        "update_time",
+        "run_id",
+    )
     found = [dict(row) for row in await fetch(db, f"SELECT t.* FROM {table} AS t ORDER BY tenant_or_id(t)")]
     return [
         {key: "its time" if key == "note" else value for key, value in row.items() if key not in passing}

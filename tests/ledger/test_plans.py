@@ -12,6 +12,7 @@ from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.ledger import (
     admission_sql,
+    alert,
     cancel,
     child_end,
     claim_sql,
@@ -30,6 +31,8 @@ from holdfast.ledger import (
     session,
     spawn,
     sweep,
+    tenant,
+    tenant_queue,
 )
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.run_list import Cursor, RunFilter
@@ -37,6 +40,7 @@ from tests.support.database import cloned_database
 from tests.support.ledger import execute, fill, open_ledger
 
 MODULES = (
+    alert,
     admission_sql,
     claim_sql,
     release,
@@ -54,6 +58,8 @@ MODULES = (
     child_end,
     spawn,
     orphan,
+    tenant,
+    tenant_queue,
 )
 VERBS = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 PARTS = {"_RUN", "_RING"}  # begin other statements, are none

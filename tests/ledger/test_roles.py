@@ -18,6 +18,8 @@ from holdfast.ledger import (
     mailbox_view,
     session,
     session_state,
+    tenant,
+    tenant_queue,
 )
 from holdfast.ledger import fork as forking
 from holdfast.ledger.cancel import cancel
@@ -215,12 +217,39 @@ async def test_the_approvals_role_can_do_all_its_verbs_and_the_invokers_can_deci
         assert await contradictions(owner) == []
 
 
+async def test_the_invokers_role_edits_tenants_and_tells_of_dead_letters_as_the_checkpoints_does(
+    database_url: str, by_role: dict[str, Database]
+) -> None:
+    invoker, checkpoint = by_role["invoker"], by_role["checkpoint"]
+    async with open_ledger(database_url) as owner:
+        await make_destination(owner, "pager", tenant="acme")
+        await tenant.change(invoker, "acme", {"alert_destination": "pager", "weight": 2}, make=True)
+        runner = await opened(invoker)
+        await admitted(invoker, *(invocation(max_attempts=1) for _ in range(2)))
+        failing, _ = await runner.take(2)
+        await commit_group(checkpoint, [CommitItem(failing.run_id, failing.epoch, 1, move=Requeue())])
+        await runner.expire()
+        assert len((await sweep(invoker)).dead_lettered) == 1
+        assert len(await fetch(owner, "SELECT FROM effect_due")) == 2
+        await tenant_queue.add_refused(invoker, {"acme": (1, 1)})
+        async with invoker.connection() as connection:
+            assert (await tenant.list_tenants(connection, limit=9))[0][0].terms.weight == 2
+            assert (await tenant_queue.queues(connection, ["acme"]))["acme"].dead_lettered == 2
+            assert await tenant_queue.intents(connection, "acme") == []
+
+
 @pytest.mark.parametrize(
     ("service", "forbidden"),
     [
         ("invoker", "SELECT * FROM checkpoint"),
         ("invoker", "INSERT INTO checkpoint (day, run_id) VALUES (now(), gen_random_uuid())"),
         ("invoker", "SELECT * FROM effect"),
+        ("invoker", "SELECT body FROM effect"),
+        ("invoker", "UPDATE effect SET status = 1"),
+        ("invoker", "DELETE FROM effect_due"),
+        ("invoker", "DELETE FROM tenant"),
+        ("invoker", "SELECT url FROM destination"),
+        ("checkpoint", "INSERT INTO tenant (tenant) VALUES ('t')"),
         ("invoker", "SELECT * FROM destination"),
         ("invoker", "UPDATE run SET envelope = ''"),
         ("invoker", "DELETE FROM run"),

@@ -107,6 +107,7 @@ class Tenant(_message.Message):
     MAX_IN_FLIGHT_BY_INTENT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ALERT_DESTINATION_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The name, 1 to 255 bytes."""
     weight: _builtins.int
@@ -117,7 +118,13 @@ class Tenant(_message.Message):
     """Runs waiting in the queue; above it, calls are refused as QUEUE_FULL."""
     max_in_flight_per_user: _builtins.int
     """Runs in flight of any one user that `max_in_flight_by_user` does not name; 0: only the
-    tenant's cap holds.
+    tenant's cap holds. This release holds the tenant's cap alone: here and in the two maps nothing
+    may be said.
+    """
+    alert_destination: _builtins.str
+    """The destination of the tenant that is sent an effect for each run set aside in the dead letters:
+    {type: "run.dead_lettered", run_id, intent, attempts, failure}. Empty: none. One that does not exist
+    is sent nothing.
     """
     @_builtins.property
     def rate(self) -> Global___RateLimit:
@@ -157,10 +164,11 @@ class Tenant(_message.Message):
         max_in_flight_by_intent: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        alert_destination: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_budget", b"default_budget", "rate", b"rate", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_budget", b"default_budget", "max_in_flight", b"max_in_flight", "max_in_flight_by_intent", b"max_in_flight_by_intent", "max_in_flight_by_user", b"max_in_flight_by_user", "max_in_flight_per_user", b"max_in_flight_per_user", "max_queued", b"max_queued", "rate", b"rate", "tenant", b"tenant", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_destination", b"alert_destination", "create_time", b"create_time", "default_budget", b"default_budget", "max_in_flight", b"max_in_flight", "max_in_flight_by_intent", b"max_in_flight_by_intent", "max_in_flight_by_user", b"max_in_flight_by_user", "max_in_flight_per_user", b"max_in_flight_per_user", "max_queued", b"max_queued", "rate", b"rate", "tenant", b"tenant", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -181,13 +189,19 @@ class QueueStatistics(_message.Message):
     REFUSED_RATE_FIELD_NUMBER: _builtins.int
     THROTTLED_FIELD_NUMBER: _builtins.int
     queued: _builtins.int
-    """Runs waiting for a runner."""
+    """Runs waiting for a runner; of an intent, those that a runner could take now, without those behind
+    another of their ordering key and those that have a delay.
+    """
     in_flight: _builtins.int
-    """Runs held by runners."""
+    """Runs held by runners; of the tenant as a whole only."""
     parked: _builtins.int
-    """Runs that wait for a signal, held by no runner."""
+    """Runs that wait for a signal, held by no runner; of the tenant as a whole only, and 1,000 stands for
+    as many or more.
+    """
     dead_lettered: _builtins.int
-    """Runs set aside in the dead letters."""
+    """Runs set aside in the dead letters; of the tenant as a whole only, and 1,000 stands for as many or
+    more.
+    """
     refused_queue_full: _builtins.int
     """Calls refused since the tenant was created because its queue was full."""
     refused_rate: _builtins.int
@@ -196,7 +210,7 @@ class QueueStatistics(_message.Message):
     """True if runs wait now because a cap is reached, whether or not runners are free."""
     @_builtins.property
     def oldest_age(self) -> _duration_pb2.Duration:
-        """How long the oldest of them has waited; unset if none waits."""
+        """How long ago the oldest of them was accepted; unset if none waits."""
 
     def __init__(
         self,
@@ -293,11 +307,11 @@ class TenantStatistics(_message.Message):
 
     @_builtins.property
     def shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShapeStatistics]:
-        """By shape; a shape without runs is left out."""
+        """By shape; a shape without runs is left out. This release does not count by shape: empty."""
 
     @_builtins.property
     def intents(self) -> _containers.RepeatedCompositeFieldContainer[Global___IntentStatistics]:
-        """By intent, the longest queue first, at most 100."""
+        """By intent, the longest queue first, at most 100; an intent without a queue is left out."""
 
     @_builtins.property
     def snapshot_time(self) -> _timestamp_pb2.Timestamp:

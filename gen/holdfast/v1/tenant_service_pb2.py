@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from holdfast.v1 import tenant_pb2 as holdfast_dot_v1_dot_tenant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n holdfast/v1/tenant_service.proto\x12\x0bholdfast.v1\x1a\x18holdfast/v1/tenant.proto\"7\n\x10PutTenantRequest\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Tenant\"8\n\x11PutTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Tenant\"\"\n\x10GetTenantRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"8\n\x11GetTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Tenant\"W\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x1a\n\x12include_statistics\x18\x03 \x01(\x08\"\x87\x01\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.holdfast.v1.Tenant\x12\x31\n\nstatistics\x18\x02 \x03(\x0b\x32\x1d.holdfast.v1.TenantStatistics\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\",\n\x1aGetTenantStatisticsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"P\n\x1bGetTenantStatisticsResponse\x12\x31\n\nstatistics\x18\x01 \x01(\x0b\x32\x1d.holdfast.v1.TenantStatistics2\xe3\x02\n\rTenantService\x12J\n\tPutTenant\x12\x1d.holdfast.v1.PutTenantRequest\x1a\x1e.holdfast.v1.PutTenantResponse\x12J\n\tGetTenant\x12\x1d.holdfast.v1.GetTenantRequest\x1a\x1e.holdfast.v1.GetTenantResponse\x12P\n\x0bListTenants\x12\x1f.holdfast.v1.ListTenantsRequest\x1a .holdfast.v1.ListTenantsResponse\x12h\n\x13GetTenantStatistics\x12\'.holdfast.v1.GetTenantStatisticsRequest\x1a(.holdfast.v1.GetTenantStatisticsResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n holdfast/v1/tenant_service.proto\x12\x0bholdfast.v1\x1a google/protobuf/field_mask.proto\x1a\x18holdfast/v1/tenant.proto\"7\n\x10PutTenantRequest\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Tenant\"8\n\x11PutTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Tenant\"\x82\x01\n\x13UpdateTenantRequest\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Tenant\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rallow_missing\x18\x03 \x01(\x08\";\n\x14UpdateTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Tenant\"\"\n\x10GetTenantRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"8\n\x11GetTenantResponse\x12#\n\x06tenant\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Tenant\"W\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x1a\n\x12include_statistics\x18\x03 \x01(\x08\"\x87\x01\n\x13ListTenantsResponse\x12$\n\x07tenants\x18\x01 \x03(\x0b\x32\x13.holdfast.v1.Tenant\x12\x31\n\nstatistics\x18\x02 \x03(\x0b\x32\x1d.holdfast.v1.TenantStatistics\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\",\n\x1aGetTenantStatisticsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\"P\n\x1bGetTenantStatisticsResponse\x12\x31\n\nstatistics\x18\x01 \x01(\x0b\x32\x1d.holdfast.v1.TenantStatistics2\xb8\x03\n\rTenantService\x12J\n\tPutTenant\x12\x1d.holdfast.v1.PutTenantRequest\x1a\x1e.holdfast.v1.PutTenantResponse\x12S\n\x0cUpdateTenant\x12 .holdfast.v1.UpdateTenantRequest\x1a!.holdfast.v1.UpdateTenantResponse\x12J\n\tGetTenant\x12\x1d.holdfast.v1.GetTenantRequest\x1a\x1e.holdfast.v1.GetTenantResponse\x12P\n\x0bListTenants\x12\x1f.holdfast.v1.ListTenantsRequest\x1a .holdfast.v1.ListTenantsResponse\x12h\n\x13GetTenantStatistics\x12\'.holdfast.v1.GetTenantStatisticsRequest\x1a(.holdfast.v1.GetTenantStatisticsResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +34,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.tenant_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
-  _globals['_PUTTENANTREQUEST']._serialized_start=75
-  _globals['_PUTTENANTREQUEST']._serialized_end=130
-  _globals['_PUTTENANTRESPONSE']._serialized_start=132
-  _globals['_PUTTENANTRESPONSE']._serialized_end=188
-  _globals['_GETTENANTREQUEST']._serialized_start=190
-  _globals['_GETTENANTREQUEST']._serialized_end=224
-  _globals['_GETTENANTRESPONSE']._serialized_start=226
-  _globals['_GETTENANTRESPONSE']._serialized_end=282
-  _globals['_LISTTENANTSREQUEST']._serialized_start=284
-  _globals['_LISTTENANTSREQUEST']._serialized_end=371
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=374
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=509
-  _globals['_GETTENANTSTATISTICSREQUEST']._serialized_start=511
-  _globals['_GETTENANTSTATISTICSREQUEST']._serialized_end=555
-  _globals['_GETTENANTSTATISTICSRESPONSE']._serialized_start=557
-  _globals['_GETTENANTSTATISTICSRESPONSE']._serialized_end=637
-  _globals['_TENANTSERVICE']._serialized_start=640
-  _globals['_TENANTSERVICE']._serialized_end=995
+  _globals['_PUTTENANTREQUEST']._serialized_start=109
+  _globals['_PUTTENANTREQUEST']._serialized_end=164
+  _globals['_PUTTENANTRESPONSE']._serialized_start=166
+  _globals['_PUTTENANTRESPONSE']._serialized_end=222
+  _globals['_UPDATETENANTREQUEST']._serialized_start=225
+  _globals['_UPDATETENANTREQUEST']._serialized_end=355
+  _globals['_UPDATETENANTRESPONSE']._serialized_start=357
+  _globals['_UPDATETENANTRESPONSE']._serialized_end=416
+  _globals['_GETTENANTREQUEST']._serialized_start=418
+  _globals['_GETTENANTREQUEST']._serialized_end=452
+  _globals['_GETTENANTRESPONSE']._serialized_start=454
+  _globals['_GETTENANTRESPONSE']._serialized_end=510
+  _globals['_LISTTENANTSREQUEST']._serialized_start=512
+  _globals['_LISTTENANTSREQUEST']._serialized_end=599
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=602
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=737
+  _globals['_GETTENANTSTATISTICSREQUEST']._serialized_start=739
+  _globals['_GETTENANTSTATISTICSREQUEST']._serialized_end=783
+  _globals['_GETTENANTSTATISTICSRESPONSE']._serialized_start=785
+  _globals['_GETTENANTSTATISTICSRESPONSE']._serialized_end=865
+  _globals['_TENANTSERVICE']._serialized_start=868
+  _globals['_TENANTSERVICE']._serialized_end=1308
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,9 @@ if _version_not_supported:
 class TenantServiceStub:
     """Limits per tenant, and what its queue looks like.
 
-    A tenant may read itself; to write, or to see others, takes the role of an operator.
+    A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
+    names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
+    forget it, and the next run of its name would make it anew.
     """
 
     def __init__(self, channel):
@@ -41,6 +43,11 @@ class TenantServiceStub:
                 '/holdfast.v1.TenantService/PutTenant',
                 request_serializer=holdfast_dot_v1_dot_tenant__service__pb2.PutTenantRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_tenant__service__pb2.PutTenantResponse.FromString,
+                _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/holdfast.v1.TenantService/UpdateTenant',
+                request_serializer=holdfast_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.FromString,
                 _registered_method=True)
         self.GetTenant = channel.unary_unary(
                 '/holdfast.v1.TenantService/GetTenant',
@@ -62,16 +69,29 @@ class TenantServiceStub:
 class TenantServiceServicer:
     """Limits per tenant, and what its queue looks like.
 
-    A tenant may read itself; to write, or to see others, takes the role of an operator.
+    A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
+    names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
+    forget it, and the next run of its name would make it anew.
     """
 
     def PutTenant(self, request, context):
-        """Creates a tenant, or replace its limits whole.
+        """Creates a tenant, or replaces its limits whole.
 
         Repeatable: the last one holds.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenant(self, request, context):
+        """Changes some of a tenant's limits and leaves the others.
+
+        Repeatable: the last one holds.
+
+        Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -81,7 +101,7 @@ class TenantServiceServicer:
         """Reads a tenant with its limits, defaults filled in.
 
         Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,8 +110,7 @@ class TenantServiceServicer:
     def ListTenants(self, request, context):
         """Lists tenants by name, page by page.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +122,7 @@ class TenantServiceServicer:
         It costs the same however much is queued; figures may be a second old.
 
         Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +135,11 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.PutTenant,
                     request_deserializer=holdfast_dot_v1_dot_tenant__service__pb2.PutTenantRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_tenant__service__pb2.PutTenantResponse.SerializeToString,
+            ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=holdfast_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.SerializeToString,
             ),
             'GetTenant': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTenant,
@@ -143,7 +167,9 @@ def add_TenantServiceServicer_to_server(servicer, server):
 class TenantService:
     """Limits per tenant, and what its queue looks like.
 
-    A tenant may read itself; to write, or to see others, takes the role of an operator.
+    A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
+    names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
+    forget it, and the next run of its name would make it anew.
     """
 
     @staticmethod
@@ -163,6 +189,33 @@ class TenantService:
             '/holdfast.v1.TenantService/PutTenant',
             holdfast_dot_v1_dot_tenant__service__pb2.PutTenantRequest.SerializeToString,
             holdfast_dot_v1_dot_tenant__service__pb2.PutTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.TenantService/UpdateTenant',
+            holdfast_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
+            holdfast_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

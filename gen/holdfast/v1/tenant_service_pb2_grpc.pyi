@@ -15,29 +15,37 @@ GRPC_VERSION: str
 class TenantServiceStub:
     """Limits per tenant, and what its queue looks like.
 
-    A tenant may read itself; to write, or to see others, takes the role of an operator.
+    A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
+    names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
+    forget it, and the next run of its name would make it anew.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.PutTenantRequest, _tenant_service_pb2.PutTenantResponse]
-    """Creates a tenant, or replace its limits whole.
+    """Creates a tenant, or replaces its limits whole.
 
     Repeatable: the last one holds.
 
-    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-    NOT_YET_AVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+    """
+    UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]
+    """Changes some of a tenant's limits and leaves the others.
+
+    Repeatable: the last one holds.
+
+    Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     GetTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]
     """Reads a tenant with its limits, defaults filled in.
 
     Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]
     """Lists tenants by name, page by page.
 
-    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-    NOT_YET_AVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     GetTenantStatistics: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantStatisticsRequest, _tenant_service_pb2.GetTenantStatisticsResponse]
     """Reads a tenant's queue: depth, oldest age, runs in flight, throttling.
@@ -45,13 +53,15 @@ class TenantServiceStub:
     It costs the same however much is queued; figures may be a second old.
 
     Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Limits per tenant, and what its queue looks like.
 
-    A tenant may read itself; to write, or to see others, takes the role of an operator.
+    A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
+    names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
+    forget it, and the next run of its name would make it anew.
     """
 
     @_abc_1.abstractmethod
@@ -60,12 +70,25 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.PutTenantRequest,
         context: _aio.ServicerContext[_tenant_service_pb2.PutTenantRequest, _abc.Awaitable[_tenant_service_pb2.PutTenantResponse]],
     ) -> _abc.Awaitable[_tenant_service_pb2.PutTenantResponse]:
-        """Creates a tenant, or replace its limits whole.
+        """Creates a tenant, or replaces its limits whole.
 
         Repeatable: the last one holds.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateTenant(
+        self,
+        request: _tenant_service_pb2.UpdateTenantRequest,
+        context: _aio.ServicerContext[_tenant_service_pb2.UpdateTenantRequest, _abc.Awaitable[_tenant_service_pb2.UpdateTenantResponse]],
+    ) -> _abc.Awaitable[_tenant_service_pb2.UpdateTenantResponse]:
+        """Changes some of a tenant's limits and leaves the others.
+
+        Repeatable: the last one holds.
+
+        Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -77,7 +100,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads a tenant with its limits, defaults filled in.
 
         Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -88,8 +111,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_tenant_service_pb2.ListTenantsResponse]:
         """Lists tenants by name, page by page.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -103,7 +125,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         It costs the same however much is queued; figures may be a second old.
 
         Errors include: INVALID_FIELD, TENANT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _aio.Server) -> None: ...

@@ -26,6 +26,8 @@ from holdfast.client.past import Past
 from holdfast.client.retry import Retries
 from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Published, Run, Usage
 from holdfast.client.session import Session, Sessions
+from holdfast.client.tenant import Queue, Statistics, Tenant
+from holdfast.client.tenants import Tenants
 from holdfast.client.watch import Watch
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "Past",
     "Person",
     "Published",
+    "Queue",
     "Retries",
     "Rewound",
     "Run",
@@ -71,7 +74,10 @@ __all__ = [
     "Skipped",
     "Snapshot",
     "Started",
+    "Statistics",
     "StepKind",
+    "Tenant",
+    "Tenants",
     "Update",
     "Usage",
     "Violation",

@@ -30,6 +30,7 @@ from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
 from holdfast.client.session import Sessions
 from holdfast.client.signal import interrupt, signal
+from holdfast.client.tenants import Tenants
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
 from holdfast.client.wire_value import duration_of, json_bytes
@@ -43,6 +44,7 @@ from holdfast.v1 import (
     invoker_service_pb2_grpc,
     outbox_service_pb2_grpc,
     run_pb2,
+    tenant_service_pb2_grpc,
 )
 
 _LONGEST_WAIT_S: Final = 300.0  # of one AwaitRun; longer waits are several
@@ -114,6 +116,11 @@ class Client:
     def sessions(self) -> Sessions:
         """What the runs of sessions hand on to each other."""
         return Sessions(self._invoker, self._link)
+
+    @property
+    def tenants(self) -> Tenants:
+        """What tenants may do, and how they fare; calls of an operator."""
+        return Tenants(tenant_service_pb2_grpc.TenantServiceStub(self._channel("invoker")), self._link)
 
     async def invoke(
         self,

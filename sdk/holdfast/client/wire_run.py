@@ -28,7 +28,7 @@ def run_of(message: run_pb2.Run) -> Run:
         status=RunStatus(message.status),
         tenant=message.caller.tenant,
         user=message.caller.user,
-        budget=_budget_of(message.budget),
+        budget=budget_of(message.budget),
         usage=usage_of(message.usage),
         outcome=outcome_of(message.outcome) if message.HasField("outcome") else None,
         attempt=message.attempt,
@@ -174,7 +174,8 @@ def _fork_of(message: run_pb2.Fork) -> Fork:
     return Fork(message.run_id, message.position)
 
 
-def _budget_of(message: run_pb2.Budget) -> Budget:
+def budget_of(message: run_pb2.Budget) -> Budget:
+    """Return a budget."""
     return Budget(
         message.deadline_ms, message.max_steps, message.max_tools, message.max_tokens, message.max_context
     )

@@ -18,6 +18,7 @@ COMMANDS = {
     "events": ("events", "Publish events that start runs."),
     "approvals": ("approvals", "List what waits for people, and decide it."),
     "outbox": ("outbox", "Look after effects and their destinations."),
+    "tenants": ("tenants", "Show tenants with their queues, and set their limits."),
     "db": ("db", "Migrate the ledger's database."),
     "doctor": ("doctor", "Say what is wrong with this installation."),
 }

@@ -30,6 +30,25 @@ class Seconds(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class Rate(click.ParamType[float]):
+    """How often a second: `20/s`, `90/m`, `1000/h`, or a plain number."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return how often a second."""
+        if isinstance(value, int | float):
+            return float(value)
+        number, _, unit = str(value).strip().partition("/")
+        try:
+            rate = float(number) / _UNITS[unit.strip() or "s"]
+        except (ValueError, KeyError):
+            rate = -1.0
+        if not 0 <= rate < float("inf"):
+            self.fail(f"{value!r} is not a rate, as 20/s or 90/m.", param, ctx)
+        return rate
+
+
 class Limits(click.ParamType[Budget]):
     """A budget: `max_steps=10,max_tokens=5000,deadline=30s`."""
 

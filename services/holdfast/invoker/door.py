@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
+from holdfast.invoker.refusals import Refusals
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
 from holdfast.kit.telemetry.logs import logger
@@ -27,11 +28,14 @@ Waiting = tuple[Invocation, "asyncio.Future[Admitted]"]
 class Door:
     """Admits invocations in groups: a lone one at once, those that arrive meanwhile together."""
 
-    def __init__(self, db: Database, board: Board, hints: Hints, intents: Intents) -> None:
+    def __init__(
+        self, db: Database, board: Board, hints: Hints, intents: Intents, refusals: Refusals
+    ) -> None:
         self._seat = db.seat()
         self._board = board
         self._hints = hints
         self._intents = intents
+        self._refusals = refusals
         self._waiting: deque[Waiting] = deque()
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
@@ -121,12 +125,14 @@ class Door:
 
     def _answer(self, group: list[Waiting], answers: Sequence[Answer], reserved: Reservation) -> None:
         queued: dict[str, None] = {}
-        for (_, future), answer in zip(group, answers, strict=True):
+        for (invocation, future), answer in zip(group, answers, strict=True):
             if isinstance(answer, Admitted) and answer.created:
                 if answer.lease is not None:
                     reserved.spend(answer.lease)
                 else:
                     queued[answer.pool] = None
+            elif isinstance(answer, Refused):
+                self._refusals.note(invocation.tenant, answer.fault)
             if future.done():
                 continue  # its caller has gone
             if isinstance(answer, Refused):

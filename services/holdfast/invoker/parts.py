@@ -15,6 +15,7 @@ from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
 from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
+from holdfast.invoker.refusals import Refusals
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.invoker.spawning import Spawning
 from holdfast.invoker.stopping import Stopping
@@ -41,6 +42,7 @@ class Parts:
     notices: Notices
     claimer: Claimer
     intents: Intents
+    refusals: Refusals
     door: Door
     waiters: Waiters
     followers: Followers
@@ -59,6 +61,7 @@ class Parts:
         intents = Intents(db, queue_unknown=settings.queue_unknown_intents)
         waiters, followers = Waiters(db), Followers(db, live)
         hints = Hints(board, claimer, waiters, followers, notices)
+        refusals = Refusals(db)
         caretaker = Caretaker(db, board, hints, settings)
         return cls(
             settings=settings,
@@ -68,14 +71,15 @@ class Parts:
             notices=notices,
             claimer=claimer,
             intents=intents,
-            door=Door(db, board, hints, intents),
+            refusals=refusals,
+            door=Door(db, board, hints, intents, refusals),
             waiters=waiters,
             followers=followers,
             caretaker=caretaker,
             stopping=Stopping(db, board, live, hints),
             deciding=Deciding(db, hints, notices),
             mailroom=Mailroom(db, board, live, hints),
-            spawning=Spawning(db, intents, hints),
+            spawning=Spawning(db, intents, hints, refusals),
             hints=hints,
         )
 
@@ -96,7 +100,7 @@ class Running:
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
         for loop in (parts.claimer.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
-        serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop)
+        serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
         for loop in (*serving, parts.caretaker.heartbeats):
             self._loop(loop, self._over)
         return self
@@ -107,6 +111,7 @@ class Running:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._listener.close()
+        await self._parts.refusals.close()
         await self._parts.live.close()
         await self._parts.notices.close()
 

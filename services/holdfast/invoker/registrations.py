@@ -3,6 +3,7 @@
 from holdfast.invoker.event_servicer import EventServicer
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.servicer import InvokerServicer
+from holdfast.invoker.tenant_servicer import TenantServicer
 from holdfast.invoker.work_servicer import WorkServicer
 from holdfast.kit.rpc.later import later
 from holdfast.kit.rpc.server import Registration
@@ -13,7 +14,7 @@ from holdfast.v1.schedule_service_pb2_grpc import (
     ScheduleServiceServicer,
     add_ScheduleServiceServicer_to_server,
 )
-from holdfast.v1.tenant_service_pb2_grpc import TenantServiceServicer, add_TenantServiceServicer_to_server
+from holdfast.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from holdfast.v1.work_service_pb2_grpc import add_WorkServiceServicer_to_server
 
 HOT = ("/holdfast.v1.InvokerService/Invoke",)
@@ -24,7 +25,6 @@ def registrations(parts: Parts) -> list[Registration]:
     """Return every service of the Invoker."""
     batches = later(BatchServiceServicer, "Batches are not served by this release.")
     schedules = later(ScheduleServiceServicer, "Schedules are not served by this release.")
-    tenants = later(TenantServiceServicer, "Tenants cannot be edited in this release: all have the defaults.")
     return [
         Registration(
             add_InvokerServiceServicer_to_server, InvokerServicer(parts), "holdfast.v1.InvokerService"
@@ -33,5 +33,5 @@ def registrations(parts: Parts) -> list[Registration]:
         Registration(add_WorkServiceServicer_to_server, WorkServicer(parts), "holdfast.v1.WorkService"),
         Registration(add_BatchServiceServicer_to_server, batches, "holdfast.v1.BatchService"),
         Registration(add_ScheduleServiceServicer_to_server, schedules, "holdfast.v1.ScheduleService"),
-        Registration(add_TenantServiceServicer_to_server, tenants, "holdfast.v1.TenantService"),
+        Registration(add_TenantServiceServicer_to_server, TenantServicer(parts), "holdfast.v1.TenantService"),
     ]

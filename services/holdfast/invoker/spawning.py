@@ -5,7 +5,9 @@ from uuid import UUID
 from holdfast.invoker.envelope import Violations, check_parent
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
+from holdfast.invoker.refusals import Refusals
 from holdfast.kit.db import Database
+from holdfast.kit.errors import ResourceExhausted
 from holdfast.ledger.spawn import OnParentEnd, Parent, Spawned, spawn
 from holdfast.ledger.values import Invocation
 from holdfast.v1 import invoker_service_pb2, run_pb2
@@ -14,15 +16,20 @@ from holdfast.v1 import invoker_service_pb2, run_pb2
 class Spawning:
     """Starts children of runs."""
 
-    def __init__(self, db: Database, intents: Intents, hints: Hints) -> None:
+    def __init__(self, db: Database, intents: Intents, hints: Hints, refusals: Refusals) -> None:
         self._db = db
         self._intents = intents
         self._hints = hints
+        self._refusals = refusals
 
     async def spawn(self, child: Invocation, parent: Parent) -> Spawned:
         """Start a child, or find it; raises the Fault that refuses it. Repeatable as `ledger.spawn`."""
         await self._intents.check(child.intent)
-        spawned = await spawn(self._db, child, parent)
+        try:
+            spawned = await spawn(self._db, child, parent)
+        except ResourceExhausted as fault:
+            self._refusals.note(child.tenant, fault)
+            raise
         if spawned.admitted.created:
             self._hints.queued([spawned.admitted.pool])
         return spawned

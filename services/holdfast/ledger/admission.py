@@ -7,6 +7,7 @@ there is nothing to decide, takes the quick way of `admission_placed`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -17,6 +18,7 @@ from holdfast.ledger.admission_column import asked
 from holdfast.ledger.admission_group import Answer, Entry, Facts, Group, Placements, Server, TenantDoor
 from holdfast.ledger.admission_placed import place
 from holdfast.ledger.domain.admission import Door, Room
+from holdfast.ledger.domain.rate import Pace
 from holdfast.ledger.handoff import allow
 from holdfast.ledger.values import Invocation, limits_of
 
@@ -30,7 +32,7 @@ async def admit(
 
     Repeatable: what a lost answer had admitted is found again by its key, `created` False. A crash admits all
     or none. Locks the tenants' queues. Never raises for one invocation: its answer is `Refused` with the
-    fault (IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN, QUEUE_FULL).
+    fault (IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN, QUEUE_FULL, RATE_LIMITED).
     """
     chosen = placements or Placements()
     placed = await db.retrying(lambda: place(db, invocations, chosen))
@@ -53,9 +55,10 @@ async def admit_within(
 ) -> list[Answer]:
     """Admit a group as part of the caller's transaction, which must not have locked anything yet."""
     group = Group(invocations, placements)
-    doors = await _lock(connection, {i.tenant for i in invocations})
+    tenants = await _lock(connection, {i.tenant for i in invocations})
     firsts = group.firsts()
     facts = await _look(connection, firsts, placements)
+    doors = {row["tenant"]: _door(row, facts.now) for row in tenants}
     group.decide(firsts, facts, doors)
     if group.entries:
         await _write(connection, group, facts, doors)
@@ -65,18 +68,21 @@ async def admit_within(
     return group.answers()
 
 
-async def _lock(connection: Connection, tenants: set[str]) -> dict[str, TenantDoor]:
+async def _lock(connection: Connection, tenants: set[str]) -> list[Any]:
     rows = await connection.fetch(sql.LOCK_TENANTS, list(tenants))
     if len(rows) < len(tenants):
         # Seen for the first time. The insert may wait for, and lock, names out of order beside those
         # locked above; a deadlock of two first sights is repeated by the caller.
         await connection.execute(sql.ADD_TENANTS, list(tenants - {row["tenant"] for row in rows}))
         rows = await connection.fetch(sql.LOCK_TENANTS, list(tenants))
-    return {row["tenant"]: TenantDoor(Door(_room(row)), limits_of(row)) for row in rows}
+    return list(rows)
 
 
-def _room(row: Mapping[str, Any]) -> Room:
-    return Room(row["in_flight"], row["max_in_flight"], row["queued"], row["max_queued"])
+def _door(row: Mapping[str, Any], now: datetime) -> TenantDoor:
+    room = Room(row["in_flight"], row["max_in_flight"], row["queued"], row["max_queued"])
+    elapsed = (now - row["spent_time"]).total_seconds()
+    pace = Pace(row["rate"], row["burst_room"], row["spent"], elapsed)
+    return TenantDoor(Door(room), pace, limits_of(row))
 
 
 async def _look(connection: Connection, firsts: Sequence[Invocation], placements: Placements) -> Facts:
@@ -124,6 +130,7 @@ async def _write(connection: Connection, group: Group, facts: Facts, doors: Mapp
         [tenant for _, tenant in pools],
         [group.readied[key] for key in pools],
         [moved[tenant].capped for _, tenant in pools],
+        [door.pace.spent for door in doors.values()],
     )
     await allow(connection, [entry.invocation for entry in group.entries])
     newly = _newly_capped(moved.items())

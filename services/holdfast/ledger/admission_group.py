@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from holdfast.kit.errors import IdempotencyKeyReused, QueueFull, RunIdTaken
+from holdfast.kit.errors import IdempotencyKeyReused, QueueFull, RateLimited, RunIdTaken
 from holdfast.ledger.domain.admission import Door, Where
 from holdfast.ledger.domain.budget import Limits, Usage
+from holdfast.ledger.domain.rate import Pace
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.values import Admitted, Invocation, Leased, Refused, limits_of, pool_of
 
@@ -40,9 +41,10 @@ class Placements:
 
 @dataclass(frozen=True, slots=True)
 class TenantDoor:
-    """A tenant's queue, and what its runs' missing limits become."""
+    """A tenant's queue, how fast it may fill, and what its runs' missing limits become."""
 
     door: Door
+    pace: Pace
     defaults: Limits
 
 
@@ -118,6 +120,8 @@ class Group:
                 )
 
     def _enter(self, invocation: Invocation, facts: Facts, seq: int, tenant: TenantDoor) -> Answer:
+        if not tenant.pace.is_open:
+            return _too_fast(tenant.pace)
         pool = pool_of(invocation.intent, invocation.agent_version)
         not_before = invocation.not_before
         delayed = not_before is not None and not_before > facts.now
@@ -133,6 +137,7 @@ class Group:
                     quota="max_queued",
                 )
             )
+        tenant.pace.take()
         version = invocation.agent_version
         if server is not None:
             self._credit[server.session_id] -= 1
@@ -210,6 +215,16 @@ def lease_of(invocation: Invocation, server: Server, limits: Limits, now: dateti
         last_sequence=1,
         usage=Usage(),
         cancel_requested=False,
+    )
+
+
+def _too_fast(pace: Pace) -> Refused:
+    return Refused(
+        RateLimited(
+            f"The tenant starts runs faster than its rate: {pace.rate:g} a second.",
+            retry_after=pace.refuse(),
+            quota="rate",
+        )
     )
 
 

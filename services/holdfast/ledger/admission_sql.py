@@ -3,7 +3,7 @@
 from typing import Final
 
 LOCK_TENANTS: Final = """
-SELECT tenant, in_flight, max_in_flight, queued, max_queued,
+SELECT tenant, in_flight, max_in_flight, queued, max_queued, rate, burst_room, spent, spent_time,
        deadline_ms, max_steps, max_tools, max_tokens, max_context
 FROM tenant WHERE tenant = ANY($1::text[]) ORDER BY tenant FOR NO KEY UPDATE
 """
@@ -100,8 +100,8 @@ WITH new AS MATERIALIZED (
     INSERT INTO ready (pool, tenant, rank, seq, run_id)
     SELECT pool, tenant, -priority, seq, run_id FROM new WHERE place = 2
 ), counted AS (
-    UPDATE tenant SET in_flight = u.in_flight, queued = u.queued
-    FROM unnest($28::text[], $29::int[], $30::int[]) AS u (tenant, in_flight, queued)
+    UPDATE tenant SET in_flight = u.in_flight, queued = u.queued, spent = u.spent, spent_time = $1
+    FROM unnest($28::text[], $29::int[], $30::int[], $35::float8[]) AS u (tenant, in_flight, queued, spent)
     WHERE tenant.tenant = u.tenant
 ), pools AS (
     INSERT INTO tenant_pool AS p (pool, tenant, ready, capped)
@@ -115,11 +115,18 @@ INSERT INTO lane (tenant, ordering_key, holder)
 SELECT tenant, ordering_key, run_id FROM new WHERE ordering_key <> '' AND place <> 3
 """  # noqa: S608 - a constant of ours
 
+
+def _leaked(bucket: str, moment: str) -> str:
+    """Return `domain.rate.leaked` as SQL."""
+    elapsed = f"extract(epoch FROM {moment} - {bucket}.spent_time)::float8"
+    return f"greatest(0, {bucket}.spent - {bucket}.rate * greatest(0, {elapsed}))"
+
+
 # Everything at once for runs that go straight to idle runners, if under the tenants' locks it turns out that
-# nothing speaks against it: all sessions live, no pool has runs that wait, no tenant comes to its cap, every
-# key and id is new. Else nothing is done, and there are no rows. What a statement sees is older than the
-# locks it has waited for; the counters are read from the locked rows, and an id or key that someone else has
-# taken meanwhile is a unique violation.
+# nothing speaks against it: all sessions live, no pool has runs that wait, no tenant comes to its cap or
+# above its rate (`domain.rate`), every key and id is new. Else nothing is done, and there are no rows. What a
+# statement sees is older than the locks it has waited for; the counters are read from the locked rows, and an
+# id or key that someone else has taken meanwhile is a unique violation.
 # $1..$22 as $2..$23 of INSERT; the tenants, and how many runs each has here; the sessions; the pools.
 PLACE: Final = f"""
 WITH asked AS MATERIALIZED (
@@ -133,12 +140,14 @@ WITH asked AS MATERIALIZED (
         deadline_ms, max_steps, max_tools, max_tokens, max_context, at
     )
 ), door AS MATERIALIZED (
-    SELECT tenant, in_flight, max_in_flight, deadline_ms, max_steps, max_tools, max_tokens, max_context
+    SELECT tenant, in_flight, max_in_flight, rate, burst_room, spent, spent_time,
+           deadline_ms, max_steps, max_tools, max_tokens, max_context
     FROM tenant WHERE tenant = ANY($23::text[]) ORDER BY tenant FOR NO KEY UPDATE
 ), roomy AS MATERIALIZED (
     SELECT count(*) AS tenants
     FROM door d JOIN unnest($23::text[], $24::int[]) AS u (tenant, runs) ON u.tenant = d.tenant
     WHERE d.in_flight + u.runs < d.max_in_flight
+          AND {_leaked("d", "clock_timestamp()")} + u.runs <= d.burst_room
 ), alive AS MATERIALIZED (
     SELECT session_id FROM runner_session
     WHERE session_id = ANY($25::uuid[]) AND expire_time > clock_timestamp()
@@ -167,8 +176,8 @@ WITH asked AS MATERIALIZED (
 ), {_ROWS}, timers AS (
     INSERT INTO timer (run_id, kind, due_time) SELECT run_id, 1, deadline_time FROM new
 ), counted AS (
-    UPDATE tenant SET in_flight = in_flight + u.n
-    FROM (SELECT tenant, count(*) AS n FROM new GROUP BY tenant) u WHERE tenant.tenant = u.tenant
+    UPDATE tenant t SET in_flight = in_flight + u.n, spent = {_leaked("t", "u.now")} + u.n, spent_time = u.now
+    FROM (SELECT tenant, now, count(*) AS n FROM new GROUP BY tenant, now) u WHERE t.tenant = u.tenant
 )
 SELECT seq, now, deadline_time, deadline_ms, max_steps, max_tools, max_tokens, max_context
 FROM new ORDER BY at

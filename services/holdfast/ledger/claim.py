@@ -91,7 +91,7 @@ async def _take(
     seats = _seats({session: n for session, n in left.items() if session in alive})
     rows = [row for row in found if row["session_id"] is None]
     room = {row["tenant"]: row["room"] for row in rows}
-    turns = [Turn(r["pool"], r["tenant"], r["turn"], r["ready"], r["weight"]) for r in rows]
+    turns = [Turn(r["pool"], r["tenant"], r["turn"], r["ready"], r["weight"], r["served"]) for r in rows]
     shares = share(len(seats), turns, room)
     taken = await _take_shares(connection, shares, serving, seats) if shares else []
     full = _at_cap(room, taken)
@@ -106,6 +106,7 @@ async def _take_shares(
     serving: Mapping[str, _Serving],
     seats: Sequence[UUID],
 ) -> list[Leased]:
+    after = [turn.after(runs) for turn, runs in shares.items()]
     rows = await connection.fetch(
         sql.TAKE,
         [turn.pool for turn in shares],
@@ -114,6 +115,8 @@ async def _take_shares(
         [serving[turn.pool].next_pool for turn in shares],
         [serving[turn.pool].agent_version for turn in shares],
         seats,
+        [served for served, _ in after],
+        [has_new for _, has_new in after],
     )
     if len(rows) < sum(shares.values()):
         await _set_right(connection, shares, rows)

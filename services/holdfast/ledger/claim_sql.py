@@ -36,7 +36,7 @@ WITH alive AS MATERIALIZED (
     SELECT session_id FROM runner_session
     WHERE session_id = ANY($3::uuid[]) AND expire_time > clock_timestamp() FOR KEY SHARE
 )
-SELECT p.pool, p.tenant, p.turn, p.ready, t.weight, t.max_in_flight - t.in_flight AS room,
+SELECT p.pool, p.tenant, p.turn, p.ready, p.served, t.weight, t.max_in_flight - t.in_flight AS room,
        NULL::uuid AS session_id
 FROM unnest($1::text[]) AS c (tenant)
 JOIN tenant t ON t.tenant = c.tenant
@@ -44,17 +44,18 @@ CROSS JOIN unnest($2::text[]) AS s (pool)
 JOIN tenant_pool p ON p.pool = s.pool AND p.tenant = t.tenant
 WHERE p.ready > 0
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, session_id FROM alive
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, session_id FROM alive
 """
 
-# $1.. one row per (pool, tenant) and how many of its runs; $6 a seat (a session) for each run. No row set is
-# joined to another: the planner cannot know their size, and would compare each with each.
+# $1.. one row per (pool, tenant) and how many of its runs, in the order of their next turns; $6 a seat (a
+# session) for each run; $7, $8 how much of its turn each has served then, and whether that is a new one. No
+# row set is joined to another: the planner cannot know their size, and would compare each with each.
 TAKE: Final = """
 WITH share AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[]) WITH ORDINALITY
-        AS u (pool, tenant, wanted, next_pool, agent_version, place)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $7::int[], $8::boolean[])
+        WITH ORDINALITY AS u (pool, tenant, wanted, next_pool, agent_version, served, has_new_turn, place)
 ), picked AS MATERIALIZED (
-    SELECT s.place, s.next_pool, s.agent_version, r.*,
+    SELECT s.place, s.next_pool, s.agent_version, s.served, s.has_new_turn, r.*,
            row_number() OVER (ORDER BY s.place, r.rank, r.seq) AS seat
     FROM share s CROSS JOIN LATERAL (
         SELECT ctid AS row, pool, tenant, rank, seq, run_id FROM ready
@@ -80,9 +81,11 @@ WITH share AS MATERIALIZED (
     SELECT run_id, session_id, epoch, tenant FROM started
 ), pools AS (
     UPDATE tenant_pool t
-    SET ready = t.ready - d.n, turn = nextval('turn_seq')
+    SET ready = t.ready - d.n, served = d.served,
+        turn = CASE WHEN d.has_new_turn THEN nextval('turn_seq') ELSE t.turn END
     FROM (
-        SELECT pool, tenant, count(*) AS n FROM picked GROUP BY pool, tenant ORDER BY min(place)
+        SELECT pool, tenant, served, has_new_turn, count(*) AS n FROM picked
+        GROUP BY pool, tenant, served, has_new_turn ORDER BY min(place)
     ) d
     WHERE t.pool = d.pool AND t.tenant = d.tenant
 ), counted AS (

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from holdfast.kit.db import Access
 from holdfast.ledger import (
+    alert,
     approval_end,
     child_end,
     commit_sql,
@@ -129,6 +130,9 @@ async def _release(connection: Any, items: Sequence[CommitItem], left: Sequence[
     related = [row["run_id"] for row in ended if row["related"]]
     told = await child_end.settle(connection, related) if related else child_end.Told()
     told.pools += woken
+    await alert.dead_lettered(
+        connection, [row["run_id"] for row in ended if row["status"] == RunStatus.DEAD_LETTERED]
+    )
     return told
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection
-from holdfast.ledger import approval_end, child_end
+from holdfast.ledger import alert, approval_end, child_end
 from holdfast.ledger.domain.attempt import Next
 from holdfast.ledger.domain.budget import Dimension
 from holdfast.ledger.domain.status import ENDED, RunStatus
@@ -199,6 +199,9 @@ async def _end(connection: Connection, endings: Sequence[Ending]) -> Moved:
         connection, [(run.place.tenant, run.place.ordering_key, run.place.run_id) for run in runs]
     )
     told = await child_end.settle(connection, [run.place.run_id for run in runs])
+    await alert.dead_lettered(
+        connection, [e.run.place.run_id for e in endings if e.status is RunStatus.DEAD_LETTERED]
+    )
     return Moved(
         ended=[run.place.run_id for run in runs],
         dead_lettered=[e.run.place.run_id for e in endings if e.status is RunStatus.DEAD_LETTERED],

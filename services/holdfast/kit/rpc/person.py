@@ -13,6 +13,8 @@ USER: Final = "holdfast-user"
 GROUPS: Final = "holdfast-groups"
 ROLES: Final = "holdfast-roles"
 LONGEST: Final = 255
+OPERATOR: Final = "operator"
+"""The role of those who look after the platform: they see all tenants, and set their limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,12 @@ def caller(context: Any, claimed: str = "") -> Caller:
     if wrong:
         raise InvalidField("The call does not say well who calls.", violations=wrong)
     return Caller(user, frozenset(groups), frozenset(roles))
+
+
+def roles(context: Any) -> frozenset[str]:
+    """Return the roles of whoever makes a call, who need not be named."""
+    found = [value for key, value in context.invocation_metadata() or () if key == ROLES]
+    return frozenset(name for value in found if isinstance(value, str) for name in _listed(value))
 
 
 def _listed(names: str) -> list[str]:

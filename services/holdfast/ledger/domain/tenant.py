@@ -1,0 +1,37 @@
+"""What a tenant is allowed, and what the platform allows where nothing is said."""
+
+from dataclasses import dataclass
+
+from holdfast.ledger.domain.budget import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A tenant's limits, named as the columns of its row; as it stands here, the platform's defaults.
+
+    `rate` is in runs a second. A `burst` of 0 follows the rate: one second's worth, at least 1. The five
+    limits of a budget are what a run's missing ones become. `alert_destination` hears of runs that are set
+    aside; empty: nobody.
+    """
+
+    weight: int = 1
+    max_in_flight: int = 1000
+    max_queued: int = 1_000_000
+    rate: float = 100_000.0
+    burst: int = 0
+    deadline_ms: int = 600_000
+    max_steps: int = 1000
+    max_tools: int = 1000
+    max_tokens: int = 1_000_000
+    max_context: int = 128_000
+    alert_destination: str = ""
+
+    @property
+    def room(self) -> int:
+        """How many runs may come at once after a pause."""
+        return self.burst or max(1, int(self.rate))
+
+    @property
+    def budget(self) -> Limits:
+        """The limits of a run that asks for none."""
+        return Limits(self.deadline_ms, self.max_steps, self.max_tools, self.max_tokens, self.max_context)
