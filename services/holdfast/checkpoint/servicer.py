@@ -96,17 +96,23 @@ class CheckpointServicer(Contract):
             wrong.append(Violation("epoch", "must be at least 1"))
         if wrong:
             raise InvalidField("The request is malformed.", violations=wrong)
-        beginning = await history.beginning(self._db, run_id, request.epoch)
-        last = pb.LoadRunResponse()
-        async for page in history.load_steps(self._db, run_id, request.epoch):
+        pages = history.load_steps(self._db, run_id, request.epoch)
+        mails = mailbox_view.load_mail(self._db, run_id, request.epoch)
+        # At once, for nobody else changes what is recorded, and a run that was woken is waited for.
+        mail: mailbox_view.MailPage | None
+        beginning, page, mail = await asyncio.gather(
+            history.beginning(self._db, run_id, request.epoch), anext(pages), anext(mails)
+        )
+        last = pb.LoadRunResponse(steps=[loaded(step) for step in page.steps])
+        async for page in pages:
+            yield last
             last = pb.LoadRunResponse(steps=[loaded(step) for step in page.steps])
-            if page.more:
-                yield last
-        async for mail in mailbox_view.load_mail(self._db, run_id, request.epoch):
+        while mail is not None:
             if mail.signals:  # beside a page of steps they might be too much for one message
                 yield last
                 last = pb.LoadRunResponse(signals=[signal_message(signal) for signal in mail.signals])
             last.mailbox_sequence = mail.last
+            mail = await anext(mails, None)
         last.MergeFrom(beginning_message(beginning))
         yield last
 

@@ -29,7 +29,7 @@ class Claimer:
             self.loop.wake()
 
     async def run_once(self) -> int:
-        """Claim one group and push it; return how many runs were leased."""
+        """Claim one group and push it; return how many runs were leased, 0 if these runners have them all."""
         reserved = self._board.reserve(self._board.sessions(), MAX_CLAIM)
         wanted = reserved.total
         if not wanted:
@@ -50,6 +50,7 @@ class Claimer:
         for lease in leases:
             reserved.spend(lease)
         reserved.give_back()
-        if len(leases) >= wanted:
-            self._emptied = False
+        if len(leases) < wanted:
+            return 0
+        self._emptied = False
         return len(leases)

@@ -30,6 +30,15 @@ class Request:
     policy: Policy
 
 
+# What a run that comes back after its park asks for: nothing is to be changed, and so nothing is locked.
+_STANDS: Final = """
+SELECT a.approval_id FROM run_state s JOIN approval a ON a.run_id = s.run_id
+WHERE s.run_id = $1 AND s.epoch = $2 AND s.status IN (2, 4) AND a.step = $3 AND (a.status = 1 OR EXISTS (
+    SELECT FROM mailbox m
+    WHERE m.run_id = a.run_id AND m.signal_id = 'approval:' || a.approval_id AND NOT m.consumed
+))
+"""
+
 _RUN: Final = """
 UPDATE run_state s SET gates = gates + 1 FROM run r
 WHERE s.run_id = $1 AND r.run_id = s.run_id AND s.epoch = $2 AND s.status IN (2, 4)
@@ -52,6 +61,10 @@ async def request(db: Database, asked: Request) -> Changed:
     """
 
     async def once() -> Changed:
+        async with db.connection() as connection:
+            stands = await connection.fetchval(_STANDS, asked.run_id, asked.epoch, asked.step)
+        if stands is not None:
+            return Changed(stands, repeated=True)
         async with db.transaction() as connection:
             await lock_tenants_of(connection, [asked.run_id])
             await held(connection, asked.run_id, asked.epoch)

@@ -1,7 +1,7 @@
 """Notices are hints that something happened; whoever misses one finds out by looking, at most a second later.
 
-They are sent coalesced and never inside a hot transaction: a NOTIFY takes a lock over the whole database when
-its transaction commits.
+They are sent coalesced, what comes alone at once and what follows within milliseconds together, and never
+inside a hot transaction: a NOTIFY takes a lock over the whole database when its transaction commits.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ MAIL: Final = "holdfast_mail"
 EFFECT: Final = "holdfast_effect"
 """Destinations for which effects were staged."""
 
-_FLUSH_AFTER_S: Final = 0.005
+_PAUSE_S: Final = 0.005
 _MOST_BYTES: Final = 7_900  # PostgreSQL refuses 8,000
 _MOST_KEYS: Final = 10_000
 _SEPARATOR: Final = "\n"
@@ -32,7 +32,7 @@ _SEND: Final = (
 
 
 class Notices:
-    """Gathers keys per channel for a few milliseconds and sends them together."""
+    """Sends keys per channel: the first at once, those of the next few milliseconds together."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -59,9 +59,9 @@ class Notices:
     async def _soon(self) -> None:
         try:
             while any(self._waiting.values()):
-                await asyncio.sleep(_FLUSH_AFTER_S)
                 waiting, self._waiting = self._waiting, {}
                 await self._notify([(c, p) for c, keys in waiting.items() for p in payloads(keys)])
+                await asyncio.sleep(_PAUSE_S)
         finally:
             self._flush = None
 
