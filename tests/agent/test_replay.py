@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from holdfast.agent import App, Run, Usage
+from holdfast.agent import App, Permanent, Run, Usage, step
 from holdfast.agent.codec import canonical
 from holdfast.agent.replay import Envelope, Replayed, Verdict, replay
 from holdfast.agent.wire import draft as wire
@@ -241,3 +241,23 @@ async def test_a_branch_that_is_beyond_its_records_hides_no_drift_in_another(
 async def test_an_intent_that_is_not_served_is_refused() -> None:
     with pytest.raises(ValueError, match="no agent for other"):
         await replay(an_app(recorded), "other", {}, [])
+
+
+@pytest.mark.parametrize(("status", "wanted"), [(wire.COMPENSATED, Verdict.MATCHES), (0, Verdict.FAILS)])
+async def test_a_run_whose_steps_are_undone_is_no_failure_of_todays_code(
+    status: int, wanted: Verdict
+) -> None:
+    async def hold() -> None: ...
+
+    async def release() -> None: ...
+
+    async def fails(run: Run) -> None:
+        await run.step(step(undo=release)(hold))
+        raise Permanent("no")
+
+    memory = Memory("sum")
+    await memory.lease(an_app(fails)).run()
+    assert memory.commits[-1].HasField("compensate")
+    replayed = await replay(an_app(fails), "sum", {}, memory.records, status=status)
+    assert replayed.verdict is wanted
+    assert (replayed.message == "PERMANENT: no") == (wanted is Verdict.FAILS)

@@ -85,10 +85,11 @@ async def replay(
     """Run the agent of an intent against what a run has recorded, and say what it does.
 
     Records may be serialized. `emitted` are the counts committed with the records; without them a run that
-    passed a patch is taken for one that did not. `status` is how the run has ended, 0 for one in flight; one
-    that has SUCCEEDED must come to its `result` again. Code between steps has `patience` seconds. What the
-    run found in its session is not recorded: the code finds an empty one, and a budget without limits.
-    Raises ValueError for an intent that the app does not serve.
+    passed a patch is taken for one that did not. `status` is how the run has ended: 0 for one in flight,
+    COMPENSATED for one whose steps are being undone; one that has SUCCEEDED must come to its `result` again.
+    Code between steps has `patience` seconds. What the run found in its session is not recorded: the code
+    finds an empty one, and a budget without limits. Raises ValueError for an intent that the app does not
+    serve.
     """
     agent = app.agents.get(intent)
     if agent is None:
@@ -129,11 +130,17 @@ def _ended(last: Commit | None, status: int, result: Any, leftover: tuple[str, .
     if last is None or not last.HasField("end") or last.end.status != SUCCEEDED:
         if status not in (0, SUCCEEDED):
             return Replayed(Verdict.MATCHES, leftover=leftover)
-        move = None if last is None else last.end if last.HasField("end") else last.requeue
-        message = "it comes to no end" if move is None else f"{move.failure.reason}: {move.failure.message}"
+        message = "it comes to no end" if last is None else _why(last)
         return Replayed(Verdict.FAILS, message=message, leftover=leftover)
     found = value.read(last.end.result)
     if status == SUCCEEDED and found != result:
         message = f"it ended with {result!r} and now ends with {found!r}"
         return Replayed(Verdict.CHANGED, message=message, leftover=leftover)
     return Replayed(Verdict.MATCHES, leftover=leftover)
+
+
+def _why(last: Commit) -> str:
+    """Say with which failure a run would end, be undone or tried again."""
+    moves = {"end": last.end.failure, "compensate": last.compensate.cause, "requeue": last.requeue.failure}
+    failure = moves.get(last.WhichOneof("move") or "requeue", last.requeue.failure)
+    return f"{failure.reason}: {failure.message}"

@@ -15,7 +15,7 @@ from typing import Final
 from holdfast.agent import App
 from holdfast.agent.app_import import NoSuchApp, import_apps
 from holdfast.agent.replay import Envelope, Replayed, replay
-from holdfast.client import Client, HoldfastError, Run
+from holdfast.client import Client, HoldfastError, Run, RunStatus
 from holdfast.client.errors import RunNotFound
 
 AT_ONCE: Final = 8
@@ -123,7 +123,7 @@ async def _judge(client: Client, app: App, listed: Run, patience: float) -> Judg
         past.records,
         emitted=past.emitted,
         envelope=_envelope(run),
-        status=run.status if run.is_ended else 0,
+        status=run.status if run.is_ended else RunStatus.COMPENSATED if run.compensating else 0,
         result=run.outcome.result if run.outcome else None,
         patience=patience,
     )
