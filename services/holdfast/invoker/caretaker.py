@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
 from holdfast.invoker.board import Board
@@ -15,13 +15,15 @@ from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import due, due_wake, orphan
 from holdfast.ledger import session as ledger_session
+from holdfast.ledger.look import look
 from holdfast.ledger.partition import drop_history, make_partitions
 from holdfast.ledger.pause import PauseAsked, pauses_asked
 from holdfast.ledger.position import CancelAsked, cancels_asked
 from holdfast.ledger.sweep import sweep
 
-SWEEP_SECONDS = 1.0
-WAKE_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+UNASKED_SECONDS = 30.0
+"""After which each loop does its work though the look has found nothing for it."""
 HOUSEKEEPING_SECONDS = 3600.0
 PARTITIONS_AHEAD = 7
 
@@ -40,14 +42,18 @@ class Caretaker:
         self._turn = ""
         # After an outage of the ledger leases are renewed at once, or runners that live would lose theirs.
         beat = settings.heartbeat_interval / 2
-        self._sweeper = Loop("sweep", self.sweep, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS)
+        self._sweeper = _acting("sweep", self.sweep)
+        self._due = _acting("due", self.fire)
+        self._waker = _acting("wake", self.wake)
+        self._orphans = _acting("orphans", self.cancel_orphans)
         self.heartbeats = Loop("heartbeat", self.heartbeat, interval=beat, max_backoff=min(beat, 1.0))
         self.retention = Loop("retention", self.retain, interval=HOUSEKEEPING_SECONDS)
         self.loops = [
+            Loop("look", self.look, interval=LOOK_SECONDS, max_backoff=LOOK_SECONDS),
             self._sweeper,
-            Loop("due", self.fire, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS),
-            Loop("wake", self.wake, interval=WAKE_SECONDS, max_backoff=SWEEP_SECONDS),
-            Loop("orphans", self.cancel_orphans, interval=SWEEP_SECONDS, max_backoff=SWEEP_SECONDS),
+            self._due,
+            self._waker,
+            self._orphans,
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
             self.retention,
         ]
@@ -97,6 +103,20 @@ class Caretaker:
             told = self._board.get(pause.session_id)
             if told is not None:
                 told.pause(pause.run_id, pause.epoch)
+
+    async def look(self) -> int:
+        """Look once for all loops that act on time, and wake those that have something to do."""
+        async with self._db.connection() as connection:
+            seen = await look(connection)
+        for found, loop in (
+            (seen.expired, self._sweeper),
+            (seen.due, self._due),
+            (seen.woken, self._waker),
+            (seen.orphaned, self._orphans),
+        ):
+            if found:
+                loop.wake()
+        return 0
 
     async def sweep(self) -> int:
         """Free the leases of sessions that have expired."""
@@ -150,3 +170,7 @@ class Caretaker:
             return 0
         _log.info("history dropped", day=day.isoformat())
         return 1
+
+
+def _acting(name: str, work: Callable[[], Awaitable[int]]) -> Loop:
+    return Loop(name, work, interval=UNASKED_SECONDS, max_backoff=LOOK_SECONDS)

@@ -45,7 +45,8 @@ class Loop:
 
     `interval` is the rest in seconds after a round with nothing to do, varied by `jitter` (a share of it, so
     that many processes spread). While rounds return more than 0 an `eager` loop does not rest. A round that
-    raises is logged and followed by a pause that doubles from `interval` up to `max_backoff` seconds.
+    raises is logged and followed by a pause that doubles from `interval` (where that is less) up to
+    `max_backoff` seconds.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Loop:
         self._interval = interval
         self._jitter = jitter
         self._eager = eager
-        self._max_backoff = max(max_backoff, interval)
+        self._max_backoff = max_backoff
         self._woken = False
         self._stopping = False
         self._resting: asyncio.Future[None] | None = None
