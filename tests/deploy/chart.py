@@ -45,11 +45,12 @@ def decoded(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def template(values: str, *sets: str, kubernetes: str = KUBERNETES, chart: Path = CHART) -> str:
-    """Render the chart with a file of values and some more, as YAML."""
+def template(values: str | Path, *sets: str, kubernetes: str = KUBERNETES, chart: Path = CHART) -> str:
+    """Render the chart with a file of values (by name, or any) and some more, as YAML."""
     more = [part for each in sets for part in ("--set-json", each)]
+    file = values if isinstance(values, Path) else VALUES / f"{values}.yaml"
     place = ("--namespace", NAMESPACE, "--kube-version", kubernetes)
-    return helm("template", "hf", chart, *place, "--values", VALUES / f"{values}.yaml", *more)
+    return helm("template", "hf", chart, *place, "--values", file, *more)
 
 
 @dataclass(frozen=True, slots=True)

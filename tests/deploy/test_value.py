@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from holdfast.dispatcher.settings import DispatcherSettings
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.settings import load, variable
 from holdfast.runner.settings import RunnerSettings
-from tests.deploy.chart import CHART, decoded, rendered, variables
+from tests.deploy.chart import CHART, Manifests, decoded, rendered, template, variables
 
 SETTINGS: dict[str, type] = {
     "invoker": InvokerSettings,
@@ -55,6 +56,14 @@ def test_the_schema_knows_every_value_and_no_value_that_is_not_written_down() ->
         assert set(_properties(name)) == keys, name
     for name in ("image", "database", "migration", "networkPolicy", "gateway"):
         assert set(_properties(name)) == set(values[name]), name
+
+
+def test_the_values_in_the_guide_are_accepted(tmp_path: Path) -> None:
+    guide = (CHART.parents[2] / "docs/operating.md").read_text("utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "guide.yaml").write_text(text)
+    manifests = Manifests(decoded(template(tmp_path / "guide.yaml")))
+    assert manifests.containers()["hf-holdfast-runner-support/runner"]["image"] == "support:7"
 
 
 def test_no_value_holds_a_password() -> None:
