@@ -13,7 +13,7 @@ SOURCES := $(shell for room in sdk services tests examples bench tools; do \
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## make .venv with the locked, hash-checked dependencies
@@ -32,11 +32,17 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
+COMPILE := env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL $(BIN)/pip-compile --quiet --generate-hashes \
+  --allow-unsafe --no-strip-extras --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+  --no-emit-trusted-host
+
 .PHONY: lock
-lock: setup ## resolve the dependencies anew into requirements.lock
-	@env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL $(BIN)/pip-compile --quiet --generate-hashes \
-	  --all-extras --allow-unsafe --no-strip-extras --no-header --no-annotate --no-emit-index-url \
-	  --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock $(LOCK_ARGS) pyproject.toml
+lock: setup ## resolve the dependencies anew into requirements.lock and the image's locks
+	@$(COMPILE) --all-extras --output-file requirements.lock $(LOCK_ARGS) pyproject.toml
+	@# The image gets the same versions: what runs there is what was tested here.
+	@$(COMPILE) --upgrade --constraint requirements.lock --output-file deploy/docker/runtime.lock pyproject.toml
+	@$(COMPILE) --upgrade --constraint requirements.lock --only-build-deps --build-deps-for wheel \
+	  --output-file deploy/docker/build.lock pyproject.toml
 
 # Writes what protoc generates now into the folder $(1).
 define generate
@@ -110,3 +116,15 @@ tools: ## grpcurl into .tools/bin, where Go is at hand
 	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 2>.tools.log; then \
 	  rm -f .tools.log; echo "grpcurl is in .tools/bin"; \
 	else echo "no grpcurl: 'go install' failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
+
+.PHONY: chart-tools
+chart-tools: ## helm and a strict reader of manifests into .tools/bin, where Go is at hand
+	@if ! command -v go >/dev/null; then echo "no helm: it is built with Go, and Go is not installed (optional)"; \
+	elif { [ -x .tools/bin/helm ] || GOBIN="$(CURDIR)/.tools/bin" go install helm.sh/helm/v3/cmd/helm@v3.19.0; } 2>.tools.log && \
+	  (cd tests/deploy/manifests && go build -o "$(CURDIR)/.tools/bin/manifests" .) 2>>.tools.log; then \
+	  rm -f .tools.log; echo "helm and manifests are in .tools/bin"; \
+	else echo "no helm: building it with Go failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
+
+.PHONY: chart
+chart: $(STAMP) chart-tools ## the tests of the chart and the image, with the real helm
+	$(BIN)/pytest tests/deploy

@@ -1,0 +1,129 @@
+{{- define "holdfast.podSecurity" -}}
+runAsNonRoot: true
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "holdfast.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* One service's container: `.service`, `.values`, `.image`, and whether it is a `.sidecar`. */}}
+{{- define "holdfast.container" -}}
+{{- $port := include "holdfast.port" .service | int -}}
+name: {{ .service }}
+image: {{ include "holdfast.image" .image }}
+imagePullPolicy: {{ .image.pullPolicy }}
+args: [serve, {{ .service }}]
+{{- if .sidecar }}
+restartPolicy: Always
+{{- end }}
+ports:
+  - name: {{ .service }}
+    containerPort: {{ $port }}
+env:
+  {{- $_ := set . "port" $port }}
+  {{- include "holdfast.env" . | nindent 2 }}
+{{- with .values.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- include "holdfast.probes" (dict "port" $port "sidecar" .sidecar) }}
+{{- if and (not .sidecar) .values.preStopSleep }}
+lifecycle:
+  preStop:
+    sleep:
+      seconds: {{ .values.preStopSleep }}
+{{- end }}
+resources:
+  {{- toYaml (.sidecar | ternary (.values.sidecar | default dict) .values).resources | nindent 2 }}
+securityContext:
+  {{- include "holdfast.containerSecurity" . | nindent 2 }}
+volumeMounts:
+  - name: tmp-{{ .service }}
+    mountPath: /tmp
+  {{- if eq .service "dispatcher" }}
+  {{- with .root.Values.dispatcher.signing.existingSecret }}
+  - name: signing
+    mountPath: /etc/holdfast/signing
+    readOnly: true
+  {{- end }}
+  {{- end }}
+  {{- with .values.volumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/*
+Health never looks at the database: a service whose ledger is away stays up, and heals by itself. A sidecar has no
+startup probe, for the runner would wait for it.
+*/}}
+{{- define "holdfast.probes" -}}
+{{- if not .sidecar }}
+startupProbe:
+  grpc: {port: {{ .port }}}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 60
+{{- end }}
+readinessProbe:
+  grpc: {port: {{ .port }}}
+  periodSeconds: 5
+  timeoutSeconds: 3
+livenessProbe:
+  grpc: {port: {{ .port }}}
+  {{- if .sidecar }}
+  initialDelaySeconds: 30
+  {{- end }}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end -}}
+
+{{- define "holdfast.env" -}}
+- name: HOLDFAST_LISTEN
+  value: "0.0.0.0:{{ .port }}"
+- name: HOLDFAST_ALLOW_INSECURE_BIND
+  value: "true"
+- name: HOLDFAST_DRAIN_GRACE
+  value: {{ .values.drainGrace | quote }}
+{{- if eq .service "runner" }}
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
+- name: HOLDFAST_ADVERTISE
+  value: "$(POD_IP):{{ .port }}"
+- name: HOLDFAST_AGENTS
+  value: {{ join "," .values.agents | quote }}
+- name: HOLDFAST_SLOTS
+  value: {{ .values.slots | int | quote }}
+{{- $root := .root }}
+{{- range $service := list "invoker" "checkpoint" "approval" }}
+- name: HOLDFAST_{{ upper $service }}_ADDRESS
+  value: {{ include "holdfast.address" (dict "root" $root "service" $service) }}
+{{- end }}
+{{- else }}
+- name: HOLDFAST_DATABASE_URL
+  {{- include "holdfast.databaseUrl" (dict "root" .root "role" .service) | nindent 2 }}
+{{- end }}
+{{- if and (eq .service "dispatcher") .root.Values.dispatcher.signing.existingSecret }}
+- name: HOLDFAST_SECRETS_DIR
+  value: /etc/holdfast/signing
+{{- end }}
+{{- range $name, $value := .values.env }}
+- name: {{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "holdfast.databaseUrl" -}}
+valueFrom:
+  secretKeyRef:
+    name: {{ .root.Values.database.existingSecret }}
+    key: {{ get .root.Values.database.keys .role }}
+{{- end -}}

@@ -1,0 +1,15 @@
+{{/* Who calls whom: the graph of the network policies. `test` is the pod of `helm test`. */}}
+{{- define "holdfast.callers" -}}
+invoker: [runner, clients, test]
+checkpoint: [runner, clients, test]
+approval: [runner, clients, test]
+runner: [invoker, test]
+dispatcher: [clients, test]
+{{- end -}}
+
+{{- define "holdfast.peer" -}}
+- podSelector:
+    matchLabels:
+      {{- include "holdfast.release" .root | nindent 6 }}
+      app.kubernetes.io/component: {{ .service }}
+{{- end -}}

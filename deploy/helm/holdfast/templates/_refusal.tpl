@@ -1,0 +1,73 @@
+{{/* What cannot work is refused in one sentence, before anything is applied. */}}
+{{- define "holdfast.refusals" -}}
+{{- $values := .root.Values -}}
+{{- if not $values.database.existingSecret -}}
+{{- fail "database.existingSecret is empty: name the secret that holds the URLs of the ledger, one for each role." -}}
+{{- end -}}
+{{- if not $values.runner.pools -}}
+{{- fail "runner.pools is empty: define at least one pool, with the agents it runs." -}}
+{{- end -}}
+{{- if not $values.allowInsecureBind -}}
+{{- fail "Holdfast has no identity yet, so who reaches a service may act for any tenant: set allowInsecureBind=true if the network policies are enforced and enough." -}}
+{{- end -}}
+{{- if and $values.gateway.enabled (not $values.gateway.parentRefs) -}}
+{{- fail "gateway.enabled needs gateway.parentRefs: a route that belongs to no gateway serves nobody." -}}
+{{- end -}}
+{{- $dispatchers := $values.dispatcher.enabled -}}
+{{- include "holdfast.refusals.image" (dict "of" "image" "image" $values.image) -}}
+{{- range $part := .parts -}}
+{{- $of := $part.pool | empty | ternary $part.service (printf "runner.pools.%s" $part.pool) -}}
+{{- include "holdfast.refusals.image" (dict "of" (printf "%s.image" $of) "image" $part.image) -}}
+{{- if eq $part.service "runner" -}}
+{{- $dispatchers = or $dispatchers $part.values.sidecar -}}
+{{- if not $part.values.agents -}}
+{{- fail (printf "%s.agents is empty: name the apps whose agents the pool runs, each as module:name." $of) -}}
+{{- end -}}
+{{- end -}}
+{{- range $from := concat (default list $part.values.envFrom) (default list $part.values.volumes) -}}
+{{- $secret := dig "secretRef" "name" (dig "secret" "secretName" "" $from) $from -}}
+{{- if and $secret (has $secret (list $values.database.existingSecret $values.dispatcher.signing.existingSecret)) -}}
+{{- fail (printf "%s names the secret %s: a runner executes agents, and gets no secret of the platform." $of $secret) -}}
+{{- end -}}
+{{- end -}}
+{{- include "holdfast.refusals.scaling" (dict "of" $of "values" $part.values) -}}
+{{- include "holdfast.refusals.env" (dict "of" $of "part" $part) -}}
+{{- end -}}
+{{- if not $dispatchers -}}
+{{- fail "No dispatcher runs, and effects would wait for ever: set dispatcher.enabled, or sidecar for a runner pool." -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "holdfast.refusals.image" -}}
+{{- if not (or .image.tag .image.digest) -}}
+{{- fail (printf "%s.tag is empty: name the version to run, or set %s.digest." .of .of) -}}
+{{- end -}}
+{{- if and (eq .image.tag "latest") (not .image.digest) -}}
+{{- fail (printf "%s.tag is latest: name a version, or pods of one deployment would differ." .of) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "holdfast.refusals.scaling" -}}
+{{- $scaling := .values.autoscaling -}}
+{{- if and $scaling.kind (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
+{{- fail (printf "%s.autoscaling.minReplicas is greater than its maxReplicas." .of) -}}
+{{- end -}}
+{{- if and (eq $scaling.kind "hpa") (not (dig "requests" "cpu" "" .values.resources)) -}}
+{{- fail (printf "%s.autoscaling.kind is hpa, which needs resources.requests.cpu: it is a percentage of that." .of) -}}
+{{- end -}}
+{{- if and (eq $scaling.kind "keda") (not $scaling.triggers) -}}
+{{- fail (printf "%s.autoscaling.kind is keda, which needs autoscaling.triggers." .of) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "holdfast.refusals.env" -}}
+{{- $of := .of -}}
+{{- range $name, $_ := .part.values.env -}}
+{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL")) (hasSuffix "_ADDRESS" $name) -}}
+{{- fail (printf "%s.env names %s, which the chart sets itself." $of $name) -}}
+{{- end -}}
+{{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) -}}
+{{- fail (printf "%s.env names %s: values are no place for secrets, so name an existing one." $of $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
