@@ -49,6 +49,7 @@ async def main(stop: Stop) -> None:
                 grace=settings.drain_grace,
                 drain=servicer.drain,
                 translate=as_fault,
+                allow_insecure_bind=settings.allow_insecure_bind,
                 hot=[f"/{NAME}/Commit"],
             )
         finally:

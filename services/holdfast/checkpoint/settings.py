@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from holdfast.kit.settings import setting
+from holdfast.kit.settings import ALLOW_INSECURE_BIND, setting
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,7 @@ class CheckpointSettings:
 
     database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)
     listen: str = setting("127.0.0.1:7402", help="host:port to serve on")
+    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
     database_pool: int = setting(
         6, help="connections to the ledger: two for commits, the rest for replays", minimum=3
     )

@@ -61,6 +61,7 @@ async def main(stop: Stop) -> None:
                 grace=settings.drain_grace,
                 drain=lambda: dispatch.drain(settings.drain_grace),
                 translate=as_fault,
+                allow_insecure_bind=settings.allow_insecure_bind,
             )
             await dispatching  # ended by the drain; raises if it ended by a fault
         finally:

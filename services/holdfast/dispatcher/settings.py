@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.kit.settings import SettingsError, setting
+from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
 
 
 @dataclass(frozen=True)
@@ -12,6 +12,7 @@ class DispatcherSettings:
 
     database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)
     listen: str = setting("127.0.0.1:7405", help="host:port to serve on")
+    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
     database_pool: int = setting(6, help="connections to the ledger", minimum=3)
     deliveries_at_once: int = setting(
         256, help="effects this process sends at once", minimum=1, maximum=10_000

@@ -34,6 +34,7 @@ async def main(stop: Stop) -> None:
                 grace=settings.drain_grace,
                 drain=running.drain,
                 translate=as_fault,
+                allow_insecure_bind=settings.allow_insecure_bind,
                 hot=HOT,
             )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from holdfast.kit.settings import SettingsError, setting
+from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,7 @@ class InvokerSettings:
 
     database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)
     listen: str = setting("127.0.0.1:7401", help="host:port to serve on")
+    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
     database_pool: int = setting(8, help="connections to the ledger", minimum=4)
     heartbeat_interval: float = setting(2.0, help="how often runners say they live", minimum=0.1)
     lease_ttl: float = setting(10.0, help="silence after which a runner's leases are freed", minimum=0.2)

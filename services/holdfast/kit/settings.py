@@ -30,6 +30,13 @@ _FALSE: Final = frozenset({"0", "false", "no", "off"})
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+ALLOW_INSECURE_BIND: Final = (
+    "whether to listen where others can reach it, who may then act for any tenant: only where something "
+    "else, as network policies, lets in nobody but those who may"
+)
+"""What services say of the setting that stands in for identity until there is one."""
+
+
 class SettingsError(Exception):
     """A variable is missing, malformed, or contradicts another; the text is one sentence for the operator."""
 

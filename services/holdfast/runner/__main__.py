@@ -36,7 +36,11 @@ async def main(stop: Stop) -> None:
         children = InvokerChildren(settings.invoker_address)
         holding = Holding(agents, commits, settings.slots, gates, children)
         servicer = RunnerServicer(holding, holding.drain)
-        server = Server([Registration(add_RunnerServiceServicer_to_server, servicer, NAME)], settings.listen)
+        server = Server(
+            [Registration(add_RunnerServiceServicer_to_server, servicer, NAME)],
+            settings.listen,
+            allow_insecure_bind=settings.allow_insecure_bind,
+        )
         await server.start()
         leases = LeaseStream(settings.invoker_address, settings.advertise or server.address, agents, holding)
         streams = [asyncio.create_task(commits.run()), asyncio.create_task(leases.run())]

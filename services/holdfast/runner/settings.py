@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from holdfast.kit.settings import setting
+from holdfast.kit.settings import ALLOW_INSECURE_BIND, setting
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,7 @@ class RunnerSettings:
 
     agents: tuple[str, ...] = setting(help="the apps whose agents it runs, each as module:name")
     listen: str = setting("127.0.0.1:7403", help="host:port to serve on")
+    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
     advertise: str = setting(
         "", help="host:port under which Invokers reach this runner; by default where it listens"
     )

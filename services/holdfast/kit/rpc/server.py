@@ -154,7 +154,7 @@ def _bindable(address: str, *, allow_insecure: bool) -> str:
     if not allow_insecure and not _is_loopback(host):
         raise Refused(
             f"Will not listen on {address}: without identity anyone who reaches it could act for any tenant, "
-            "so only loopback addresses are served unless insecure binding is allowed."
+            "so only loopback addresses are served unless HOLDFAST_ALLOW_INSECURE_BIND is true."
         )
     return address
 
