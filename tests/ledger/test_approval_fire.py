@@ -132,7 +132,10 @@ async def letters(db: Database, run: Leased) -> list[str]:
 
 
 @pytest.mark.parametrize("decided", [False, True])
-async def test_a_run_that_is_started_again_hears_what_became_of_its_gate(db: Database, decided: bool) -> None:  # noqa: FBT001
+async def test_a_run_that_is_started_again_hears_what_was_decided_or_asks_again(
+    db: Database,
+    decided: bool,  # noqa: FBT001
+) -> None:
     runner = await opened(db)
     run = await running(db, runner)
     gate = await ask(db, run)
@@ -142,10 +145,10 @@ async def test_a_run_that_is_started_again_hears_what_became_of_its_gate(db: Dat
     assert await letters(db, run) == []
     await retry(db, "acme", run.run_id)
     (again,) = await runner.take()
-    for _ in range(2):
-        found = await request(
-            db, Request(run.run_id, again.epoch, "review", "", b"{}", Policy((), timeout=1.0))
-        )
-        assert (found.approval_id, found.repeated) == (gate, True)
-    assert await letters(db, run) == ["APPROVED" if decided else "CANCELLED"]
+    asked = Request(run.run_id, again.epoch, "review", "", b"{}", Policy((), timeout=1.0))
+    found = await request(db, asked)
+    assert (found.approval_id == gate, found.repeated) == (decided, decided)
+    repeated = await request(db, asked)
+    assert (repeated.approval_id, repeated.repeated) == (found.approval_id, True)
+    assert await letters(db, run) == (["APPROVED"] if decided else [])
     assert await contradictions(db) == []
