@@ -263,7 +263,7 @@ async def test_runs_are_held_and_let_go_one_or_all_that_match(terminal: Terminal
     held = await terminal.type("runs", "pause", runs[0], "--reason", "look at it")
     assert (held.code, "paused: look at it" in held.out) == (0, True), held.err
     shown = await terminal.type("runs", "pause", "--label", "lot=7")
-    assert (shown.code, shown.out.split("\n")[-2]) == (0, "2 runs match; --yes would pause them")
+    assert (shown.code, shown.out.split("\n")[-2]) == (0, "2 runs match; --yes does it: pause")
     assert set(shown.out.split()[:2]) == set(runs)
 
     async def state(run_id: str) -> tuple[str, bool]:

@@ -121,6 +121,7 @@ def _tell(target: Target, action: Action, acted: Acted, *, yes: bool) -> None:
             click.echo(run_id)
     if acted.finished:
         done = f"{action}: {acted.done} done, {acted.skipped} passed over"
-        click.echo(done if yes else f"{acted.matched} runs match; --yes would {action} them")
+        matching = "1 run matches" if acted.matched == 1 else f"{acted.matched} runs match"
+        click.echo(done if yes else f"{matching}; --yes does it: {action}")
     elif yes:
         note(f"{acted.done} done, {acted.skipped} passed over …")
