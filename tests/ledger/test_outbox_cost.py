@@ -14,6 +14,7 @@ from holdfast.ledger import outbox, outbox_claim, outbox_inspect, outbox_person,
 from holdfast.ledger.domain.delivery import EffectStatus
 from holdfast.ledger.outbox_inspect import EffectFilter
 from tests.support.database import cloned_database
+from tests.support.ledger import FILL_TIMEOUT_S
 from tests.support.outbox import came_of, expire, make_destination, open_database, open_session, stage, staged
 
 DESTINATIONS: Final = 300
@@ -51,7 +52,9 @@ async def large(migrated_postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
             await make_destination(db, f"d{n}", max_concurrent=1000)
         async with db.connection() as connection:
             await connection.execute("SET enable_hashjoin = on")
-            await connection.execute(_FILL, EFFECTS, DESTINATIONS)
+            await connection.execute("SET statement_timeout = 0")
+            await connection.execute(_FILL, EFFECTS, DESTINATIONS, timeout=FILL_TIMEOUT_S)
+            await connection.execute("RESET statement_timeout")
             await connection.execute("SET enable_hashjoin = off")
         yield db
 

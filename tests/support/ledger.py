@@ -16,6 +16,7 @@ from holdfast.ledger.session import RunnerSession, open_session
 from holdfast.ledger.values import Admitted, Invocation, Leased, Outcome, Refused, ServedIntent
 
 SERVED = (ServedIntent("count", "1"),)
+FILL_TIMEOUT_S = 120.0  # of a busy machine
 
 
 @asynccontextmanager
@@ -161,8 +162,12 @@ async def fill(db: Database, *, tenants: int, runs: int) -> None:
                ON CONFLICT (pool, tenant) DO UPDATE SET ready = p.ready + excluded.ready""",
             tenants,
             runs,
+            timeout=FILL_TIMEOUT_S,
         )
-    await execute(db, "VACUUM ANALYZE")
+    async with db.connection() as connection:
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute("VACUUM ANALYZE", timeout=FILL_TIMEOUT_S)
+        await connection.execute("RESET statement_timeout")
 
 
 # Each query names what contradicts something else; a sound ledger answers none of them.
