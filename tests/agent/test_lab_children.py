@@ -608,3 +608,36 @@ def test_a_child_that_is_started_twice_is_found() -> None:
 
     with pytest.raises(AssertionError, match=r"(children|steps) differ"):
         crash_everywhere(app_of(desk=desk, doubles=doubles), "desk")
+
+
+def test_children_go_when_their_parent_begins_to_be_undone_and_what_they_undo_is_their_own() -> None:
+    order: list[str] = []
+
+    async def do(name: str) -> None: ...
+
+    async def take_back(name: str) -> None:
+        order.append(name)
+        await asyncio.sleep(HOUR if name == "parent" else 0)
+
+    done = step(undo=take_back)(do)
+
+    async def desk(run: Run) -> None:
+        await run.step(done, "parent")
+        await run.spawn("below", budget=Limits(steps=1))
+        await run.sleep(HOUR)
+        raise Permanent("that was all")
+
+    async def below(run: Run) -> None:
+        await run.step(done, "child")
+        await run.receive("never")
+
+    app = App("family")
+    app.agent("desk")(desk)
+    app.agent("below", undo_on=("failure", "cancel"))(below)
+    result = Lab(app).run("desk")
+    (child,) = result.children
+    assert (result.status, child.status) == ("COMPENSATED", "COMPENSATED")
+    assert child.elapsed < result.elapsed, "it does not wait for its parent's end"
+    assert sorted(order) == ["child", "parent"]
+    assert child.usage.steps == 2
+    assert result.usage.steps == 4 + 1, "its own, the undo among them, and what it had lent"

@@ -72,7 +72,7 @@ class LabChildren:
 
     async def play(self, scene: Scene, kills: Iterable[Kill]) -> Performance:
         """Run a scene, and all children of it, until the last has ended."""
-        stage = Stage(self._app, scene, children=self, on_end=self._on_end(RUN_ID), kills=kills)
+        stage = self._stage(scene, RUN_ID, kills)
         root = self._members[RUN_ID] = _Member(stage, scene)
         try:
             async with self._group:
@@ -111,7 +111,7 @@ class LabChildren:
         limits = above.stage.ledger.account.lend(_wanted(asked, above.stage.ledger))
         scene = _scene(asked, above.scene, limits)
         run_id = str(uuid.uuid5(CHILDREN, key))
-        stage = Stage(self._app, scene, children=self, on_end=self._on_end(run_id), run_id=run_id)
+        stage = self._stage(scene, run_id)
         kept = InvokeRequest.FromString(asked.SerializeToString())
         child = _Member(stage, scene, kept, above=above, lender=above, limits=limits)
         self._members[run_id] = self._keys[key] = child
@@ -122,18 +122,26 @@ class LabChildren:
         self._outside.copy().run(self._group.create_task, stage.play())
         return child
 
-    def _on_end(self, run_id: str) -> Callable[[], None]:
-        return lambda: self._outside.copy().run(self._ended, run_id)
+    def _stage(self, scene: Scene, run_id: str, kills: Iterable[Kill] = ()) -> Stage:
+        def outside(do: Callable[[str], None]) -> Callable[[], None]:
+            return lambda: self._outside.copy().run(do, run_id)
+
+        told = {"on_undo": outside(self._stop), "on_end": outside(self._ended)}
+        return Stage(self._app, scene, children=self, run_id=run_id, kills=kills, **told)
+
+    def _stop(self, run_id: str) -> None:
+        """Ask the children to stop that go with a run."""
+        for child in self._members[run_id].children:
+            if not child.goes_on and not child.stage.ended:
+                child.stage.orphaned = True
+                child.stage.cancel(WHY)
 
     def _ended(self, run_id: str) -> None:
         """Do what a run's end means for those above, beside and below it."""
         member = self._members[run_id]
         if member.above is not None:
             self._settle(member, member.above)
-        for child in member.children:
-            if not child.goes_on and not child.stage.ended:
-                child.stage.orphaned = True
-                child.stage.cancel(WHY)
+        self._stop(run_id)
         lane = self._lanes.get(member.asked.ordering_key, [])
         if member in lane:
             lane.remove(member)
@@ -149,9 +157,11 @@ class LabChildren:
             if each.lender is member:
                 each.lender = lender
         returned = Usage(loan.steps - still.steps, loan.tools - still.tools, loan.tokens - still.tokens)
-        lender.stage.ledger.account.settle(returned, ledger.spent)
+        spent = ledger.spent
+        spent.steps = min(spent.steps, returned.steps)  # what it has undone goes beyond, and is nobody's
+        lender.stage.ledger.account.settle(returned, spent)
         key = f"child:{ledger.run_id}"
-        above.stage.send(_letter(ledger, returned), key, signal_id=key)
+        above.stage.send(_letter(ledger, returned, spent), key, signal_id=key)
 
 
 def _admit(asked: InvokeRequest, above: _Member) -> None:
@@ -200,7 +210,7 @@ def _scene(asked: InvokeRequest, above: Scene, limits: Limits) -> Scene:
     )
 
 
-def _letter(ledger: Ledger, returned: Usage) -> dict[str, Any]:
+def _letter(ledger: Ledger, returned: Usage, charged: Usage) -> dict[str, Any]:
     """Write what a parent is told."""
     outcome, usage = ledger.outcome, _amounts(ledger.spent)
     assert outcome is not None  # it has ended
@@ -218,7 +228,7 @@ def _letter(ledger: Ledger, returned: Usage) -> dict[str, Any]:
         if outcome.HasField("failure")
         else None,
         "exhausted": Dimension(outcome.exhausted).name if outcome.exhausted else None,
-        "charged": usage,
+        "charged": _amounts(charged),
         "returned": _amounts(returned),
         "usage": {**usage, "context": ledger.spent.context},
     }

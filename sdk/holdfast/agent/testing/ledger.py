@@ -47,11 +47,21 @@ class Ledger:
     """All that is durable of one run; its clock is that of the loop."""
 
     def __init__(
-        self, scene: Scene, run_id: str = RUN_ID, *, on_end: Callable[[], None] = lambda: None
+        self,
+        scene: Scene,
+        run_id: str = RUN_ID,
+        *,
+        on_undo: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin with a run that waits; `on_end` is called in the moment in which it ends, however it does."""
+        """Begin with a run that waits.
+
+        `on_undo` is called in the moment in which its steps begin to be undone, `on_end` in that in which it
+        ends, however it does.
+        """
         self.run_id = run_id
         self._scene = scene
+        self._on_undo = on_undo
         self._on_end = on_end
         self._time = asyncio.get_running_loop().time
         self._born = self._time()
@@ -335,6 +345,7 @@ class Ledger:
         self.account.limits = replace(limits, deadline=within, steps=self.spent.steps + limits.steps)
         self._limits_since = self._not_before = self._time()
         self._parked = None
+        self._on_undo()
 
     def _end(self, outcome: OutcomeMessage) -> None:
         self.outcome = outcome

@@ -44,12 +44,13 @@ class Stage:
         scene: Scene,
         *,
         children: Children,
+        on_undo: Callable[[], None],
         on_end: Callable[[], None],
         run_id: str = RUN_ID,
         kills: Iterable[Kill] = (),
     ) -> None:
-        """Accept the run; `on_end` is called in the moment in which it ends."""
-        self.ledger = Ledger(scene, run_id, on_end=on_end)
+        """Accept the run; `on_undo` and `on_end` are called as `Ledger` says."""
+        self.ledger = Ledger(scene, run_id, on_undo=on_undo, on_end=on_end)
         self.orphaned = False
         self._app = app
         self._scene = scene
