@@ -623,12 +623,13 @@ def test_children_go_when_their_parent_begins_to_be_undone_and_what_they_undo_is
 
     async def desk(run: Run) -> None:
         await run.step(done, "parent")
-        await run.spawn("below", budget=Limits(steps=1))
+        await run.spawn("below", budget=Limits(steps=3))
         await run.sleep(HOUR)
         raise Permanent("that was all")
 
     async def below(run: Run) -> None:
-        await run.step(done, "child")
+        for name in ("first", "second"):
+            await run.step(done, name)
         await run.receive("never")
 
     app = App("family")
@@ -638,6 +639,6 @@ def test_children_go_when_their_parent_begins_to_be_undone_and_what_they_undo_is
     (child,) = result.children
     assert (result.status, child.status) == ("COMPENSATED", "COMPENSATED")
     assert child.elapsed < result.elapsed, "it does not wait for its parent's end"
-    assert sorted(order) == ["child", "parent"]
-    assert child.usage.steps == 2
-    assert result.usage.steps == 4 + 1, "its own, the undo among them, and what it had lent"
+    assert sorted(order) == ["first", "parent", "second"]
+    assert child.usage.steps == 4
+    assert result.usage.steps == 4 + 3, "its own, the undo among them, and what it had lent"
