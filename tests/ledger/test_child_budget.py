@@ -6,15 +6,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.kit.errors import BudgetExceeded, Fenced, TooManyChildren
-from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Requeue, Stored
@@ -23,8 +20,8 @@ from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.orphan import cancel_orphans
 from holdfast.ledger.spawn import OnParentEnd, Parent, spawn
 from holdfast.ledger.values import Leased, Limits, Outcome
-from tests.support.database import cloned_database
 from tests.support.ledger import admitted, contradictions, execute, fetch, invocation, opened
+from tests.support.state_machine import drive
 
 ROOT = Limits(max_steps=60, max_tools=30, max_tokens=400, max_context=100, deadline_ms=3_600_000)
 ANY = st.integers(0, 1000)
@@ -202,23 +199,4 @@ class BudgetMachine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(300)
 def test_a_family_never_spends_more_than_its_root_may(migrated_postgres: EmbeddedPostgres) -> None:
-    with asyncio.Runner() as runner:
-        clone = cloned_database(migrated_postgres)
-        url = runner.run(clone.__aenter__())
-        db = runner.run(
-            Database.connect(url, application_name="test", server_settings=SESSION_SETTINGS, pool_size=2)
-        )
-        try:
-            machine = type("Machine", (BudgetMachine,), {"loop": runner, "db": db})
-            run_machine(
-                machine,
-                settings=settings(
-                    max_examples=30,
-                    stateful_step_count=30,
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
-        finally:
-            runner.run(db.close())
-            runner.run(clone.__aexit__(None, None, None))
+    drive(BudgetMachine, migrated_postgres, examples=30, steps=30)

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,7 +21,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from holdfast.embedded import EmbeddedPostgres
@@ -38,7 +36,7 @@ from holdfast.kit.errors import (
     SessionNotFound,
     SignalIdReused,
 )
-from holdfast.ledger import SESSION_SETTINGS, cancel, due, history, retry, session, session_state, sweep
+from holdfast.ledger import cancel, due, history, retry, session, session_state, sweep
 from holdfast.ledger.admission import admit
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Requeue, SessionWrite, Stored
@@ -48,9 +46,9 @@ from holdfast.ledger.domain.lane import lane_of, session_of
 from holdfast.ledger.domain.status import ENDED, RETRYABLE, RunStatus
 from holdfast.ledger.mailbox import signal
 from holdfast.ledger.values import Admitted, Failure, Leased, LeaseRef, Limits, Refused
-from tests.support.database import cloned_database
 from tests.support.ledger import Runner, contradictions, execute, fetch, finish, give_up, invocation, opened
 from tests.support.model import Model, ModelRun
+from tests.support.state_machine import drive
 
 T = TypeVar("T")
 TENANTS = ("acme", "umbrella")
@@ -478,23 +476,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(300)
 def test_the_ledger_agrees_with_a_queue_in_plain_python(migrated_postgres: EmbeddedPostgres) -> None:
-    with asyncio.Runner() as runner:
-        clone = cloned_database(migrated_postgres)
-        url = runner.run(clone.__aenter__())
-        db = runner.run(
-            Database.connect(url, application_name="test", server_settings=SESSION_SETTINGS, pool_size=2)
-        )
-        try:
-            machine = type("Machine", (LedgerMachine,), {"loop": runner, "db": db})
-            run_state_machine_as_test(
-                machine,
-                settings=settings(
-                    max_examples=25,
-                    stateful_step_count=40,
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
-        finally:
-            runner.run(db.close())
-            runner.run(clone.__aexit__(None, None, None))
+    drive(LedgerMachine, migrated_postgres, examples=25, steps=40)

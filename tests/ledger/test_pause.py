@@ -7,6 +7,7 @@ import pytest
 
 from holdfast.kit.db import Database
 from holdfast.kit.errors import RunEnded, RunNotFound
+from holdfast.ledger.asked import asked_of
 from holdfast.ledger.cancel import cancel
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Compensate, Park, Record, Requeue, Stored, Undo
@@ -16,7 +17,7 @@ from holdfast.ledger.due import fire
 from holdfast.ledger.due_wake import wake_due
 from holdfast.ledger.inspect import get
 from holdfast.ledger.mailbox import signal
-from holdfast.ledger.pause import pause, pauses_asked, resume
+from holdfast.ledger.pause import pause, resume
 from holdfast.ledger.retry import retry
 from holdfast.ledger.session import serves
 from holdfast.ledger.sweep import sweep
@@ -123,8 +124,8 @@ async def test_a_running_run_stays_away_once_its_runner_has_given_it_back(db: Da
     assert paused.holder
     assert (paused.holder.session_id, paused.holder.epoch) == (runner.session_id, run.epoch)
     async with db.connection() as connection:
-        (asked,) = await pauses_asked(connection, [runner.session_id])
-    assert (asked.run_id, asked.epoch) == (run.run_id, run.epoch)
+        (asked,) = await asked_of(connection, [runner.session_id])
+    assert (asked.run_id, asked.epoch, asked.cancel) == (run.run_id, run.epoch, None)
     if back == "handed back":
         await move(db, run, Requeue(blameless=True))
     elif back == "lost":
@@ -238,7 +239,7 @@ async def test_the_invoker_may_pause_and_resume(db: Database, database_url: str)
         await resume(invoker, "acme", run.run_id)
         await fire(invoker)
         async with invoker.connection() as connection:
-            assert await pauses_asked(connection, [uuid.uuid4()]) == []
+            assert await asked_of(connection, [uuid.uuid4()]) == []
 
 
 async def test_it_is_known_whether_anybody_serves_a_pool(db: Database) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,14 +21,12 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.kit.errors import ApprovalDecided, Fenced, RunEnded
 from holdfast.ledger import (
-    SESSION_SETTINGS,
     approval_fire,
     cancel,
     due,
@@ -49,8 +47,8 @@ from holdfast.ledger.domain.status import ENDED, RETRYABLE, RunStatus
 from holdfast.ledger.domain.undo import UndoOn
 from holdfast.ledger.mailbox import signal
 from holdfast.ledger.values import Failure, Leased, LeaseRef, Outcome
-from tests.support.database import cloned_database
 from tests.support.ledger import Runner, admitted, contradictions, execute, fetch, invocation, opened
+from tests.support.state_machine import drive
 
 T = TypeVar("T")
 TENANTS = ("acme", "umbrella")
@@ -363,24 +361,11 @@ class WaitingMachine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(300)
 def test_nothing_that_waits_is_forgotten(migrated_postgres: EmbeddedPostgres) -> None:
-    with asyncio.Runner() as runner:
-        clone = cloned_database(migrated_postgres)
-        url = runner.run(clone.__aenter__())
-        db = runner.run(
-            Database.connect(url, application_name="test", server_settings=SESSION_SETTINGS, pool_size=4)
-        )
-        try:
-            machine = type("Machine", (WaitingMachine,), {"loop": runner, "db": db})
-            run_state_machine_as_test(
-                machine,
-                settings=settings(
-                    max_examples=15,
-                    stateful_step_count=40,
-                    deadline=None,
-                    phases=[Phase.generate],  # to shrink a failure takes minutes: add Phase.shrink by hand
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
-        finally:
-            runner.run(db.close())
-            runner.run(clone.__aexit__(None, None, None))
+    drive(
+        WaitingMachine,
+        migrated_postgres,
+        examples=15,
+        steps=40,
+        pool_size=4,
+        phases=[Phase.generate],  # to shrink a failure takes minutes: add Phase.shrink by hand
+    )

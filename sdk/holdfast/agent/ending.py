@@ -63,28 +63,8 @@ def decide(
     value: Any,
     error: BaseException | None,
     session: Session,
-    undos: Undos,
 ) -> Move:
-    """Decide by what stopped the run first, then by what the agent returned or raised.
-
-    Where the end that comes of it has steps undone, that goes before.
-    """
-    move = _decided(agent, invocation, stopped, value=value, error=error, session=session)
-    end = None if move.outcome is None else _ENDS.get(move.outcome.message.status)
-    if move.outcome is None or end is None or not undos.called_for(end):
-        return move
-    return Move(compensate=read_failure(move.outcome.message.failure), survived=True)
-
-
-def _decided(
-    agent: Agent,
-    invocation: Invocation,
-    stopped: RunStopped | None,
-    *,
-    value: Any,
-    error: BaseException | None,
-    session: Session,
-) -> Move:
+    """Decide by what stopped the run first, then by what the agent returned or raised."""
     if isinstance(stopped, BudgetExhausted):
         return _partial(stopped, value, session)
     if stopped is not None and not isinstance(stopped, HandedBack | Parked):
@@ -96,6 +76,14 @@ def _decided(
     if stopped is not None:
         return Move(blameless=True, survived=True)
     return _failed(agent, invocation, error)
+
+
+def undone_first(move: Move, undos: Undos) -> Move:
+    """Return the move to undoing where this one is to an end that has steps undone."""
+    end = None if move.outcome is None else _ENDS.get(move.outcome.message.status)
+    if move.outcome is None or end is None or not undos.called_for(end):
+        return move
+    return Move(compensate=read_failure(move.outcome.message.failure), survived=True)
 
 
 def _stopped_outcome(stopped: RunStopped) -> Outcome:

@@ -23,7 +23,7 @@ from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Dimension, Meter
 from holdfast.agent.child import NO_CHILDREN, Children
 from holdfast.agent.degradation import Degradation
-from holdfast.agent.ending import Move, decide
+from holdfast.agent.ending import Move, decide, undone_first
 from holdfast.agent.engine.background import Background
 from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.gate import Door
@@ -49,10 +49,7 @@ from holdfast.agent.model_ladder import Models
 from holdfast.agent.run import Run
 from holdfast.agent.session import Session
 from holdfast.agent.undo import Undos
-from holdfast.agent.wire.draft import (
-    Draft,
-    Event,
-)
+from holdfast.agent.wire.draft import Draft, Event
 from holdfast.agent.wire.invocation import History, Invocation
 from holdfast.agent.wire.pen import Pen
 
@@ -401,15 +398,15 @@ class Execution:
     def _decided(self) -> Move:
         if self._ends is not None:
             return self._ends(self.stopped, self._error)
-        return decide(
+        move = decide(
             self._agent,
             self._invocation,
             self.stopped,
             value=self._value,
             error=self._error,
             session=self._session,
-            undos=self.undos,
         )
+        return undone_first(move, self.undos)
 
     def _refused_move(self) -> Move:
         return Move(failure=self._refusal, delay=pause(self._invocation.attempt))

@@ -15,10 +15,9 @@ from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import due, due_wake, orphan
 from holdfast.ledger import session as ledger_session
+from holdfast.ledger.asked import Asked, asked_of
 from holdfast.ledger.look import look
 from holdfast.ledger.partition import drop_history, make_partitions
-from holdfast.ledger.pause import PauseAsked, pauses_asked
-from holdfast.ledger.position import CancelAsked, cancels_asked
 from holdfast.ledger.sweep import sweep
 
 LOOK_SECONDS = 1.0
@@ -78,8 +77,7 @@ class Caretaker:
             gone = await ledger_session.heartbeat(
                 connection, self.invoker_id, ids, ttl_s=self._settings.lease_ttl
             )
-            asked = await cancels_asked(connection, ids)
-            pauses = await pauses_asked(connection, ids)
+            asked = await asked_of(connection, ids)
             held = []
             if doubts:
                 held = await ledger_session.held(connection, [session.session_id for session, _ in doubts])
@@ -90,19 +88,19 @@ class Caretaker:
         for session, doubt in doubts:
             if session.session_id not in gone:
                 session.settle([lease for lease in held if lease.session_id == session.session_id], doubt)
-        self._pass_on(asked, pauses)
+        self._pass_on(asked)
         return 0
 
-    def _pass_on(self, cancels: Sequence[CancelAsked], pauses: Sequence[PauseAsked]) -> None:
+    def _pass_on(self, asked: Sequence[Asked]) -> None:
         """Tell runners again what they may have missed."""
-        for cancel in cancels:
-            told = self._board.get(cancel.session_id)
-            if told is not None:
-                told.cancel(cancel.run_id, cancel.epoch, cancel.reason)
-        for pause in pauses:
-            told = self._board.get(pause.session_id)
-            if told is not None:
-                told.pause(pause.run_id, pause.epoch)
+        for each in asked:
+            told = self._board.get(each.session_id)
+            if told is None:
+                continue
+            if each.cancel is None:
+                told.pause(each.run_id, each.epoch)
+            else:
+                told.cancel(each.run_id, each.epoch, each.cancel)
 
     async def look(self) -> int:
         """Look once for all loops that act on time, and wake those that have something to do."""

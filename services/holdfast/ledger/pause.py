@@ -5,7 +5,6 @@ PARKED ──(pause)──▶ PARKED ──(woken)──▶ QUEUED, with a delay
 leased ──(pause)──▶ its runner is told, and gives it back (`release.enqueue` finds it paused)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -23,15 +22,6 @@ class Paused:
 
     status: RunStatus
     holder: Holder | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PauseAsked:
-    """A run that its runner has to give back."""
-
-    session_id: UUID
-    run_id: UUID
-    epoch: int
 
 
 _FIND: Final = """
@@ -77,12 +67,6 @@ SELECT l.session_id, r.address, l.epoch
 FROM lease l JOIN runner_session r ON r.session_id = l.session_id WHERE l.run_id = $1
 """
 
-# Served by run_state_pause_asked, which holds only the few that are still executed.
-_ASKED: Final = """
-SELECT l.session_id, s.run_id, l.epoch FROM run_state s JOIN lease l ON l.run_id = s.run_id
-WHERE s.paused IS NOT NULL AND s.status IN (2, 4) AND l.session_id = ANY($1::uuid[])
-"""
-
 
 async def pause(db: Database, tenant: str, run_id: UUID, reason: str = "") -> Paused:
     """Hold a run; the first reason stands. Repeatable. Raises `RunNotFound`, `RunEnded`.
@@ -118,11 +102,6 @@ async def resume(db: Database, tenant: str, run_id: UUID) -> Paused:
             return Paused(RunStatus(row["status"]))
 
     return await db.retrying(once)
-
-
-async def pauses_asked(connection: Connection, session_ids: Sequence[UUID]) -> list[PauseAsked]:
-    """Return the runs these sessions hold that somebody has paused."""
-    return [PauseAsked(*row.values()) for row in await connection.fetch(_ASKED, list(session_ids))]
 
 
 async def _find(connection: Connection, tenant: str, run_id: UUID) -> Any:
