@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from examples.standins.chat_protocol import Answer, ChatRequest
 from examples.standins.model_server import ModelServer
-from holdfast.client import Budget, Client, Event, Invocation, RunStatus
+from holdfast.client import Budget, BudgetDimension, Client, Event, Invocation, RunStatus
 from holdfast.dev import Suite
 
 on_the_modules_loop = pytest.mark.asyncio(loop_scope="module")
@@ -91,7 +91,10 @@ async def test_a_cheaper_model_is_asked_as_the_budget_runs_low(library: Library)
     assert run.status is RunStatus.SUCCEEDED
     asked = [request["body"]["model"] for request in library.model.requests]
     assert asked == ["standin-large", "standin-large", "standin-small"]
-    assert [event.kind for event in events].count("degraded") >= 1
+    rungs = [event.data["rung"] for event in events if event.kind == "degraded"]
+    assert rungs
+    assert [each.rung for each in run.degradations] == rungs, "and the run says so afterwards"
+    assert all(each.dimension is BudgetDimension.STEPS and each.limit == 6 for each in run.degradations)
 
 
 @on_the_modules_loop

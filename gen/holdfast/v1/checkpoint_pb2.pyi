@@ -368,7 +368,8 @@ class Commit(_message.Message):
     @_builtins.property
     def emitted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """For each scope that emitted: how many of its own events are committed with this one; a replay
-        emits only those after. The key is the runner's: it counts effects and tries under marked ones.
+        emits only those after. The key is the runner's: it counts effects and tries under marked ones,
+        and under `!^` the events that tell of a rung of the degradation ladder, for GetRun to find them.
         """
 
     @_builtins.property

@@ -24,7 +24,18 @@ from holdfast.client.number import (
 from holdfast.client.outbox import Outbox
 from holdfast.client.past import Past
 from holdfast.client.retry import Retries
-from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Published, Run, Usage
+from holdfast.client.run import (
+    Budget,
+    Checkpoint,
+    Degradation,
+    Failure,
+    Fork,
+    Invocation,
+    Outcome,
+    Published,
+    Run,
+    Usage,
+)
 from holdfast.client.session import Session, Sessions
 from holdfast.client.tenant import Queue, Statistics, Tenant
 from holdfast.client.tenants import Tenants
@@ -44,6 +55,7 @@ __all__ = [
     "Checkpoint",
     "Client",
     "Conversation",
+    "Degradation",
     "DeliveryAttempt",
     "DeliveryMode",
     "Destination",

@@ -186,7 +186,8 @@ class Client:
     async def get_run(self, run_id: str) -> Run:
         """Return a run as it stands."""
         request = invoker_service_pb2.GetRunRequest(run_id=run_id)
-        return run_of((await self._link.call(self._invoker.GetRun, request)).run)
+        response = await self._link.call(self._invoker.GetRun, request)
+        return run_of(response.run, response.degradations)
 
     async def await_run(self, run_id: str, *, patience: float | None = None) -> Run:
         """Wait until a run has ended and return it; `TimeoutError` after `patience` seconds."""

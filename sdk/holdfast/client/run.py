@@ -59,6 +59,17 @@ class Fork:
 
 
 @dataclass(frozen=True, slots=True)
+class Degradation:
+    """A rung of the degradation ladder that a run has taken: what it does, and which limit pressed."""
+
+    rung: str
+    dimension: BudgetDimension
+    used: int
+    limit: int
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One invocation of an agent for an intent, by a caller, under a budget."""
 
@@ -100,6 +111,8 @@ class Run:
     pause_reason: str = ""
     waiting_for: str = ""
     """What a runner would have to serve, where none is connected that could take it; only from `get_run`."""
+    degradations: tuple[Degradation, ...] = ()
+    """The rungs it has taken, in order, as long as its events are kept; only from `get_run`."""
 
     @property
     def is_ended(self) -> bool:

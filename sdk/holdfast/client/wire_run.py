@@ -1,13 +1,23 @@
 """Runs and envelopes between plain values and the contract's messages."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf import json_format
 
 from holdfast.client.event import Event, Rewound, Snapshot, Update
 from holdfast.client.number import BudgetDimension, RunStatus, Shape, StepKind
-from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Run, Usage
+from holdfast.client.run import (
+    Budget,
+    Checkpoint,
+    Degradation,
+    Failure,
+    Fork,
+    Invocation,
+    Outcome,
+    Run,
+    Usage,
+)
 from holdfast.client.wire_value import (
     plain_message,
     plain_struct,
@@ -20,8 +30,8 @@ from holdfast.client.wire_value import (
 from holdfast.v1 import checkpoint_pb2, invoker_service_pb2, run_pb2, transcript_pb2
 
 
-def run_of(message: run_pb2.Run) -> Run:
-    """Return a run."""
+def run_of(message: run_pb2.Run, degradations: Iterable[transcript_pb2.RunEvent] = ()) -> Run:
+    """Return a run, with the rungs that these events tell of."""
     return Run(
         run_id=message.run_id,
         intent=message.intent,
@@ -56,7 +66,13 @@ def run_of(message: run_pb2.Run) -> Run:
         paused=message.paused,
         pause_reason=message.pause_reason,
         waiting_for=message.waiting_for,
+        degradations=tuple(_degradation_of(event) for event in degradations),
     )
+
+
+def _degradation_of(event: transcript_pb2.RunEvent) -> Degradation:
+    told = event.degraded
+    return Degradation(told.rung, BudgetDimension(told.dimension), told.used, told.limit, time_of(event.time))
 
 
 def outcome_of(message: run_pb2.Outcome) -> Outcome:

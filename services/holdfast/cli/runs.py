@@ -11,7 +11,7 @@ from holdfast.cli.given import Limits, Seconds, json_value
 from holdfast.cli.output import fields, json_line, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.cli.timeline import timeline
-from holdfast.client import Budget, Run
+from holdfast.client import Budget, Degradation, Run
 
 
 @click.group()
@@ -217,12 +217,17 @@ def _show(target: Target, run: Run) -> None:
             ("labels", dict(run.labels)),
             ("payload", run.payload),
             ("waits for", run.waiting_for and f"{run.waiting_for}: none is connected"),
+            *(("degraded", _rung(each)) for each in run.degradations),
             ("undone for", run.compensating and run.compensating.message),
             ("last failure", run.last_failure.message if run.last_failure else None),
         ]
     )
     if run.outcome is not None:
         show_end(plain(run.outcome))
+
+
+def _rung(taken: Degradation) -> str:
+    return f"{taken.rung}, at {taken.used} of {taken.limit} {taken.dimension.name.lower()}"
 
 
 def _lent(amount: int) -> str:

@@ -19,7 +19,14 @@ from holdfast.invoker.operating import Operating
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.signal import read_interrupt, read_signal
 from holdfast.invoker.spawning import take_parent
-from holdfast.invoker.view import admitted_view, pool_words, run_message, session_message
+from holdfast.invoker.view import (
+    RUNG_MARK,
+    admitted_view,
+    pool_words,
+    run_message,
+    rungs,
+    session_message,
+)
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import inspect, session, session_state
@@ -137,10 +144,11 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
         async with self._db.connection() as connection:
             view = await inspect.get(connection, current_tenant(), run_id)
             unserved = view.status is RunStatus.QUEUED and not await session.serves(connection, view.pool)
+            degraded = await inspect.marked(connection, view.tenant, run_id, RUNG_MARK)
         run = run_message(view)
         if unserved:
             run.waiting_for = pool_words(view.pool)
-        return pb.GetRunResponse(run=run)
+        return pb.GetRunResponse(run=run, degradations=rungs(str(run_id), degraded))
 
     async def ListRuns(  # noqa: N802
         self,

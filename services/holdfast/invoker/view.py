@@ -1,8 +1,8 @@
 """The ledger's values, as the contract has them."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from google.protobuf import json_format, struct_pb2
 
@@ -12,6 +12,11 @@ from holdfast.kit.rpc.run import run_message as described
 from holdfast.ledger.session_state import SessionView
 from holdfast.ledger.values import Admitted, Invocation, RunView, TranscriptRow, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, session_pb2, transcript_pb2
+
+RUNG_MARK: Final = "!^"
+"""Under which runners count the events that tell of a rung, as the contract says of `Commit.emitted`."""
+_NO_RUNG: Final = (run_pb2.BUDGET_DIMENSION_UNSPECIFIED, run_pb2.BUDGET_DIMENSION_CONTEXT)
+"""Of an event that tells of another model or of a shortened context; no rung is taken for these."""
 
 
 def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
@@ -97,6 +102,12 @@ def row_events(run_id: str, row: TranscriptRow) -> list[transcript_pb2.RunEvent]
         return list(transcript_pb2.EventBatch.FromString(row.events).events)
     assert row.note is not None  # the ledger keeps exactly one of both
     return [note_event(run_id, row.first_sequence, row.note)]
+
+
+def rungs(run_id: str, rows: Iterable[TranscriptRow]) -> list[transcript_pb2.RunEvent]:
+    """Return the events that tell of a rung among those rows."""
+    told = (event for row in rows for event in row_events(run_id, row) if event.HasField("degraded"))
+    return [event for event in told if event.degraded.dimension not in _NO_RUNG]
 
 
 def note_event(run_id: str, sequence: int, note: Mapping[str, Any]) -> transcript_pb2.RunEvent:

@@ -52,6 +52,12 @@ WHERE ordinal = 1 OR coalesce(bytes, 0) <= $5
 ORDER BY first_sequence
 """
 
+_MARKED: Final = """
+SELECT t.first_sequence, t.last_sequence, t.events, t.note, t.create_time
+FROM run_state s JOIN transcript t ON t.run_id = s.run_id AND t.day = s.day
+WHERE s.run_id = $1 AND s.tenant = $2 AND t.emitted ? $3 AND t.events IS NOT NULL ORDER BY t.first_sequence
+"""
+
 _EXISTS: Final = "SELECT EXISTS (SELECT FROM run_state WHERE run_id = $1 AND tenant = $2)"
 
 _HOLDER: Final = """
@@ -100,16 +106,12 @@ async def transcript(
     rows = await connection.fetch(_TRANSCRIPT, run_id, tenant, after_sequence, limit, PAGE_BYTES)
     if not rows and not await connection.fetchval(_EXISTS, run_id, tenant):
         raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
-    return [
-        TranscriptRow(
-            row["first_sequence"],
-            row["last_sequence"],
-            row["events"],
-            json.loads(row["note"]) if row["note"] else None,
-            row["create_time"],
-        )
-        for row in rows
-    ]
+    return [_transcript_row(row) for row in rows]
+
+
+async def marked(connection: Connection, tenant: str, run_id: UUID, mark: str) -> list[TranscriptRow]:
+    """Read the rows of a run's stream whose commits have counted something under a mark, in order."""
+    return [_transcript_row(row) for row in await connection.fetch(_MARKED, run_id, tenant, mark)]
 
 
 async def session_address(connection: Connection, run_id: UUID) -> Holder | None:
@@ -129,4 +131,14 @@ def _outcome(row: Any) -> Outcome:
         row["result"],
         Failure.from_json(row["failure"]),
         Dimension(row["exhausted"]),
+    )
+
+
+def _transcript_row(row: Any) -> TranscriptRow:
+    return TranscriptRow(
+        row["first_sequence"],
+        row["last_sequence"],
+        row["events"],
+        json.loads(row["note"]) if row["note"] else None,
+        row["create_time"],
     )
