@@ -5,6 +5,7 @@ import os
 import secrets
 import signal
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +220,10 @@ async def rest(run: Run, todo: dict[str, float]) -> list[str]:
     first = await run.step(change)
     answer = await run.receive("answer", timeout=3600)
     note("heard", run.id, attempt=run.attempt, token=answer)
-    await run.sleep(todo["sleep"])
+    if "until" in todo:  # seconds after the run's acceptance
+        await run.sleep(run.create_time + timedelta(seconds=todo["until"]))
+    else:
+        await run.sleep(todo["sleep"])
     last = await run.step(change)
     note("ended", run.id, attempt=run.attempt)
     return [first.token, answer, last.token]

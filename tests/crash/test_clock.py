@@ -57,11 +57,16 @@ async def test_clocks_that_are_wrong_change_nothing(tmp_path: Path) -> None:
         gated = await world.client.invoke("crash.review", {"timeout": 3.0, "escalate": 1.0})
         slept = await world.client.invoke("crash.rest", {"sleep": 3.0})
         hangs = await world.client.invoke("crash.rest", {"sleep": 3600}, budget=Budget(deadline_ms=4000))
-        await slept.signal("answer", "yes")
-        gate, rest, over = await asyncio.gather(*(_took(each, began) for each in (gated, slept, hangs)))
+        until = await world.client.invoke("crash.rest", {"until": 4.0})
+        for each in (slept, until):
+            await each.signal("answer", "yes")
+        gate, rest, over, clock = await asyncio.gather(
+            *(_took(each, began) for each in (gated, slept, hangs, until))
+        )
         assert 3.0 <= gate < 3.0 + LATE
         assert 3.0 <= rest < 3.0 + LATE
         assert 4.0 <= over < 4.0 + LATE
+        assert 4.0 <= clock < 4.0 + LATE, "a time is the ledger's, too"
         assert await gated.result() == [["TIMED_OUT", [], None]]
         ended = await world.client.get_run(hangs.run_id)
         assert ended.outcome is not None
