@@ -261,6 +261,49 @@ async def test_a_wait_that_is_being_prepared_keeps_the_run_where_it_is() -> None
     assert sorted(memory.parked.keys) == ["answer", "approval:review"]
 
 
+class CountedGates:
+    """Opens gates, or finds them, and knows how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def request(self, asked: Any) -> Opened:
+        found = asked.step in self.asked
+        self.asked.append(asked.step)
+        return Opened(asked.step, f"approval:{asked.step}", found=found)
+
+
+def letter(step: str, status: str) -> dict[str, Any]:
+    return {
+        "step": step,
+        "status": status,
+        "deciders": ["ann"],
+        "reason": "",
+        "payload": None,
+        "time": datetime.now(UTC).isoformat(),
+    }
+
+
+async def test_a_decision_that_has_woken_the_run_is_its_gate_s_without_a_question() -> None:
+    async def twice(run: Run) -> list[str]:
+        verdicts = [await run.approval("review", approvers=["user:ann"], timeout=60) for _ in range(2)]
+        return [verdict.status for verdict in verdicts]
+
+    memory, app = Memory("desk"), agent(twice)
+    memory.gates = gates = CountedGates()
+    await rested(memory, app)
+    memory.signal(letter("review", "APPROVED"), "approval:review")
+    await rested(memory, app)
+    assert gates.asked == ["review", "review#2"], "the second gate is opened, the first is not looked for"
+    memory.signal(letter("review#2", "DENIED"), "approval:review#2")
+    assert [each.string_value for each in (await ended(memory, app)).list_value.values] == [
+        "APPROVED",
+        "DENIED",
+    ]
+    assert len(gates.asked) == 2
+    assert len(memory.told("approval_requested")) == 2
+
+
 async def test_a_run_that_waits_for_more_than_a_park_may_name_stays_where_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -71,14 +71,18 @@ async def apply(
 async def tell_run(
     connection: Connection, row: Any, decision: dict[str, Any], status: ApprovalStatus, payload: bytes
 ) -> Signalled:
-    """Put a decision into the run's mailbox; repeatable, the mailbox knows it by the gate's id."""
+    """Put a decision into the run's mailbox; repeatable, the mailbox knows it by the gate's id.
+
+    It names the step, so that a runner that finds it need not ask which gate is the step's.
+    """
     shown = json.loads(payload) if status is ApprovalStatus.APPROVED else None
+    letter = {**decision, "step": row["step"], "payload": shown}
     return await deliver(
         connection,
         row["tenant"],
         row["run_id"],
         key=key_of(row["approval_id"]),
-        payload=json.dumps({**decision, "payload": shown}, ensure_ascii=False, sort_keys=True).encode(),
+        payload=json.dumps(letter, ensure_ascii=False, sort_keys=True).encode(),
         signal_id=key_of(row["approval_id"]),
     )
 

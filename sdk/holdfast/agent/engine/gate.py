@@ -1,7 +1,7 @@
 """A gate as a step: opened before it waits, decided by a signal, the decision its record."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from holdfast.agent.approval import Gates
 from holdfast.agent.engine.call import Call, Wait
@@ -15,6 +15,9 @@ from holdfast.agent.wire.draft import WAIT
 from holdfast.agent.wire.invocation import Invocation
 from holdfast.v1.approval_pb2 import ApprovalPolicy
 from holdfast.v1.approval_service_pb2 import RequestApprovalRequest
+
+APPROVAL: Final = "approval:"
+"""Begins the mailbox keys of decisions; nobody else can send under it."""
 
 
 class Door:
@@ -33,6 +36,10 @@ class Door:
         """Describe a gate. Its terms are not compared in a replay: those of an open gate stand."""
 
         async def prepare(step: str) -> None:
+            key = self._decided(step)
+            if key and self._waits.begun(step):  # all that was to be told was, with the wait's intent
+                call.wait = Wait((key,))
+                return
             asked = RequestApprovalRequest(
                 run_id=self._invocation.run_id,
                 epoch=self._invocation.epoch,
@@ -62,3 +69,10 @@ class Door:
             prepare=prepare,
         )
         return call
+
+    def _decided(self, step: str) -> str:
+        """Return the mailbox key of a gate whose decision waits already, or nothing."""
+        for signal in self._mailbox.waiting():
+            if signal.key.startswith(APPROVAL) and json.loads(signal.payload).get("step") == step:
+                return signal.key
+        return ""

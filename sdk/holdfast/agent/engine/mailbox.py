@@ -12,7 +12,7 @@ that is for the commit with the record of the step that has received it.
 import asyncio
 import bisect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from holdfast.agent.wire.value import read
@@ -113,6 +113,10 @@ class Mailbox:
         finally:
             if future in self._receivers.get(key, ()):
                 self._receivers[key].remove(future)
+
+    def waiting(self) -> Iterator[Signal]:
+        """Yield what waits, in order of arrival; it goes on waiting."""
+        return iter(self._waiting)
 
     def give_back(self, signal: Signal) -> None:
         """Let a signal wait again, in its old place: the step that had it came to nothing."""

@@ -52,6 +52,7 @@ class LabGates:
             time = BEGIN + timedelta(seconds=loop.time())
             payload = value.read(asked.payload) if verdict.payload is None else verdict.payload
             letter = {
+                "step": asked.step,
                 "status": verdict.status,
                 "deciders": list(verdict.by),
                 "reason": verdict.reason,
