@@ -1,0 +1,126 @@
+"""No form of another site acts here: origin and token of every POST are checked in one place, and each logged.
+
+It also sends the headers that confine a page: scripts, styles and connections are the console's own, none
+inline.
+"""
+
+import secrets
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from holdfast.console.session import Session
+from holdfast.kit.telemetry import logs
+
+_log: Final = logs.logger("console")
+
+MOST_BYTES: Final = 1024 * 1024
+_SAFE: Final = frozenset({"GET", "HEAD"})
+_HEADERS: Final = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+class Guard:
+    """Lets a request pass, or refuses it before anything has happened."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def confined(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        if scope["method"] in _SAFE:
+            await self._app(scope, receive, confined)
+        elif scope["method"] != "POST":
+            await PlainTextResponse("The console takes GET and POST.\n", 405)(scope, receive, confined)
+        else:
+            await self._act(scope, receive, confined)
+
+    async def _act(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _whole(receive)
+        session: Session = scope["state"]["session"]
+        if body is None:
+            refusal, status = "The form is larger than 1 MiB.", 413
+        else:
+            refusal, status = _refusal(Headers(scope=scope), body, session), 403
+        facts = {"path": scope["path"], "tenant": session.tenant, "user": session.user}
+        if refusal:
+            _log.warning("action refused", why=refusal, **facts)
+            await PlainTextResponse(refusal + "\n", status)(scope, receive, send)
+            return
+
+        async def logged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _log.info("action", status=message["status"], **facts)
+            await send(message)
+
+        await self._app(scope, _replayed(body or b"", receive), logged)
+
+
+def _refusal(headers: Headers, body: bytes, session: Session) -> str:
+    """Return why a POST is not taken; empty if it is."""
+    kind = headers.get("content-type", "").partition(";")[0].strip()
+    if kind != "application/x-www-form-urlencoded":
+        return "The console takes forms only."
+    origin = headers.get("origin")
+    if origin is None or urlsplit(origin).netloc != headers.get("host"):
+        return "The form does not come from this console: its Origin is another."
+    given = headers.get("x-csrf-token") or _field(body, "csrf")
+    if not secrets.compare_digest(given.encode(), session.csrf.encode()):
+        return "The form is not of this session, or it is over: go back, reload the page and try again."
+    return ""
+
+
+def _field(body: bytes, name: str) -> str:
+    try:
+        fields = parse_qs(body.decode("ascii"), max_num_fields=200)
+    except ValueError:
+        return ""
+    return fields.get(name, [""])[0]
+
+
+async def _whole(receive: Receive) -> bytes | None:
+    """Return the whole body; None if it is too large."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return bytes(body)
+        body += message.get("body", b"")
+        if len(body) > MOST_BYTES:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
