@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from holdfast.client import Approval, ApprovalStatus, HoldfastError
 from holdfast.console.clients import client_of
+from holdfast.console.guard import form_of
 from holdfast.console.live import KEEPALIVE_S, event, pause, stream
 from holdfast.console.page import done, failed, fragment, page
 from holdfast.console.session import say, session_of
@@ -106,7 +107,7 @@ def _content(content: bytes) -> Any:
 
 async def decide(request: Request) -> Response:
     """Approve, with an edited payload if there is one, or deny."""
-    form, approval_id = await request.form(), request.path_params["approval_id"]
+    form, approval_id = form_of(request), request.path_params["approval_id"]
     approvals = client_of(request).approvals(session_of(request).person)
     reason = str(form.get("reason", "")).strip()
     here = "/approvals"

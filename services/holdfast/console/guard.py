@@ -1,14 +1,16 @@
-"""No form of another site acts here: origin and token of every POST are checked in one place, and each logged.
+"""No form of another site acts here: origin and token of every POST are checked in one place, and logged.
 
 It also sends the headers that confine a page: scripts, styles and connections are the console's own, none
 inline.
 """
 
 import secrets
+from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +22,7 @@ _log: Final = logs.logger("console")
 MOST_BYTES: Final = 1024 * 1024
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _HEADERS: Final = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -59,10 +61,13 @@ class Guard:
     async def _act(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _whole(receive)
         session: Session = scope["state"]["session"]
-        if body is None:
-            refusal, status = "The form is larger than 1 MiB.", 413
-        else:
-            refusal, status = _refusal(Headers(scope=scope), body, session), 403
+        form = scope["state"]["form"] = _parsed(body or b"")
+        status = 413 if body is None else 403
+        refusal = (
+            "The form is larger than 1 MiB."
+            if body is None
+            else _refusal(Headers(scope=scope), form, session)
+        )
         facts = {"path": scope["path"], "tenant": session.tenant, "user": session.user}
         if refusal:
             _log.warning("action refused", why=refusal, **facts)
@@ -74,10 +79,10 @@ class Guard:
                 _log.info("action", status=message["status"], **facts)
             await send(message)
 
-        await self._app(scope, _replayed(body or b"", receive), logged)
+        await self._app(scope, receive, logged)
 
 
-def _refusal(headers: Headers, body: bytes, session: Session) -> str:
+def _refusal(headers: Headers, form: Mapping[str, str], session: Session) -> str:
     """Return why a POST is not taken; empty if it is."""
     kind = headers.get("content-type", "").partition(";")[0].strip()
     if kind != "application/x-www-form-urlencoded":
@@ -85,18 +90,24 @@ def _refusal(headers: Headers, body: bytes, session: Session) -> str:
     origin = headers.get("origin")
     if origin is None or urlsplit(origin).netloc != headers.get("host"):
         return "The form does not come from this console: its Origin is another."
-    given = headers.get("x-csrf-token") or _field(body, "csrf")
+    given = headers.get("x-csrf-token") or form.get("csrf", "")
     if not secrets.compare_digest(given.encode(), session.csrf.encode()):
         return "The form is not of this session, or it is over: go back, reload the page and try again."
     return ""
 
 
-def _field(body: bytes, name: str) -> str:
+def _parsed(body: bytes) -> dict[str, str]:
+    """Return the fields of a form, the last of each name; none of one that is malformed."""
     try:
-        fields = parse_qs(body.decode("ascii"), max_num_fields=200)
+        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=200))
     except ValueError:
-        return ""
-    return fields.get(name, [""])[0]
+        return {}
+
+
+def form_of(request: HTTPConnection) -> Mapping[str, str]:
+    """Return the form that a POST brought."""
+    form: Mapping[str, str] = request.state.form
+    return form
 
 
 async def _whole(receive: Receive) -> bytes | None:
@@ -111,16 +122,3 @@ async def _whole(receive: Receive) -> bytes | None:
             return None
         if not message.get("more_body", False):
             return bytes(body)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again

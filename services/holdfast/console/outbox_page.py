@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from holdfast.client import Effect, EffectStatus, HoldfastError
 from holdfast.console.clients import client_of
+from holdfast.console.guard import form_of
 from holdfast.console.page import done, failed, page
 
 _MOST: Final = 100
@@ -51,7 +52,7 @@ async def show_one(request: Request) -> Response:
 
 async def act(request: Request) -> Response:
     """Send an effect again, or give it up."""
-    form, effect_id = await request.form(), request.path_params["effect_id"]
+    form, effect_id = form_of(request), request.path_params["effect_id"]
     outbox = client_of(request).outbox
     try:
         if request.path_params["action"] == "retry":
@@ -65,7 +66,7 @@ async def act(request: Request) -> Response:
 
 async def reset(request: Request) -> Response:
     """Close a destination's breaker."""
-    form, name = await request.form(), request.path_params["name"]
+    form, name = form_of(request), request.path_params["name"]
     try:
         await client_of(request).outbox.reset_breaker(name)
     except HoldfastError as error:

@@ -77,15 +77,12 @@ def problem(request: Request, title: str, text: str, advice: str, status: int) -
 
 def refused(request: Request, error: HoldfastError) -> HTMLResponse:
     """Return the page of a refused call."""
-    for kind, status, advice in _ADVICE:
-        if isinstance(error, kind):
-            break
-    else:
-        status, advice = HTTPStatus.BAD_GATEWAY, "Try again; if it stays, look into the services' logs."
+    otherwise = (HoldfastError, HTTPStatus.BAD_GATEWAY, "Try again; if it stays, read the services' logs.")
+    _, status, advice = next((each for each in _ADVICE if isinstance(error, each[0])), otherwise)
     return problem(request, status.phrase, error.message, advice, status)
 
 
-def back(request: Request, form: Mapping[str, Any], otherwise: str) -> RedirectResponse:
+def back(form: Mapping[str, Any], otherwise: str) -> RedirectResponse:
     """Return the way to the page that a form was on, which must be one of ours."""
     wanted = str(form.get("back", ""))
     local = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted
@@ -95,7 +92,7 @@ def back(request: Request, form: Mapping[str, Any], otherwise: str) -> RedirectR
 def done(request: Request, text: str, form: Mapping[str, Any], otherwise: str) -> RedirectResponse:
     """Say that something was done, on the page it was asked for."""
     say(request, text)
-    return back(request, form, otherwise)
+    return back(form, otherwise)
 
 
 def failed(
@@ -103,4 +100,4 @@ def failed(
 ) -> RedirectResponse:
     """Say why something was not done, on the page it was asked for."""
     say(request, error.message, "bad")
-    return back(request, form, otherwise)
+    return back(form, otherwise)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from holdfast.client import Checkpoint, Client, Conversation, HoldfastError, Run, RunStatus, Started, Watch
 from holdfast.console.clients import client_of
+from holdfast.console.guard import form_of
 from holdfast.console.live import KEEPALIVE_S, event, pause, stream
 from holdfast.console.page import done, failed, fragment, page
 from holdfast.console.session import session_of
@@ -140,19 +141,20 @@ class _Following:
             over = reading.done()
             self._changed.clear()
             transcript = self._transcript
+            last = transcript.last  # more may come while this is written
             if rewound != transcript.rewound:
                 shown, rewound = 0, transcript.rewound
                 yield event("log", "")
                 yield event("words", "")
             try:
-                async for each in self._new(shown):
+                async for each in self._new(shown, last):
                     yield each
             except HoldfastError as error:
                 self._trouble = error.message
             yield event(
                 "trouble", self._fragment("trouble.html", text=self._trouble) if self._trouble else ""
             )
-            shown = transcript.last
+            shown = last
             if over:
                 yield event("over", "")
                 return
@@ -162,15 +164,15 @@ class _Following:
     async def _wait(self) -> bool:
         return await pause(self._request, KEEPALIVE_S, self._changed)
 
-    async def _new(self, shown: int) -> AsyncIterator[str]:
+    async def _new(self, shown: int, last: int) -> AsyncIterator[str]:
         transcript = self._transcript
         run = await self._client.get_run(self._run_id)
         yield event("state", self._fragment("run_state.html", **_parts(run, transcript)))
         yield event("actions", self._fragment("run_actions.html", run=run, possible=possible(run)))
         yield event("timeline", self._fragment("run_timeline.html", bars=transcript.bars(datetime.now(UTC))))
-        if lines := transcript.log(shown):
+        if lines := transcript.log(shown, last):
             yield event("line", self._fragment("run_log.html", lines=lines))
-        if words := transcript.words(shown):
+        if words := transcript.words(shown, last):
             yield event("word", self._fragment("run_words.html", words=words))
         finished = sum(each.kind == "step_finished" for each in transcript.events)
         if finished != self._steps:
@@ -200,39 +202,49 @@ class _Following:
         return self._client.watch(self._run_id)
 
 
+_DONE: Final = {
+    "cancel": "The run was asked to stop.",
+    "pause": "The run is held until somebody resumes it.",
+    "resume": "The run goes on.",
+    "retry": "The run goes on from its recorded steps.",
+    "fork": "This is the new run.",
+    "interrupt": "The run was interrupted.",
+    "say": "Sent.",
+}
+
+
 async def act(request: Request) -> Response:
     """Do one thing with a run."""
-    form, client = await request.form(), client_of(request)
-    run_id, action = request.path_params["run_id"], request.path_params["action"]
+    form, run_id, action = form_of(request), request.path_params["run_id"], request.path_params["action"]
+    if action not in _DONE:
+        raise HTTPException(404)
     here = f"/runs/{run_id}"
-    reason = str(form.get("reason", "")) or f"by {session_of(request).user} in the console"
     try:
-        if action == "cancel":
-            await client.cancel(run_id, reason)
-            return done(request, "The run was asked to stop.", form, here)
-        if action == "pause":
-            await client.pause(run_id, reason)
-            return done(request, "The run is held until somebody resumes it.", form, here)
-        if action == "resume":
-            await client.resume(run_id)
-            return done(request, "The run goes on.", form, here)
-        if action == "retry":
-            await client.retry(run_id)
-            return done(request, "The run goes on from its recorded steps.", form, here)
-        if action == "fork":
-            position = str(form.get("position", ""))
-            fork = await client.fork(run_id, int(position) if position.isdigit() else 0)
-            return RedirectResponse(f"/runs/{fork.run_id}", 303)
-        text = str(form.get("text", ""))
-        if action == "interrupt":
-            await client.interrupt(run_id, spoken(text))
-            return done(request, "The run was interrupted.", form, here)
-        if action != "say":
-            raise HTTPException(404)
-        await client.signal(run_id, str(form.get("key", "")) or "input", spoken(text))
-        return done(request, "Sent.", form, here)
+        made = await _act(client_of(request), run_id, action, form, session_of(request).user)
     except HoldfastError as error:
         return failed(request, error, form, here)
+    return done(request, _DONE[action], {} if made else form, f"/runs/{made}" if made else here)
+
+
+async def _act(client: Client, run_id: str, action: str, form: Mapping[str, str], user: str) -> str:
+    """Do it; returns the id of the run that this has made, if it has made one."""
+    text, reason = form.get("text", ""), form.get("reason") or f"by {user} in the console"
+    if action == "cancel":
+        await client.cancel(run_id, reason)
+    elif action == "pause":
+        await client.pause(run_id, reason)
+    elif action == "resume":
+        await client.resume(run_id)
+    elif action == "retry":
+        await client.retry(run_id)
+    elif action == "interrupt":
+        await client.interrupt(run_id, spoken(text))
+    elif action == "say":
+        await client.signal(run_id, form.get("key") or "input", spoken(text))
+    else:
+        position = form.get("position", "")
+        return (await client.fork(run_id, int(position) if position.isdecimal() else 0)).run_id
+    return ""
 
 
 def spoken(text: str) -> Any:

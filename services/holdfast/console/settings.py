@@ -42,8 +42,9 @@ class ConsoleSettings:
             raise SettingsError("HOLDFAST_LISTEN must be host:port.")
         if not self.allow_insecure_bind and not _is_loopback(host):
             raise SettingsError(
-                f"The console would listen on {host or 'every address'}, where anybody could sign in as anybody: "
-                "listen on 127.0.0.1, or set HOLDFAST_ALLOW_INSECURE_BIND=true behind something that keeps others out."
+                f"The console would listen on {host or 'every address'}, where anybody could sign in as "
+                "anybody: listen on 127.0.0.1, or set HOLDFAST_ALLOW_INSECURE_BIND=true behind something "
+                "that keeps others out."
             )
         if self.console_secret and self.console_secret_file is not None:
             raise SettingsError("HOLDFAST_CONSOLE_SECRET and HOLDFAST_CONSOLE_SECRET_FILE: set one of them.")

@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from holdfast.console.guard import form_of
 from holdfast.console.page import page
 from holdfast.console.session import Session, anonymous
 
@@ -20,7 +21,7 @@ async def show(request: Request) -> Response:
 
 async def enter(request: Request) -> Response:
     """Begin a session; its token against forged forms is a new one."""
-    form = await request.form()
+    form = form_of(request)
     given = {name: str(form.get(name, "")).strip() for name in ("tenant", "user", "groups")}
     wrong = ""
     if not given["tenant"] or not given["user"]:

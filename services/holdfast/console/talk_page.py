@@ -7,6 +7,7 @@ from starlette.responses import RedirectResponse, Response
 
 from holdfast.client import HoldfastError, Invocation, OnDisconnect, Started
 from holdfast.console.clients import client_of
+from holdfast.console.guard import form_of
 from holdfast.console.page import page
 from holdfast.console.session import session_of
 
@@ -19,7 +20,7 @@ async def show(request: Request) -> Response:
 
 async def start(request: Request) -> Response:
     """Start a run on a stream both ways; it goes on when the browser leaves."""
-    form, who = await request.form(), session_of(request)
+    form, who = form_of(request), session_of(request)
     given = {name: str(form.get(name, "")).strip() for name in ("intent", "payload", "session_id")}
 
     def again(wrong: str) -> Response:

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from holdfast.client import HoldfastError
 from holdfast.console.clients import client_of
+from holdfast.console.guard import form_of
 from holdfast.console.page import done, page
 from holdfast.console.session import say
 
@@ -58,15 +59,15 @@ async def show_one(request: Request, wrong: str = "") -> Response:
 
 async def change(request: Request) -> Response:
     """Change limits that are given."""
-    form, name = await request.form(), request.path_params["tenant"]
+    form, name = form_of(request), request.path_params["tenant"]
     limits: dict[str, Any] = {}
-    try:
-        for field, _ in (*_LIMITS, *_BUDGET):
-            text = str(form.get(field, "")).strip()
+    for field, title in (*_LIMITS, *_BUDGET):
+        text = str(form.get(field, "")).strip()
+        try:
             if text:
                 limits[field] = float(text) if field == "rate" else int(text)
-    except ValueError:
-        return await show_one(request, f"{field} must be a number, and nothing was changed.")
+        except ValueError:
+            return await show_one(request, f"“{title}” must be a number, and nothing was changed.")
     try:
         await client_of(request).tenants.set(name, **limits)
     except HoldfastError as error:

@@ -46,22 +46,15 @@ class Transcript:
         elif isinstance(update, Snapshot):
             self.kept_from = update.sequence
 
-    def words(self, since: int = 0) -> str:
-        """Return what was said after a sequence: tokens as they came, sentences on lines of their own."""
-        parts = []
-        for each in self.events:
-            if each.sequence > since and each.kind in _WORDS:
-                parts.append(each.text if each.kind == "token" else f"\n{each.text}\n")
-        return "".join(parts)
+    def words(self, since: int, until: int) -> str:
+        """Return what was said after a sequence and up to another: tokens as they came, sentences on lines of their own."""
+        said = (each for each in self.events if since < each.sequence <= until and each.kind in _WORDS)
+        return "".join(each.text if each.kind == "token" else f"\n{each.text}\n" for each in said)
 
-    def log(self, since: int = 0) -> list[tuple[Event, str]]:
-        """Return the events after a sequence that are no words, each with what it says."""
-        lines = [
-            (each, _about(each.data))
-            for each in self.events
-            if each.sequence > since and each.kind != "token"
-        ]
-        return lines[-_MOST_LINES:]
+    def log(self, since: int, until: int) -> list[tuple[Event, str]]:
+        """Return the events of a range that are no tokens, each with what it says."""
+        told = [each for each in self.events if since < each.sequence <= until and each.kind != "token"]
+        return [(each, _about(each.data)) for each in told[-_MOST_LINES:]]
 
     @property
     def last(self) -> int:
@@ -135,7 +128,8 @@ class _Gathered:
         """Whatever went on goes on no longer: another runner begins it anew."""
         for bar in self._steps.values():
             bar.seconds = max(0.0, at - bar.offset)
-            bar.note = bar.note or "not finished"
+            if bar.kind != "wait":
+                bar.note = bar.note or "not finished"
         self._steps.clear()
         if self._rest is not None:
             self._rest.seconds = max(0.0, at - self._rest.offset)

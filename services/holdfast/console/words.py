@@ -53,11 +53,11 @@ def span(seconds: float) -> str:
 def when(moment: datetime | None) -> Markup:
     """Return a moment relative to now, with the moment itself in the title."""
     if moment is None:
-        return Markup('<span class="none">–</span>')
+        return Markup('<span class="none">-</span>')
     seconds = (datetime.now(UTC) - moment).total_seconds()
-    text = (
-        "now" if abs(seconds) < 1 else f"{_round(seconds)} ago" if seconds > 0 else f"in {_round(-seconds)}"
-    )
+    text = f"{_round(seconds)} ago" if seconds > 0 else f"in {_round(-seconds)}"
+    if abs(seconds) < 1:
+        text = "now"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         moment.isoformat(), moment.strftime("%Y-%m-%d %H:%M:%S UTC"), text
     )

@@ -8,7 +8,7 @@ from types import MappingProxyType
 _NONE: Mapping[str, str] = MappingProxyType({})
 _WAY_TO_THE_DATABASE = ("HOLDFAST_DATABASE_URL", "PGPASS", "PGSERVICEFILE")
 _SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET", "HOLDFAST_CONSOLE_SECRET")
-"""What the names begin with: the way to the database, and what effects and the console's cookies are signed with."""
+"""What the names begin with: the way to the database, and what signs effects and cookies."""
 
 _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"runner": _SECRETS_OF_THE_PLATFORM, "console": (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET")}
