@@ -33,7 +33,7 @@ async def failing(run: Run, payload: dict[str, Any]) -> None:
 
 
 @app.agent("listen")
-async def listen(run: Run, payload: dict[str, Any]) -> list[Any]:
+async def listen(run: Run, _payload: dict[str, Any]) -> list[Any]:
     heard = []
     while "bye" not in heard:
         heard.append(await run.receive("input"))
@@ -49,12 +49,13 @@ async def ask(run: Run, payload: dict[str, Any]) -> Any:
         approvers=["group:reviewers"],
         title=f"Pay {payload.get('name', '')} {EVIL}",
         timeout=timedelta(hours=2),
+        editable=True,
     )
     return decision.payload
 
 
 @app.agent("report")
-async def report(run: Run, payload: dict[str, Any]) -> str:
+async def report(run: Run, _payload: dict[str, Any]) -> str:
     await run.step(look_up, "it")
     run.send("crm", {"text": EVIL})
     return "sent"

@@ -72,5 +72,6 @@ async def test_a_person_decides_with_the_keyboard_and_confirms_a_cancel(
     await chromium.until("document.getElementById('confirm').open")
     await chromium.run("document.querySelector('[data-yes]').click()")
     await desk.client.await_run(waiting)
+    await chromium.until("document.querySelector('.flash') && document.readyState === 'complete'")
     await chromium.run("document.querySelector('[data-theme-toggle]').click()")
     assert await chromium.run("document.documentElement.dataset.theme") == "dark"

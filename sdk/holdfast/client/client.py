@@ -223,7 +223,7 @@ class Client:
     async def page_of_runs(
         self, *, page_token: str = "", page_size: int = 50, **which: Unpack[Which]
     ) -> tuple[list[Run], str]:
-        """Return one page of what `list_runs` yields, and the token of the next; empty if this is the last."""
+        """Return a page of what `list_runs` yields, and the token of the next; empty if it is the last."""
         request = which_message(**which)
         request.page_size, request.page_token = page_size, page_token
         page = await self._link.call(self._invoker.ListRuns, request)

@@ -111,6 +111,8 @@ async def decide(request: Request) -> Response:
     approvals = client_of(request).approvals(session_of(request).person)
     reason = str(form.get("reason", "")).strip()
     here = "/approvals"
+    revision = form.get("revision", "")
+    seen = int(revision) if revision.isdecimal() else 0
     try:
         if form.get("verdict") == "deny":
             decided = await approvals.deny(approval_id, reason)
@@ -120,11 +122,9 @@ async def decide(request: Request) -> Response:
             except ValueError as error:
                 say(request, f"The edited payload is not JSON, so nothing was decided: {error}.", "bad")
                 return await show_one(request)
-            revision = str(form.get("revision", ""))
-            number = int(revision) if revision.isdigit() else 0
-            decided = await approvals.approve(approval_id, reason, edited=edited, revision=number)
+            decided = await approvals.approve(approval_id, reason, edited=edited, revision=seen)
         elif form.get("verdict") == "approve":
-            decided = await approvals.approve(approval_id, reason)
+            decided = await approvals.approve(approval_id, reason, revision=seen)
         else:
             say(request, "Nothing was decided: choose to approve or to deny.", "bad")
             return await show_one(request)

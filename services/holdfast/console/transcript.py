@@ -47,7 +47,7 @@ class Transcript:
             self.kept_from = update.sequence
 
     def words(self, since: int, until: int) -> str:
-        """Return what was said after a sequence and up to another: tokens as they came, sentences on lines of their own."""
+        """Return what was said in a range of sequences, sentences on lines of their own."""
         said = (each for each in self.events if since < each.sequence <= until and each.kind in _WORDS)
         return "".join(each.text if each.kind == "token" else f"\n{each.text}\n" for each in said)
 

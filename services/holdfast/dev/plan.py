@@ -1,13 +1,15 @@
 """What the suite consists of: which processes, how many, and what each is told by its environment."""
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 _NONE: Mapping[str, str] = MappingProxyType({})
+_CONSOLE_SECRET = "HOLDFAST_CONSOLE_SECRET"  # noqa: S105 - the name of a variable
 _WAY_TO_THE_DATABASE = ("HOLDFAST_DATABASE_URL", "PGPASS", "PGSERVICEFILE")
-_SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET", "HOLDFAST_CONSOLE_SECRET")
+_SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET", _CONSOLE_SECRET)
 """What the names begin with: the way to the database, and what signs effects and cookies."""
 
 _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -74,7 +76,10 @@ class Plan:
     def console_environment(self, invokers: Sequence[str], addresses: Mapping[str, str]) -> dict[str, str]:
         """Return what the console is told of the others."""
         others = {f"HOLDFAST_{name.upper()}_ADDRESS": addresses[name] for name in FOUNDATION[1:]}
-        return {"HOLDFAST_INVOKER_ADDRESS": ",".join(invokers), **others}
+        # One for all its lives: who has signed in stays so when it is started again.
+        secret = os.environ.get(_CONSOLE_SECRET) or secrets.token_hex(32)
+        told = {"HOLDFAST_INVOKER_ADDRESS": ",".join(invokers), **others}
+        return told if os.environ.get("HOLDFAST_CONSOLE_SECRET_FILE") else {**told, _CONSOLE_SECRET: secret}
 
 
 def kind_of(name: str) -> str:
