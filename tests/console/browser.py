@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 60.0
+_ANSWER_S = 10.0
+"""What is asked as a page goes away may never be answered."""
+
 EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WHY_NOT = "no Chromium is installed: `make browser` installs Debian's"
 
@@ -42,7 +45,7 @@ class Browser:
             message["sessionId"] = self._session
         answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
         self._writer.write(json.dumps(message).encode() + b"\0")
-        return await asyncio.wait_for(answer, PATIENCE_S)
+        return await asyncio.wait_for(answer, _ANSWER_S)
 
     async def open(self, url: str) -> None:
         """Go to a page and wait until it is loaded."""
@@ -61,8 +64,11 @@ class Browser:
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 with suppress(AssertionError, RuntimeError):
-                    if await self.run(f"Boolean({script})"):
+                    asking = asyncio.ensure_future(self.run(f"Boolean({script})"))
+                    await asyncio.wait({asking}, timeout=2)
+                    if asking.done() and asking.result():
                         return
+                    asking.cancel()
                 await asyncio.sleep(0.05)
 
     async def look(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:

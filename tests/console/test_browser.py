@@ -11,6 +11,11 @@ PICTURES = os.environ.get("HOLDFAST_CONSOLE_PICTURES", "")
 """A folder for pictures of each page, for people to look at."""
 
 
+def said(text: str) -> str:
+    """Return what is true once a page is whole and says so."""
+    return f"document.readyState === 'complete' && document.querySelector('.flash').textContent.includes('{text}')"
+
+
 async def test_every_page_is_drawn_in_light_dark_and_narrow_without_a_complaint(
     desk: Desk, chromium: Browser
 ) -> None:
@@ -64,6 +69,7 @@ async def test_a_person_decides_with_the_keyboard_and_confirms_a_cancel(
     await chromium.until("document.activeElement.name === 'reason'")
     await chromium.run("document.activeElement.value = 'good standing'")
     await chromium.press("Enter")
+    await chromium.until(said("is approved"))
     run = await desk.client.await_run(asked.run_id)
     assert run.status.name == "SUCCEEDED"
     waiting = (await desk.client.invoke("listen", {})).run_id
@@ -72,6 +78,6 @@ async def test_a_person_decides_with_the_keyboard_and_confirms_a_cancel(
     await chromium.until("document.getElementById('confirm').open")
     await chromium.run("document.querySelector('[data-yes]').click()")
     await desk.client.await_run(waiting)
-    await chromium.until("document.querySelector('.flash') && document.readyState === 'complete'")
+    await chromium.until(said("asked to stop"))
     await chromium.run("document.querySelector('[data-theme-toggle]').click()")
     assert await chromium.run("document.documentElement.dataset.theme") == "dark"
