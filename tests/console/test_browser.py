@@ -11,9 +11,13 @@ PICTURES = os.environ.get("HOLDFAST_CONSOLE_PICTURES", "")
 """A folder for pictures of each page, for people to look at."""
 
 
+NUMBERS = "[...document.querySelectorAll('#log .seq')].map((each) => each.textContent)"
+
+
 def said(text: str) -> str:
     """Return what is true once a page is whole and says so."""
-    return f"document.readyState === 'complete' && document.querySelector('.flash').textContent.includes('{text}')"
+    flash = "document.querySelector('.flash').textContent"
+    return f"document.readyState === 'complete' && {flash}.includes('{text}')"
 
 
 async def test_every_page_is_drawn_in_light_dark_and_narrow_without_a_complaint(
@@ -46,6 +50,11 @@ async def test_the_list_and_a_run_follow_what_happens(desk: Desk, chromium: Brow
     await chromium.open(desk.url + f"/runs/{run_id}?talk=1")
     await desk.client.signal(run_id, "input", "from elsewhere")
     await chromium.until("document.querySelector('#words').textContent.includes('heard from elsewhere')")
+    for word in ("second", "third"):
+        await desk.client.signal(run_id, "input", word)
+        await chromium.until(f"document.querySelector('#words').textContent.includes('heard {word}')")
+    numbers = await chromium.run(NUMBERS)
+    assert numbers == [str(n + 1) for n in range(len(numbers))]
     await chromium.run("document.querySelector('[name=text]').value = 'half a sen'")
     await desk.suite.processes["console"].kill()
     await chromium.until("true")

@@ -36,8 +36,9 @@ async def test_a_form_without_its_token_or_from_another_origin_is_refused(desk: 
 async def test_nobody_sees_nothing_and_another_tenant_sees_its_own(desk: Desk) -> None:
     run_id = (await desk.client.invoke("listen", {})).run_id
     async with httpx.AsyncClient(base_url=desk.url) as stranger:
-        for path in ("/runs", f"/runs/{run_id}", f"/runs/{run_id}/live", "/approvals", "/outbox", "/tenants"):
+        for path in ("/runs", f"/runs/{run_id}", "/approvals", "/outbox", "/tenants"):
             assert (await stranger.get(path)).headers["location"] == "/sign-in"
+        assert (await stranger.get(f"/runs/{run_id}/live")).status_code == 401
         assert (await stranger.put("/runs")).status_code == 405
         assert (await stranger.get("/runs", headers={"host": "evil.example"})).status_code == 400
     form = {"csrf": await desk.csrf(), "tenant": "acme", "user": "eve"}

@@ -101,6 +101,8 @@ def _known(handler: Handler) -> Handler:
 
     async def guarded(request: Request) -> Response:
         if not session_of(request).signed_in:
+            if request.url.path.endswith("/live"):  # a stream cannot be sent elsewhere
+                return PlainTextResponse("Sign in first.\n", 401)
             return RedirectResponse("/sign-in", 303)
         await request.app.state.clients.tidy()
         return await handler(request)
