@@ -48,8 +48,16 @@ class Transcript:
 
     def words(self, since: int, until: int) -> str:
         """Return what was said in a range of sequences, sentences on lines of their own."""
-        said = (each for each in self.events if since < each.sequence <= until and each.kind in _WORDS)
-        return "".join(each.text if each.kind == "token" else f"\n{each.text}\n" for each in said)
+        parts, at_line_start = [], True
+        for each in self.events:
+            if each.kind not in _WORDS or each.sequence > until:
+                continue
+            alone = each.kind == "said"
+            part = ("\n" if alone and not at_line_start else "") + each.text + ("\n" if alone else "")
+            at_line_start = part.endswith("\n")
+            if each.sequence > since:
+                parts.append(part)
+        return "".join(parts)
 
     def log(self, since: int, until: int) -> list[tuple[Event, str]]:
         """Return the events of a range that are no tokens, each with what it says."""
