@@ -57,6 +57,12 @@ if [ -n "$$protos" ]; then \
 fi
 endef
 
+.PHONY: browser
+browser: ## install Debian's Chromium, which the console's tests look through
+	@command -v chromium >/dev/null || { \
+	  command -v apt-get >/dev/null || { echo "Chromium is not here, and there is no apt-get to install it." >&2; exit 1; }; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+
 .PHONY: gen
 gen: $(STAMP) ## generate the Python stubs in gen/ from protos/
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \

@@ -39,6 +39,20 @@ def test_another_service_s_usual_port_that_is_busy_gives_way(monkeypatch: pytest
     assert chosen == {"invoker": f"127.0.0.1:{free}", "checkpoint": "127.0.0.1:0"}
 
 
+def test_only_the_console_is_told_what_signs_its_cookies(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = {"HOLDFAST_CONSOLE_SECRET": "s" * 32, "HOLDFAST_DATABASE_URL": "x", "HOLDFAST_SECRET_A": "y"}
+    for name, value in secret.items():
+        monkeypatch.setenv(name, value)
+    plan = Plan(["a:app"], console=True)
+    addresses = {"checkpoint": "c:1", "approval": "a:1", "dispatcher": "d:1"}
+    told = plan.environment_of("console", plan.console_environment(["i:1", "i:2"], addresses))
+    assert (told["HOLDFAST_CONSOLE_SECRET"], told["HOLDFAST_INVOKER_ADDRESS"]) == ("s" * 32, "i:1,i:2")
+    assert not {"HOLDFAST_DATABASE_URL", "HOLDFAST_SECRET_A"} & told.keys()
+    assert "HOLDFAST_CONSOLE_SECRET" not in plan.environment_of("runner", {})
+    monkeypatch.delenv("HOLDFAST_CONSOLE_SECRET")
+    assert len(plan.console_environment([], addresses)["HOLDFAST_CONSOLE_SECRET"]) == 64
+
+
 def test_a_runner_is_told_no_way_to_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOLDFAST_DATABASE_URL", "postgresql://x/y")
     plan = Plan(

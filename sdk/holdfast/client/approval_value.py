@@ -66,6 +66,8 @@ class Approval:
     decide_time: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     audit: tuple[AuditEntry, ...] = ()
+    editable: bool = False
+    """Whether who approves may change the payload."""
 
 
 def approval_of(message: approval_pb2.Approval) -> Approval:
@@ -93,6 +95,7 @@ def approval_of(message: approval_pb2.Approval) -> Approval:
         deadline_time=time_of(message.deadline_time),
         decide_time=time_of(decision.decide_time) if message.HasField("decision") else None,
         labels=dict(message.labels),
+        editable=message.policy.payload_editable,
         audit=tuple(
             AuditEntry(
                 entry.sequence,

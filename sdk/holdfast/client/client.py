@@ -220,6 +220,15 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
+    async def page_of_runs(
+        self, *, page_token: str = "", page_size: int = 50, **which: Unpack[Which]
+    ) -> tuple[list[Run], str]:
+        """Return a page of what `list_runs` yields, and the token of the next; empty if it is the last."""
+        request = which_message(**which)
+        request.page_size, request.page_token = page_size, page_token
+        page = await self._link.call(self._invoker.ListRuns, request)
+        return [run_of(run) for run in page.runs], page.next_page_token
+
     def watch(
         self, run_id: str, after_sequence: int = 0, after_epoch: int = 0, *, on_lost: Lost | None = None
     ) -> Watch:

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-SERVICES = ("invoker", "checkpoint", "runner", "approval", "dispatcher")
+SERVICES = ("invoker", "checkpoint", "runner", "approval", "dispatcher", "console")
 
 
 @click.command()

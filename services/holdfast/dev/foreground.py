@@ -53,6 +53,7 @@ async def run_foreground(wishes: Wishes, show: Callable[[dict[str, Any]], None])
         ephemeral=wishes.ephemeral,
         runners=wishes.runners,
         port=wishes.port,
+        console=True,
         sink=sink,
     )
     if not await _started(suite, stop):
@@ -79,6 +80,8 @@ async def run_foreground(wishes: Wishes, show: Callable[[dict[str, Any]], None])
 def describe(suite: Suite) -> dict[str, Any]:
     """Return where everything is, as programs read it."""
     kinds = {name: address for name, address in suite.addresses.items() if name != "invoker"}
+    if "console" in kinds:
+        kinds["console"] = f"http://{kinds['console']}"
     return {
         "grpc": suite.addresses["invoker"],
         **kinds,

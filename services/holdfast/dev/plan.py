@@ -1,18 +1,25 @@
 """What the suite consists of: which processes, how many, and what each is told by its environment."""
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 _NONE: Mapping[str, str] = MappingProxyType({})
-_SECRETS_OF_THE_PLATFORM = ("HOLDFAST_DATABASE_URL", "HOLDFAST_SECRET", "PGPASS", "PGSERVICEFILE")
-"""What the names begin with: the way to the database, and what effects are signed with."""
+_CONSOLE_SECRET = "HOLDFAST_CONSOLE_SECRET"  # noqa: S105 - the name of a variable
+_WAY_TO_THE_DATABASE = ("HOLDFAST_DATABASE_URL", "PGPASS", "PGSERVICEFILE")
+_SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET", _CONSOLE_SECRET)
+"""What the names begin with: the way to the database, and what signs effects and cookies."""
+
+_KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"runner": _SECRETS_OF_THE_PLATFORM, "console": (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET")}
+)
 
 FOUNDATION = ("invoker", "checkpoint", "approval", "dispatcher")
 """The kinds that stand before a runner starts, for it dials two of them."""
 
-STOPPING = ("runner", "invoker", "checkpoint", "dispatcher", "approval")
+STOPPING = ("console", "runner", "invoker", "checkpoint", "dispatcher", "approval")
 """The kinds in the order they stop: leases are handed back while there is someone to take them."""
 
 
@@ -29,10 +36,13 @@ class Plan:
     environment: Mapping[str, str] = field(default_factory=dict)
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
+    console: bool = False
 
     def names(self) -> list[str]:
         """Return the processes' names: the kind, from the second on with a number."""
-        return [*_numbered("invoker", self.invokers), *FOUNDATION[1:], *_numbered("runner", self.runners)]
+        return [*_numbered("invoker", self.invokers), *FOUNDATION[1:], *_numbered("runner", self.runners)] + (
+            ["console"] if self.console else []
+        )
 
     def module_of(self, name: str) -> str:
         """Return the module that a process runs."""
@@ -40,13 +50,12 @@ class Plan:
         return self.modules.get(kind, f"holdfast.{kind}")
 
     def environment_of(self, name: str, own: Mapping[str, str]) -> dict[str, str]:
-        """Return all that a process is told; a runner is told no secret of the platform."""
+        """Return all that a process is told; a runner and the console are told no secret of the others."""
         kind = kind_of(name)
         told = {**os.environ, **own, **self.environment}
         told |= {**self.environments.get(kind, _NONE), **(self.environments.get(name, _NONE))}
-        if kind == "runner":
-            told = {key: value for key, value in told.items() if not key.startswith(_SECRETS_OF_THE_PLATFORM)}
-        return told
+        kept = _KEPT_FROM.get(kind)
+        return {key: value for key, value in told.items() if not (kept and key.startswith(kept))}
 
     def local_ease(self, name: str) -> dict[str, str]:
         """Return what is safe on one's own machine only, unless the environment says otherwise."""
@@ -63,6 +72,14 @@ class Plan:
             "HOLDFAST_CHECKPOINT_ADDRESS": checkpoint,
             "HOLDFAST_APPROVAL_ADDRESS": approval,
         }
+
+    def console_environment(self, invokers: Sequence[str], addresses: Mapping[str, str]) -> dict[str, str]:
+        """Return what the console is told of the others."""
+        others = {f"HOLDFAST_{name.upper()}_ADDRESS": addresses[name] for name in FOUNDATION[1:]}
+        # One for all its lives: who has signed in stays so when it is started again.
+        secret = os.environ.get(_CONSOLE_SECRET) or secrets.token_hex(32)
+        told = {"HOLDFAST_INVOKER_ADDRESS": ",".join(invokers), **others}
+        return told if os.environ.get("HOLDFAST_CONSOLE_SECRET_FILE") else {**told, _CONSOLE_SECRET: secret}
 
 
 def kind_of(name: str) -> str:

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from holdfast.dev.error import PortBusyError
 
 HOST = "127.0.0.1"
-USUAL = {"invoker": 7401, "checkpoint": 7402, "runner": 7403, "approval": 7404, "dispatcher": 7405}
+USUAL = {
+    "invoker": 7401,
+    "checkpoint": 7402,
+    "runner": 7403,
+    "approval": 7404,
+    "dispatcher": 7405,
+    "console": 7480,
+}
 
 
 def choose_addresses(port: int, names: Iterable[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Self
 from holdfast.dev.database import prepare
 from holdfast.dev.error import SuiteError
 from holdfast.dev.output import Sink, log_file, to_files
-from holdfast.dev.plan import STOPPING, Plan, kind_of
+from holdfast.dev.plan import FOUNDATION, STOPPING, Plan, kind_of
 from holdfast.dev.port import choose_addresses
 from holdfast.dev.process import ServiceProcess
 from holdfast.dev.watchdog import keep_running
@@ -39,6 +39,7 @@ class Suite:
         ephemeral: bool = True,
         invokers: int = 1,
         runners: int = 1,
+        console: bool = False,
         port: int = 0,
         environment: Mapping[str, str] = _NONE,
         environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
@@ -52,13 +53,13 @@ class Suite:
         `environments` are by kind or process name (`{"runner-2": {…}}`), `modules` by kind what runs
         instead of the service's own. With `supervise` a service that
         dies is started again. `sink` takes the log lines; without one they go to files in `log_directory`,
-        which is temporary.
+        which is temporary. With `console` the web console is part of it.
         """
         self.supervise = supervise
         self.processes: dict[str, ServiceProcess] = {}
         self.postgres: EmbeddedPostgres | None = None
         self.log_directory: Path | None = None
-        self._plan = Plan(agents, invokers, runners, environment, environments, modules)
+        self._plan = Plan(agents, invokers, runners, environment, environments, modules, console)
         self._given_url = database_url
         self._data_directory = None if ephemeral else data_directory
         self._ephemeral = ephemeral
@@ -134,7 +135,7 @@ class Suite:
         sink = self._sink or self._files()
         self._url = self._given_url or await self._own_database()
         urls = await prepare(self._url, may_log_in=self._given_url is None)
-        foundation = [name for name in self._plan.names() if kind_of(name) != "runner"]
+        foundation = [name for name in self._plan.names() if kind_of(name) in FOUNDATION]
         for name in foundation:
             own = {"HOLDFAST_DATABASE_URL": urls[kind_of(name)], **self._plan.local_ease(name)}
             self._add(name, own, addresses[name], sink)
@@ -144,7 +145,10 @@ class Suite:
         for name in self._plan.names():
             if kind_of(name) == "runner":
                 self._add(name, own, addresses[name], sink)
-        await _all_of(*(runner.start() for runner in self.runners))
+        if "console" in addresses:
+            told = self._plan.console_environment(self.invoker_addresses, self.addresses)
+            self._add("console", told, addresses["console"], sink)
+        await _all_of(*(process.start() for process in (*self.runners, *self._of_kind("console"))))
         if self.supervise:
             self._watchdogs = [asyncio.create_task(keep_running(p, sink)) for p in self.processes.values()]
 

@@ -1,0 +1,73 @@
+"""What the console is told by its environment."""
+
+import ipaddress
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.kit.settings import SettingsError, setting
+
+_SHORTEST_SECRET = 32
+
+
+@dataclass(frozen=True)
+class ConsoleSettings:
+    """The settings of one console process; durations in seconds."""
+
+    listen: str = setting("127.0.0.1:7480", help="host:port to serve on")
+    allow_insecure_bind: bool = setting(
+        False,
+        help="whether to listen where others can reach it, who may then sign in as anybody: only behind "
+        "something that lets in nobody but those who may",
+    )
+    invoker_address: str = setting("127.0.0.1:7401", help="the Invoker, host:port or several")
+    checkpoint_address: str = setting("127.0.0.1:7402", help="the Checkpoint service")
+    approval_address: str = setting("127.0.0.1:7404", help="the Approval service")
+    dispatcher_address: str = setting("127.0.0.1:7405", help="the Dispatcher, for the outbox")
+    console_hosts: tuple[str, ...] = setting(
+        ("localhost", "127.0.0.1", "[::1]"), help="host names under which browsers may reach the console"
+    )
+    console_https: bool = setting(False, help="whether browsers reach it over TLS, ended in front of it")
+    console_secret: str = setting(
+        "", help="signs the session cookies; without one a restart signs everybody out", secret=True
+    )
+    console_secret_file: Path | None = setting(None, help="a file that holds that secret")
+    console_session_ttl: float = setting(43_200.0, help="how long a sign-in holds", minimum=60)
+    drain_grace: float = setting(5.0, help="how long open pages may take at shutdown", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together."""
+        host, colon, port = self.listen.rpartition(":")
+        if not colon or not port.isdigit():
+            raise SettingsError("HOLDFAST_LISTEN must be host:port.")
+        if not self.allow_insecure_bind and not _is_loopback(host):
+            raise SettingsError(
+                f"The console would listen on {host or 'every address'}, where anybody could sign in as "
+                "anybody: listen on 127.0.0.1, or set HOLDFAST_ALLOW_INSECURE_BIND=true behind something "
+                "that keeps others out."
+            )
+        if self.console_secret and self.console_secret_file is not None:
+            raise SettingsError("HOLDFAST_CONSOLE_SECRET and HOLDFAST_CONSOLE_SECRET_FILE: set one of them.")
+        if self.console_secret and len(self.console_secret) < _SHORTEST_SECRET:
+            raise SettingsError("HOLDFAST_CONSOLE_SECRET must have at least 32 characters.")
+
+    def secret(self) -> str:
+        """Return what signs the cookies: as told, or made for this process."""
+        if self.console_secret_file is None:
+            return self.console_secret or secrets.token_hex(32)
+        try:
+            found = self.console_secret_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SettingsError(f"HOLDFAST_CONSOLE_SECRET_FILE cannot be read: {error.strerror}.") from error
+        if len(found) < _SHORTEST_SECRET:
+            raise SettingsError(
+                "HOLDFAST_CONSOLE_SECRET_FILE holds less than 32 characters; it needs that many."
+            )
+        return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

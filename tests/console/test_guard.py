@@ -1,0 +1,89 @@
+"""What comes from elsewhere, or from nobody, is refused before anything has happened."""
+
+import httpx
+import pytest
+
+from holdfast.console.session import COOKIE, Session, Sessions, anonymous
+from holdfast.console.settings import ConsoleSettings
+from holdfast.kit.settings import SettingsError, load
+from tests.console.conftest import Desk
+
+SECRET = "s" * 32
+
+
+async def test_a_form_without_its_token_or_from_another_origin_is_refused(desk: Desk) -> None:
+    run_id = (await desk.client.invoke("listen", {})).run_id
+    path, token, own = f"/runs/{run_id}/cancel", await desk.csrf(), {"origin": desk.url}
+    other = {"origin": "http://evil.example"}
+    refused = [
+        await desk.http.post(path, data={"csrf": "guess"}, headers=own),
+        await desk.http.post(path, data={"x": "1"}, headers=own),
+        await desk.http.post(path, data={"csrf": token}, headers=other),
+        await desk.http.post(path, data={"csrf": token}, headers={"origin": "null"}),
+        await desk.http.post(path, data={"csrf": token}),
+        await desk.http.post(path, json={"csrf": token}, headers=own),
+    ]
+    assert [answer.status_code for answer in refused] == [403] * 6
+    large = await desk.http.post(path, data={"csrf": token, "x": "y" * 2**20}, headers=own)
+    assert large.status_code == 413
+    assert not (await desk.client.get_run(run_id)).cancel_requested
+    assert "action refused" in desk.suite.log("console")
+    assert (await desk.http.post(path, data={"csrf": token}, headers=own)).status_code == 303
+    assert '"event":"action"' in desk.suite.log("console")
+    assert '"user":"uma"' in desk.suite.log("console")
+
+
+async def test_nobody_sees_nothing_and_another_tenant_sees_its_own(desk: Desk) -> None:
+    run_id = (await desk.client.invoke("listen", {})).run_id
+    async with httpx.AsyncClient(base_url=desk.url) as stranger:
+        for path in ("/runs", f"/runs/{run_id}", "/approvals", "/outbox", "/tenants"):
+            assert (await stranger.get(path)).headers["location"] == "/sign-in"
+        assert (await stranger.get(f"/runs/{run_id}/live")).status_code == 401
+        assert (await stranger.put("/runs")).status_code == 405
+        assert (await stranger.get("/runs", headers={"host": "evil.example"})).status_code == 400
+    form = {"csrf": await desk.csrf(), "tenant": "acme", "user": "eve"}
+    await desk.http.post("/sign-in", data=form, headers={"origin": desk.url})
+    assert run_id not in (await desk.http.get("/runs")).text
+    missing = await desk.http.get(f"/runs/{run_id}")
+    assert missing.status_code == 404
+    assert "another tenant" in missing.text
+    await desk.post("/sign-out")
+    assert (await desk.http.get("/runs")).headers["location"] == "/sign-in"
+
+
+async def test_pages_allow_no_script_but_the_consoles_own(desk: Desk) -> None:
+    for path in ("/runs", "/approvals", "/outbox", "/tenants", "/talk", "/nowhere"):
+        answer = await desk.http.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "style=" not in answer.text
+        assert "http://" not in answer.text.replace(desk.url, "")
+    for part in desk.http.cookies.jar:
+        assert (part.name, part.has_nonstandard_attr("HttpOnly")) == (COOKIE, True)
+
+
+def test_a_forged_or_late_cookie_is_nobodys() -> None:
+    sessions, session = Sessions(SECRET, 60), Session(csrf="c", tenant="t", user="u", groups=("g",))
+    cookie = sessions.write(session)
+    assert sessions.read(cookie) == session
+    head, body, signature = cookie.split(".")
+    assert sessions.read(f"{head}.{body}.{signature[::-1]}") is None
+    assert Sessions("o" * 32, 60).read(cookie) is None
+    assert Sessions(SECRET, 60).read(Sessions(SECRET, -5).write(session)) is None
+    assert not anonymous().signed_in
+    assert anonymous().csrf != anonymous().csrf
+
+
+@pytest.mark.parametrize(
+    ("variables", "word"),
+    [
+        ({"HOLDFAST_LISTEN": "0.0.0.0:7480"}, "anybody could sign in"),
+        ({"HOLDFAST_LISTEN": "7480"}, "host:port"),
+        ({"HOLDFAST_CONSOLE_SECRET": "short"}, "32 characters"),
+        ({"HOLDFAST_CONSOLE_SECRET": SECRET, "HOLDFAST_CONSOLE_SECRET_FILE": "/x"}, "one of them"),
+    ],
+)
+def test_settings_that_would_be_unsafe_are_refused(variables: dict[str, str], word: str) -> None:
+    with pytest.raises(SettingsError, match=word):
+        load(ConsoleSettings, variables)
