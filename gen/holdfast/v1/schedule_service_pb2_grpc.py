@@ -95,9 +95,9 @@ class ScheduleServiceServicer:
         """Creates a schedule.
 
         Repeatable: creating the same again answers with what is there. A name that stands for a
-        different schedule is refused with ALREADY_EXISTS.
+        different schedule is refused.
 
-        Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
+        Errors include: INVALID_FIELD, SCHEDULE_EXISTS, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
         UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

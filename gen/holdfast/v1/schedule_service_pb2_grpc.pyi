@@ -20,9 +20,9 @@ class ScheduleServiceStub:
     """Creates a schedule.
 
     Repeatable: creating the same again answers with what is there. A name that stands for a
-    different schedule is refused with ALREADY_EXISTS.
+    different schedule is refused.
 
-    Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
+    Errors include: INVALID_FIELD, SCHEDULE_EXISTS, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
     UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
     """
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.UpdateScheduleRequest, _schedule_service_pb2.UpdateScheduleResponse]
@@ -98,9 +98,9 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a schedule.
 
         Repeatable: creating the same again answers with what is there. A name that stands for a
-        different schedule is refused with ALREADY_EXISTS.
+        different schedule is refused.
 
-        Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
+        Errors include: INVALID_FIELD, SCHEDULE_EXISTS, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
         UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
         """
 
