@@ -115,9 +115,10 @@ def test_times_over_a_change_of_the_clock_are_those_of_the_reference(
     until = start + timedelta(days=3)
     expected = list(itertools.islice(Reference(expression, zone).times(after, until), 40))
     found: list[datetime] = []
-    at: datetime | None = after
-    while len(found) < 40 and (at := after_cron(expression, zone_of(zone), at)) is not None and at <= until:
+    at = after_cron(expression, zone_of(zone), after)
+    while len(found) < 40 and at is not None and at <= until:
         found.append(at)
+        at = after_cron(expression, zone_of(zone), at)
     assert found == expected
 
 

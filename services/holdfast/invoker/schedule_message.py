@@ -79,7 +79,7 @@ def read_timing(wrong: Violations, field: str, message: schedule_pb2.ScheduleTim
     found: dict[str, Any] = {
         name: read_time(here, f"{name}_time", getattr(message, f"{name}_time"))
         for name in ("start", "end")
-        if message.HasField(f"{name}_time")
+        if message.HasField(f"{name}_time")  # type: ignore[arg-type]  # both are fields
     }
     rule = message.WhichOneof("rule")
     sound = True
@@ -121,7 +121,7 @@ def _cron(wrong: Violations, message: schedule_pb2.CronTiming, found: dict[str, 
         ("cron.time_zone", message.time_zone, zone_of),
     ):
         try:
-            checked(value)  # type: ignore[operator]  # both take a text and raise ValueError
+            checked(value)
         except ValueError as error:
             wrong.add(field, str(error))
             sound = False

@@ -77,8 +77,8 @@ WHERE schedule_id = $1 RETURNING {COLUMNS}
 # What waits for its turn is looked after too, also in a pause: a trigger may be among it.
 _PLAN: Final = f"""
 UPDATE schedule s
-SET next_time = $2, due_time = $3,
-    wake_time = least(CASE WHEN NOT s.paused THEN $3 END,
+SET next_time = $2::timestamptz, due_time = $3::timestamptz,
+    wake_time = least(CASE WHEN NOT s.paused THEN $3::timestamptz END,
                       (SELECT clock_timestamp() FROM schedule_pending p
                        WHERE p.schedule_id = s.schedule_id AND (NOT s.paused OR p.origin = 3) LIMIT 1))
 WHERE s.schedule_id = $1 RETURNING {COLUMNS}

@@ -1,4 +1,4 @@
-"""What a round has done about schedules, written down: what was taken up, what waits, what came of each time."""
+"""What a round has done about schedules, written down: what was taken, what waits, what came of each time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
