@@ -16,7 +16,10 @@ from holdfast.client.number import (
     BudgetDimension,
     DeliveryMode,
     EffectStatus,
+    FireOrigin,
+    FireResult,
     OnDisconnect,
+    OverlapPolicy,
     RunStatus,
     Shape,
     StepKind,
@@ -25,6 +28,8 @@ from holdfast.client.outbox import Outbox
 from holdfast.client.past import Past
 from holdfast.client.retry import Retries
 from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Published, Run, Usage
+from holdfast.client.schedule import Fire, Schedule, Timing
+from holdfast.client.schedules import Schedules
 from holdfast.client.session import Session, Sessions
 from holdfast.client.tenant import Queue, Statistics, Tenant
 from holdfast.client.tenants import Tenants
@@ -51,6 +56,9 @@ __all__ = [
     "EffectStatus",
     "Event",
     "Failure",
+    "Fire",
+    "FireOrigin",
+    "FireResult",
     "Fork",
     "HoldfastError",
     "Inbox",
@@ -58,6 +66,7 @@ __all__ = [
     "OnDisconnect",
     "Outbox",
     "Outcome",
+    "OverlapPolicy",
     "Past",
     "Person",
     "Published",
@@ -68,6 +77,8 @@ __all__ = [
     "RunHandle",
     "RunStatus",
     "RunUnsuccessful",
+    "Schedule",
+    "Schedules",
     "Session",
     "Sessions",
     "Shape",
@@ -78,6 +89,7 @@ __all__ = [
     "StepKind",
     "Tenant",
     "Tenants",
+    "Timing",
     "Update",
     "Usage",
     "Violation",
