@@ -261,7 +261,7 @@ class ScheduleAction(_message.Message):
     @_builtins.property
     def batch(self) -> _batch_pb2.BatchSpec:
         """A batch; its items come from `source`, its `idempotency_key` is left empty, and it starts at
-        once.
+        once. Refused with NOT_YET_AVAILABLE as long as batches are.
         """
 
     def __init__(

@@ -223,7 +223,7 @@ class SignalIdReused(AlreadyExists):
 
 
 class ScheduleExists(AlreadyExists):
-    """The name stands for a different schedule."""
+    """The name stands for a different schedule; the facts hold `name`."""
 
     reason = "SCHEDULE_EXISTS"
 
