@@ -55,7 +55,9 @@ class Plan:
     def again(self, now: datetime) -> timedelta:
         """Return when to look again at what waits."""
         since = self.head.since if self.head is not None and self.start is not self.head else None
-        return look_again(now - since if since is not None else timedelta())
+        again = look_again(now - since if since is not None else timedelta())
+        # Before the next time, which goes first: what waits behind a quick rule must have its chance.
+        return again if self.due_time is None else min(again, max((self.due_time - now) / 2, timedelta()))
 
 
 def plan_due(plan: Plan, now: datetime) -> None:
