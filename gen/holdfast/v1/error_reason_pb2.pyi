@@ -118,6 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
     `limit` says which: `children` or `depth`.
     """
+    ERROR_REASON_SCHEDULE_EXISTS: _ErrorReason.ValueType  # 90
+    """ALREADY_EXISTS: the name stands for a different schedule; metadata `name` says which."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -222,4 +224,6 @@ ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 70
 """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
 `limit` says which: `children` or `depth`.
 """
+ERROR_REASON_SCHEDULE_EXISTS: ErrorReason.ValueType  # 90
+"""ALREADY_EXISTS: the name stands for a different schedule; metadata `name` says which."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -126,7 +126,7 @@ class CronTiming(_message.Message):
     When the clocks go forward, a time that does not exist fires once, at the first moment after the
     gap. When they go back, a time that comes twice fires the first time only. An expression whose
     hour field is `*` or a step of it (`*/2`) follows elapsed hours instead and neither gains nor
-    loses one.
+    loses one: it fires at every moment at which the clock shows a time that matches.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -136,7 +136,7 @@ class CronTiming(_message.Message):
     expression: _builtins.str
     """Five fields: minute, hour, day of month, month, day of week (0 and 7 are Sunday), with lists,
     ranges, steps and English names of three letters. If both days are restricted, either
-    suffices.
+    suffices; one that begins with `*` does not restrict in this sense, so both must match.
     """
     time_zone: _builtins.str
     """A name of the IANA time zone database; empty is UTC."""
@@ -261,7 +261,7 @@ class ScheduleAction(_message.Message):
     @_builtins.property
     def batch(self) -> _batch_pb2.BatchSpec:
         """A batch; its items come from `source`, its `idempotency_key` is left empty, and it starts at
-        once.
+        once. Refused with NOT_YET_AVAILABLE as long as batches are.
         """
 
     def __init__(
@@ -388,8 +388,9 @@ class Schedule(_message.Message):
 
     @_builtins.property
     def catch_up_window(self) -> _duration_pb2.Duration:
-        """Times missed by at most this much, while no process was there, are made up for, in order;
-        others are left out. Unset is 1 minute, at most 31 days. Times missed in a pause are always
+        """Times missed by at most this much, while no process was there, are made up for, in order, each
+        when the one before has ended, at most 1,000; others are left out, many of them as one line of
+        `recent_fires`. What fires within 5 seconds was not missed. Unset is 1 minute, at most 31 days. Times missed in a pause are always
         left out.
         """
 

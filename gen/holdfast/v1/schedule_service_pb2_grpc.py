@@ -95,10 +95,10 @@ class ScheduleServiceServicer:
         """Creates a schedule.
 
         Repeatable: creating the same again answers with what is there. A name that stands for a
-        different schedule is refused with ALREADY_EXISTS.
+        different schedule is refused.
 
-        Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
-        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, SCHEDULE_EXISTS, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
+        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +108,7 @@ class ScheduleServiceServicer:
         """Replaces a schedule whole. Whether it is paused, and what it has started, stay as they are.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
-        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,7 +118,7 @@ class ScheduleServiceServicer:
         """Reads one schedule with its next time and what came of the latest.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,8 +127,7 @@ class ScheduleServiceServicer:
     def ListSchedules(self, request, context):
         """Lists schedules by name, page by page.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +137,7 @@ class ScheduleServiceServicer:
         """Deletes a schedule. What it has started goes on.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,7 +147,7 @@ class ScheduleServiceServicer:
         """Keeps a schedule from firing. Pausing a paused one changes nothing.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,7 +158,7 @@ class ScheduleServiceServicer:
         BackfillSchedule makes up for them.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,7 +170,7 @@ class ScheduleServiceServicer:
         Repeatable with the same idempotency key: it fires once.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, UNAUTHENTICATED,
-        PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,7 +183,7 @@ class ScheduleServiceServicer:
         accepted; they fire one after the other.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, QUEUE_FULL, UNAUTHENTICATED,
-        PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,7 +193,7 @@ class ScheduleServiceServicer:
         """Shows the next times of a schedule, or of a rule before it is one. Changes nothing.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -20,47 +20,46 @@ class ScheduleServiceStub:
     """Creates a schedule.
 
     Repeatable: creating the same again answers with what is there. A name that stands for a
-    different schedule is refused with ALREADY_EXISTS.
+    different schedule is refused.
 
-    Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
-    UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    Errors include: INVALID_FIELD, SCHEDULE_EXISTS, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
+    TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.UpdateScheduleRequest, _schedule_service_pb2.UpdateScheduleResponse]
     """Replaces a schedule whole. Whether it is paused, and what it has started, stay as they are.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
-    TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     GetSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.GetScheduleRequest, _schedule_service_pb2.GetScheduleResponse]
     """Reads one schedule with its next time and what came of the latest.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     ListSchedules: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ListSchedulesRequest, _schedule_service_pb2.ListSchedulesResponse]
     """Lists schedules by name, page by page.
 
-    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-    NOT_YET_AVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.DeleteScheduleRequest, _schedule_service_pb2.DeleteScheduleResponse]
     """Deletes a schedule. What it has started goes on.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     PauseSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PauseScheduleRequest, _schedule_service_pb2.PauseScheduleResponse]
     """Keeps a schedule from firing. Pausing a paused one changes nothing.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     ResumeSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.ResumeScheduleRequest, _schedule_service_pb2.ResumeScheduleResponse]
     """Lets a paused schedule fire again, from its next time on. Times within the pause are left out;
     BackfillSchedule makes up for them.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     TriggerSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.TriggerScheduleRequest, _schedule_service_pb2.TriggerScheduleResponse]
     """Fires now, also if paused; the next time stays where it is.
@@ -68,7 +67,7 @@ class ScheduleServiceStub:
     Repeatable with the same idempotency key: it fires once.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, UNAUTHENTICATED,
-    PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     BackfillSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.BackfillScheduleRequest, _schedule_service_pb2.BackfillScheduleResponse]
     """Fires for the times of a range in the past that started nothing.
@@ -77,13 +76,13 @@ class ScheduleServiceStub:
     accepted; they fire one after the other.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, QUEUE_FULL, UNAUTHENTICATED,
-    PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     PreviewSchedule: _aio.UnaryUnaryMultiCallable[_schedule_service_pb2.PreviewScheduleRequest, _schedule_service_pb2.PreviewScheduleResponse]
     """Shows the next times of a schedule, or of a rule before it is one. Changes nothing.
 
     Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
 
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,10 +97,10 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a schedule.
 
         Repeatable: creating the same again answers with what is there. A name that stands for a
-        different schedule is refused with ALREADY_EXISTS.
+        different schedule is refused.
 
-        Errors include: INVALID_FIELD, UNKNOWN_INTENT, DESTINATION_NOT_FOUND, TENANT_MISMATCH,
-        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, SCHEDULE_EXISTS, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
+        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -113,7 +112,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """Replaces a schedule whole. Whether it is paused, and what it has started, stay as they are.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNKNOWN_INTENT, DESTINATION_NOT_FOUND,
-        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -125,7 +124,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads one schedule with its next time and what came of the latest.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -136,8 +135,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_schedule_service_pb2.ListSchedulesResponse]:
         """Lists schedules by name, page by page.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -149,7 +147,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes a schedule. What it has started goes on.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -161,7 +159,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """Keeps a schedule from firing. Pausing a paused one changes nothing.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -174,7 +172,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         BackfillSchedule makes up for them.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -188,7 +186,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         Repeatable with the same idempotency key: it fires once.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, UNAUTHENTICATED,
-        PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -203,7 +201,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         accepted; they fire one after the other.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, QUEUE_FULL, UNAUTHENTICATED,
-        PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -215,7 +213,7 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         """Shows the next times of a schedule, or of a rule before it is one. Changes nothing.
 
         Errors include: INVALID_FIELD, SCHEDULE_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
 def add_ScheduleServiceServicer_to_server(servicer: ScheduleServiceServicer, server: _aio.Server) -> None: ...

@@ -16,7 +16,10 @@ from holdfast.client.number import (
     BudgetDimension,
     DeliveryMode,
     EffectStatus,
+    FireOrigin,
+    FireResult,
     OnDisconnect,
+    OverlapPolicy,
     RunStatus,
     Shape,
     StepKind,
@@ -36,6 +39,8 @@ from holdfast.client.run import (
     Run,
     Usage,
 )
+from holdfast.client.schedule import Fire, Schedule, Timing
+from holdfast.client.schedules import Schedules
 from holdfast.client.session import Session, Sessions
 from holdfast.client.tenant import Queue, Statistics, Tenant
 from holdfast.client.tenants import Tenants
@@ -63,6 +68,9 @@ __all__ = [
     "EffectStatus",
     "Event",
     "Failure",
+    "Fire",
+    "FireOrigin",
+    "FireResult",
     "Fork",
     "HoldfastError",
     "Inbox",
@@ -70,6 +78,7 @@ __all__ = [
     "OnDisconnect",
     "Outbox",
     "Outcome",
+    "OverlapPolicy",
     "Past",
     "Person",
     "Published",
@@ -80,6 +89,8 @@ __all__ = [
     "RunHandle",
     "RunStatus",
     "RunUnsuccessful",
+    "Schedule",
+    "Schedules",
     "Session",
     "Sessions",
     "Shape",
@@ -90,6 +101,7 @@ __all__ = [
     "StepKind",
     "Tenant",
     "Tenants",
+    "Timing",
     "Update",
     "Usage",
     "Violation",

@@ -28,6 +28,7 @@ from holdfast.client.past import Past, past_of
 from holdfast.client.publish import groups, published_of
 from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
+from holdfast.client.schedules import Schedules
 from holdfast.client.session import Sessions
 from holdfast.client.signal import interrupt, signal
 from holdfast.client.tenants import Tenants
@@ -44,6 +45,7 @@ from holdfast.v1 import (
     invoker_service_pb2_grpc,
     outbox_service_pb2_grpc,
     run_pb2,
+    schedule_service_pb2_grpc,
     tenant_service_pb2_grpc,
 )
 
@@ -116,6 +118,11 @@ class Client:
     def sessions(self) -> Sessions:
         """What the runs of sessions hand on to each other."""
         return Sessions(self._invoker, self._link)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Runs that start by themselves."""
+        return Schedules(schedule_service_pb2_grpc.ScheduleServiceStub(self._channel("invoker")), self._link)
 
     @property
     def tenants(self) -> Tenants:

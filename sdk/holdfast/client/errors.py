@@ -18,7 +18,8 @@
     ├── AlreadyExists               ALREADY_EXISTS
     │   ├── IdempotencyKeyReused        IDEMPOTENCY_KEY_REUSED
     │   ├── RunIdTaken                  RUN_ID_TAKEN
-    │   └── SignalIdReused              SIGNAL_ID_REUSED
+    │   ├── SignalIdReused              SIGNAL_ID_REUSED
+    │   └── ScheduleExists              SCHEDULE_EXISTS
     ├── ResourceExhausted           RESOURCE_EXHAUSTED
     │   ├── QueueFull                   QUEUE_FULL
     │   ├── RateLimited                 RATE_LIMITED
@@ -202,6 +203,12 @@ class SignalIdReused(AlreadyExists):
     """The run was sent another signal under this id."""
 
     reason = "SIGNAL_ID_REUSED"
+
+
+class ScheduleExists(AlreadyExists):
+    """The name stands for a different schedule; the facts hold `name`."""
+
+    reason = "SCHEDULE_EXISTS"
 
 
 class ResourceExhausted(HoldfastError):

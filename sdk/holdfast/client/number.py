@@ -115,3 +115,33 @@ class BreakerState(Number):
     CLOSED = 1
     OPEN = 2
     HALF_OPEN = 3
+
+
+class OverlapPolicy(Number):
+    """What happens when a schedule falls due while what it started last has not ended."""
+
+    UNSPECIFIED = 0
+    SKIP = 1
+    QUEUE = 2
+    CANCEL_OLDER = 3
+
+
+class FireOrigin(Number):
+    """Why a schedule fired."""
+
+    UNSPECIFIED = 0
+    DUE = 1
+    CATCH_UP = 2
+    TRIGGER = 3
+    BACKFILL = 4
+
+
+class FireResult(Number):
+    """What came of one time of a schedule."""
+
+    UNSPECIFIED = 0
+    STARTED = 1
+    QUEUED = 2
+    SKIPPED_OVERLAP = 3
+    SKIPPED_MISSED = 4
+    FAILED = 5

@@ -16,6 +16,7 @@ COMMANDS = {
     "replay": ("replay", "Hold recorded runs against the code that is here now."),
     "sessions": ("sessions", "Show and forget what the runs of a conversation hand on."),
     "events": ("events", "Publish events that start runs."),
+    "schedules": ("schedules", "Start runs at given times, each once."),
     "approvals": ("approvals", "List what waits for people, and decide it."),
     "outbox": ("outbox", "Look after effects and their destinations."),
     "tenants": ("tenants", "Show tenants with their queues, and set their limits."),

@@ -1,4 +1,4 @@
-"""What the clock brings about: sessions kept or let go, deadlines, delays, waits, cancels, old history."""
+"""What the clock brings about: sessions kept or let go, deadlines, delays, waits, schedules, old history."""
 
 import asyncio
 import time
@@ -7,6 +7,7 @@ from uuid import UUID
 
 from holdfast.invoker.board import Board
 from holdfast.invoker.hints import Hints
+from holdfast.invoker.scheduling import Scheduling
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database
 from holdfast.kit.errors import SessionUnknown
@@ -32,7 +33,9 @@ _log = logger("invoker")
 class Caretaker:
     """The loops of an Invoker that act on time; any number of Invokers share the work."""
 
-    def __init__(self, db: Database, board: Board, hints: Hints, settings: InvokerSettings) -> None:
+    def __init__(
+        self, db: Database, board: Board, hints: Hints, settings: InvokerSettings, scheduling: Scheduling
+    ) -> None:
         self.invoker_id = new_id()
         self._db = db
         self._board = board
@@ -45,6 +48,7 @@ class Caretaker:
         self._due = _acting("due", self.fire)
         self._waker = _acting("wake", self.wake)
         self._orphans = _acting("orphans", self.cancel_orphans)
+        self.schedules = _acting("schedules", scheduling.fire)
         self.heartbeats = Loop("heartbeat", self.heartbeat, interval=beat, max_backoff=min(beat, 1.0))
         self.retention = Loop("retention", self.retain, interval=HOUSEKEEPING_SECONDS)
         self.loops = [
@@ -53,6 +57,7 @@ class Caretaker:
             self._due,
             self._waker,
             self._orphans,
+            self.schedules,
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
             self.retention,
         ]
@@ -111,6 +116,7 @@ class Caretaker:
             (seen.due, self._due),
             (seen.woken, self._waker),
             (seen.orphaned, self._orphans),
+            (seen.scheduled, self.schedules),
         ):
             if found:
                 loop.wake()

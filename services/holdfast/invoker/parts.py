@@ -16,6 +16,7 @@ from holdfast.invoker.intents import Intents
 from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
 from holdfast.invoker.refusals import Refusals
+from holdfast.invoker.scheduling import Scheduling
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.invoker.spawning import Spawning
 from holdfast.invoker.stopping import Stopping
@@ -51,6 +52,7 @@ class Parts:
     deciding: Deciding
     mailroom: Mailroom
     spawning: Spawning
+    scheduling: Scheduling
     hints: Hints
 
     @classmethod
@@ -62,7 +64,9 @@ class Parts:
         waiters, followers = Waiters(db), Followers(db, live)
         hints = Hints(board, claimer, waiters, followers, notices)
         refusals = Refusals(db)
-        caretaker = Caretaker(db, board, hints, settings)
+        stopping = Stopping(db, board, live, hints)
+        scheduling = Scheduling(db, hints, stopping, refusals, settings.max_attempts)
+        caretaker = Caretaker(db, board, hints, settings, scheduling)
         return cls(
             settings=settings,
             db=db,
@@ -76,10 +80,11 @@ class Parts:
             waiters=waiters,
             followers=followers,
             caretaker=caretaker,
-            stopping=Stopping(db, board, live, hints),
+            stopping=stopping,
             deciding=Deciding(db, hints, notices),
             mailroom=Mailroom(db, board, live, hints),
             spawning=Spawning(db, intents, hints, refusals),
+            scheduling=scheduling,
             hints=hints,
         )
 

@@ -7,6 +7,7 @@ from holdfast.invoker.hints import Hints
 from holdfast.invoker.live import Live
 from holdfast.kit.db import Database
 from holdfast.ledger import cancel, pause
+from holdfast.ledger.cancel import Cancelled
 
 
 class Stopping:
@@ -20,7 +21,10 @@ class Stopping:
 
     async def cancel(self, tenant: str, run_id: UUID, reason: str) -> None:
         """Ask a run to stop. Repeatable; raises RunNotFound."""
-        cancelled = await cancel.cancel(self._db, tenant, run_id, reason)
+        self.tell(run_id, await cancel.cancel(self._db, tenant, run_id, reason), reason)
+
+    def tell(self, run_id: UUID, cancelled: Cancelled, reason: str) -> None:
+        """Tell whom it concerns that a run was asked to stop."""
         self._hints.moved(cancelled.moved)
         holder = cancelled.holder
         if holder is None:

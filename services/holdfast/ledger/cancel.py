@@ -49,12 +49,13 @@ async def cancel(db: Database, tenant: str, run_id: UUID, reason: str = "") -> C
     async def once() -> Cancelled:
         async with db.transaction() as connection:
             await lock_tenants(connection, [tenant])
-            return await _cancel(connection, tenant, run_id, reason)
+            return await cancel_within(connection, tenant, run_id, reason)
 
     return await db.retrying(once)
 
 
-async def _cancel(connection: Connection, tenant: str, run_id: UUID, reason: str) -> Cancelled:
+async def cancel_within(connection: Connection, tenant: str, run_id: UUID, reason: str) -> Cancelled:
+    """Ask a run to stop, as `cancel`, in the caller's transaction, which has locked the tenant."""
     row = await connection.fetchrow(_ASK, run_id, tenant, reason)
     if row is None:
         status = await connection.fetchval(_STATUS, run_id, tenant)
