@@ -137,6 +137,7 @@ async def test_a_destination_is_made_with_its_defaults_and_changed(outbox: Any, 
             {"destination.breaker_policy.reset_after"},
         ),
         (asked(delivery_mode=99), {"destination.delivery_mode"}),
+        (asked(max_retries_per_second=-1), {"destination.max_retries_per_second"}),
     ],
 )
 async def test_each_malformed_field_of_a_destination_is_named(
@@ -180,10 +181,20 @@ async def test_an_address_the_operator_does_not_allow_is_refused(outbox: Any) ->
     assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
 
 
-async def test_the_mode_that_comes_later_says_so(outbox: Any) -> None:
-    request = asked(delivery_mode=effect_pb2.DELIVERY_MODE_CONFIRM)
-    code, reason, _ = await refusal(outbox.PutDestination(request))
-    assert (code, reason) == ("UNIMPLEMENTED", "NOT_YET_AVAILABLE")
+async def test_a_destination_that_is_asked_says_where(outbox: Any) -> None:
+    def confirming(status_url: str, mode: Any = effect_pb2.DELIVERY_MODE_CONFIRM) -> Any:
+        http = effect_pb2.HttpEndpoint(url="https://hooks.example/in", status_url=status_url)
+        return outbox.PutDestination(asked(http=http, delivery_mode=mode, max_retries_per_second=2.5))
+
+    field = "destination.http.status_url"
+    for wrong in ("", "https://hooks.example/in", "https://{key}.example/in"):
+        assert await refusal(confirming(wrong)) == ("INVALID_ARGUMENT", "INVALID_FIELD", {field})
+    good = "https://hooks.example/in?key={key}"
+    assert await refusal(confirming(good, 1)) == ("INVALID_ARGUMENT", "INVALID_FIELD", {field})
+    code, reason, _ = await refusal(confirming("https://inside.example/{key}"))
+    assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
+    made = (await confirming(good)).destination
+    assert (made.http.status_url, made.max_retries_per_second) == (good, 2.5)
 
 
 async def test_destinations_are_listed_by_name_page_by_page_each_tenant_its_own(

@@ -67,3 +67,5 @@ class Destination:
     breaker_failures: int = 0
     breaker_reset_after: float = 0.0
     breaker: Breaker | None = None
+    status_url: str = ""
+    max_retries_per_second: float = 0.0

@@ -44,6 +44,8 @@ def destination_of(message: effect_pb2.Destination) -> Destination:
         breaker_failures=message.breaker_policy.failures,
         breaker_reset_after=seconds_of(message.breaker_policy.reset_after),
         breaker=_breaker_of(message.breaker) if message.HasField("breaker") else None,
+        status_url=message.http.status_url,
+        max_retries_per_second=message.max_retries_per_second,
     )
 
 
@@ -52,10 +54,14 @@ def destination_message(destination: Destination) -> effect_pb2.Destination:
     message = effect_pb2.Destination(
         name=destination.name,
         http=effect_pb2.HttpEndpoint(
-            url=destination.url, secret_name=destination.secret_name, headers=destination.headers
+            url=destination.url,
+            secret_name=destination.secret_name,
+            headers=destination.headers,
+            status_url=destination.status_url,
         ),
         max_concurrent=destination.max_concurrent,
         max_per_second=destination.max_per_second,
+        max_retries_per_second=destination.max_retries_per_second,
         delivery_mode=effect_pb2.DeliveryMode.ValueType(destination.delivery_mode),
     )
     if destination.timeout:

@@ -105,11 +105,15 @@ async def destinations(target: Target) -> None:
 )
 @click.option("--max-concurrent", type=click.IntRange(0), default=0, help="Calls at once.")
 @click.option("--max-per-second", type=click.FloatRange(0), default=0.0, help="Calls a second.")
+@click.option(
+    "--max-retries-per-second", type=click.FloatRange(0), default=0.0, help="Effects sent again a second."
+)
 @click.option("--timeout", type=Seconds(), default=0.0, help="How long a call may take.")
 @click.option("--max-attempts", type=click.IntRange(0), default=0, help="How often an effect is tried.")
 @click.option("--initial-backoff", type=Seconds(), default=0.0, help="The cap of the first wait.")
 @click.option("--max-backoff", type=Seconds(), default=0.0, help="No wait is longer.")
 @click.option("--delivery-mode", type=click.Choice(_MODES, case_sensitive=False), default="AT_LEAST_ONCE")
+@click.option("--status-url", default="", help="Where CONFIRM asks; {key} stands for the idempotency key.")
 @click.option("--breaker-failures", type=click.IntRange(0), default=0, help="Failures in a row that open it.")
 @click.option("--breaker-reset-after", type=Seconds(), default=0.0, help="How long it stays open.")
 @speaks
@@ -183,7 +187,9 @@ def _show_destination(target: Target, destination: Destination) -> None:
             ("secret", destination.secret_name),
             ("headers", dict(destination.headers)),
             ("at once", destination.max_concurrent),
+            ("asked at", destination.status_url or None),
             ("per second", destination.max_per_second or None),
+            ("retries per second", destination.max_retries_per_second or None),
             ("timeout", f"{destination.timeout:g} s"),
             ("attempts", destination.max_attempts),
             ("backoff", f"{destination.initial_backoff:g} s to {destination.max_backoff:g} s"),

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-from holdfast.dispatcher.request import RESERVED_HEADERS
+from holdfast.dispatcher.request import KEY, RESERVED_HEADERS
 from holdfast.dispatcher.secret import is_secret_name
-from holdfast.kit.errors import NotYetAvailable
 from holdfast.kit.rpc.violation import Violations
-from holdfast.ledger.destination import Destination
+from holdfast.ledger.destination import DEFAULT_RETRIES_PER_SECOND, Destination
 from holdfast.ledger.domain.breaker import BreakerPolicy
 from holdfast.ledger.domain.delivery import DeliveryMode, RetryPolicy
 from holdfast.v1 import effect_pb2, run_pb2
@@ -25,8 +24,9 @@ _FASTEST: Final = 100_000
 
 
 def destination_from(tenant: str, asked: effect_pb2.Destination) -> Destination:
-    """Read and check a destination. Raises `InvalidField`, and `NotYetAvailable` for the mode CONFIRM."""
+    """Read and check a destination. Raises `InvalidField`."""
     violations = Violations()
+    mode = _mode(violations, asked.delivery_mode)
     if asked.WhichOneof("endpoint") is None:
         violations.add("destination.http", "must be given: it says where effects go")
     else:
@@ -40,17 +40,20 @@ def destination_from(tenant: str, asked: effect_pb2.Destination) -> Destination:
         max_concurrent=violations.number(
             "destination.max_concurrent", asked.max_concurrent, default=16, most=1000
         ),
-        max_per_second=_rate(violations, asked.max_per_second),
+        max_per_second=_rate(violations, "destination.max_per_second", asked.max_per_second, "no limit"),
         timeout_s=violations.seconds(
             "destination.timeout", asked.timeout, given=asked.HasField("timeout"), default=10.0, most=60.0
         ),
         retry=_retry(violations, asked.retry),
-        mode=_mode(violations, asked.delivery_mode),
+        mode=mode,
         breaker_policy=_breaker_policy(violations, asked.breaker_policy),
+        status_url=_status_url(violations, asked.http.status_url, mode),
+        max_retries_per_second=_rate(
+            violations, "destination.max_retries_per_second", asked.max_retries_per_second, "the default"
+        )
+        or DEFAULT_RETRIES_PER_SECOND,
     )
     violations.check()
-    if destination.mode is DeliveryMode.CONFIRM:
-        raise NotYetAvailable("The delivery mode CONFIRM is not served by this release.")
     return destination
 
 
@@ -81,12 +84,21 @@ def _headers(violations: Violations, headers: Mapping[str, str]) -> dict[str, st
     return dict(headers)
 
 
-def _rate(violations: Violations, rate: float) -> float:
+def _rate(violations: Violations, field: str, rate: float, zero: str) -> float:
     if math.isnan(rate) or (rate != 0 and not _SLOWEST <= rate <= _FASTEST):
-        violations.add(
-            "destination.max_per_second", f"must be from {_SLOWEST} to {_FASTEST}, or 0 for no limit"
-        )
+        violations.add(field, f"must be from {_SLOWEST} to {_FASTEST}, or 0 for {zero}")
     return rate
+
+
+def _status_url(violations: Violations, url: str, mode: DeliveryMode) -> str:
+    field = "destination.http.status_url"
+    if mode is DeliveryMode.CONFIRM:
+        violations.text(field, url, longest=_LONGEST_URL)
+        if url and KEY not in url.partition("://")[2].partition("/")[2]:
+            violations.add(field, f"must have {KEY}, for the idempotency key, in its path or query")
+    elif url:
+        violations.add(field, "is for the delivery mode CONFIRM alone")
+    return url
 
 
 def _retry(violations: Violations, asked: run_pb2.RetryPolicy) -> RetryPolicy:

@@ -1,19 +1,24 @@
 """One call: signed, bounded in time and size, without redirects, and always ending in a `CallResult`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 import httpcore
 import httpx
 
 from holdfast.dispatcher.address import AddressPolicy
-from holdfast.dispatcher.answer import CallResult, of_failure, of_status
+from holdfast.dispatcher.answer import CallResult, of_failure, of_inquiry, of_status
 from holdfast.dispatcher.connection import Connections
-from holdfast.dispatcher.request import OutgoingRequest, outgoing
+from holdfast.dispatcher.request import OutgoingRequest, inquiry, outgoing
 from holdfast.dispatcher.secret import Secrets
 from holdfast.kit.clock import Clock
+from holdfast.ledger.domain.delivery import DeliveryMode
 from holdfast.ledger.outbox_claim import Delivery
+
+Make = Callable[[Delivery, Secrets, Callable[[], datetime]], OutgoingRequest]
 
 _MOST_READ: Final = 65_536  # of an answer's body, which nobody needs: read only to keep the connection
 
@@ -28,10 +33,19 @@ class Sender:
         self._connections = Connections(policy, most_idle=at_once)
 
     async def send(self, delivery: Delivery) -> CallResult:
-        """Make the call, and say what came of it; takes at most the destination's timeout."""
+        """Make the call, and say what came of it; takes at most the destination's timeout.
+
+        In the mode CONFIRM, a destination that may have the effect already is asked first, for as long at most.
+        """
+        if not (delivery.unsure and delivery.destination.mode is DeliveryMode.CONFIRM):
+            return await self._call(delivery, outgoing)
+        known = of_inquiry(await self._call(delivery, inquiry))
+        return known or replace(await self._call(delivery, outgoing), cleared=True)
+
+    async def _call(self, delivery: Delivery, made: Make) -> CallResult:
         timeout = delivery.destination.timeout_s
         try:
-            request = outgoing(delivery, self._secrets, self._clock.now)
+            request = made(delivery, self._secrets, self._clock.now)
             self._policy.endpoint(request.url)
             async with asyncio.timeout(timeout) as limit:
                 return await self._exchange(request, limit, timeout)
@@ -64,7 +78,7 @@ def _request(outgoing: OutgoingRequest, timeout: float) -> httpcore.Request:
     headers = [(b"host", parsed.netloc), length, *outgoing.headers]
     phases = dict.fromkeys(("connect", "read", "write"), timeout)
     return httpcore.Request(
-        "POST", url, headers=headers, content=outgoing.body, extensions={"timeout": phases}
+        outgoing.method, url, headers=headers, content=outgoing.body, extensions={"timeout": phases}
     )
 
 

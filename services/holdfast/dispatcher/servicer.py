@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from holdfast.dispatcher.address import AddressPolicy, AddressRefusedError
 from holdfast.dispatcher.put import destination_from
+from holdfast.dispatcher.request import KEY
 from holdfast.dispatcher.view import destination_message, effect_message
 from holdfast.kit.db import Database
 from holdfast.kit.errors import DestinationRefused
@@ -93,7 +94,8 @@ class OutboxServicer(Contract):
         """Make or change a destination, if the operator allows its address."""
         wanted = destination_from(current_tenant(), request.destination)
         try:
-            await self._policy.check(wanted.url)
+            for url in filter(None, (wanted.url, wanted.status_url.replace(KEY, "key"))):
+                await self._policy.check(url)
         except AddressRefusedError as refusal:
             raise DestinationRefused(str(refusal), facts={"destination": wanted.name}) from refusal
         async with self._db.transaction() as connection:

@@ -40,9 +40,12 @@ def destination_message(view: DestinationView) -> effect_pb2.Destination:
     of = view.destination
     return effect_pb2.Destination(
         name=of.name,
-        http=effect_pb2.HttpEndpoint(url=of.url, secret_name=of.secret_name, headers=of.headers),
+        http=effect_pb2.HttpEndpoint(
+            url=of.url, secret_name=of.secret_name, headers=of.headers, status_url=of.status_url
+        ),
         max_concurrent=of.max_concurrent,
         max_per_second=of.max_per_second,
+        max_retries_per_second=of.max_retries_per_second,
         timeout=_duration(of.timeout_s),
         retry=run_pb2.RetryPolicy(
             max_attempts=of.retry.max_attempts,
