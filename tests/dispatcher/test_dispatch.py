@@ -206,9 +206,7 @@ async def test_a_destination_that_never_says_keeps_the_effect_from_being_sent_tw
     await stage(db, effect)
     await dispatchers.start()
     await all_ended(db, 1, DEAD)
-    await outbox_person.retry(
-        db, "default", effect.effect_id
-    )  # a person tries again: it is asked again first
+    await outbox_person.retry(db, "default", effect.effect_id)  # it is asked again first
     await all_ended(db, 1)
     assert (len(receiver.deliveries), receiver.inquiries) == (1, [302, 401, 400, 200])
 

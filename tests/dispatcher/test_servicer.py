@@ -1,5 +1,6 @@
 """OutboxService over real gRPC: every call, every field, and nobody else's effects."""
 
+import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,7 +16,7 @@ from holdfast.dispatcher.breaker import judge
 from holdfast.dispatcher.servicer import OutboxServicer
 from holdfast.kit.db import Database, as_fault
 from holdfast.kit.rpc.server import Registration, Server
-from holdfast.ledger.domain.delivery import EffectStatus
+from holdfast.ledger.domain.delivery import BreakerVote, EffectStatus
 from holdfast.ledger.outbox_claim import claim
 from holdfast.ledger.outbox_settle import settle
 from holdfast.v1 import effect_pb2, run_pb2
@@ -24,6 +25,7 @@ from holdfast.v1.outbox_service_pb2_grpc import OutboxServiceStub, add_OutboxSer
 from tests.support.outbox import came_of, check_places, make_destination, open_session, stage, staged
 
 SOUTH = (("holdfast-tenant", "south"),)
+RETRY, DISCARD = pb.EFFECT_ACTION_RETRY, pb.EFFECT_ACTION_DISCARD
 ODD_STATUSES: Any = [1, 0, 77]
 
 
@@ -412,3 +414,115 @@ async def test_another_tenants_effects_and_destinations_do_not_exist(db: Databas
 async def test_each_malformed_field_is_named(outbox: Any, name: str, request_: Any, fields: set[str]) -> None:
     call = getattr(outbox, name)
     assert await refusal(call(request_)) == ("INVALID_ARGUMENT", "INVALID_FIELD", fields)
+
+
+async def acted(outbox: Any, action: pb.EffectAction.ValueType, **more: Any) -> list[Any]:
+    """Ask, and return all answers."""
+    request = pb.ActOnEffectsRequest(action=action, **more)
+    return [answer async for answer in outbox.ActOnEffects(request)]
+
+
+async def dead(db: Database, count: int, destination: str = "letters", **more: Any) -> list[str]:
+    """Stage effects and let each be set aside."""
+    effects = [staged(destination, **more) for _ in range(count)]
+    await stage(db, *effects)
+    session_id = await open_session(db)
+    left = count
+    while left:
+        deliveries = (await claim(db, session_id, wanted=left)).deliveries
+        outcomes = [
+            came_of(each, EffectStatus.DEAD_LETTERED, vote=BreakerVote.ABSTAINS) for each in deliveries
+        ]
+        left -= len(await settle(db, session_id, outcomes, judge))
+    return [str(effect.effect_id) for effect in effects]
+
+
+async def test_nothing_is_done_with_many_effects_unless_it_is_said(db: Database, outbox: Any) -> None:
+    await make_destination(db, "letters", max_concurrent=1000)
+    ids = await dead(db, 3)
+    [answer] = await acted(outbox, RETRY, which={"destination": "letters"})
+    assert (list(answer.effect_ids), answer.matched, answer.done, answer.finished) == (ids, 3, 0, True)
+    page = await outbox.ListEffects(pb.ListEffectsRequest(statuses=[effect_pb2.EFFECT_STATUS_DEAD_LETTERED]))
+    assert len(page.effects) == 3
+
+
+async def test_many_dead_letters_are_sent_again_of_this_tenant_and_destination_alone(
+    db: Database, outbox: Any, woken: list[bool]
+) -> None:
+    for name in ("letters", "others"):
+        await make_destination(db, name, max_concurrent=1000)
+    await make_destination(db, "letters", tenant="south", max_concurrent=1000)
+    ids = await dead(db, 230)
+    others = await dead(db, 1, "others") + await dead(db, 1, tenant="south")
+    answers = await acted(outbox, RETRY, which={"destination": "letters"}, apply=True)
+    assert [(each.matched, each.done, each.skipped) for each in answers] == [
+        (100, 100, 0),
+        (200, 200, 0),
+        (230, 230, 0),
+    ]
+    assert [effect_id for each in answers for effect_id in each.effect_ids] == ids
+    assert [each.finished for each in answers] == [False, False, True]
+    assert woken
+    async with db.connection() as connection:
+        left = await connection.fetch("SELECT effect_id::text FROM effect WHERE status = 4")
+    assert {row[0] for row in left} == set(others)
+    [again] = await acted(outbox, RETRY, which={"destination": "letters"}, apply=True)
+    assert (again.matched, again.done, again.finished) == (0, 0, True)
+    await check_places(db)
+
+
+async def test_dead_letters_of_one_order_that_are_sent_again_together_keep_it(
+    db: Database, outbox: Any
+) -> None:
+    await make_destination(db, "letters", max_concurrent=1000)
+    ids = await dead(db, 12, ordering_key="a")
+    [answer] = await acted(outbox, RETRY, which={"destination": "letters"}, apply=True)
+    assert answer.done == 12
+    session_id, sent = await open_session(db), []
+    while deliveries := (await claim(db, session_id, wanted=9)).deliveries:
+        sent += [str(delivery.effect_id) for delivery in deliveries]
+        await settle(db, session_id, [came_of(delivery) for delivery in deliveries], judge)
+    assert sent == ids
+    await check_places(db)
+
+
+async def test_many_are_given_up_no_more_than_asked_and_what_waits_only_if_it_is_said(
+    db: Database, outbox: Any
+) -> None:
+    await make_destination(db, "letters", max_concurrent=1000)
+    await dead(db, 5)
+    await stage(db, staged("letters"))
+    which = {"destination": "letters"}
+    [answer] = await acted(outbox, DISCARD, which=which, apply=True, limit=2, reason="old")
+    assert (answer.done, answer.finished) == (2, True)
+    began = time.monotonic()
+    answers = await acted(outbox, DISCARD, which=which, apply=True, max_per_second=10.0)
+    assert (answers[-1].done, time.monotonic() - began > 0.25) == (3, True)
+    pending = {"statuses": [effect_pb2.EFFECT_STATUS_PENDING, effect_pb2.EFFECT_STATUS_DELIVERED]}
+    [answer] = await acted(outbox, DISCARD, which=pending, apply=True)
+    assert answer.done == 1
+    [answer] = await acted(outbox, RETRY, which=pending, apply=True)
+    assert (answer.matched, answer.finished) == (0, True)
+    async with db.connection() as connection:
+        rows = await connection.fetch("SELECT status, discard_reason FROM effect ORDER BY seq")
+    assert [tuple(row) for row in rows] == [(5, "old")] * 2 + [(5, "")] * 4
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({}, "which"),
+        ({"which": {"destination": "x", "page_size": 3}}, "which"),
+        ({"which": {"statuses": ODD_STATUSES}}, "which.statuses[1]"),
+        ({"which": {"run_id": "x"}}, "which.run_id"),
+        ({"which": {"destination": "x"}, "limit": -1}, "limit"),
+        ({"which": {"destination": "x"}, "max_per_second": float("nan")}, "max_per_second"),
+        ({"which": {"destination": "x"}, "reason": "x" * 1001}, "reason"),
+        ({"which": {"destination": "x"}, "action": 77}, "action"),
+    ],
+)
+async def test_what_is_wrong_with_acting_on_many_is_named(outbox: Any, more: Any, field: str) -> None:
+    call = outbox.ActOnEffects(pb.ActOnEffectsRequest(**{"action": pb.EFFECT_ACTION_RETRY, **more}))
+    code, reason, fields = await refusal(anext(aiter(call)))
+    assert (code, reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert field in fields

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from holdfast.cli.effect_acting import one_or_all
 from holdfast.cli.given import Pair, Seconds
 from holdfast.cli.output import cell, fields, json_line, table
 from holdfast.cli.target import Target, speaks
@@ -61,20 +62,26 @@ async def get(target: Target, effect_id: str) -> None:
 
 
 @command.command()
-@click.argument("effect_id")
 @speaks
+@one_or_all("retry")
 async def retry(target: Target, effect_id: str) -> None:
-    """Send a dead-lettered effect again."""
+    """Send dead-lettered effects again.
+
+    Either one, EFFECT_ID, or all that match the options: these are only shown, unless --yes is given.
+    """
     async with target.client() as client:
         _show(target, await client.outbox.retry_effect(effect_id))
 
 
 @command.command()
-@click.argument("effect_id")
 @click.option("--reason", default="", help="Why, for the record.")
 @speaks
+@one_or_all("discard")
 async def discard(target: Target, effect_id: str, reason: str) -> None:
-    """Give up an effect; those behind it in its order go on."""
+    """Give up effects; those behind them in their order go on.
+
+    Either one, EFFECT_ID, or all that match the options: these are only shown, unless --yes is given.
+    """
     async with target.client() as client:
         _show(target, await client.outbox.discard_effect(effect_id, reason))
 

@@ -35,7 +35,7 @@ class Sender:
     async def send(self, delivery: Delivery) -> CallResult:
         """Make the call, and say what came of it; takes at most the destination's timeout.
 
-        In the mode CONFIRM, a destination that may have the effect already is asked first, for as long at most.
+        In the mode CONFIRM, a destination that may have it already is asked first, for as long at most.
         """
         if not (delivery.unsure and delivery.destination.mode is DeliveryMode.CONFIRM):
             return await self._call(delivery, outgoing)

@@ -63,7 +63,8 @@ WITH put AS (
     RETURNING destination_id
 )
 INSERT INTO destination_state (destination_id) SELECT destination_id FROM put
-ON CONFLICT (destination_id) DO UPDATE SET next_call_time = clock_timestamp(), next_retry_time = clock_timestamp()
+ON CONFLICT (destination_id)
+DO UPDATE SET next_call_time = clock_timestamp(), next_retry_time = clock_timestamp()
 -- the old rates say nothing
 """
 

@@ -108,7 +108,7 @@ ORDER BY s.destination_id
 
 _TAKE: Final = """
 -- Lease the first effects that are due of each destination, as many as it is allowed; of those that failed
--- before, what is over the budget for sending again is put off instead, each a little longer than the one before.
+-- before, what is over the budget for sending again is put off instead, each a little longer than the last.
 WITH allowed AS (
     SELECT * FROM unnest($2::bigint[], $3::integer[], $4::boolean[], $5::integer[], $6::float8[])
         AS t (destination_id, calls, probe, retries, apart_s)
@@ -147,8 +147,8 @@ ORDER BY l.destination_id, l.seq
 """
 
 _NOTE: Final = """
--- Note what a claim changes of destinations: a probe half-opens the breaker, calls use up the rate, and what is
--- sent again its budget.
+-- Note what a claim changes of destinations: a probe half-opens the breaker, calls use up the rate, and what
+-- is sent again its budget.
 UPDATE destination_state s
 SET breaker = CASE WHEN n.probe THEN 3 ELSE s.breaker END,
     next_call_time = CASE WHEN n.busy_s > 0 THEN statement_timestamp() + make_interval(secs => n.busy_s)

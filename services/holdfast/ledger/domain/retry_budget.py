@@ -1,8 +1,8 @@
 """What is sent again has a budget per destination, so that failures never multiply into a storm of calls.
 
-However many effects fail and however many dispatchers send them: in any time `t` at most `rate · t` and a burst are
-sent again. What is sent for the first time does not wait behind them. The arithmetic is the generic cell rate
-algorithm (ITU-T I.371): one time says how far ahead the budget is used.
+However many effects fail and however many dispatchers send them: in any time `t` at most `rate * t` and a
+burst are sent again. What is sent for the first time does not wait behind them. The arithmetic is the generic
+cell rate algorithm (ITU-T I.371): one time says how far ahead the budget is used.
 """
 
 from dataclasses import dataclass
