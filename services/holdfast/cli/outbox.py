@@ -97,10 +97,19 @@ async def destinations(target: Target) -> None:
             json_line(one)
         return
     rows = [
-        (one.name, one.url, one.delivery_mode, one.breaker.state if one.breaker else "", one.max_concurrent)
+        (
+            one.name,
+            one.url,
+            one.delivery_mode,
+            one.breaker.state if one.breaker else "",
+            one.breaker.failures if one.breaker else "",
+            (one.breaker.probe_time or "") if one.breaker else "",
+            one.max_concurrent,
+        )
         for one in found
     ]
-    table(["NAME", "URL", "DELIVERY", "BREAKER", "AT ONCE"], rows, empty="No destinations.")
+    columns = ["NAME", "URL", "DELIVERY", "BREAKER", "FAILURES", "PROBE", "AT ONCE"]
+    table(columns, rows, empty="No destinations.")
 
 
 @command.command("put-destination")
@@ -201,6 +210,9 @@ def _show_destination(target: Target, destination: Destination) -> None:
             ("attempts", destination.max_attempts),
             ("backoff", f"{destination.initial_backoff:g} s to {destination.max_backoff:g} s"),
             ("breaker", cell(breaker.state) if breaker else None),
+            ("failures", breaker.failures or None if breaker else None),
+            ("open since", breaker.open_time if breaker else None),
+            ("probe at", breaker.probe_time if breaker else None),
         ]
     )
 
