@@ -199,6 +199,44 @@ async def test_a_destination_that_is_asked_says_where(outbox: Any) -> None:
     assert (made.http.status_url, made.max_retries_per_second) == (good, 2.5)
 
 
+async def test_a_grpc_destination_is_made_shown_and_refused_field_by_field(outbox: Any) -> None:
+    def put(mode: Any = 0, **more: Any) -> Any:
+        given = {"target": "hooks.example:443", "method": "a.B/C", "raw": True, "metadata": {"x-team": "a"}}
+        endpoint = effect_pb2.GrpcEndpoint(**{**given, **more})
+        wanted = effect_pb2.Destination(name="rpc", grpc=endpoint, delivery_mode=mode)
+        return outbox.PutDestination(pb.PutDestinationRequest(destination=wanted))
+
+    made = (await put()).destination
+    assert (made.grpc.target, made.grpc.method, made.grpc.raw) == ("hooks.example:443", "a.B/C", True)
+    assert (dict(made.grpc.metadata), made.grpc.plaintext, made.HasField("http")) == (
+        {"x-team": "a"},
+        False,
+        False,
+    )
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"target": "hooks.example"}, "target"),
+        ({"target": "u@hooks.example:443"}, "target"),
+        ({"target": "hooks.example:443/x"}, "target"),
+        ({"method": "C"}, "method"),
+        ({"method": "a.B/C?x"}, "method"),
+        ({"metadata": {"X": "1"}}, "metadata[X]"),
+        ({"metadata": {"x-bin": "1"}}, "metadata[x-bin]"),
+        ({"metadata": {"grpc-timeout": "1"}}, "metadata[grpc-timeout]"),
+        ({"metadata": {"authorization": "1"}}, "metadata[authorization]"),
+    ]
+    for more, field in wrong:
+        invalid = ("INVALID_ARGUMENT", "INVALID_FIELD", {f"destination.grpc.{field}"})
+        assert await refusal(put(**more)) == invalid
+    confirming = put(mode=effect_pb2.DELIVERY_MODE_CONFIRM)
+    _, _, fields = await refusal(confirming)
+    assert "destination.delivery_mode" in fields
+    for target in ("inside.example:443", "hooks.example:99999"):
+        code, reason, _ = await refusal(put(target=target))
+        assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
+    code, reason, _ = await refusal(put(plaintext=True, target="hooks.example:80"))
+    assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
+
+
 async def test_destinations_are_listed_by_name_page_by_page_each_tenant_its_own(
     db: Database, outbox: Any
 ) -> None:

@@ -249,6 +249,7 @@ class Destination(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     HTTP_FIELD_NUMBER: _builtins.int
+    GRPC_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
     MAX_PER_SECOND_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
@@ -274,6 +275,10 @@ class Destination(_message.Message):
         """Over HTTP, signed as Standard Webhooks."""
 
     @_builtins.property
+    def grpc(self) -> Global___GrpcEndpoint:
+        """By a unary gRPC call. Not signed; not in the mode CONFIRM."""
+
+    @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long a call may take; default 10 s, at most 60 s."""
 
@@ -294,6 +299,7 @@ class Destination(_message.Message):
         *,
         name: _builtins.str = ...,
         http: Global___HttpEndpoint | None = ...,
+        grpc: Global___GrpcEndpoint | None = ...,
         max_concurrent: _builtins.int = ...,
         max_per_second: _builtins.float = ...,
         timeout: _duration_pb2.Duration | None = ...,
@@ -303,11 +309,11 @@ class Destination(_message.Message):
         breaker: Global___Breaker | None = ...,
         max_retries_per_second: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "endpoint", b"endpoint", "http", b"http", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "endpoint", b"endpoint", "grpc", b"grpc", "http", b"http", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "delivery_mode", b"delivery_mode", "endpoint", b"endpoint", "http", b"http", "max_concurrent", b"max_concurrent", "max_per_second", b"max_per_second", "max_retries_per_second", b"max_retries_per_second", "name", b"name", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "delivery_mode", b"delivery_mode", "endpoint", b"endpoint", "grpc", b"grpc", "http", b"http", "max_concurrent", b"max_concurrent", "max_per_second", b"max_per_second", "max_retries_per_second", b"max_retries_per_second", "name", b"name", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_endpoint: _TypeAlias = _typing.Literal["http"]  # noqa: Y015
+    _WhichOneofReturnType_endpoint: _TypeAlias = _typing.Literal["http", "grpc"]  # noqa: Y015
     _WhichOneofArgType_endpoint: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_endpoint) -> _WhichOneofReturnType_endpoint | None: ...
 
@@ -372,6 +378,68 @@ class HttpEndpoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HttpEndpoint: _TypeAlias = HttpEndpoint  # noqa: Y015
+
+@_typing.final
+class GrpcEndpoint(_message.Message):
+    """A gRPC destination. The idempotency key is the metadata `idempotency-key`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """`host:port`."""
+    method: _builtins.str
+    """`package.Service/Method`, a unary one."""
+    plaintext: _builtins.bool
+    """Without TLS, where the operator allows it."""
+    raw: _builtins.bool
+    """The body is a string of base64, the bytes of the request. Otherwise it is the request as JSON, made
+    to what the server says by reflection that the method takes.
+    """
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Fixed metadata; not `authorization`, no binary values."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        method: _builtins.str = ...,
+        plaintext: _builtins.bool = ...,
+        raw: _builtins.bool = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "method", b"method", "plaintext", b"plaintext", "raw", b"raw", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrpcEndpoint: _TypeAlias = GrpcEndpoint  # noqa: Y015
 
 @_typing.final
 class BreakerPolicy(_message.Message):

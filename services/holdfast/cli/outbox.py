@@ -138,7 +138,8 @@ async def put_destination(
 ) -> None:
     """Make or change a destination.
 
-    NAME is how agents call it, URL where its effects are sent; what is left out takes its default.
+    NAME is how agents call it, URL where its effects are sent; what is left out takes its default. A URL
+    grpcs://host:port/package.Service/Method is a unary gRPC call, grpc://… one without TLS.
     """
     wanted = Destination(headers=dict(headers), delivery_mode=DeliveryMode[delivery_mode], **given)
     async with target.client() as client:

@@ -12,6 +12,7 @@ import httpx
 from holdfast.dispatcher.address import AddressPolicy
 from holdfast.dispatcher.answer import CallResult, of_failure, of_inquiry, of_status
 from holdfast.dispatcher.connection import Connections
+from holdfast.dispatcher.grpc_call import GrpcCalls, is_grpc
 from holdfast.dispatcher.request import OutgoingRequest, inquiry, outgoing
 from holdfast.dispatcher.secret import Secrets
 from holdfast.kit.clock import Clock
@@ -31,12 +32,15 @@ class Sender:
         self._secrets = secrets
         self._clock = clock
         self._connections = Connections(policy, most_idle=at_once)
+        self._grpc = GrpcCalls(policy)
 
     async def send(self, delivery: Delivery) -> CallResult:
         """Make the call, and say what came of it; takes at most the destination's timeout.
 
         In the mode CONFIRM, a destination that may have it already is asked first, for as long at most.
         """
+        if is_grpc(delivery.destination.url):
+            return await self._grpc.send(delivery)
         if not (delivery.unsure and delivery.destination.mode is DeliveryMode.CONFIRM):
             return await self._call(delivery, outgoing)
         known = of_inquiry(await self._call(delivery, inquiry))
@@ -58,6 +62,7 @@ class Sender:
     async def close(self) -> None:
         """Close all connections."""
         await self._connections.close()
+        await self._grpc.close()
 
     async def _exchange(
         self, outgoing: OutgoingRequest, limit: asyncio.Timeout, timeout: float

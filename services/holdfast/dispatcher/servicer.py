@@ -7,6 +7,7 @@ from typing import Any, Final
 from holdfast.dispatcher.acting import LONGEST_REASON, act
 from holdfast.dispatcher.address import AddressPolicy, AddressRefusedError
 from holdfast.dispatcher.filter import filter_of
+from holdfast.dispatcher.grpc_call import checked_as
 from holdfast.dispatcher.put import destination_from
 from holdfast.dispatcher.request import KEY
 from holdfast.dispatcher.view import destination_message, effect_message
@@ -100,7 +101,7 @@ class OutboxServicer(Contract):
         wanted = destination_from(current_tenant(), request.destination)
         try:
             for url in filter(None, (wanted.url, wanted.status_url.replace(KEY, "key"))):
-                await self._policy.check(url)
+                await self._policy.check(checked_as(url))
         except AddressRefusedError as refusal:
             raise DestinationRefused(str(refusal), facts={"destination": wanted.name}) from refusal
         async with self._db.transaction() as connection:
