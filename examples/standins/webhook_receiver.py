@@ -1,5 +1,6 @@
 """A stand-in for an outside system: takes webhooks on any path, checks signatures, knows idempotency keys.
 
+`GET /applied/KEY` says whether the delivery of an idempotency key had an effect: 200, or 404.
 `GET /received` lists the deliveries, `GET /stats` counts them, `POST /admin/faults` (a `Fault` as JSON) and
 `DELETE /admin/faults` script failures. Source of the signature: standardwebhooks.com.
 """
@@ -57,6 +58,10 @@ class WebhookReceiver:
 
     def __init__(self, *, port: int = 0, secret: str | None = None) -> None:
         self.deliveries: list[Delivery] = []
+        self.inquiries: list[int] = []
+        """What was answered to those who asked whether a delivery had an effect."""
+        self.inquiry_faults: list[int] = []
+        """Statuses that are answered to the next of them instead."""
         self.faults = FaultPlan(RECEIVER_FAULTS)
         self.connections = Connections()
         self._webhook = Webhook(secret) if secret else None
@@ -93,6 +98,7 @@ class WebhookReceiver:
             routes=[
                 Route("/received", self._show_received, methods=["GET"]),
                 Route("/stats", self._show_stats, methods=["GET"]),
+                Route("/applied/{key:path}", self._show_applied, methods=["GET"]),
                 Route("/admin/faults", self._set_fault, methods=["POST", "DELETE"]),
                 Route("/{path:path}", self._receive, methods=["POST"]),
             ]
@@ -145,6 +151,15 @@ class WebhookReceiver:
 
     async def _show_stats(self, _request: Request) -> Response:
         return JSONResponse(self.statistics())
+
+    async def _show_applied(self, request: Request) -> Response:
+        status = 200 if request.path_params["key"] in self._applied else 404
+        if self.inquiry_faults:
+            status = self.inquiry_faults.pop(0)
+        elif self._verify(b"", request.headers) is False:
+            status = 401
+        self.inquiries.append(status)
+        return Response(status_code=status)
 
     async def _set_fault(self, request: Request) -> Response:
         if request.method == "DELETE":

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from examples.standins.fault import Fault
 from examples.standins.webhook_receiver import WebhookReceiver
 from holdfast.dev import Suite
 from tests.cli.conftest import DEADLINE_S, Ended, finish, start
@@ -104,6 +105,29 @@ async def test_a_run_is_invoked_watched_read_and_its_effect_delivered(terminal: 
         listed = await terminal.delivered()
     assert (listed[0]["run_id"], listed[0]["destination"]) == (runs[0]["run_id"], "crm")
     assert [delivery.applied for delivery in crm.deliveries] == [True]
+
+
+async def test_dead_letters_are_shown_and_sent_again_by_destination(terminal: Terminal) -> None:
+    async with WebhookReceiver() as crm:
+        await terminal.type("outbox", "put-destination", "crm", f"{crm.url}/in")
+        listing = ("outbox", "list", "--status", "dead_lettered", "-o", "json")
+        crm.faults.add(Fault("422"))
+        await terminal.type("invoke", "greet", "-d", '{"name": "Ada", "tell": "crm"}', "--watch")
+        async with asyncio.timeout(DEADLINE_S):
+            while not (dead := await terminal.type(*listing)).json:
+                pass
+        shown = await terminal.type("outbox", "retry", "--destination", "crm")
+        assert shown.code == 0, shown.err
+        assert shown.out.splitlines() == [dead.json[0]["effect_id"], "1 effect matches; --yes does it: retry"]
+        assert (await terminal.type("outbox", "retry")).code == 2  # which ones?
+        done = await terminal.type("outbox", "retry", "--destination", "crm", "--yes")
+        assert done.out == "retry: 1 done, 0 passed over\n"
+        await terminal.delivered()
+        none = await terminal.type(
+            "outbox", "discard", "--destination", "crm", "--reason", "old", "-o", "json"
+        )
+        assert [(each["matched"], each["finished"]) for each in none.json] == [(0, True)]
+    assert [delivery.status for delivery in crm.deliveries] == [422, 200]
 
 
 async def test_people_decide_what_waits_for_them_and_the_record_of_it_holds(terminal: Terminal) -> None:

@@ -164,6 +164,16 @@ async def test_an_envelope_with_a_field_that_is_none_is_refused_before_it_is_sen
         await client.publish([{"intnet": "greet"}])
 
 
+@pytest.mark.parametrize("scheme", ["grpc", "grpcs"])
+@pytest.mark.parametrize("raw", ["", "?raw"])
+async def test_a_grpc_destination_comes_back_as_it_was_given(client: Client, scheme: str, raw: str) -> None:
+    url = f"{scheme}://crm.example:443/crm.v1.Crm/Tell{raw}"
+    given = Destination("crm", url, headers={"x": "1"}, max_retries_per_second=3.0)
+    assert await client.outbox.put_destination(given) == given
+    with pytest.raises(ValueError, match="secret_name"):
+        await client.outbox.put_destination(Destination("crm", url, secret_name="s"))
+
+
 async def test_a_destination_comes_back_as_it_was_given(client: Client) -> None:
     given = Destination(
         "crm", "https://crm.example/in", headers={"x": "1"}, timeout=2.5, max_attempts=3, breaker_failures=2

@@ -1,8 +1,12 @@
 """The dispatcher cannot be made to call what the operator does not let it call."""
 
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdfast.dispatcher.address import AddressPolicy, AddressRefusedError
 
@@ -82,6 +86,11 @@ async def test_a_url_that_is_odd_in_any_way_is_refused(url: str) -> None:
         "::ffff:10.0.0.1",
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
+        "fec0::1",
+        "64:ff9b:1::a9fe:a9fe",
+        "::7f00:1",
+        "::ffff:169.254.169.254",
+        "2002:a9fe:a9fe::",
         "2001:0:4136:e378:8000:63bf:80ff:fffe",
     ],
 )
@@ -98,7 +107,24 @@ async def test_private_addresses_are_allowed_where_the_operator_says_so_on_any_p
     await policy(address, allow_private=True).check("http://service.local:8080/")
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", "240.0.0.1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "::ffff:168.63.129.16",
+        "192.0.0.192",
+        "fe80::1",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "240.0.0.1",
+    ],
+)
 async def test_addresses_of_credentials_and_of_everyone_are_never_allowed(address: str) -> None:
     with pytest.raises(AddressRefusedError, match="never"):
         await policy(address, allow_private=True).check("https://hooks.example/")
@@ -156,3 +182,45 @@ async def test_an_allow_list_names_hosts_ports_and_whole_domains(
 async def test_an_allow_list_does_not_make_a_private_address_public() -> None:
     with pytest.raises(AddressRefusedError, match="private"):
         await policy("10.0.0.1", allowed_hosts=["hooks.example"]).check("https://hooks.example/")
+
+
+_DISGUISES: Final[tuple[Callable[[ipaddress.IPv4Address], str], ...]] = (
+    str,
+    lambda four: f"::ffff:{four}",
+    lambda four: str(ipaddress.IPv6Address((0x64FF9B << 96) | int(four))),
+    lambda four: str(ipaddress.IPv6Address((0x2002 << 112) | (int(four) << 80) | 1)),
+    lambda four: str(ipaddress.IPv6Address((0x20010000 << 96) | (int(four) ^ 0xFFFFFFFF))),
+)
+_INSIDE = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10")
+
+
+@given(
+    st.sampled_from(_INSIDE).flatmap(lambda net: st.ip_addresses(v=4, network=net)),
+    st.sampled_from(_DISGUISES),
+)
+async def test_no_address_of_the_inside_gets_through_in_any_disguise_nor_behind_a_public_one(
+    inside: ipaddress.IPv4Address, disguise: Callable[[ipaddress.IPv4Address], str]
+) -> None:
+    for addresses in ((disguise(inside),), (PUBLIC, disguise(inside))):
+        with pytest.raises(AddressRefusedError):
+            await policy(*addresses).check("https://hooks.example/")
+
+
+@given(st.ip_addresses())
+async def test_what_gets_through_is_global_by_every_reading(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    try:
+        await policy(str(address)).check("https://hooks.example/")
+    except AddressRefusedError:
+        return
+    if isinstance(address, ipaddress.IPv6Address):
+        assert not address.is_site_local
+        if address in ipaddress.ip_network("64:ff9b::/96") or address.sixtofour or address.teredo:
+            return  # what it leads to is judged: the test above
+        address = address.ipv4_mapped or address
+    assert address.is_global
+    assert not address.is_private
+    assert not address.is_link_local
+    assert not address.is_multicast
+    assert not address.is_reserved

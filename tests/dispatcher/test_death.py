@@ -67,6 +67,26 @@ async def test_a_call_that_may_be_made_once_only_is_set_aside_when_its_dispatche
     assert receiver.statistics()["deliveries"] == 1
 
 
+async def test_a_destination_is_asked_after_a_dispatcher_was_killed_and_gets_nothing_twice(
+    db: Database, receiver: WebhookReceiver
+) -> None:
+    url = f"{receiver.url}/applied/{{key}}"
+    await to_receiver(db, receiver, mode=DeliveryMode.CONFIRM, status_url=url, max_concurrent=1)
+    sent, unsent = staged("tickets", ordering_key="a"), staged("tickets", ordering_key="a")
+    await stage(db, sent, unsent)
+    async with dispatcher_process(db.url, crash_at="dispatcher.after_send", **SHORT) as first:
+        await first.ended()
+    async with dispatcher_process(db.url, crash_at="dispatcher.before_send", **SHORT) as second:
+        await second.ended()  # leased and not sent: who comes next cannot know, and asks
+    async with dispatcher_process(db.url, **SHORT):
+        await all_ended(db, 2)
+    assert [delivery.idempotency_key for delivery in receiver.deliveries] == [
+        str(sent.effect_id),
+        str(unsent.effect_id),
+    ]
+    assert 200 in receiver.inquiries
+
+
 async def test_a_dispatcher_that_wakes_after_its_lease_ran_out_changes_nothing(
     db: Database, receiver: WebhookReceiver
 ) -> None:

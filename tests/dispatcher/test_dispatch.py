@@ -165,6 +165,52 @@ async def test_a_call_that_may_be_made_once_only_is_not_repeated_when_its_outcom
     assert view.last_failure.reason == "TIMEOUT"
 
 
+async def test_a_destination_that_can_be_asked_is_asked_before_an_uncertain_call_is_repeated(
+    db: Database, receiver: WebhookReceiver, dispatchers: Dispatchers
+) -> None:
+    await to_receiver(
+        db,
+        receiver,
+        mode=DeliveryMode.CONFIRM,
+        status_url=f"{receiver.url}/applied/{{key}}",
+        timeout_s=0.3,
+        max_concurrent=1,
+    )
+    receiver.faults.add(Fault("reset_after"))
+    taken = staged("tickets", key="ticket/7 ü")
+    await stage(db, taken)
+    receiver._applied.add("ticket/7 ü")  # as a receiver that reads the percent signs of the header
+    receiver.inquiry_faults = [503, 403]  # it does not say: then it is neither sent nor given up
+    await dispatchers.start()
+    await all_ended(db, 1)
+    assert (len(receiver.deliveries), receiver.inquiries) == (1, [503, 403, 200])
+    view = await view_of(db, taken.effect_id)
+    reasons = [attempt.failure.reason if attempt.failure else "" for attempt in view.history]
+    assert reasons == ["CONNECTION_LOST", "UNCONFIRMED", "UNCONFIRMED", ""]
+    receiver.faults.add(Fault("500"))  # uncertain, but not taken: asked, and sent again
+    receiver.faults.add(Fault("503"))  # certainly not taken: not asked again
+    await stage(db, staged("tickets"))
+    await all_ended(db, 2)
+    assert (len(receiver.deliveries), receiver.inquiries) == (4, [503, 403, 200, 404])
+
+
+async def test_a_destination_that_never_says_keeps_the_effect_from_being_sent_twice(
+    db: Database, receiver: WebhookReceiver, dispatchers: Dispatchers
+) -> None:
+    status_url = f"{receiver.url}/applied/{{key}}"
+    retry = RetryPolicy(4, 0.01, 0.02)
+    await to_receiver(db, receiver, mode=DeliveryMode.CONFIRM, status_url=status_url, retry=retry)
+    receiver.faults.add(Fault("reset_after"))
+    receiver.inquiry_faults = [302, 401, 400]
+    effect = staged("tickets")
+    await stage(db, effect)
+    await dispatchers.start()
+    await all_ended(db, 1, DEAD)
+    await outbox_person.retry(db, "default", effect.effect_id)  # it is asked again first
+    await all_ended(db, 1)
+    assert (len(receiver.deliveries), receiver.inquiries) == (1, [302, 401, 400, 200])
+
+
 async def test_an_open_breaker_keeps_effects_waiting_without_spending_their_attempts(
     db: Database, receiver: WebhookReceiver, dispatchers: Dispatchers
 ) -> None:

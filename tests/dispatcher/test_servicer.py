@@ -1,5 +1,6 @@
 """OutboxService over real gRPC: every call, every field, and nobody else's effects."""
 
+import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,7 +16,7 @@ from holdfast.dispatcher.breaker import judge
 from holdfast.dispatcher.servicer import OutboxServicer
 from holdfast.kit.db import Database, as_fault
 from holdfast.kit.rpc.server import Registration, Server
-from holdfast.ledger.domain.delivery import EffectStatus
+from holdfast.ledger.domain.delivery import BreakerVote, EffectStatus
 from holdfast.ledger.outbox_claim import claim
 from holdfast.ledger.outbox_settle import settle
 from holdfast.v1 import effect_pb2, run_pb2
@@ -24,6 +25,7 @@ from holdfast.v1.outbox_service_pb2_grpc import OutboxServiceStub, add_OutboxSer
 from tests.support.outbox import came_of, check_places, make_destination, open_session, stage, staged
 
 SOUTH = (("holdfast-tenant", "south"),)
+RETRY, DISCARD = pb.EFFECT_ACTION_RETRY, pb.EFFECT_ACTION_DISCARD
 ODD_STATUSES: Any = [1, 0, 77]
 
 
@@ -137,6 +139,7 @@ async def test_a_destination_is_made_with_its_defaults_and_changed(outbox: Any, 
             {"destination.breaker_policy.reset_after"},
         ),
         (asked(delivery_mode=99), {"destination.delivery_mode"}),
+        (asked(max_retries_per_second=-1), {"destination.max_retries_per_second"}),
     ],
 )
 async def test_each_malformed_field_of_a_destination_is_named(
@@ -180,10 +183,58 @@ async def test_an_address_the_operator_does_not_allow_is_refused(outbox: Any) ->
     assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
 
 
-async def test_the_mode_that_comes_later_says_so(outbox: Any) -> None:
-    request = asked(delivery_mode=effect_pb2.DELIVERY_MODE_CONFIRM)
-    code, reason, _ = await refusal(outbox.PutDestination(request))
-    assert (code, reason) == ("UNIMPLEMENTED", "NOT_YET_AVAILABLE")
+async def test_a_destination_that_is_asked_says_where(outbox: Any) -> None:
+    def confirming(status_url: str, mode: Any = effect_pb2.DELIVERY_MODE_CONFIRM) -> Any:
+        http = effect_pb2.HttpEndpoint(url="https://hooks.example/in", status_url=status_url)
+        return outbox.PutDestination(asked(http=http, delivery_mode=mode, max_retries_per_second=2.5))
+
+    field = "destination.http.status_url"
+    for wrong in ("", "https://hooks.example/in", "https://{key}.example/in"):
+        assert await refusal(confirming(wrong)) == ("INVALID_ARGUMENT", "INVALID_FIELD", {field})
+    good = "https://hooks.example/in?key={key}"
+    assert await refusal(confirming(good, 1)) == ("INVALID_ARGUMENT", "INVALID_FIELD", {field})
+    code, reason, _ = await refusal(confirming("https://inside.example/{key}"))
+    assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
+    made = (await confirming(good)).destination
+    assert (made.http.status_url, made.max_retries_per_second) == (good, 2.5)
+
+
+async def test_a_grpc_destination_is_made_shown_and_refused_field_by_field(outbox: Any) -> None:
+    def put(mode: Any = 0, **more: Any) -> Any:
+        given = {"target": "hooks.example:443", "method": "a.B/C", "raw": True, "metadata": {"x-team": "a"}}
+        endpoint = effect_pb2.GrpcEndpoint(**{**given, **more})
+        wanted = effect_pb2.Destination(name="rpc", grpc=endpoint, delivery_mode=mode)
+        return outbox.PutDestination(pb.PutDestinationRequest(destination=wanted))
+
+    made = (await put()).destination
+    assert (made.grpc.target, made.grpc.method, made.grpc.raw) == ("hooks.example:443", "a.B/C", True)
+    assert (dict(made.grpc.metadata), made.grpc.plaintext, made.HasField("http")) == (
+        {"x-team": "a"},
+        False,
+        False,
+    )
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"target": "hooks.example"}, "target"),
+        ({"target": "u@hooks.example:443"}, "target"),
+        ({"target": "hooks.example:443/x"}, "target"),
+        ({"method": "C"}, "method"),
+        ({"method": "a.B/C?x"}, "method"),
+        ({"metadata": {"X": "1"}}, "metadata[X]"),
+        ({"metadata": {"x-bin": "1"}}, "metadata[x-bin]"),
+        ({"metadata": {"grpc-timeout": "1"}}, "metadata[grpc-timeout]"),
+        ({"metadata": {"authorization": "1"}}, "metadata[authorization]"),
+    ]
+    for more, field in wrong:
+        invalid = ("INVALID_ARGUMENT", "INVALID_FIELD", {f"destination.grpc.{field}"})
+        assert await refusal(put(**more)) == invalid
+    confirming = put(mode=effect_pb2.DELIVERY_MODE_CONFIRM)
+    _, _, fields = await refusal(confirming)
+    assert "destination.delivery_mode" in fields
+    for target in ("inside.example:443", "hooks.example:99999"):
+        code, reason, _ = await refusal(put(target=target))
+        assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
+    code, reason, _ = await refusal(put(plaintext=True, target="hooks.example:80"))
+    assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
 
 
 async def test_destinations_are_listed_by_name_page_by_page_each_tenant_its_own(
@@ -401,3 +452,115 @@ async def test_another_tenants_effects_and_destinations_do_not_exist(db: Databas
 async def test_each_malformed_field_is_named(outbox: Any, name: str, request_: Any, fields: set[str]) -> None:
     call = getattr(outbox, name)
     assert await refusal(call(request_)) == ("INVALID_ARGUMENT", "INVALID_FIELD", fields)
+
+
+async def acted(outbox: Any, action: pb.EffectAction.ValueType, **more: Any) -> list[Any]:
+    """Ask, and return all answers."""
+    request = pb.ActOnEffectsRequest(action=action, **more)
+    return [answer async for answer in outbox.ActOnEffects(request)]
+
+
+async def dead(db: Database, count: int, destination: str = "letters", **more: Any) -> list[str]:
+    """Stage effects and let each be set aside."""
+    effects = [staged(destination, **more) for _ in range(count)]
+    await stage(db, *effects)
+    session_id = await open_session(db)
+    left = count
+    while left:
+        deliveries = (await claim(db, session_id, wanted=left)).deliveries
+        outcomes = [
+            came_of(each, EffectStatus.DEAD_LETTERED, vote=BreakerVote.ABSTAINS) for each in deliveries
+        ]
+        left -= len(await settle(db, session_id, outcomes, judge))
+    return [str(effect.effect_id) for effect in effects]
+
+
+async def test_nothing_is_done_with_many_effects_unless_it_is_said(db: Database, outbox: Any) -> None:
+    await make_destination(db, "letters", max_concurrent=1000)
+    ids = await dead(db, 3)
+    [answer] = await acted(outbox, RETRY, which={"destination": "letters"})
+    assert (list(answer.effect_ids), answer.matched, answer.done, answer.finished) == (ids, 3, 0, True)
+    page = await outbox.ListEffects(pb.ListEffectsRequest(statuses=[effect_pb2.EFFECT_STATUS_DEAD_LETTERED]))
+    assert len(page.effects) == 3
+
+
+async def test_many_dead_letters_are_sent_again_of_this_tenant_and_destination_alone(
+    db: Database, outbox: Any, woken: list[bool]
+) -> None:
+    for name in ("letters", "others"):
+        await make_destination(db, name, max_concurrent=1000)
+    await make_destination(db, "letters", tenant="south", max_concurrent=1000)
+    ids = await dead(db, 230)
+    others = await dead(db, 1, "others") + await dead(db, 1, tenant="south")
+    answers = await acted(outbox, RETRY, which={"destination": "letters"}, apply=True)
+    assert [(each.matched, each.done, each.skipped) for each in answers] == [
+        (100, 100, 0),
+        (200, 200, 0),
+        (230, 230, 0),
+    ]
+    assert [effect_id for each in answers for effect_id in each.effect_ids] == ids
+    assert [each.finished for each in answers] == [False, False, True]
+    assert woken
+    async with db.connection() as connection:
+        left = await connection.fetch("SELECT effect_id::text FROM effect WHERE status = 4")
+    assert {row[0] for row in left} == set(others)
+    [again] = await acted(outbox, RETRY, which={"destination": "letters"}, apply=True)
+    assert (again.matched, again.done, again.finished) == (0, 0, True)
+    await check_places(db)
+
+
+async def test_dead_letters_of_one_order_that_are_sent_again_together_keep_it(
+    db: Database, outbox: Any
+) -> None:
+    await make_destination(db, "letters", max_concurrent=1000)
+    ids = await dead(db, 12, ordering_key="a")
+    [answer] = await acted(outbox, RETRY, which={"destination": "letters"}, apply=True)
+    assert answer.done == 12
+    session_id, sent = await open_session(db), []
+    while deliveries := (await claim(db, session_id, wanted=9)).deliveries:
+        sent += [str(delivery.effect_id) for delivery in deliveries]
+        await settle(db, session_id, [came_of(delivery) for delivery in deliveries], judge)
+    assert sent == ids
+    await check_places(db)
+
+
+async def test_many_are_given_up_no_more_than_asked_and_what_waits_only_if_it_is_said(
+    db: Database, outbox: Any
+) -> None:
+    await make_destination(db, "letters", max_concurrent=1000)
+    await dead(db, 5)
+    await stage(db, staged("letters"))
+    which = {"destination": "letters"}
+    [answer] = await acted(outbox, DISCARD, which=which, apply=True, limit=2, reason="old")
+    assert (answer.done, answer.finished) == (2, True)
+    began = time.monotonic()
+    answers = await acted(outbox, DISCARD, which=which, apply=True, max_per_second=10.0)
+    assert (answers[-1].done, time.monotonic() - began > 0.25) == (3, True)
+    pending = {"statuses": [effect_pb2.EFFECT_STATUS_PENDING, effect_pb2.EFFECT_STATUS_DELIVERED]}
+    [answer] = await acted(outbox, DISCARD, which=pending, apply=True)
+    assert answer.done == 1
+    [answer] = await acted(outbox, RETRY, which=pending, apply=True)
+    assert (answer.matched, answer.finished) == (0, True)
+    async with db.connection() as connection:
+        rows = await connection.fetch("SELECT status, discard_reason FROM effect ORDER BY seq")
+    assert [tuple(row) for row in rows] == [(5, "old")] * 2 + [(5, "")] * 4
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({}, "which"),
+        ({"which": {"destination": "x", "page_size": 3}}, "which"),
+        ({"which": {"statuses": ODD_STATUSES}}, "which.statuses[1]"),
+        ({"which": {"run_id": "x"}}, "which.run_id"),
+        ({"which": {"destination": "x"}, "limit": -1}, "limit"),
+        ({"which": {"destination": "x"}, "max_per_second": float("nan")}, "max_per_second"),
+        ({"which": {"destination": "x"}, "reason": "x" * 1001}, "reason"),
+        ({"which": {"destination": "x"}, "action": 77}, "action"),
+    ],
+)
+async def test_what_is_wrong_with_acting_on_many_is_named(outbox: Any, more: Any, field: str) -> None:
+    call = outbox.ActOnEffects(pb.ActOnEffectsRequest(**{"action": pb.EFFECT_ACTION_RETRY, **more}))
+    code, reason, fields = await refusal(anext(aiter(call)))
+    assert (code, reason) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert field in fields

@@ -4,14 +4,17 @@ import asyncio
 import random
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from holdfast.dispatcher.breaker import judge
 from holdfast.kit.db import Database
 from holdfast.kit.errors import SessionUnknown
-from holdfast.ledger import outbox_session, outbox_settle
-from holdfast.ledger.domain.breaker import BreakerPolicy
+from holdfast.ledger import outbox_claim, outbox_session, outbox_settle
+from holdfast.ledger.domain.breaker import Breaker, BreakerPolicy, Load, Permission, permit
 from holdfast.ledger.domain.delivery import Answer, BreakerVote, DeliveryMode, EffectStatus, decide
 from holdfast.ledger.outbox_claim import Delivery, claim
 from holdfast.ledger.outbox_settle import settle
@@ -245,6 +248,69 @@ async def test_a_rate_spreads_calls_over_all_dispatchers(db: Database) -> None:
     starts = sorted(delivery.starts_in_s for delivery in await take(db, one))
     assert starts == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], abs=1e-6)
     assert all(delivery.starts_in_s > 0.3 for delivery in await take(db, other))
+
+
+async def _fail_all(db: Database, session_id: uuid.UUID) -> int:
+    """Take all that is due, and let every call of it fail."""
+    taken = await take(db, session_id)
+    outcomes = [came_of(delivery, PENDING, vote=BreakerVote.ABSTAINS) for delivery in taken]
+    await settle(db, session_id, outcomes, judge)
+    return len(taken)
+
+
+async def test_what_failed_is_sent_again_no_faster_than_its_budget_over_all_dispatchers(
+    db: Database,
+) -> None:
+    await make_destination(db, "letters", max_concurrent=200, max_retries_per_second=5.0)
+    await stage(db, *(staged("letters") for _ in range(40)))
+    one, other = await open_session(db), await open_session(db)
+    assert await _fail_all(db, one) == 40
+    assert [await _fail_all(db, session) for session in (one, other)] == [5, 0]
+    fresh = [staged("letters") for _ in range(3)]
+    await stage(db, *fresh)
+    deliveries = await take(db, other)  # what is new does not wait behind what failed
+    new = {delivery.effect_id for delivery in deliveries if not delivery.spent}
+    assert new == {effect.effect_id for effect in fresh}
+    await check_places(db)
+    async with db.connection() as connection:
+        places = "SELECT d.due_time = e.next_attempt_time FROM effect_due d JOIN effect e USING (effect_id)"
+        assert all(row[0] for row in await connection.fetch(places))
+        since = await connection.fetchval("SELECT clock_timestamp()")
+        again = 0
+        while (now := await connection.fetchval("SELECT clock_timestamp()")) < since + timedelta(seconds=1.5):
+            again += await _fail_all(db, one) + await _fail_all(db, other)
+        elapsed = (now - since).total_seconds()
+    assert 3 <= again <= 5 * (elapsed + 1) + 1
+
+
+async def test_of_an_open_breaker_all_dispatchers_together_get_one_probe(db: Database) -> None:
+    assert await _probes(db) == [True]
+
+
+async def test_without_the_limit_of_the_half_open_breaker_each_dispatcher_would_probe(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlimited(breaker: Breaker, load: Load, **more: Any) -> Permission:
+        return permit(breaker, replace(load, probing=False), **more)
+
+    monkeypatch.setattr(outbox_claim, "permit", unlimited)
+    assert len(await _probes(db)) > 1
+
+
+async def _probes(db: Database) -> list[bool]:
+    """Let many dispatchers look at once, again and again, at an open breaker whose time has come."""
+    await make_destination(db, "letters", max_concurrent=100)
+    await stage(db, *(staged("letters") for _ in range(50)))
+    async with db.connection() as connection:
+        await connection.execute(
+            "UPDATE destination_state SET breaker = 2, failures = 5, open_time = now(), probe_time = now()"
+        )
+    sessions = [await open_session(db) for _ in range(6)]
+    found: list[bool] = []
+    for _ in range(5):
+        for deliveries in await asyncio.gather(*(take(db, session) for session in sessions)):
+            found += [delivery.probe for delivery in deliveries]
+    return found
 
 
 async def test_what_is_wanted_is_shared_by_the_destinations(db: Database) -> None:

@@ -249,6 +249,7 @@ class Destination(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     HTTP_FIELD_NUMBER: _builtins.int
+    GRPC_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
     MAX_PER_SECOND_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
@@ -256,6 +257,7 @@ class Destination(_message.Message):
     DELIVERY_MODE_FIELD_NUMBER: _builtins.int
     BREAKER_POLICY_FIELD_NUMBER: _builtins.int
     BREAKER_FIELD_NUMBER: _builtins.int
+    MAX_RETRIES_PER_SECOND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the tenant."""
     max_concurrent: _builtins.int
@@ -264,9 +266,17 @@ class Destination(_message.Message):
     """At most this many calls a second; 0 for no limit."""
     delivery_mode: Global___DeliveryMode.ValueType
     """What is promised when an outcome is unknown."""
+    max_retries_per_second: _builtins.float
+    """At most this many effects a second are sent again after a failure, whoever sends them; default 100.
+    What is sent for the first time does not count and does not wait behind them.
+    """
     @_builtins.property
     def http(self) -> Global___HttpEndpoint:
         """Over HTTP, signed as Standard Webhooks."""
+
+    @_builtins.property
+    def grpc(self) -> Global___GrpcEndpoint:
+        """By a unary gRPC call. Not signed; not in the mode CONFIRM."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
@@ -289,6 +299,7 @@ class Destination(_message.Message):
         *,
         name: _builtins.str = ...,
         http: Global___HttpEndpoint | None = ...,
+        grpc: Global___GrpcEndpoint | None = ...,
         max_concurrent: _builtins.int = ...,
         max_per_second: _builtins.float = ...,
         timeout: _duration_pb2.Duration | None = ...,
@@ -296,12 +307,13 @@ class Destination(_message.Message):
         delivery_mode: Global___DeliveryMode.ValueType = ...,
         breaker_policy: Global___BreakerPolicy | None = ...,
         breaker: Global___Breaker | None = ...,
+        max_retries_per_second: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "endpoint", b"endpoint", "http", b"http", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "endpoint", b"endpoint", "grpc", b"grpc", "http", b"http", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "delivery_mode", b"delivery_mode", "endpoint", b"endpoint", "http", b"http", "max_concurrent", b"max_concurrent", "max_per_second", b"max_per_second", "name", b"name", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "delivery_mode", b"delivery_mode", "endpoint", b"endpoint", "grpc", b"grpc", "http", b"http", "max_concurrent", b"max_concurrent", "max_per_second", b"max_per_second", "max_retries_per_second", b"max_retries_per_second", "name", b"name", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_endpoint: _TypeAlias = _typing.Literal["http"]  # noqa: Y015
+    _WhichOneofReturnType_endpoint: _TypeAlias = _typing.Literal["http", "grpc"]  # noqa: Y015
     _WhichOneofArgType_endpoint: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_endpoint) -> _WhichOneofReturnType_endpoint | None: ...
 
@@ -336,11 +348,16 @@ class HttpEndpoint(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     SECRET_NAME_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    STATUS_URL_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Where to POST. `https`, or `http` where the operator allows it."""
     secret_name: _builtins.str
     """The name of the signing secret in the dispatcher's environment or mounted files, never the
     secret itself; empty for no signature.
+    """
+    status_url: _builtins.str
+    """In the mode CONFIRM: where to GET whether it has an effect, with `{key}` in the path or query for
+    the idempotency key. 2xx says that it has, 404 or 410 that it has not, all else says nothing.
     """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -352,14 +369,77 @@ class HttpEndpoint(_message.Message):
         url: _builtins.str = ...,
         secret_name: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        status_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "secret_name", b"secret_name", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "secret_name", b"secret_name", "status_url", b"status_url", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HttpEndpoint: _TypeAlias = HttpEndpoint  # noqa: Y015
+
+@_typing.final
+class GrpcEndpoint(_message.Message):
+    """A gRPC destination. The idempotency key is the metadata `idempotency-key`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """`host:port`."""
+    method: _builtins.str
+    """`package.Service/Method`, a unary one."""
+    plaintext: _builtins.bool
+    """Without TLS, where the operator allows it."""
+    raw: _builtins.bool
+    """The body is a string of base64, the bytes of the request. Otherwise it is the request as JSON, made
+    to what the server says by reflection that the method takes.
+    """
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Fixed metadata; not `authorization`, no binary values."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        method: _builtins.str = ...,
+        plaintext: _builtins.bool = ...,
+        raw: _builtins.bool = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "method", b"method", "plaintext", b"plaintext", "raw", b"raw", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrpcEndpoint: _TypeAlias = GrpcEndpoint  # noqa: Y015
 
 @_typing.final
 class BreakerPolicy(_message.Message):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from holdfast.v1 import effect_pb2 as holdfast_dot_v1_dot_effect__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n holdfast/v1/outbox_service.proto\x12\x0bholdfast.v1\x1a\x18holdfast/v1/effect.proto\"\x8d\x01\n\x12ListEffectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12+\n\x08statuses\x18\x03 \x03(\x0e\x32\x19.holdfast.v1.EffectStatus\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\x12\x0e\n\x06run_id\x18\x05 \x01(\t\"T\n\x13ListEffectsResponse\x12$\n\x07\x65\x66\x66\x65\x63ts\x18\x01 \x03(\x0b\x32\x13.holdfast.v1.Effect\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x10GetEffectRequest\x12\x11\n\teffect_id\x18\x01 \x01(\t\"8\n\x11GetEffectResponse\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Effect\"\'\n\x12RetryEffectRequest\x12\x11\n\teffect_id\x18\x01 \x01(\t\":\n\x13RetryEffectResponse\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Effect\"9\n\x14\x44iscardEffectRequest\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"<\n\x15\x44iscardEffectResponse\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Effect\"F\n\x15PutDestinationRequest\x12-\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.Destination\"G\n\x16PutDestinationResponse\x12-\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.Destination\"@\n\x17ListDestinationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x18ListDestinationsResponse\x12.\n\x0c\x64\x65stinations\x18\x01 \x03(\x0b\x32\x18.holdfast.v1.Destination\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x13ResetBreakerRequest\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\"E\n\x14ResetBreakerResponse\x12-\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.Destination2\xe8\x04\n\rOutboxService\x12P\n\x0bListEffects\x12\x1f.holdfast.v1.ListEffectsRequest\x1a .holdfast.v1.ListEffectsResponse\x12J\n\tGetEffect\x12\x1d.holdfast.v1.GetEffectRequest\x1a\x1e.holdfast.v1.GetEffectResponse\x12P\n\x0bRetryEffect\x12\x1f.holdfast.v1.RetryEffectRequest\x1a .holdfast.v1.RetryEffectResponse\x12V\n\rDiscardEffect\x12!.holdfast.v1.DiscardEffectRequest\x1a\".holdfast.v1.DiscardEffectResponse\x12Y\n\x0ePutDestination\x12\".holdfast.v1.PutDestinationRequest\x1a#.holdfast.v1.PutDestinationResponse\x12_\n\x10ListDestinations\x12$.holdfast.v1.ListDestinationsRequest\x1a%.holdfast.v1.ListDestinationsResponse\x12S\n\x0cResetBreaker\x12 .holdfast.v1.ResetBreakerRequest\x1a!.holdfast.v1.ResetBreakerResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n holdfast/v1/outbox_service.proto\x12\x0bholdfast.v1\x1a\x18holdfast/v1/effect.proto\"\x8d\x01\n\x12ListEffectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12+\n\x08statuses\x18\x03 \x03(\x0e\x32\x19.holdfast.v1.EffectStatus\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\x12\x0e\n\x06run_id\x18\x05 \x01(\t\"T\n\x13ListEffectsResponse\x12$\n\x07\x65\x66\x66\x65\x63ts\x18\x01 \x03(\x0b\x32\x13.holdfast.v1.Effect\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x10GetEffectRequest\x12\x11\n\teffect_id\x18\x01 \x01(\t\"8\n\x11GetEffectResponse\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Effect\"\'\n\x12RetryEffectRequest\x12\x11\n\teffect_id\x18\x01 \x01(\t\":\n\x13RetryEffectResponse\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Effect\"9\n\x14\x44iscardEffectRequest\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"<\n\x15\x44iscardEffectResponse\x12#\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Effect\"\xb6\x01\n\x13\x41\x63tOnEffectsRequest\x12.\n\x05which\x18\x01 \x01(\x0b\x32\x1f.holdfast.v1.ListEffectsRequest\x12)\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x19.holdfast.v1.EffectAction\x12\r\n\x05\x61pply\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\x05\x12\x16\n\x0emax_per_second\x18\x06 \x01(\x01\"\xa1\x01\n\x14\x41\x63tOnEffectsResponse\x12\x0f\n\x07matched\x18\x01 \x01(\x05\x12\x0c\n\x04\x64one\x18\x02 \x01(\x05\x12\x0f\n\x07skipped\x18\x03 \x01(\x05\x12\x12\n\neffect_ids\x18\x04 \x03(\t\x12\x33\n\x0fskipped_effects\x18\x05 \x03(\x0b\x32\x1a.holdfast.v1.SkippedEffect\x12\x10\n\x08\x66inished\x18\x06 \x01(\x08\"C\n\rSkippedEffect\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"F\n\x15PutDestinationRequest\x12-\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.Destination\"G\n\x16PutDestinationResponse\x12-\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.Destination\"@\n\x17ListDestinationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x18ListDestinationsResponse\x12.\n\x0c\x64\x65stinations\x18\x01 \x03(\x0b\x32\x18.holdfast.v1.Destination\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x13ResetBreakerRequest\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\"E\n\x14ResetBreakerResponse\x12-\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.Destination*a\n\x0c\x45\x66\x66\x65\x63tAction\x12\x1d\n\x19\x45\x46\x46\x45\x43T_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45\x46\x46\x45\x43T_ACTION_RETRY\x10\x01\x12\x19\n\x15\x45\x46\x46\x45\x43T_ACTION_DISCARD\x10\x02\x32\xbf\x05\n\rOutboxService\x12P\n\x0bListEffects\x12\x1f.holdfast.v1.ListEffectsRequest\x1a .holdfast.v1.ListEffectsResponse\x12J\n\tGetEffect\x12\x1d.holdfast.v1.GetEffectRequest\x1a\x1e.holdfast.v1.GetEffectResponse\x12P\n\x0bRetryEffect\x12\x1f.holdfast.v1.RetryEffectRequest\x1a .holdfast.v1.RetryEffectResponse\x12V\n\rDiscardEffect\x12!.holdfast.v1.DiscardEffectRequest\x1a\".holdfast.v1.DiscardEffectResponse\x12U\n\x0c\x41\x63tOnEffects\x12 .holdfast.v1.ActOnEffectsRequest\x1a!.holdfast.v1.ActOnEffectsResponse0\x01\x12Y\n\x0ePutDestination\x12\".holdfast.v1.PutDestinationRequest\x1a#.holdfast.v1.PutDestinationResponse\x12_\n\x10ListDestinations\x12$.holdfast.v1.ListDestinationsRequest\x1a%.holdfast.v1.ListDestinationsResponse\x12S\n\x0cResetBreaker\x12 .holdfast.v1.ResetBreakerRequest\x1a!.holdfast.v1.ResetBreakerResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.outbox_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
+  _globals['_EFFECTACTION']._serialized_start=1469
+  _globals['_EFFECTACTION']._serialized_end=1566
   _globals['_LISTEFFECTSREQUEST']._serialized_start=76
   _globals['_LISTEFFECTSREQUEST']._serialized_end=217
   _globals['_LISTEFFECTSRESPONSE']._serialized_start=219
@@ -49,18 +51,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISCARDEFFECTREQUEST']._serialized_end=560
   _globals['_DISCARDEFFECTRESPONSE']._serialized_start=562
   _globals['_DISCARDEFFECTRESPONSE']._serialized_end=622
-  _globals['_PUTDESTINATIONREQUEST']._serialized_start=624
-  _globals['_PUTDESTINATIONREQUEST']._serialized_end=694
-  _globals['_PUTDESTINATIONRESPONSE']._serialized_start=696
-  _globals['_PUTDESTINATIONRESPONSE']._serialized_end=767
-  _globals['_LISTDESTINATIONSREQUEST']._serialized_start=769
-  _globals['_LISTDESTINATIONSREQUEST']._serialized_end=833
-  _globals['_LISTDESTINATIONSRESPONSE']._serialized_start=835
-  _globals['_LISTDESTINATIONSRESPONSE']._serialized_end=934
-  _globals['_RESETBREAKERREQUEST']._serialized_start=936
-  _globals['_RESETBREAKERREQUEST']._serialized_end=978
-  _globals['_RESETBREAKERRESPONSE']._serialized_start=980
-  _globals['_RESETBREAKERRESPONSE']._serialized_end=1049
-  _globals['_OUTBOXSERVICE']._serialized_start=1052
-  _globals['_OUTBOXSERVICE']._serialized_end=1668
+  _globals['_ACTONEFFECTSREQUEST']._serialized_start=625
+  _globals['_ACTONEFFECTSREQUEST']._serialized_end=807
+  _globals['_ACTONEFFECTSRESPONSE']._serialized_start=810
+  _globals['_ACTONEFFECTSRESPONSE']._serialized_end=971
+  _globals['_SKIPPEDEFFECT']._serialized_start=973
+  _globals['_SKIPPEDEFFECT']._serialized_end=1040
+  _globals['_PUTDESTINATIONREQUEST']._serialized_start=1042
+  _globals['_PUTDESTINATIONREQUEST']._serialized_end=1112
+  _globals['_PUTDESTINATIONRESPONSE']._serialized_start=1114
+  _globals['_PUTDESTINATIONRESPONSE']._serialized_end=1185
+  _globals['_LISTDESTINATIONSREQUEST']._serialized_start=1187
+  _globals['_LISTDESTINATIONSREQUEST']._serialized_end=1251
+  _globals['_LISTDESTINATIONSRESPONSE']._serialized_start=1253
+  _globals['_LISTDESTINATIONSRESPONSE']._serialized_end=1352
+  _globals['_RESETBREAKERREQUEST']._serialized_start=1354
+  _globals['_RESETBREAKERREQUEST']._serialized_end=1396
+  _globals['_RESETBREAKERRESPONSE']._serialized_start=1398
+  _globals['_RESETBREAKERRESPONSE']._serialized_end=1467
+  _globals['_OUTBOXSERVICE']._serialized_start=1569
+  _globals['_OUTBOXSERVICE']._serialized_end=2272
 # @@protoc_insertion_point(module_scope)

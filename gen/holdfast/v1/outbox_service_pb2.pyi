@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from holdfast.v1 import effect_pb2 as _effect_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _EffectAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EffectActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EffectAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EFFECT_ACTION_UNSPECIFIED: _EffectAction.ValueType  # 0
+    """Never sent."""
+    EFFECT_ACTION_RETRY: _EffectAction.ValueType  # 1
+    """As RetryEffect."""
+    EFFECT_ACTION_DISCARD: _EffectAction.ValueType  # 2
+    """As DiscardEffect."""
+
+class EffectAction(_EffectAction, metaclass=_EffectActionEnumTypeWrapper):
+    """What to do with many effects."""
+
+EFFECT_ACTION_UNSPECIFIED: EffectAction.ValueType  # 0
+"""Never sent."""
+EFFECT_ACTION_RETRY: EffectAction.ValueType  # 1
+"""As RetryEffect."""
+EFFECT_ACTION_DISCARD: EffectAction.ValueType  # 2
+"""As DiscardEffect."""
+Global___EffectAction: _TypeAlias = EffectAction  # noqa: Y015
 
 @_typing.final
 class ListEffectsRequest(_message.Message):
@@ -228,6 +253,128 @@ class DiscardEffectResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiscardEffectResponse: _TypeAlias = DiscardEffectResponse  # noqa: Y015
+
+@_typing.final
+class ActOnEffectsRequest(_message.Message):
+    """What to do with which effects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHICH_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    MAX_PER_SECOND_FIELD_NUMBER: _builtins.int
+    action: Global___EffectAction.ValueType
+    """What to do."""
+    apply: _builtins.bool
+    """False: only say which effects match."""
+    reason: _builtins.str
+    """Why they are discarded, for the record; at most 1,000 bytes."""
+    limit: _builtins.int
+    """At most this many effects, default 1,000, at most 100,000."""
+    max_per_second: _builtins.float
+    """At most this many effects a second; 0 for as many as it can."""
+    @_builtins.property
+    def which(self) -> Global___ListEffectsRequest:
+        """Which effects, as ListEffects takes them; something must be said, and nothing of pages. Without
+        statuses it is those that are dead-lettered.
+        """
+
+    def __init__(
+        self,
+        *,
+        which: Global___ListEffectsRequest | None = ...,
+        action: Global___EffectAction.ValueType = ...,
+        apply: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        max_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["which", b"which"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "apply", b"apply", "limit", b"limit", "max_per_second", b"max_per_second", "reason", b"reason", "which", b"which"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActOnEffectsRequest: _TypeAlias = ActOnEffectsRequest  # noqa: Y015
+
+@_typing.final
+class ActOnEffectsResponse(_message.Message):
+    """How far it has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    EFFECT_IDS_FIELD_NUMBER: _builtins.int
+    SKIPPED_EFFECTS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """Effects that match, of those looked at so far."""
+    done: _builtins.int
+    """Effects with which it was done."""
+    skipped: _builtins.int
+    """Effects that were passed over, because they stood otherwise."""
+    finished: _builtins.bool
+    """True in the last answer: there are no more, or the limit is reached."""
+    @_builtins.property
+    def effect_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The effects of this answer that match, oldest first; those passed over among them."""
+
+    @_builtins.property
+    def skipped_effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedEffect]:
+        """Those of this answer that were passed over, and why."""
+
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        done: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        effect_ids: _abc.Iterable[_builtins.str] | None = ...,
+        skipped_effects: _abc.Iterable[Global___SkippedEffect] | None = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "effect_ids", b"effect_ids", "finished", b"finished", "matched", b"matched", "skipped", b"skipped", "skipped_effects", b"skipped_effects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActOnEffectsResponse: _TypeAlias = ActOnEffectsResponse  # noqa: Y015
+
+@_typing.final
+class SkippedEffect(_message.Message):
+    """An effect that was passed over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFECT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    effect_id: _builtins.str
+    """The effect."""
+    reason: _builtins.str
+    """Why: a reason as errors have it."""
+    message: _builtins.str
+    """One sentence for people."""
+    def __init__(
+        self,
+        *,
+        effect_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect_id", b"effect_id", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkippedEffect: _TypeAlias = SkippedEffect  # noqa: Y015
 
 @_typing.final
 class PutDestinationRequest(_message.Message):

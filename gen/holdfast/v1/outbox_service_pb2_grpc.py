@@ -55,6 +55,11 @@ class OutboxServiceStub:
                 request_serializer=holdfast_dot_v1_dot_outbox__service__pb2.DiscardEffectRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_outbox__service__pb2.DiscardEffectResponse.FromString,
                 _registered_method=True)
+        self.ActOnEffects = channel.unary_stream(
+                '/holdfast.v1.OutboxService/ActOnEffects',
+                request_serializer=holdfast_dot_v1_dot_outbox__service__pb2.ActOnEffectsRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_outbox__service__pb2.ActOnEffectsResponse.FromString,
+                _registered_method=True)
         self.PutDestination = channel.unary_unary(
                 '/holdfast.v1.OutboxService/PutDestination',
                 request_serializer=holdfast_dot_v1_dot_outbox__service__pb2.PutDestinationRequest.SerializeToString,
@@ -112,6 +117,16 @@ class OutboxServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ActOnEffects(self, request, context):
+        """Does one thing with all effects that match, oldest first so that each order is kept, and tells how
+        far it has come. Without `apply` it only says which they are. Broken off, it may be called again.
+
+        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutDestination(self, request, context):
         """Makes a destination, or changes it. Repeatable.
 
@@ -161,6 +176,11 @@ def add_OutboxServiceServicer_to_server(servicer, server):
                     servicer.DiscardEffect,
                     request_deserializer=holdfast_dot_v1_dot_outbox__service__pb2.DiscardEffectRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_outbox__service__pb2.DiscardEffectResponse.SerializeToString,
+            ),
+            'ActOnEffects': grpc.unary_stream_rpc_method_handler(
+                    servicer.ActOnEffects,
+                    request_deserializer=holdfast_dot_v1_dot_outbox__service__pb2.ActOnEffectsRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_outbox__service__pb2.ActOnEffectsResponse.SerializeToString,
             ),
             'PutDestination': grpc.unary_unary_rpc_method_handler(
                     servicer.PutDestination,
@@ -287,6 +307,33 @@ class OutboxService:
             '/holdfast.v1.OutboxService/DiscardEffect',
             holdfast_dot_v1_dot_outbox__service__pb2.DiscardEffectRequest.SerializeToString,
             holdfast_dot_v1_dot_outbox__service__pb2.DiscardEffectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActOnEffects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/holdfast.v1.OutboxService/ActOnEffects',
+            holdfast_dot_v1_dot_outbox__service__pb2.ActOnEffectsRequest.SerializeToString,
+            holdfast_dot_v1_dot_outbox__service__pb2.ActOnEffectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,12 @@ class OutboxServiceStub:
 
     Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
     """
+    ActOnEffects: _aio.UnaryStreamMultiCallable[_outbox_service_pb2.ActOnEffectsRequest, _outbox_service_pb2.ActOnEffectsResponse]
+    """Does one thing with all effects that match, oldest first so that each order is kept, and tells how
+    far it has come. Without `apply` it only says which they are. Broken off, it may be called again.
+
+    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    """
     PutDestination: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.PutDestinationRequest, _outbox_service_pb2.PutDestinationResponse]
     """Makes a destination, or changes it. Repeatable.
 
@@ -97,6 +103,18 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives up a pending or dead-lettered effect; those behind it in its order go on.
 
         Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ActOnEffects(
+        self,
+        request: _outbox_service_pb2.ActOnEffectsRequest,
+        context: _aio.ServicerContext[_outbox_service_pb2.ActOnEffectsRequest, _abc.AsyncIterator[_outbox_service_pb2.ActOnEffectsResponse]],
+    ) -> _abc.AsyncIterator[_outbox_service_pb2.ActOnEffectsResponse]:
+        """Does one thing with all effects that match, oldest first so that each order is kept, and tells how
+        far it has come. Without `apply` it only says which they are. Broken off, it may be called again.
+
+        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

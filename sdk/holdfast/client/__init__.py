@@ -6,6 +6,7 @@ from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.client import Client
 from holdfast.client.conversation import Conversation
 from holdfast.client.effect import Breaker, DeliveryAttempt, Destination, Effect
+from holdfast.client.effect_acting import ActedOnEffects, EffectAction, SkippedEffect
 from holdfast.client.errors import HoldfastError, Violation
 from holdfast.client.event import Event, Rewound, Snapshot, Started, Update
 from holdfast.client.handle import RunHandle, RunUnsuccessful
@@ -48,6 +49,7 @@ from holdfast.client.watch import Watch
 
 __all__ = [
     "Acted",
+    "ActedOnEffects",
     "Action",
     "Approval",
     "ApprovalStatus",
@@ -65,6 +67,7 @@ __all__ = [
     "DeliveryMode",
     "Destination",
     "Effect",
+    "EffectAction",
     "EffectStatus",
     "Event",
     "Failure",
@@ -95,6 +98,7 @@ __all__ = [
     "Sessions",
     "Shape",
     "Skipped",
+    "SkippedEffect",
     "Snapshot",
     "Started",
     "Statistics",

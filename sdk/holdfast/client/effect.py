@@ -51,7 +51,12 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where effects go, over HTTP; durations in seconds, and what is left at 0 takes its default."""
+    """Where effects go; durations in seconds, and what is left at 0 takes its default.
+
+    `url` is one of HTTP, or `grpcs://host:port/package.Service/Method` for a unary gRPC call, `grpc://…` for
+    one without TLS; with `?raw` at its end bodies are the request's bytes in base64. `headers` are metadata
+    then, and there is neither a secret nor a status URL.
+    """
 
     name: str
     url: str
@@ -67,3 +72,5 @@ class Destination:
     breaker_failures: int = 0
     breaker_reset_after: float = 0.0
     breaker: Breaker | None = None
+    status_url: str = ""
+    max_retries_per_second: float = 0.0

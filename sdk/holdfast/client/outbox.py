@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 
 from holdfast.client.effect import Destination, Effect
+from holdfast.client.effect_acting import ActedOnEffects, EffectAction, act_on_effects
 from holdfast.client.link import Link
 from holdfast.client.number import EffectStatus
 from holdfast.client.wire_effect import destination_message, destination_of, effect_of
@@ -55,6 +56,37 @@ class Outbox:
         request = outbox_service_pb2.DiscardEffectRequest(effect_id=effect_id, reason=reason)
         response = await self._link.call(self._stub.DiscardEffect, request, repeatable=False)
         return effect_of(response.effect)
+
+    def act_on_effects(
+        self,
+        action: EffectAction,
+        *,
+        apply: bool = False,
+        statuses: Iterable[EffectStatus] = (),
+        destination: str = "",
+        run_id: str = "",
+        reason: str = "",
+        limit: int = 0,
+        max_per_second: float = 0.0,
+    ) -> AsyncIterator[ActedOnEffects]:
+        """Do one thing with all effects that match, oldest first; yield how far it has come.
+
+        Without `apply` nothing is done: the answers say which effects it would be. Without `statuses` it is
+        those that are dead-lettered. `limit` is 1,000 if it is left at 0. Broken off, it may be called again.
+        """
+        request = outbox_service_pb2.ActOnEffectsRequest(
+            which=outbox_service_pb2.ListEffectsRequest(
+                statuses=[effect_pb2.EffectStatus.ValueType(status) for status in statuses],
+                destination=destination,
+                run_id=run_id,
+            ),
+            action=outbox_service_pb2.EffectAction.Value(f"EFFECT_ACTION_{action.upper()}"),
+            apply=apply,
+            reason=reason,
+            limit=limit,
+            max_per_second=max_per_second,
+        )
+        return act_on_effects(self._stub, self._link, request)
 
     async def list_destinations(self, *, page_size: int = 100) -> AsyncIterator[Destination]:
         """Yield the destinations by name, with their breakers, page by page."""

@@ -31,9 +31,9 @@ def destination_of(message: effect_pb2.Destination) -> Destination:
     """Return a destination."""
     return Destination(
         name=message.name,
-        url=message.http.url,
+        url=_grpc_url(message.grpc) if message.HasField("grpc") else message.http.url,
         secret_name=message.http.secret_name,
-        headers=dict(message.http.headers),
+        headers=dict(message.grpc.metadata if message.HasField("grpc") else message.http.headers),
         max_concurrent=message.max_concurrent,
         max_per_second=message.max_per_second,
         timeout=seconds_of(message.timeout),
@@ -44,20 +44,29 @@ def destination_of(message: effect_pb2.Destination) -> Destination:
         breaker_failures=message.breaker_policy.failures,
         breaker_reset_after=seconds_of(message.breaker_policy.reset_after),
         breaker=_breaker_of(message.breaker) if message.HasField("breaker") else None,
+        status_url=message.http.status_url,
+        max_retries_per_second=message.max_retries_per_second,
     )
 
 
 def destination_message(destination: Destination) -> effect_pb2.Destination:
-    """Return a destination as the contract has it; what is 0 is left out."""
+    """Return a destination as the contract has it; what is 0 is left out.
+
+    Raises `ValueError` for a gRPC destination with a secret or a status URL.
+    """
     message = effect_pb2.Destination(
         name=destination.name,
-        http=effect_pb2.HttpEndpoint(
-            url=destination.url, secret_name=destination.secret_name, headers=destination.headers
-        ),
         max_concurrent=destination.max_concurrent,
         max_per_second=destination.max_per_second,
+        max_retries_per_second=destination.max_retries_per_second,
         delivery_mode=effect_pb2.DeliveryMode.ValueType(destination.delivery_mode),
     )
+    if destination.url.startswith(("grpc://", "grpcs://")):
+        message.grpc.CopyFrom(_grpc_endpoint(destination))
+    else:
+        http = effect_pb2.HttpEndpoint(url=destination.url, headers=destination.headers)
+        http.secret_name, http.status_url = destination.secret_name, destination.status_url
+        message.http.CopyFrom(http)
     if destination.timeout:
         message.timeout.CopyFrom(duration_of(destination.timeout))
     if destination.max_attempts or destination.initial_backoff or destination.max_backoff:
@@ -67,6 +76,25 @@ def destination_message(destination: Destination) -> effect_pb2.Destination:
         if destination.breaker_reset_after:
             message.breaker_policy.reset_after.CopyFrom(duration_of(destination.breaker_reset_after))
     return message
+
+
+def _grpc_endpoint(destination: Destination) -> effect_pb2.GrpcEndpoint:
+    if destination.secret_name or destination.status_url:
+        raise ValueError("secret_name and status_url are for destinations of HTTP")
+    scheme, _, rest = destination.url.partition("://")
+    target, _, path = rest.partition("/")
+    return effect_pb2.GrpcEndpoint(
+        target=target,
+        method=path.removesuffix("?raw"),
+        plaintext=scheme == "grpc",
+        raw=path.endswith("?raw"),
+        metadata=destination.headers,
+    )
+
+
+def _grpc_url(endpoint: effect_pb2.GrpcEndpoint) -> str:
+    scheme = "grpc" if endpoint.plaintext else "grpcs"
+    return f"{scheme}://{endpoint.target}/{endpoint.method}{'?raw' if endpoint.raw else ''}"
 
 
 def _retry(destination: Destination) -> run_pb2.RetryPolicy:

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from holdfast.cli.effect_acting import one_or_all
 from holdfast.cli.given import Pair, Seconds
 from holdfast.cli.output import cell, fields, json_line, table
 from holdfast.cli.target import Target, speaks
@@ -61,20 +62,26 @@ async def get(target: Target, effect_id: str) -> None:
 
 
 @command.command()
-@click.argument("effect_id")
 @speaks
+@one_or_all("retry")
 async def retry(target: Target, effect_id: str) -> None:
-    """Send a dead-lettered effect again."""
+    """Send dead-lettered effects again.
+
+    Either one, EFFECT_ID, or all that match the options: these are only shown, unless --yes is given.
+    """
     async with target.client() as client:
         _show(target, await client.outbox.retry_effect(effect_id))
 
 
 @command.command()
-@click.argument("effect_id")
 @click.option("--reason", default="", help="Why, for the record.")
 @speaks
+@one_or_all("discard")
 async def discard(target: Target, effect_id: str, reason: str) -> None:
-    """Give up an effect; those behind it in its order go on."""
+    """Give up effects; those behind them in their order go on.
+
+    Either one, EFFECT_ID, or all that match the options: these are only shown, unless --yes is given.
+    """
     async with target.client() as client:
         _show(target, await client.outbox.discard_effect(effect_id, reason))
 
@@ -90,10 +97,19 @@ async def destinations(target: Target) -> None:
             json_line(one)
         return
     rows = [
-        (one.name, one.url, one.delivery_mode, one.breaker.state if one.breaker else "", one.max_concurrent)
+        (
+            one.name,
+            one.url,
+            one.delivery_mode,
+            one.breaker.state if one.breaker else "",
+            one.breaker.failures if one.breaker else "",
+            (one.breaker.probe_time or "") if one.breaker else "",
+            one.max_concurrent,
+        )
         for one in found
     ]
-    table(["NAME", "URL", "DELIVERY", "BREAKER", "AT ONCE"], rows, empty="No destinations.")
+    columns = ["NAME", "URL", "DELIVERY", "BREAKER", "FAILURES", "PROBE", "AT ONCE"]
+    table(columns, rows, empty="No destinations.")
 
 
 @command.command("put-destination")
@@ -105,11 +121,15 @@ async def destinations(target: Target) -> None:
 )
 @click.option("--max-concurrent", type=click.IntRange(0), default=0, help="Calls at once.")
 @click.option("--max-per-second", type=click.FloatRange(0), default=0.0, help="Calls a second.")
+@click.option(
+    "--max-retries-per-second", type=click.FloatRange(0), default=0.0, help="Effects sent again a second."
+)
 @click.option("--timeout", type=Seconds(), default=0.0, help="How long a call may take.")
 @click.option("--max-attempts", type=click.IntRange(0), default=0, help="How often an effect is tried.")
 @click.option("--initial-backoff", type=Seconds(), default=0.0, help="The cap of the first wait.")
 @click.option("--max-backoff", type=Seconds(), default=0.0, help="No wait is longer.")
 @click.option("--delivery-mode", type=click.Choice(_MODES, case_sensitive=False), default="AT_LEAST_ONCE")
+@click.option("--status-url", default="", help="Where CONFIRM asks; {key} stands for the idempotency key.")
 @click.option("--breaker-failures", type=click.IntRange(0), default=0, help="Failures in a row that open it.")
 @click.option("--breaker-reset-after", type=Seconds(), default=0.0, help="How long it stays open.")
 @speaks
@@ -118,7 +138,8 @@ async def put_destination(
 ) -> None:
     """Make or change a destination.
 
-    NAME is how agents call it, URL where its effects are sent; what is left out takes its default.
+    NAME is how agents call it, URL where its effects are sent; what is left out takes its default. A URL
+    grpcs://host:port/package.Service/Method is a unary gRPC call, grpc://… one without TLS.
     """
     wanted = Destination(headers=dict(headers), delivery_mode=DeliveryMode[delivery_mode], **given)
     async with target.client() as client:
@@ -183,11 +204,16 @@ def _show_destination(target: Target, destination: Destination) -> None:
             ("secret", destination.secret_name),
             ("headers", dict(destination.headers)),
             ("at once", destination.max_concurrent),
+            ("asked at", destination.status_url or None),
             ("per second", destination.max_per_second or None),
+            ("retries per second", destination.max_retries_per_second or None),
             ("timeout", f"{destination.timeout:g} s"),
             ("attempts", destination.max_attempts),
             ("backoff", f"{destination.initial_backoff:g} s to {destination.max_backoff:g} s"),
             ("breaker", cell(breaker.state) if breaker else None),
+            ("failures", breaker.failures or None if breaker else None),
+            ("open since", breaker.open_time if breaker else None),
+            ("probe at", breaker.probe_time if breaker else None),
         ]
     )
 

@@ -20,6 +20,11 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 _LONGEST: Final = 2048
 _PORTS: Final = {"https": 443, "http": 80}
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+# Where clouds keep credentials, beside the link-local addresses: AWS (IPv6), Alibaba, Azure, Oracle.
+_CREDENTIALS: Final = frozenset(
+    ipaddress.ip_address(text)
+    for text in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
+)
 
 
 class AddressRefusedError(Exception):
@@ -47,7 +52,7 @@ class AddressPolicy:
 
     `allowed_hosts` are `host`, `host:port` or `*.domain[:port]`; if none, any public host is allowed.
     Private addresses (loopback included) are allowed only with `allow_private`, and then on any port and
-    without TLS; link-local ones, where clouds keep credentials, never.
+    without TLS; link-local and other addresses where clouds keep credentials, never.
     """
 
     def __init__(
@@ -104,9 +109,10 @@ class AddressPolicy:
 
     def _check_address(self, endpoint: Endpoint, address: Address) -> None:
         reserved = address.is_reserved and not address.is_loopback  # ::1 is both
-        if address.is_link_local or address.is_multicast or address.is_unspecified or reserved:
+        never = address.is_link_local or address.is_multicast or address.is_unspecified or reserved
+        if never or address in _CREDENTIALS:
             raise AddressRefusedError(f"The host {endpoint.host} has an address that is never allowed.")
-        if address.is_global:
+        if address.is_global and not _is_site_local(address):
             self._check_public(endpoint)
         elif not self._allow_private:
             raise AddressRefusedError(f"The host {endpoint.host} has a private address.")
@@ -131,6 +137,11 @@ def _matches(pattern: str, endpoint: Endpoint) -> bool:
     if host.startswith("*."):
         return name.endswith(host[1:])
     return name == host
+
+
+def _is_site_local(address: Address) -> bool:
+    """Tell fec0::/10: given up by RFC 3879, called global by the standard library, and private where used."""
+    return isinstance(address, ipaddress.IPv6Address) and address.is_site_local
 
 
 def _effective(address: Address) -> Address:

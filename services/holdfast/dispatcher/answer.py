@@ -1,6 +1,6 @@
 """What an HTTP answer, or its absence, means for the effect and for the destination's breaker."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -21,7 +21,10 @@ _LATER: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What came of one call; `reason` and `message` are empty if it was accepted."""
+    """What came of one call; `reason` and `message` are empty if it was accepted.
+
+    `cleared`: the destination said that it has the effect from no call made before this one.
+    """
 
     answer: Answer
     vote: BreakerVote
@@ -29,6 +32,7 @@ class CallResult:
     reason: str = ""
     message: str = ""
     retry_after_s: float | None = None
+    cleared: bool = False
 
 
 def of_status(status: int, retry_after: str | None = None) -> CallResult:
@@ -75,6 +79,24 @@ def of_failure(error: Exception) -> CallResult | None:
             )
         case _:
             return None
+
+
+def of_inquiry(answered: CallResult) -> CallResult | None:
+    """Read what came of asking whether the destination has an effect; None if it has not, so it may be sent.
+
+    A 2xx says that it has, 404 and 410 that it has not. All else says nothing: it is asked again later.
+    """
+    if answered.answer is Answer.ACCEPTED:
+        return answered
+    if answered.http_status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return None
+    told = answered.message or "Nothing was answered."
+    return replace(
+        answered,
+        answer=Answer.UNCERTAIN,
+        reason="UNCONFIRMED",
+        message=f"Asked whether it has the effect, the destination did not say: {told}",
+    )
 
 
 def cut_off() -> CallResult:

@@ -200,6 +200,7 @@ def _settlement(delivery: Delivery, result: CallResult, duration_s: float) -> Se
         http_status=result.http_status,
         failure=failure,
         duration_s=duration_s,
+        unsure=result.answer is Answer.UNCERTAIN or (delivery.unsure and not result.cleared),
     )
 
 

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-from holdfast.dispatcher.request import RESERVED_HEADERS
+from holdfast.dispatcher.grpc_call import url_of
+from holdfast.dispatcher.request import KEY, RESERVED_HEADERS
 from holdfast.dispatcher.secret import is_secret_name
-from holdfast.kit.errors import NotYetAvailable
 from holdfast.kit.rpc.violation import Violations
-from holdfast.ledger.destination import Destination
+from holdfast.ledger.destination import DEFAULT_RETRIES_PER_SECOND, Destination
 from holdfast.ledger.domain.breaker import BreakerPolicy
 from holdfast.ledger.domain.delivery import DeliveryMode, RetryPolicy
 from holdfast.v1 import effect_pb2, run_pb2
 
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
+_METADATA_KEY: Final = re.compile(r"[0-9a-z_.-]{1,100}")
+_TARGET: Final = re.compile(r"[^\s/?#@\\%]{1,255}:[0-9]{1,5}")
+_METHOD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,255}/[A-Za-z_][A-Za-z0-9_]{0,255}")
 _MOST_HEADERS: Final = 32
 _LONGEST_VALUE: Final = 1024
 _LONGEST_URL: Final = 2048
@@ -25,33 +28,66 @@ _FASTEST: Final = 100_000
 
 
 def destination_from(tenant: str, asked: effect_pb2.Destination) -> Destination:
-    """Read and check a destination. Raises `InvalidField`, and `NotYetAvailable` for the mode CONFIRM."""
+    """Read and check a destination. Raises `InvalidField`."""
     violations = Violations()
-    if asked.WhichOneof("endpoint") is None:
-        violations.add("destination.http", "must be given: it says where effects go")
-    else:
-        violations.text("destination.http.url", asked.http.url, longest=_LONGEST_URL)
+    mode = _mode(violations, asked.delivery_mode)
+    url, headers = _endpoint(violations, asked)
+    if mode is DeliveryMode.CONFIRM and asked.WhichOneof("endpoint") == "grpc":
+        violations.add("destination.delivery_mode", "must not be CONFIRM for gRPC")
+        mode = DeliveryMode.AT_LEAST_ONCE
     destination = Destination(
         tenant=tenant,
         name=violations.text("destination.name", asked.name),
-        url=asked.http.url,
+        url=url,
         secret_name=_secret_name(violations, asked.http.secret_name),
-        headers=_headers(violations, asked.http.headers),
+        headers=headers,
         max_concurrent=violations.number(
             "destination.max_concurrent", asked.max_concurrent, default=16, most=1000
         ),
-        max_per_second=_rate(violations, asked.max_per_second),
+        max_per_second=_rate(violations, "destination.max_per_second", asked.max_per_second, "no limit"),
         timeout_s=violations.seconds(
             "destination.timeout", asked.timeout, given=asked.HasField("timeout"), default=10.0, most=60.0
         ),
         retry=_retry(violations, asked.retry),
-        mode=_mode(violations, asked.delivery_mode),
+        mode=mode,
         breaker_policy=_breaker_policy(violations, asked.breaker_policy),
+        status_url=_status_url(violations, asked.http.status_url, mode),
+        max_retries_per_second=_rate(
+            violations, "destination.max_retries_per_second", asked.max_retries_per_second, "the default"
+        )
+        or DEFAULT_RETRIES_PER_SECOND,
     )
     violations.check()
-    if destination.mode is DeliveryMode.CONFIRM:
-        raise NotYetAvailable("The delivery mode CONFIRM is not served by this release.")
     return destination
+
+
+def _endpoint(violations: Violations, asked: effect_pb2.Destination) -> tuple[str, dict[str, str]]:
+    """Return where effects go, as a URL, and what each call carries."""
+    match asked.WhichOneof("endpoint"):
+        case "http":
+            violations.text("destination.http.url", asked.http.url, longest=_LONGEST_URL)
+            return asked.http.url, _headers(violations, "destination.http.headers", asked.http.headers)
+        case "grpc":
+            return _grpc_url(violations, asked.grpc), _metadata(violations, asked.grpc.metadata)
+        case _:
+            violations.add("destination.http", "must be given, or destination.grpc: it says where effects go")
+            return "", {}
+
+
+def _grpc_url(violations: Violations, asked: effect_pb2.GrpcEndpoint) -> str:
+    if not _TARGET.fullmatch(asked.target):
+        violations.add("destination.grpc.target", "must be host:port")
+    if not _METHOD.fullmatch(asked.method):
+        violations.add("destination.grpc.method", "must be package.Service/Method")
+    return url_of(asked.target, asked.method, plaintext=asked.plaintext, raw=asked.raw)
+
+
+def _metadata(violations: Violations, asked: Mapping[str, str]) -> dict[str, str]:
+    field = "destination.grpc.metadata"
+    for key in asked:
+        if not _METADATA_KEY.fullmatch(key) or key.startswith("grpc-") or key.endswith("-bin"):
+            violations.add(f"{field}[{key[:100]}]", "must be a key of lower case, of text and none of gRPC's")
+    return _headers(violations, field, asked)
 
 
 def _secret_name(violations: Violations, name: str) -> str:
@@ -62,8 +98,7 @@ def _secret_name(violations: Violations, name: str) -> str:
     return name
 
 
-def _headers(violations: Violations, headers: Mapping[str, str]) -> dict[str, str]:
-    field = "destination.http.headers"
+def _headers(violations: Violations, field: str, headers: Mapping[str, str]) -> dict[str, str]:
     if len(headers) > _MOST_HEADERS:
         violations.add(field, f"must be at most {_MOST_HEADERS}")
     if len({name.lower() for name in headers}) < len(headers):
@@ -81,12 +116,21 @@ def _headers(violations: Violations, headers: Mapping[str, str]) -> dict[str, st
     return dict(headers)
 
 
-def _rate(violations: Violations, rate: float) -> float:
+def _rate(violations: Violations, field: str, rate: float, zero: str) -> float:
     if math.isnan(rate) or (rate != 0 and not _SLOWEST <= rate <= _FASTEST):
-        violations.add(
-            "destination.max_per_second", f"must be from {_SLOWEST} to {_FASTEST}, or 0 for no limit"
-        )
+        violations.add(field, f"must be from {_SLOWEST} to {_FASTEST}, or 0 for {zero}")
     return rate
+
+
+def _status_url(violations: Violations, url: str, mode: DeliveryMode) -> str:
+    field = "destination.http.status_url"
+    if mode is DeliveryMode.CONFIRM:
+        violations.text(field, url, longest=_LONGEST_URL)
+        if url and KEY not in url.partition("://")[2].partition("/")[2]:
+            violations.add(field, f"must have {KEY}, for the idempotency key, in its path or query")
+    elif url:
+        violations.add(field, "is for the delivery mode CONFIRM alone")
+    return url
 
 
 def _retry(violations: Violations, asked: run_pb2.RetryPolicy) -> RetryPolicy:

@@ -35,17 +35,20 @@ RESERVED_HEADERS: Final = frozenset(
         "webhook-signature",
     }
 )
+KEY: Final = "{key}"
+"""Stands for the idempotency key in a status URL."""
 # Everything printable, but the percent sign: two keys never become one.
 _PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingRequest:
-    """A POST, ready to be sent."""
+    """A request, ready to be sent: a POST of an effect, or a GET that asks about one."""
 
     url: str
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    method: str = "POST"
 
 
 def header_key(idempotency_key: str) -> str:
@@ -55,9 +58,23 @@ def header_key(idempotency_key: str) -> str:
 
 def outgoing(delivery: Delivery, secrets: Secrets, now: Callable[[], datetime]) -> OutgoingRequest:
     """Make the request of a delivery. Raises `SecretMissingError`."""
+    headers = {"content-type": "application/json"} | _headers(delivery, delivery.body.decode(), secrets, now)
+    return OutgoingRequest(delivery.destination.url, _encoded(headers), delivery.body)
+
+
+def inquiry(delivery: Delivery, secrets: Secrets, now: Callable[[], datetime]) -> OutgoingRequest:
+    """Make the request that asks whether the destination has an effect. Raises `SecretMissingError`.
+
+    It carries the effect's idempotency key and a signature over an empty body.
+    """
+    url = delivery.destination.status_url.replace(KEY, quote(delivery.idempotency_key, safe=""))
+    return OutgoingRequest(url, _encoded(_headers(delivery, "", secrets, now)), b"", "GET")
+
+
+def _headers(delivery: Delivery, body: str, secrets: Secrets, now: Callable[[], datetime]) -> dict[str, str]:
     destination = delivery.destination
     key = header_key(delivery.idempotency_key)
-    headers = {"content-type": "application/json", "user-agent": "holdfast-dispatcher"}
+    headers = {"user-agent": "holdfast-dispatcher"}
     headers |= {name.lower(): value for name, value in destination.headers.items()}
     headers["idempotency-key"] = key
     if delivery.traceparent:
@@ -67,6 +84,9 @@ def outgoing(delivery: Delivery, secrets: Secrets, now: Callable[[], datetime]) 
         signer = secrets.signer(destination.tenant, destination.secret_name)
         headers["webhook-id"] = key
         headers["webhook-timestamp"] = str(int(time.timestamp()))
-        headers["webhook-signature"] = signer.sign(key, time, delivery.body.decode())
-    encoded = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
-    return OutgoingRequest(destination.url, encoded, delivery.body)
+        headers["webhook-signature"] = signer.sign(key, time, body)
+    return headers
+
+
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]

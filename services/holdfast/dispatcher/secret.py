@@ -2,10 +2,14 @@
 
 The `default` tenant's secret `tickets` is `HOLDFAST_SECRET_TICKETS`, or the file `tickets`. Other tenants
 have a folder each, `<tenant>/tickets`: a name must not let one tenant sign with another's secret.
+
+A secret is rotated without a gap by giving several, separated by white space: all of them sign (the header is
+a list, as Standard Webhooks has it), and a receiver accepts what it knows one of.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -14,6 +18,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OF_ALL: Final = "default"
+_MOST_KEYS: Final = 8  # what receivers let a header's list of signatures be long
 
 
 class SecretMissingError(Exception):
@@ -25,6 +30,17 @@ def is_secret_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+class Signer:
+    """Signs with every secret it was given, in the order given."""
+
+    def __init__(self, secrets: Sequence[Webhook]) -> None:
+        self._secrets = secrets
+
+    def sign(self, message_id: str, time: datetime, body: str) -> str:
+        """Return the value of `webhook-signature`: a signature of each secret, separated by spaces."""
+        return " ".join(secret.sign(message_id, time, body) for secret in self._secrets)
+
+
 class Secrets:
     """Finds secrets by tenant and name; files are read each time, so that a rotated one counts at once."""
 
@@ -32,13 +48,16 @@ class Secrets:
         self._environ = environ
         self._folder = folder
 
-    def signer(self, tenant: str, name: str) -> Webhook:
+    def signer(self, tenant: str, name: str) -> Signer:
         """Return what signs with a secret. Raises `SecretMissingError`."""
         text = self._text(tenant, name) if is_secret_name(name) else None
         if text is None:
             raise SecretMissingError(f"The operator has not given the signing secret {name!r}.")
+        keys = text.split()
+        if len(keys) > _MOST_KEYS:
+            raise SecretMissingError(f"The signing secret {name!r} has more than {_MOST_KEYS} keys.")
         try:
-            return Webhook(text)
+            return Signer([Webhook(key) for key in keys])
         except (ValueError, EmptyWebhookSecretError) as error:
             raise SecretMissingError(f"The signing secret {name!r} is not base64 (whsec_…).") from error
 

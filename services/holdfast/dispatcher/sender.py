@@ -1,19 +1,25 @@
 """One call: signed, bounded in time and size, without redirects, and always ending in a `CallResult`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 import httpcore
 import httpx
 
 from holdfast.dispatcher.address import AddressPolicy
-from holdfast.dispatcher.answer import CallResult, of_failure, of_status
+from holdfast.dispatcher.answer import CallResult, of_failure, of_inquiry, of_status
 from holdfast.dispatcher.connection import Connections
-from holdfast.dispatcher.request import OutgoingRequest, outgoing
+from holdfast.dispatcher.grpc_call import GrpcCalls, is_grpc
+from holdfast.dispatcher.request import OutgoingRequest, inquiry, outgoing
 from holdfast.dispatcher.secret import Secrets
 from holdfast.kit.clock import Clock
+from holdfast.ledger.domain.delivery import DeliveryMode
 from holdfast.ledger.outbox_claim import Delivery
+
+Make = Callable[[Delivery, Secrets, Callable[[], datetime]], OutgoingRequest]
 
 _MOST_READ: Final = 65_536  # of an answer's body, which nobody needs: read only to keep the connection
 
@@ -26,12 +32,24 @@ class Sender:
         self._secrets = secrets
         self._clock = clock
         self._connections = Connections(policy, most_idle=at_once)
+        self._grpc = GrpcCalls(policy)
 
     async def send(self, delivery: Delivery) -> CallResult:
-        """Make the call, and say what came of it; takes at most the destination's timeout."""
+        """Make the call, and say what came of it; takes at most the destination's timeout.
+
+        In the mode CONFIRM, a destination that may have it already is asked first, for as long at most.
+        """
+        if is_grpc(delivery.destination.url):
+            return await self._grpc.send(delivery)
+        if not (delivery.unsure and delivery.destination.mode is DeliveryMode.CONFIRM):
+            return await self._call(delivery, outgoing)
+        known = of_inquiry(await self._call(delivery, inquiry))
+        return known or replace(await self._call(delivery, outgoing), cleared=True)
+
+    async def _call(self, delivery: Delivery, made: Make) -> CallResult:
         timeout = delivery.destination.timeout_s
         try:
-            request = outgoing(delivery, self._secrets, self._clock.now)
+            request = made(delivery, self._secrets, self._clock.now)
             self._policy.endpoint(request.url)
             async with asyncio.timeout(timeout) as limit:
                 return await self._exchange(request, limit, timeout)
@@ -44,6 +62,7 @@ class Sender:
     async def close(self) -> None:
         """Close all connections."""
         await self._connections.close()
+        await self._grpc.close()
 
     async def _exchange(
         self, outgoing: OutgoingRequest, limit: asyncio.Timeout, timeout: float
@@ -64,7 +83,7 @@ def _request(outgoing: OutgoingRequest, timeout: float) -> httpcore.Request:
     headers = [(b"host", parsed.netloc), length, *outgoing.headers]
     phases = dict.fromkeys(("connect", "read", "write"), timeout)
     return httpcore.Request(
-        "POST", url, headers=headers, content=outgoing.body, extensions={"timeout": phases}
+        outgoing.method, url, headers=headers, content=outgoing.body, extensions={"timeout": phases}
     )
 
 

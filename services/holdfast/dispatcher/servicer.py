@@ -1,10 +1,15 @@
 """The outbox as people and programs see it; a call sees its tenant's own effects and destinations only."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, Final
 
+from holdfast.dispatcher.acting import LONGEST_REASON, act
 from holdfast.dispatcher.address import AddressPolicy, AddressRefusedError
+from holdfast.dispatcher.filter import filter_of
+from holdfast.dispatcher.grpc_call import checked_as
 from holdfast.dispatcher.put import destination_from
+from holdfast.dispatcher.request import KEY
 from holdfast.dispatcher.view import destination_message, effect_message
 from holdfast.kit.db import Database
 from holdfast.kit.errors import DestinationRefused
@@ -12,12 +17,9 @@ from holdfast.kit.rpc.page import cursor_of, size_of, token_of
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.kit.rpc.violation import Violations
 from holdfast.ledger import destination, outbox_inspect, outbox_person
-from holdfast.ledger.domain.delivery import EffectStatus
-from holdfast.ledger.outbox_inspect import EffectFilter
 from holdfast.v1 import outbox_service_pb2 as pb
 from holdfast.v1.outbox_service_pb2_grpc import OutboxServiceServicer as Contract
 
-_LONGEST_REASON: Final = 1000
 _MOST_SEQ: Final = 2**63
 
 
@@ -36,12 +38,7 @@ class OutboxServicer(Contract):
         cursor = cursor_of(violations, "effects", request.page_token)
         if cursor and not (cursor.isascii() and cursor.isdigit() and 0 < int(cursor) < _MOST_SEQ):
             violations.add("page_token", "must be the next_page_token of a page before")
-        violations.text("destination", request.destination, required=False)
-        wanted = EffectFilter(
-            statuses=_statuses(violations, request.statuses),
-            destination=request.destination,
-            run_id=violations.uuid("run_id", request.run_id) if request.run_id else None,
-        )
+        wanted = filter_of(violations, request)
         violations.check()
         async with self._db.connection() as connection:
             effects = await outbox_inspect.page(
@@ -79,11 +76,21 @@ class OutboxServicer(Contract):
         """Give up an effect that is not being sent."""
         violations = Violations()
         effect_id = violations.uuid("effect_id", request.effect_id)
-        violations.text("reason", request.reason, longest=_LONGEST_REASON, required=False)
+        violations.text("reason", request.reason, longest=LONGEST_REASON, required=False)
         violations.check()
         effect = await outbox_person.discard(self._db, current_tenant(), effect_id, request.reason)
         self._wake()
         return pb.DiscardEffectResponse(effect=effect_message(effect))
+
+    async def ActOnEffects(  # noqa: N802
+        self,
+        request: pb.ActOnEffectsRequest,
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[pb.ActOnEffectsResponse]:
+        """Do one thing with all effects that match."""
+        async with aclosing(act(self._db, current_tenant(), request, self._wake)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def PutDestination(  # noqa: N802
         self,
@@ -93,7 +100,8 @@ class OutboxServicer(Contract):
         """Make or change a destination, if the operator allows its address."""
         wanted = destination_from(current_tenant(), request.destination)
         try:
-            await self._policy.check(wanted.url)
+            for url in filter(None, (wanted.url, wanted.status_url.replace(KEY, "key"))):
+                await self._policy.check(checked_as(url))
         except AddressRefusedError as refusal:
             raise DestinationRefused(str(refusal), facts={"destination": wanted.name}) from refusal
         async with self._db.transaction() as connection:
@@ -128,11 +136,3 @@ class OutboxServicer(Contract):
             view = await destination.reset_breaker(connection, current_tenant(), name)
         self._wake()
         return pb.ResetBreakerResponse(destination=destination_message(view))
-
-
-def _statuses(violations: Violations, asked: Any) -> frozenset[EffectStatus]:
-    known = {int(status) for status in EffectStatus}
-    for at, status in enumerate(asked):
-        if status not in known:
-            violations.add(f"statuses[{at}]", "must be one of EffectStatus")
-    return frozenset(EffectStatus(status) for status in asked if status in known)

@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from holdfast.dispatcher.grpc_call import is_grpc, parts_of
 from holdfast.ledger.destination import DestinationView
 from holdfast.ledger.domain.breaker import Breaker
 from holdfast.ledger.outbox_inspect import AttemptView, EffectView
@@ -38,11 +39,11 @@ def effect_message(view: EffectView) -> effect_pb2.Effect:
 def destination_message(view: DestinationView) -> effect_pb2.Destination:
     """Return a destination with its breaker."""
     of = view.destination
-    return effect_pb2.Destination(
+    message = effect_pb2.Destination(
         name=of.name,
-        http=effect_pb2.HttpEndpoint(url=of.url, secret_name=of.secret_name, headers=of.headers),
         max_concurrent=of.max_concurrent,
         max_per_second=of.max_per_second,
+        max_retries_per_second=of.max_retries_per_second,
         timeout=_duration(of.timeout_s),
         retry=run_pb2.RetryPolicy(
             max_attempts=of.retry.max_attempts,
@@ -56,6 +57,16 @@ def destination_message(view: DestinationView) -> effect_pb2.Destination:
         ),
         breaker=_breaker(view.breaker),
     )
+    if is_grpc(of.url):
+        target, method, plaintext, raw = parts_of(of.url)
+        grpc = effect_pb2.GrpcEndpoint(target=target, method=method, plaintext=plaintext, raw=raw)
+        grpc.metadata.update(of.headers)
+        message.grpc.CopyFrom(grpc)
+    else:
+        http = effect_pb2.HttpEndpoint(url=of.url, secret_name=of.secret_name, status_url=of.status_url)
+        http.headers.update(of.headers)
+        message.http.CopyFrom(http)
+    return message
 
 
 def _breaker(breaker: Breaker) -> effect_pb2.Breaker:

@@ -10,12 +10,16 @@ from holdfast.kit.errors import DestinationNotFound
 from holdfast.ledger.domain.breaker import Breaker, BreakerPolicy, BreakerState
 from holdfast.ledger.domain.delivery import DeliveryMode, RetryPolicy
 
+DEFAULT_RETRIES_PER_SECOND: Final = 100.0
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where effects of a tenant go, and how it is called; an empty `secret_name` means no signature."""
+    """Where effects of a tenant go, and how it is called; an empty `secret_name` means no signature.
+
+    `status_url`, with `{key}` for the idempotency key, is asked in the mode CONFIRM; empty otherwise.
+    """
 
     tenant: str
     name: str
@@ -29,6 +33,8 @@ class Destination:
     mode: DeliveryMode = DeliveryMode.AT_LEAST_ONCE
     breaker_policy: BreakerPolicy = field(default_factory=BreakerPolicy)
     destination_id: int = 0
+    status_url: str = ""
+    max_retries_per_second: float = DEFAULT_RETRIES_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +50,22 @@ _PUT: Final = """
 WITH put AS (
     INSERT INTO destination AS d (tenant, name, url, secret_name, headers, max_concurrent, max_per_second,
         timeout_ms, max_attempts, initial_backoff_ms, max_backoff_ms, delivery_mode, breaker_failures,
-        breaker_reset_ms)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        breaker_reset_ms, status_url, max_retries_per_second)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
     ON CONFLICT (tenant, name) DO UPDATE SET
         url = EXCLUDED.url, secret_name = EXCLUDED.secret_name, headers = EXCLUDED.headers,
         max_concurrent = EXCLUDED.max_concurrent, max_per_second = EXCLUDED.max_per_second,
         timeout_ms = EXCLUDED.timeout_ms, max_attempts = EXCLUDED.max_attempts,
         initial_backoff_ms = EXCLUDED.initial_backoff_ms, max_backoff_ms = EXCLUDED.max_backoff_ms,
         delivery_mode = EXCLUDED.delivery_mode, breaker_failures = EXCLUDED.breaker_failures,
-        breaker_reset_ms = EXCLUDED.breaker_reset_ms, update_time = clock_timestamp()
+        breaker_reset_ms = EXCLUDED.breaker_reset_ms, status_url = EXCLUDED.status_url,
+        max_retries_per_second = EXCLUDED.max_retries_per_second, update_time = clock_timestamp()
     RETURNING destination_id
 )
 INSERT INTO destination_state (destination_id) SELECT destination_id FROM put
-ON CONFLICT (destination_id) DO UPDATE SET next_call_time = clock_timestamp() -- the old rate says nothing
+ON CONFLICT (destination_id)
+DO UPDATE SET next_call_time = clock_timestamp(), next_retry_time = clock_timestamp()
+-- the old rates say nothing
 """
 
 
@@ -78,6 +87,8 @@ async def put(connection: Any, destination: Destination) -> DestinationView:
         int(destination.mode),
         destination.breaker_policy.failures,
         max(1, destination.breaker_policy.reset_after // _MILLISECOND),
+        destination.status_url,
+        destination.max_retries_per_second,
     )
     return await get(connection, destination.tenant, destination.name)
 
@@ -85,8 +96,8 @@ async def put(connection: Any, destination: Destination) -> DestinationView:
 _READ: Final = """
 SELECT d.destination_id, d.tenant, d.name, d.url, d.secret_name, d.headers, d.max_concurrent,
        d.max_per_second, d.timeout_ms, d.max_attempts, d.initial_backoff_ms, d.max_backoff_ms,
-       d.delivery_mode, d.breaker_failures, d.breaker_reset_ms, s.breaker, s.failures, s.open_time,
-       s.probe_time
+       d.delivery_mode, d.breaker_failures, d.breaker_reset_ms, d.status_url, d.max_retries_per_second,
+       s.breaker, s.failures, s.open_time, s.probe_time
 FROM destination d JOIN destination_state s USING (destination_id)
 """
 _GET: Final = "-- Read a destination.\n" + _READ + "WHERE d.tenant = $1 AND d.name = $2"
@@ -141,6 +152,8 @@ def destination_of(row: Any) -> Destination:
         mode=DeliveryMode(row["delivery_mode"]),
         breaker_policy=BreakerPolicy(row["breaker_failures"], row["breaker_reset_ms"] * _MILLISECOND),
         destination_id=row["destination_id"],
+        status_url=row["status_url"],
+        max_retries_per_second=row["max_retries_per_second"],
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from holdfast.kit.db import Database
 from holdfast.ledger.destination import Destination, breaker_of, destination_of
 from holdfast.ledger.domain.breaker import BreakerState, Load, Permission, permit
+from holdfast.ledger.domain.retry_budget import RetryBudget
 from holdfast.ledger.outbox_session import unknown
 
 WALK: Final = 128
@@ -29,7 +30,7 @@ class Delivery:
     """An effect leased to a dispatcher under an epoch; sent `starts_in_s` from now at the earliest.
 
     `attempts` is how often it was sent before, `spent` how many of these count. A `probe` decides about its
-    destination's breaker.
+    destination's breaker. It is `unsure` if a call was made before of which nobody knows what came.
     """
 
     effect_id: uuid.UUID
@@ -45,6 +46,7 @@ class Delivery:
     spent: int
     probe: bool
     starts_in_s: float
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ _LOOK: Final = """
 -- See how locked destinations stand; a statement of its own, for a lock does not refresh what was read.
 SELECT d.destination_id, d.tenant, d.name, d.url, d.secret_name, d.headers, d.max_concurrent,
        d.max_per_second, d.timeout_ms, d.max_attempts, d.initial_backoff_ms, d.max_backoff_ms,
-       d.delivery_mode, d.breaker_failures, d.breaker_reset_ms, s.breaker, s.failures, s.open_time,
-       s.probe_time, s.next_call_time, statement_timestamp() AS now, held.in_flight, held.probing
+       d.delivery_mode, d.breaker_failures, d.breaker_reset_ms, d.status_url, d.max_retries_per_second,
+       s.breaker, s.failures, s.open_time, s.probe_time, s.next_call_time, s.next_retry_time,
+       statement_timestamp() AS now, held.in_flight, held.probing
 FROM destination_state s
 JOIN destination d USING (destination_id)
 CROSS JOIN LATERAL (
@@ -104,39 +107,55 @@ ORDER BY s.destination_id
 """
 
 _TAKE: Final = """
--- Lease the first effects that are due of each destination, as many as it is allowed.
+-- Lease the first effects that are due of each destination, as many as it is allowed; of those that failed
+-- before, what is over the budget for sending again is put off instead, each a little longer than the last.
 WITH allowed AS (
-    SELECT * FROM unnest($2::bigint[], $3::integer[], $4::boolean[]) AS t (destination_id, calls, probe)
+    SELECT * FROM unnest($2::bigint[], $3::integer[], $4::boolean[], $5::integer[], $6::float8[])
+        AS t (destination_id, calls, probe, retries, apart_s)
 ), picked AS MATERIALIZED (
-    SELECT first.*, a.probe
+    SELECT first.*, a.probe, a.apart_s,
+           CASE WHEN first.spent > 0 AND NOT a.probe
+                THEN count(*) FILTER (WHERE first.spent > 0)
+                         OVER (PARTITION BY a.destination_id ORDER BY first.due_time, first.seq) - a.retries
+                ELSE 0 END AS over
     FROM allowed a CROSS JOIN LATERAL (
-        SELECT d.destination_id, d.due_time, d.seq FROM effect_due d
+        SELECT d.destination_id, d.due_time, d.seq, d.spent FROM effect_due d
         WHERE d.destination_id = a.destination_id AND d.due_time <= statement_timestamp()
         ORDER BY d.due_time, d.seq LIMIT a.calls FOR UPDATE SKIP LOCKED) first
 ), gone AS (
     DELETE FROM effect_due d USING picked p
     WHERE d.destination_id = p.destination_id AND d.due_time = p.due_time AND d.seq = p.seq
-    RETURNING d.*, p.probe
+    RETURNING d.*, p.probe, p.over,
+              statement_timestamp() + make_interval(secs => greatest(0.05, p.over * p.apart_s)) AS put_off_to
+), again AS (
+    INSERT INTO effect_due (destination_id, due_time, seq, effect_id, ordering_key, attempts, spent)
+    SELECT destination_id, put_off_to, seq, effect_id, ordering_key, attempts, spent FROM gone WHERE over > 0
+), timed AS (
+    UPDATE effect e SET next_attempt_time = g.put_off_to FROM gone g
+    WHERE e.effect_id = g.effect_id AND g.over > 0
 ), leased AS (
     INSERT INTO effect_lease (effect_id, destination_id, session_id, tenant, seq, ordering_key, attempts,
                               spent, probe)
     SELECT g.effect_id, g.destination_id, $1, e.tenant, g.seq, g.ordering_key, g.attempts, g.spent, g.probe
-    FROM gone g JOIN effect e USING (effect_id)
+    FROM gone g JOIN effect e USING (effect_id) WHERE g.over <= 0
     RETURNING *
 )
 SELECT l.effect_id, l.epoch, l.destination_id, l.attempts, l.spent, l.probe, l.ordering_key, e.run_id,
-       e.step, e.idempotency_key, e.traceparent, e.body
+       e.step, e.idempotency_key, e.traceparent, e.body, e.unsure
 FROM leased l JOIN effect e USING (effect_id)
 ORDER BY l.destination_id, l.seq
 """
 
 _NOTE: Final = """
--- Note what a claim changes of destinations: a probe half-opens the breaker, calls use up the rate.
+-- Note what a claim changes of destinations: a probe half-opens the breaker, calls use up the rate, and what
+-- is sent again its budget.
 UPDATE destination_state s
 SET breaker = CASE WHEN n.probe THEN 3 ELSE s.breaker END,
     next_call_time = CASE WHEN n.busy_s > 0 THEN statement_timestamp() + make_interval(secs => n.busy_s)
-                          ELSE s.next_call_time END
-FROM unnest($1::bigint[], $2::boolean[], $3::float8[]) AS n (destination_id, probe, busy_s)
+                          ELSE s.next_call_time END,
+    next_retry_time = coalesce(n.next_retry_time, s.next_retry_time)
+FROM unnest($1::bigint[], $2::boolean[], $3::float8[], $4::timestamptz[])
+    AS n (destination_id, probe, busy_s, next_retry_time)
 WHERE s.destination_id = n.destination_id
 """
 
@@ -220,8 +239,19 @@ async def _take(
     connection: Any, session_id: uuid.UUID, looked: Sequence[Any], allowed: Mapping[int, Permission]
 ) -> list[Delivery]:
     ids = list(allowed)
+    now = {row["destination_id"]: row["now"] for row in looked}
+    budgets = {
+        row["destination_id"]: RetryBudget(row["max_retries_per_second"], row["next_retry_time"])
+        for row in looked
+    }
     rows = await connection.fetch(
-        _TAKE, session_id, ids, [allowed[i].calls for i in ids], [allowed[i].probe for i in ids]
+        _TAKE,
+        session_id,
+        ids,
+        [allowed[i].calls for i in ids],
+        [allowed[i].probe for i in ids],
+        [budgets[i].left(now[i]) for i in ids],
+        [budgets[i].apart.total_seconds() for i in ids],
     )
     destinations = {row["destination_id"]: destination_of(row) for row in looked}
     taken = Counter[int]()
@@ -231,10 +261,12 @@ async def _take(
         starts_in = allowed[to].first_in + taken[to] * allowed[to].apart
         deliveries.append(_delivery(row, destinations[to], starts_in.total_seconds()))
         taken[to] += 1
-    noted = [to for to in taken if allowed[to].probe or allowed[to].apart]
+    again = Counter[int](row["destination_id"] for row in rows if row["spent"] and not row["probe"])
+    noted = [to for to in taken if allowed[to].probe or allowed[to].apart or again[to]]
     if noted:
         busy = [(allowed[to].first_in + taken[to] * allowed[to].apart).total_seconds() for to in noted]
-        await connection.execute(_NOTE, noted, [allowed[to].probe for to in noted], busy)
+        used = [budgets[to].after(again[to], now[to]) if again[to] else None for to in noted]
+        await connection.execute(_NOTE, noted, [allowed[to].probe for to in noted], busy, used)
     return deliveries
 
 
@@ -253,4 +285,5 @@ def _delivery(row: Any, destination: Destination, starts_in_s: float) -> Deliver
         spent=row["spent"],
         probe=row["probe"],
         starts_in_s=starts_in_s,
+        unsure=row["unsure"],
     )

@@ -98,36 +98,49 @@ async def get(connection: Any, tenant: str, effect_id: uuid.UUID) -> EffectView:
 
 
 async def page(
-    connection: Any, tenant: str, wanted: EffectFilter, *, before_seq: int | None, limit: int
+    connection: Any,
+    tenant: str,
+    wanted: EffectFilter,
+    *,
+    limit: int,
+    before_seq: int | None = None,
+    after_seq: int | None = None,
 ) -> list[EffectView]:
-    """List effects newest first, those before `before_seq`; whatever the filter, found through an index."""
+    """List effects newest first, those before `before_seq`; whatever the filter, found through an index.
+
+    With `after_seq` instead, those after it, oldest first.
+    """
     destination_id = None
     if wanted.destination:
         destination_id = await connection.fetchval(_DESTINATION, tenant, wanted.destination)
         if destination_id is None:
             return []
-    given = [value for value in (before_seq, destination_id, wanted.run_id) if value is not None]
-    rows = await connection.fetch(_page_sql(wanted, before_seq), tenant, limit, *given)
+    oldest_first = after_seq is not None
+    bound = after_seq if oldest_first else before_seq
+    given = [value for value in (bound, destination_id, wanted.run_id) if value is not None]
+    sql = _page_sql(wanted, bound, oldest_first=oldest_first)
+    rows = await connection.fetch(sql, tenant, limit, *given)
     return [_view(row) for row in rows]
 
 
-def _page_sql(wanted: EffectFilter, before_seq: int | None) -> str:
-    """Compose the query: an index gives each status newest first, and these are merged."""
+def _page_sql(wanted: EffectFilter, bound: int | None, *, oldest_first: bool) -> str:
+    """Compose the query: an index gives each status newest (or oldest) first, and these are merged."""
+    beyond, order = (">", "ASC") if oldest_first else ("<", "DESC")
     numbers = count(3)  # after the tenant and the limit, in the order of the arguments
-    narrow = f" AND e.seq < ${next(numbers)}" if before_seq is not None else ""
+    narrow = f" AND e.seq {beyond} ${next(numbers)}" if bound is not None else ""
     if wanted.destination:
         narrow += f" AND e.destination_id = ${next(numbers)}"
     if wanted.run_id is not None:
         narrow += f" AND e.run_id = ${next(numbers)}"
     branches = [
         f"(SELECT {_COLUMNS} FROM {source} WHERE e.tenant = $1 AND {condition}{narrow}"  # noqa: S608 - our constants
-        " ORDER BY e.seq DESC LIMIT $2)"
+        f" ORDER BY e.seq {order} LIMIT $2)"
         for source, condition in _branches(wanted)
     ]
     return (
         "-- List effects.\n"
         f"SELECT page.*, d.name AS destination FROM ({' UNION ALL '.join(branches)}) page "
-        "JOIN destination d USING (destination_id) ORDER BY page.seq DESC LIMIT $2"
+        f"JOIN destination d USING (destination_id) ORDER BY page.seq {order} LIMIT $2"
     )
 
 

@@ -24,7 +24,10 @@ Judge = Callable[[Breaker, BreakerPolicy, Sequence[BreakerVote], datetime], Brea
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What came of one lease. `called` is False if no call was made: then no attempt is recorded."""
+    """What came of one lease. `called` is False if no call was made: then no attempt is recorded.
+
+    `unsure` says that the destination may have the effect from a call whose outcome nobody knows.
+    """
 
     effect_id: uuid.UUID
     epoch: int
@@ -37,6 +40,7 @@ class Settlement:
     http_status: int = 0
     failure: Failure | None = None
     duration_s: float = 0.0
+    unsure: bool = False
 
 
 _LOCK_BREAKERS: Final = """
@@ -79,8 +83,9 @@ def statement(fence: str) -> str:
 -- End leases, and write where their effects go; those whose lease is another's are missing from the result.
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::smallint[], $5::integer[], $6::integer[], $7::float8[],
-                         $8::boolean[], $9::smallint[], $10::jsonb[], $11::bigint[])
-        AS t (effect_id, epoch, status, attempts, spent, delay_s, called, http_status, failure, duration_ms)
+                         $8::boolean[], $9::smallint[], $10::jsonb[], $11::bigint[], $12::boolean[])
+        AS t (effect_id, epoch, status, attempts, spent, delay_s, called, http_status, failure, duration_ms,
+              unsure)
 ), gone AS (
     DELETE FROM effect_lease l USING given g WHERE l.effect_id = g.effect_id {fence}
     RETURNING g.*, l.destination_id, l.ordering_key, l.seq,
@@ -91,7 +96,7 @@ WITH given AS MATERIALIZED (
     FROM gone WHERE status = 1
 ), written AS (
     UPDATE effect e
-    SET status = g.status, attempts = g.attempts,
+    SET status = g.status, attempts = g.attempts, unsure = g.unsure,
         next_attempt_time = CASE WHEN g.status = 1 THEN g.due_time END,
         deliver_time = CASE WHEN g.status = 3 THEN statement_timestamp() END,
         last_failure = coalesce(g.failure, e.last_failure)
@@ -193,6 +198,7 @@ def _columns(settlements: Sequence[Settlement]) -> list[list[Any]]:
         [s.http_status for s in settlements],
         [s.failure.to_json() if s.failure else None for s in settlements],
         [round(s.duration_s * 1000) for s in settlements],
+        [s.unsure for s in settlements],
     ]
 
 

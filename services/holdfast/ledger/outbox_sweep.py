@@ -84,6 +84,7 @@ def _lost(row: Any) -> Settlement:
             "The dispatcher that was sending it fell silent; whether it was sent is not known.",
             attempts=verdict.attempts,
         ),
+        unsure=True,
     )
 
 
