@@ -1,6 +1,7 @@
 """An async client over the contract: every call names its run, every stream resumes from a cursor."""
 
 from holdfast.client import errors
+from holdfast.client.access import AccessControl, AuditRecord, MadeToken, Me, Token
 from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.client import Client
@@ -28,15 +29,18 @@ from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, O
 from holdfast.client.session import Session, Sessions
 from holdfast.client.tenant import Queue, Statistics, Tenant
 from holdfast.client.tenants import Tenants
+from holdfast.client.tls import Tls
 from holdfast.client.watch import Watch
 
 __all__ = [
+    "AccessControl",
     "Acted",
     "Action",
     "Approval",
     "ApprovalStatus",
     "Approvals",
     "AuditEntry",
+    "AuditRecord",
     "Breaker",
     "BreakerState",
     "Budget",
@@ -55,6 +59,8 @@ __all__ = [
     "HoldfastError",
     "Inbox",
     "Invocation",
+    "MadeToken",
+    "Me",
     "OnDisconnect",
     "Outbox",
     "Outcome",
@@ -78,6 +84,8 @@ __all__ = [
     "StepKind",
     "Tenant",
     "Tenants",
+    "Tls",
+    "Token",
     "Update",
     "Usage",
     "Violation",

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from holdfast.kit.settings import ALLOW_INSECURE_BIND, setting
+from holdfast.kit.auth.settings import AccessSettings
+from holdfast.kit.settings import setting
 
 
 @dataclass(frozen=True)
-class RunnerSettings:
+class RunnerSettings(AccessSettings):
     """The settings of one Runner process; durations in seconds."""
 
     agents: tuple[str, ...] = setting(help="the apps whose agents it runs, each as module:name")
     listen: str = setting("127.0.0.1:7403", help="host:port to serve on")
-    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
     advertise: str = setting(
         "", help="host:port under which Invokers reach this runner; by default where it listens"
     )
@@ -30,6 +30,7 @@ class RunnerSettings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.agents:
             raise ValueError("HOLDFAST_AGENTS must name at least one app, as module:name.")
         if not self.invoker_address or not self.checkpoint_address or not self.approval_address:

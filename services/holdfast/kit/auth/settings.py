@@ -1,0 +1,63 @@
+"""What every server is told of who may call it, and how the way to it is kept private."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from holdfast.kit.auth.json_web_token import ALGORITHMS
+from holdfast.kit.auth.key_source import is_safe
+from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
+
+Kind = Literal["none", "token", "jwt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessSettings:
+    """The settings that all servers share; durations in seconds."""
+
+    auth: tuple[Kind, ...] = setting(
+        ("none",), help="how callers prove who they are: token, jwt, both with a comma between, or none"
+    )
+    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
+    token_cache: float = setting(
+        10.0, help="how long a token that was found is taken without asking again", minimum=0, maximum=300
+    )
+    jwt_issuer: str = setting("", help="who issues JWTs, as their claim iss has it")
+    jwt_audience: str = setting("", help="whom JWTs must be for, as their claim aud has it")
+    jwt_jwks_file: Path | None = setting(
+        None, help="a file with the issuer's keys; without it they are found by the issuer's URL"
+    )
+    jwt_algorithms: tuple[str, ...] = setting(("RS256",), help="the algorithms that JWTs may be signed with")
+    jwt_leeway: float = setting(30.0, help="how far clocks may differ", minimum=0, maximum=300)
+    jwt_tenant: str = setting("", help="the tenant of every JWT, where one issuer serves one tenant")
+    jwt_tenant_claim: str = setting("tenant", help="the claim that names the tenant; a dot goes into a claim")
+    jwt_user_claim: str = setting("sub", help="the claim that names the user")
+    jwt_groups_claim: str = setting("groups", help="the claim that lists the user's groups")
+    jwt_roles_claim: str = setting("roles", help="the claim that lists the user's roles")
+
+    @property
+    def identity(self) -> bool:
+        """Whether callers have to prove who they are."""
+        return "none" not in self.auth
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together."""
+        if not self.auth or ("none" in self.auth and len(self.auth) > 1):
+            raise SettingsError("HOLDFAST_AUTH is none, or token, or jwt, or token,jwt.")
+        foreign = sorted(set(self.jwt_algorithms) - set(ALGORITHMS))
+        if foreign or not self.jwt_algorithms:
+            raise SettingsError(
+                f"HOLDFAST_JWT_ALGORITHMS holds {', '.join(foreign) or 'nothing'}, and may hold "
+                f"{', '.join(ALGORITHMS)}."
+            )
+        if "jwt" not in self.auth:
+            return
+        if not self.jwt_issuer or not self.jwt_audience:
+            raise SettingsError(
+                "HOLDFAST_JWT_ISSUER and HOLDFAST_JWT_AUDIENCE must be set with HOLDFAST_AUTH=jwt, "
+                "or tokens made for others would be taken."
+            )
+        if self.jwt_jwks_file is None and not is_safe(self.jwt_issuer):
+            raise SettingsError(
+                "HOLDFAST_JWT_ISSUER must be an https URL, or HOLDFAST_JWT_JWKS_FILE must hold its keys."
+            )
