@@ -19,37 +19,42 @@ class OutboxServiceStub:
     ListEffects: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ListEffectsRequest, _outbox_service_pb2.ListEffectsResponse]
     """Lists the tenant's effects, newest first, without their bodies.
 
-    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     GetEffect: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.GetEffectRequest, _outbox_service_pb2.GetEffectResponse]
     """Reads an effect with its history.
 
-    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     RetryEffect: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.RetryEffectRequest, _outbox_service_pb2.RetryEffectResponse]
     """Sends a dead-lettered effect again, with its attempts afresh.
 
-    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     DiscardEffect: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.DiscardEffectRequest, _outbox_service_pb2.DiscardEffectResponse]
     """Gives up a pending or dead-lettered effect; those behind it in its order go on.
 
-    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     PutDestination: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.PutDestinationRequest, _outbox_service_pb2.PutDestinationResponse]
     """Makes a destination, or changes it. Repeatable.
 
-    Errors include: INVALID_FIELD, DESTINATION_REFUSED, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, DESTINATION_REFUSED, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     ListDestinations: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ListDestinationsRequest, _outbox_service_pb2.ListDestinationsResponse]
     """Lists the tenant's destinations with their breakers.
 
-    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     ResetBreaker: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ResetBreakerRequest, _outbox_service_pb2.ResetBreakerResponse]
     """Closes a destination's breaker, so that it is called at once.
 
-    Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
 
 class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -63,7 +68,7 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.ListEffectsResponse]:
         """Lists the tenant's effects, newest first, without their bodies.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -74,7 +79,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.GetEffectResponse]:
         """Reads an effect with its history.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -85,7 +91,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.RetryEffectResponse]:
         """Sends a dead-lettered effect again, with its attempts afresh.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -96,7 +103,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.DiscardEffectResponse]:
         """Gives up a pending or dead-lettered effect; those behind it in its order go on.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -107,7 +115,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.PutDestinationResponse]:
         """Makes a destination, or changes it. Repeatable.
 
-        Errors include: INVALID_FIELD, DESTINATION_REFUSED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, DESTINATION_REFUSED, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -118,7 +127,7 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.ListDestinationsResponse]:
         """Lists the tenant's destinations with their breakers.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +138,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.ResetBreakerResponse]:
         """Closes a destination's breaker, so that it is called at once.
 
-        Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
 def add_OutboxServiceServicer_to_server(servicer: OutboxServiceServicer, server: _aio.Server) -> None: ...

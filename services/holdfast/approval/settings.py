@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from holdfast.kit.auth.settings import AccessSettings
+from holdfast.kit.auth.settings import LeaseAccessSettings
 from holdfast.kit.settings import setting
 
 
 @dataclass(frozen=True)
-class ApprovalSettings(AccessSettings):
+class ApprovalSettings(LeaseAccessSettings):
     """The settings of one Approval process; durations in seconds."""
 
     database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)

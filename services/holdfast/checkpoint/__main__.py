@@ -39,6 +39,7 @@ async def main(stop: Stop) -> None:
             progress=progress,
             moves=moves,
             acknowledgement_timeout=settings.acknowledgement_timeout,
+            capabilities=settings.capabilities(),
         )
         lines = [asyncio.create_task(line.run()) for line in (progress, moves)]
         try:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from holdfast.kit.auth.settings import AccessSettings
+from holdfast.kit.auth.settings import LeaseAccessSettings
 from holdfast.kit.settings import setting
 
 
 @dataclass(frozen=True)
-class CheckpointSettings(AccessSettings):
+class CheckpointSettings(LeaseAccessSettings):
     """The settings of one Checkpoint process; durations in seconds."""
 
     database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)

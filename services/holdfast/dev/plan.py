@@ -6,8 +6,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 _NONE: Mapping[str, str] = MappingProxyType({})
-_SECRETS_OF_THE_PLATFORM = ("HOLDFAST_DATABASE_URL", "HOLDFAST_SECRET", "PGPASS", "PGSERVICEFILE")
-"""What the names begin with: the way to the database, and what effects are signed with."""
+_SECRETS_OF_THE_PLATFORM = (
+    "HOLDFAST_DATABASE_URL",
+    "HOLDFAST_SECRET",
+    "HOLDFAST_CAPABILITY",
+    "PGPASS",
+    "PGSERVICEFILE",
+)
+"""What the names begin with: the way to the database, what effects are signed with, and leases."""
 
 FOUNDATION = ("invoker", "checkpoint", "approval", "dispatcher")
 """The kinds that stand before a runner starts, for it dials two of them."""

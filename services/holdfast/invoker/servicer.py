@@ -20,6 +20,8 @@ from holdfast.invoker.parts import Parts
 from holdfast.invoker.signal import read_interrupt, read_signal
 from holdfast.invoker.spawning import take_parent
 from holdfast.invoker.view import admitted_view, pool_words, run_message, session_message
+from holdfast.kit.auth.capability import current_capability, demand_lease
+from holdfast.kit.errors import CapabilityRefused
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import inspect, session, session_state
@@ -49,6 +51,8 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
         """Start a run, or find the one its idempotency key stands for."""
         tenant, wrong = current_tenant(), Violations()
         parent = take_parent(request, wrong)
+        if parent is None and current_capability() is not None:
+            raise CapabilityRefused("A runner starts children of the run it holds, and nothing else.")
         invocation = read_envelope(
             request,
             tenant=tenant,
@@ -61,6 +65,7 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
         if parent is None:
             admitted = await self._parts.door.admit(invocation)
         else:
+            demand_lease(parent.run_id, parent.epoch)
             spawned = await self._parts.spawning.spawn(invocation, parent)
             admitted, parent_epoch = spawned.admitted, spawned.epoch
         view = None

@@ -8,9 +8,11 @@ import grpc
 
 from holdfast.agent import Permanent
 from holdfast.agent.approval import Opened
+from holdfast.kit.auth.proof import NOTHING, Proof
 from holdfast.kit.rpc.client import channel
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.telemetry.logs import logger
+from holdfast.runner.capability import shown
 from holdfast.v1.approval_service_pb2 import RequestApprovalRequest
 from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceStub
 
@@ -23,7 +25,8 @@ _log: Final = logger("gate")
 class ApprovalGates:
     """The way to the Approval service."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING) -> None:
+        self._proof = proof
         self._channels = [channel(address) for address in addresses]
         self._current = 0
 
@@ -32,7 +35,9 @@ class ApprovalGates:
         while True:
             stub = ApprovalServiceStub(self._channels[self._current])
             try:
-                opened = await stub.RequestApproval(asked, timeout=PATIENCE)
+                opened = await stub.RequestApproval(
+                    asked, timeout=PATIENCE, metadata=(*self._proof.metadata(), *shown())
+                )
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _PASSING:
                     raise Permanent(error.details() or "", reason=reason_of(error)) from error

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast.kit.auth.audit import Entry
+from holdfast.kit.auth.capability import Capabilities
 from holdfast.kit.auth.credential import Authenticator, Credentials
 from holdfast.kit.auth.json_web_token import Claims, JsonWebTokens
 from holdfast.kit.auth.key_set import KeySet
 from holdfast.kit.auth.key_source import from_file, from_issuer
-from holdfast.kit.auth.settings import AccessSettings
+from holdfast.kit.auth.settings import AccessSettings, LeaseAccessSettings
 from holdfast.kit.auth.token import Find, Tokens
 
 _FILE_LIFE: Final = 5.0  # seconds after which a file of keys is read anew
@@ -26,6 +27,7 @@ class Access:
     credentials: Authenticator | None = None
     audit: Write | None = None
     allow_insecure_bind: bool = False
+    capabilities: Capabilities | None = None
 
 
 def access_of(settings: AccessSettings, *, find: Find | None = None, audit: Write | None = None) -> Access:
@@ -36,9 +38,9 @@ def access_of(settings: AccessSettings, *, find: Find | None = None, audit: Writ
     token: Authenticator | None = None
     if "token" in settings.auth and find is not None:
         token = Tokens(find, life=settings.token_cache)
-    return Access(
-        Credentials(token=token, jwt=_jwt(settings) if "jwt" in settings.auth else None), audit, allowed
-    )
+    credentials = Credentials(token=token, jwt=_jwt(settings) if "jwt" in settings.auth else None)
+    capabilities = settings.capabilities() if isinstance(settings, LeaseAccessSettings) else None
+    return Access(credentials, audit, allowed, capabilities)
 
 
 def _jwt(settings: AccessSettings) -> Authenticator:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from holdfast.kit.auth.capability import Capabilities, keys_of
 from holdfast.kit.auth.json_web_token import ALGORITHMS
 from holdfast.kit.auth.key_source import is_safe
 from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
@@ -61,3 +62,38 @@ class AccessSettings:
             raise SettingsError(
                 "HOLDFAST_JWT_ISSUER must be an https URL, or HOLDFAST_JWT_JWKS_FILE must hold its keys."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseAccessSettings(AccessSettings):
+    """The same of a server that runners call about the runs they hold."""
+
+    capability_key: str = setting(
+        "",
+        help="signs what runners show of their leases: at least 32 characters, the same for all services",
+        secret=True,
+    )
+    capability_key_file: Path | None = setting(
+        None, help="a file with that key, or several, one a line: the first signs, each verifies"
+    )
+    capability_life: float = setting(
+        3600.0, help="how long a lease's capability holds without being renewed", minimum=60
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together."""
+        super().__post_init__()
+        if self.identity and not (self.capability_key or self.capability_key_file):
+            raise SettingsError(
+                "HOLDFAST_CAPABILITY_KEY_FILE must be set where there is identity, "
+                "or a runner could touch runs that it does not hold."
+            )
+
+    def capabilities(self) -> Capabilities | None:
+        """Return what makes and checks capabilities; None without identity. Raises `SettingsError`."""
+        if not self.identity:
+            return None
+        keys = keys_of(self.capability_key, self.capability_key_file)
+        if not keys:
+            raise SettingsError("HOLDFAST_CAPABILITY_KEY_FILE holds no key.")
+        return Capabilities(keys, life=self.capability_life)

@@ -13,13 +13,24 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from holdfast.kit.auth.access import Access
+from holdfast.kit.auth.capability import HEADER as CAPABILITY
+from holdfast.kit.auth.capability import show
 from holdfast.kit.auth.credential import Authenticator, bearer
 from holdfast.kit.auth.identity import Identity, enter
+from holdfast.kit.auth.role import RUNNER
 from holdfast.kit.auth.rule import RULES, Rule
-from holdfast.kit.errors import Fault, PermissionDenied, TenantMismatch, Unauthenticated, Unavailable
+from holdfast.kit.errors import (
+    CapabilityRefused,
+    Fault,
+    PermissionDenied,
+    TenantMismatch,
+    Unauthenticated,
+    Unavailable,
+)
 from holdfast.kit.rpc.layer import EXEMPT, Behaviour, Context, Handler, Layer
 from holdfast.kit.rpc.tenant import DEFAULT, TenantLayer, be_tenant, named_tenant
 
+COMMIT: Final = "/holdfast.v1.CheckpointService/Commit"
 RECHECK: Final = 30.0
 """Seconds after which a stream's credential is looked at again."""
 
@@ -30,6 +41,7 @@ class IdentityLayer(Layer):
     def __init__(self, access: Access, *, recheck: float = RECHECK) -> None:
         super().__init__()
         self._credentials = access.credentials
+        self._capabilities = access.capabilities
         self._open = TenantLayer()
         self._streams: set[str] = set()
         self._recheck = recheck
@@ -54,12 +66,28 @@ class IdentityLayer(Layer):
             check(rule, identity)
             enter(identity)  # the task is the call's own: nothing to reset
             be_tenant(tenant_of(identity, context))
+            if rule is not None and rule.leased:
+                self._lease(method, identity, context)
             if not streams:
                 return await inner(request, context)
             async with _while_it_verifies(credentials, secret, identity, self._recheck):
                 return await inner(request, context)
 
         return identified
+
+    def _lease(self, method: str, identity: Identity, context: Context) -> None:
+        """Take the capability that a runner's call about one run comes with; its tenant is the call's.
+
+        Commits carry theirs one by one.
+        """
+        shown = [value for key, value in context.invocation_metadata() or () if key == CAPABILITY]
+        if self._capabilities is not None and len(shown) == 1 and isinstance(shown[0], str):
+            capability = self._capabilities.verify(shown[0])
+            show(capability)
+            if identity.is_platform:
+                be_tenant(capability.tenant)
+        elif identity.held == {RUNNER} and method != COMMIT:
+            raise CapabilityRefused("A runner's call about a run needs the capability of its lease.")
 
 
 def check(rule: Rule | None, identity: Identity) -> None:

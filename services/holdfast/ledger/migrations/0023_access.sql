@@ -37,6 +37,9 @@ END $$;
 CREATE TRIGGER audit_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION keep_audit();
 
+-- What a runner wants to hear from those who attach to it.
+ALTER TABLE runner_session ADD COLUMN attach_token text NOT NULL DEFAULT '';
+
 INSERT INTO role_grant (role, privilege, object) VALUES
     -- Each service asks who calls; one makes and ends tokens.
     ('holdfast_invoker', 'SELECT, INSERT, UPDATE (revoke_time)', 'access_token'),
