@@ -35,7 +35,8 @@ def caller(context: Any, claimed: str = "") -> Caller:
     """
     identity = current_identity()
     if identity is not None:
-        if claimed and claimed != identity.user:
+        said = _said(context)[0]
+        if any(name not in ("", identity.user) for name in (claimed, said)):
             raise TenantMismatch("caller.user is not the user of the credential.")
         return Caller(identity.user, identity.groups, identity.roles)
     user, groups, roles = _said(context)
