@@ -17,7 +17,9 @@ import grpc
 
 from holdfast.invoker.signal import attach_signal
 from holdfast.kit.auth.credential import HEADER
+from holdfast.kit.auth.tls import PLAIN, Tls
 from holdfast.kit.rpc.client import channel, streaming
+from holdfast.kit.rpc.tls import channel_credentials
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger.mailbox_view import Signal
 from holdfast.v1 import runner_service_pb2, runner_service_pb2_grpc
@@ -127,7 +129,9 @@ class RunnerLink:
         room: Room,
         forget: Callable[["RunnerLink"], None],
         attach_token: "FindToken",
+        tls: Tls,
     ) -> None:
+        self._tls = tls
         self.address = address
         self._attach_token = attach_token
         self._room = room
@@ -174,7 +178,8 @@ class RunnerLink:
 
     async def _run(self) -> None:
         try:
-            async with channel(self.address, deadlines=False) as opened:
+            credentials = channel_credentials(self._tls)
+            async with channel(self.address, credentials=credentials, deadlines=False) as opened:
                 stub = runner_service_pb2_grpc.RunnerServiceStub(opened)
                 token = await self._attach_token(self.address)
                 proof = ((HEADER, f"Bearer {token}"),) if token else ()
@@ -213,17 +218,20 @@ async def _no_token(_address: str) -> str:
 class Live:
     """All links of this Invoker, by the runner's address."""
 
-    def __init__(self, attach_token: FindToken = _no_token) -> None:
+    def __init__(self, attach_token: FindToken = _no_token, tls: Tls = PLAIN) -> None:
         """Make it; `attach_token` finds what the runner at an address wants to hear of us."""
         self.room = Room()
         self._attach_token = attach_token
+        self._tls = tls
         self._links: dict[str, RunnerLink] = {}
 
     def runner(self, address: str) -> RunnerLink:
         """Return the link to a runner."""
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = RunnerLink(address, self.room, self._forget, self._attach_token)
+            link = self._links[address] = RunnerLink(
+                address, self.room, self._forget, self._attach_token, self._tls
+            )
         return link
 
     async def close(self) -> None:

@@ -59,7 +59,11 @@ class Parts:
     @classmethod
     def make(cls, db: Database, settings: InvokerSettings) -> Self:
         """Put the parts together; nothing runs yet."""
-        board, live, notices = Board(settings.heartbeat_interval * 2), Live(_attach_tokens(db)), Notices(db)
+        board, live, notices = (
+            Board(settings.heartbeat_interval * 2),
+            Live(_attach_tokens(db), settings.tls),
+            Notices(db),
+        )
         claimer = Claimer(db, board)
         intents = Intents(db, queue_unknown=settings.queue_unknown_intents)
         waiters, followers = Waiters(db), Followers(db, live)

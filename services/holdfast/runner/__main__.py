@@ -37,9 +37,9 @@ async def main(stop: Stop) -> None:
     attach_token = secrets.token_urlsafe(32) if settings.identity else ""
     with kept_for_us() as standard_output:
         agents = Agents(import_apps(settings.agents))
-        commits = CommitStream(settings.checkpoint_address, proof)
-        gates = ApprovalGates(settings.approval_address, proof)
-        children = InvokerChildren(settings.invoker_address, proof)
+        commits = CommitStream(settings.checkpoint_address, proof, settings.tls)
+        gates = ApprovalGates(settings.approval_address, proof, settings.tls)
+        children = InvokerChildren(settings.invoker_address, proof, settings.tls)
         holding = Holding(agents, commits, settings.slots, gates, children)
         servicer = RunnerServicer(holding, holding.drain)
         server = Server(
@@ -48,6 +48,8 @@ async def main(stop: Stop) -> None:
             access=Access(
                 AttachToken(attach_token) if attach_token else None,
                 allow_insecure_bind=settings.allow_insecure_bind,
+                tls=settings.tls,
+                health_listen=settings.health_listen,
             ),
         )
         await server.start()
@@ -58,6 +60,7 @@ async def main(stop: Stop) -> None:
             holding,
             proof=proof,
             attach_token=attach_token,
+            tls=settings.tls,
         )
         streams = [asyncio.create_task(commits.run()), asyncio.create_task(leases.run())]
         try:

@@ -8,7 +8,8 @@ import grpc
 
 from holdfast.agent import Permanent
 from holdfast.kit.auth.proof import NOTHING, Proof
-from holdfast.kit.rpc.client import channel
+from holdfast.kit.auth.tls import PLAIN, Tls
+from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.rpc.tenant import KEY
 from holdfast.kit.telemetry.logs import logger
@@ -28,9 +29,9 @@ T = TypeVar("T")
 class InvokerChildren:
     """The way to the Invoker. A repeated call finds the child by its key."""
 
-    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING) -> None:
+    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
         self._proof = proof
-        self._channels = [channel(address) for address in addresses]
+        self._channels = Channels(addresses, tls)
         self._current = 0
 
     async def invoke(self, asked: InvokeRequest) -> InvokeResponse:
@@ -57,7 +58,7 @@ class InvokerChildren:
 
     async def close(self) -> None:
         """Close the channels."""
-        await asyncio.gather(*(each.close() for each in self._channels))
+        await self._channels.close()
 
     async def _repeated(self, once: Callable[[InvokerServiceStub], Awaitable[T]], run_id: str) -> T:
         while True:

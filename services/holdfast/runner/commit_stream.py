@@ -14,7 +14,9 @@ import grpc
 
 from holdfast.agent.engine.journal import Answer, Committed, Refused
 from holdfast.kit.auth.proof import NOTHING, Proof
-from holdfast.kit.rpc.client import channel, streaming
+from holdfast.kit.auth.tls import PLAIN, Tls
+from holdfast.kit.rpc.channels import Channels
+from holdfast.kit.rpc.client import streaming
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.capability import shown
 from holdfast.runner.duplex import BROKEN, both, code_of
@@ -48,10 +50,10 @@ class _Open:
 class CommitStream:
     """Sends commits to the Checkpoint services, the next address whenever one does not serve."""
 
-    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING) -> None:
+    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
         self._proof = proof
         # Without interceptors: each would put a queue between us and the stream.
-        self._channels = [channel(address, deadlines=False) for address in addresses]
+        self._channels = Channels(addresses, tls, deadlines=False)
         self._current = 0
         self._open: dict[Key, _Open] = {}
         self._waiting: list[Key] = []
@@ -103,8 +105,7 @@ class CommitStream:
                 self.next_address()
                 await asyncio.sleep(_pause(self._failures))
         finally:
-            for each in self._channels:
-                await each.close()
+            await self._channels.close()
 
     async def _connected(self) -> None:
         """Use one stream until it breaks."""

@@ -9,7 +9,8 @@ import grpc
 from holdfast.agent import Permanent
 from holdfast.agent.approval import Opened
 from holdfast.kit.auth.proof import NOTHING, Proof
-from holdfast.kit.rpc.client import channel
+from holdfast.kit.auth.tls import PLAIN, Tls
+from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.capability import shown
@@ -25,9 +26,9 @@ _log: Final = logger("gate")
 class ApprovalGates:
     """The way to the Approval service."""
 
-    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING) -> None:
+    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
         self._proof = proof
-        self._channels = [channel(address) for address in addresses]
+        self._channels = Channels(addresses, tls)
         self._current = 0
 
     async def request(self, asked: RequestApprovalRequest) -> Opened:
@@ -49,4 +50,4 @@ class ApprovalGates:
 
     async def close(self) -> None:
         """Close the channels."""
-        await asyncio.gather(*(each.close() for each in self._channels))
+        await self._channels.close()

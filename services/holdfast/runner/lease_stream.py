@@ -16,8 +16,10 @@ from grpc_status import rpc_status
 
 from holdfast.agent.error import LeaseLost
 from holdfast.kit.auth.proof import NOTHING, Proof
+from holdfast.kit.auth.tls import PLAIN, Tls
 from holdfast.kit.ids import new_id
-from holdfast.kit.rpc.client import channel, streaming
+from holdfast.kit.rpc.channels import Channels
+from holdfast.kit.rpc.client import streaming
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.agents import Agents
 from holdfast.runner.duplex import BROKEN, both, code_of
@@ -53,13 +55,14 @@ class LeaseStream:
         *,
         proof: Proof = NOTHING,
         attach_token: str = "",
+        tls: Tls = PLAIN,
     ) -> None:
         """Keep a session with one of `addresses`; `attach_token` is what it shall say when it attaches."""
         self._proof = proof
         self._attach_token = attach_token
         self.runner_id = str(new_id())
         self.in_session = asyncio.Event()  # once there was a session
-        self._channels = [channel(each, deadlines=False) for each in addresses]
+        self._channels = Channels(addresses, tls, deadlines=False)
         self._current = 0
         self._address = address
         self._agents = agents
@@ -90,8 +93,7 @@ class LeaseStream:
         finally:
             if self._expiry is not None:
                 self._expiry.cancel()
-            for each in self._channels:
-                await each.close()
+            await self._channels.close()
 
     async def told(self, patience: float) -> None:
         """Wait until the Invoker has been told everything, if it can be within `patience` seconds."""

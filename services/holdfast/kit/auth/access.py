@@ -11,6 +11,7 @@ from holdfast.kit.auth.json_web_token import Claims, JsonWebTokens
 from holdfast.kit.auth.key_set import KeySet
 from holdfast.kit.auth.key_source import from_file, from_issuer
 from holdfast.kit.auth.settings import AccessSettings, LeaseAccessSettings
+from holdfast.kit.auth.tls import PLAIN, Tls
 from holdfast.kit.auth.token import Find, Tokens
 
 _FILE_LIFE: Final = 5.0  # seconds after which a file of keys is read anew
@@ -28,19 +29,21 @@ class Access:
     audit: Write | None = None
     allow_insecure_bind: bool = False
     capabilities: Capabilities | None = None
+    tls: Tls = PLAIN
+    health_listen: str = ""
 
 
 def access_of(settings: AccessSettings, *, find: Find | None = None, audit: Write | None = None) -> Access:
     """Put the access together; `find` looks tokens up, which takes a ledger."""
     allowed = settings.allow_insecure_bind
     if not settings.identity:
-        return Access(None, audit, allowed)
+        return Access(None, audit, allowed, None, settings.tls, settings.health_listen)
     token: Authenticator | None = None
     if "token" in settings.auth and find is not None:
         token = Tokens(find, life=settings.token_cache)
     credentials = Credentials(token=token, jwt=_jwt(settings) if "jwt" in settings.auth else None)
     capabilities = settings.capabilities() if isinstance(settings, LeaseAccessSettings) else None
-    return Access(credentials, audit, allowed, capabilities)
+    return Access(credentials, audit, allowed, capabilities, settings.tls, settings.health_listen)
 
 
 def _jwt(settings: AccessSettings) -> Authenticator:

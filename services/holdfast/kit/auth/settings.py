@@ -7,6 +7,7 @@ from typing import Literal
 from holdfast.kit.auth.capability import Capabilities, keys_of
 from holdfast.kit.auth.json_web_token import ALGORITHMS
 from holdfast.kit.auth.key_source import is_safe
+from holdfast.kit.auth.tls import Tls
 from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
 
 Kind = Literal["none", "token", "jwt"]
@@ -36,6 +37,25 @@ class AccessSettings:
     jwt_groups_claim: str = setting("groups", help="the claim that lists the user's groups")
     jwt_roles_claim: str = setting("roles", help="the claim that lists the user's roles")
 
+    tls_cert_file: Path | None = setting(
+        None, help="the certificate to show, in PEM; read anew as it changes"
+    )
+    tls_key_file: Path | None = setting(None, help="its key")
+    tls_ca_file: Path | None = setting(
+        None, help="whom to trust when calling other services, which then happens over TLS"
+    )
+    tls_client_ca_file: Path | None = setting(
+        None, help="whose certificates clients must show; without, they need none"
+    )
+    health_listen: str = setting(
+        "", help="host:port for health in plaintext, beside TLS: probes of Kubernetes speak nothing else"
+    )
+
+    @property
+    def tls(self) -> Tls:
+        """What servers show and ask for, and whom calls trust."""
+        return Tls(self.tls_cert_file, self.tls_key_file, self.tls_ca_file, self.tls_client_ca_file)
+
     @property
     def identity(self) -> bool:
         """Whether callers have to prove who they are."""
@@ -45,6 +65,12 @@ class AccessSettings:
         """Refuse what cannot work together."""
         if not self.auth or ("none" in self.auth and len(self.auth) > 1):
             raise SettingsError("HOLDFAST_AUTH is none, or token, or jwt, or token,jwt.")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise SettingsError("HOLDFAST_TLS_CERT_FILE and HOLDFAST_TLS_KEY_FILE go together.")
+        if self.tls_cert_file is None and (self.tls_client_ca_file is not None or self.health_listen):
+            raise SettingsError(
+                "HOLDFAST_TLS_CLIENT_CA_FILE and HOLDFAST_HEALTH_LISTEN take HOLDFAST_TLS_CERT_FILE."
+            )
         foreign = sorted(set(self.jwt_algorithms) - set(ALGORITHMS))
         if foreign or not self.jwt_algorithms:
             raise SettingsError(

@@ -14,6 +14,7 @@ from holdfast.kit.rpc.faults import Translate
 from holdfast.kit.rpc.interceptors import OPEN, server_interceptors
 from holdfast.kit.rpc.limits import MESSAGE_OPTIONS
 from holdfast.kit.rpc.reflection import add_reflection
+from holdfast.kit.rpc.tls import server_credentials
 from holdfast.kit.telemetry.logs import logger
 
 _log: Final = logger("server")
@@ -71,8 +72,11 @@ class Server:
         `allow_insecure_bind` allows it.
         """
         self.address = address
+        self.health_address = ""  # where health is told in plaintext beside TLS
         self.health = health.aio.HealthServicer()
         self._registrations = registrations
+        self._access = access
+        self._probed: grpc.aio.Server | None = None
         self._reachable = allow_insecure_bind or access.allow_insecure_bind or access.credentials is not None
         options = [
             *_OPTIONS,
@@ -96,16 +100,32 @@ class Server:
         add_reflection(self._server, [*(one.name for one in self._registrations), _HEALTH])
         address = _bindable(self.address, reachable=self._reachable)
         try:
-            port = self._server.add_insecure_port(address)
+            if self._access.tls.serves:
+                port = self._server.add_secure_port(address, server_credentials(self._access.tls))
+            else:
+                port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise Refused(
-                f"Cannot listen on {self.address}: the address is in use or not this machine's."
-            ) from error
+            raise _in_use(self.address) from error
         await self._server.start()
+        await self._start_health()
         if address.startswith("unix:"):
             return 0
         self.address = f"{address.rpartition(':')[0]}:{port}"
         return port
+
+    async def _start_health(self) -> None:
+        """Tell health in plaintext, at an address of its own, for probes that speak nothing else."""
+        address = self._access.health_listen
+        if not address:
+            return
+        self._probed = grpc.aio.server(options=_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._probed)
+        try:
+            port = self._probed.add_insecure_port(_bindable(address, reachable=True))
+        except RuntimeError as error:
+            raise _in_use(address) from error
+        await self._probed.start()
+        self.health_address = f"{address.rpartition(':')[0]}:{port}"
 
     async def set_serving(self, serving: bool, name: str = "") -> None:  # noqa: FBT001 - it is what is set
         """Say in health whether a service (by default the whole server) can do its work now."""
@@ -116,6 +136,8 @@ class Server:
         """Turn NOT_SERVING, take no more calls, cut those still open after `grace` seconds. Repeatable."""
         await self.health.enter_graceful_shutdown()
         await self._server.stop(grace)
+        if self._probed is not None:
+            await self._probed.stop(0)
 
 
 async def serve(
@@ -144,6 +166,10 @@ async def serve(
             await drain()
     finally:
         await server.stop(grace)
+
+
+def _in_use(address: str) -> Refused:
+    return Refused(f"Cannot listen on {address}: the address is in use or not this machine's.")
 
 
 def _bindable(address: str, *, reachable: bool) -> str:
