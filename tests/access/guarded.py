@@ -1,5 +1,6 @@
 """A whole suite with identity, and callers of it with every kind of credential."""
 
+import asyncio
 import importlib
 import json
 import re
@@ -88,26 +89,47 @@ class Guarded:
             (True, True): channel.stream_stream,
         }[rpc.client_streaming, rpc.server_streaming]
         write: Any = type(request).SerializeToString
-        given = iter([request]) if rpc.client_streaming else request
-        call: Any = kind(rpc.path, write, None)(given, metadata=metadata, timeout=PATIENCE)
-        try:
-            if rpc.server_streaming:
-                await call.read()
-                code = await call.code() if call.done() else grpc.StatusCode.OK
-                if code is not grpc.StatusCode.OK:
-                    return error_of(await _failure(call))
-            else:
-                await call
-        except grpc.aio.AioRpcError as error:
-            return error_of(error)
-        finally:
-            call.cancel()
-        return None
+        given = () if rpc.client_streaming else (request,)
+        dial = kind(rpc.path, write, None)
+
+        def made() -> Any:
+            return dial(*given, metadata=metadata, timeout=PATIENCE)
+
+        told = await _ended(made(), rpc, request)
+        if told is not None and told.message == _CLIENTS_OWN:
+            told = await _ended(made(), rpc, None)
+        return told
 
     def _channel(self, service: str) -> grpc.aio.Channel:
         if service not in self.channels:
             self.channels[service] = open_channel(self.addresses[service])
         return self.channels[service]
+
+
+_CLIENTS_OWN = "Internal error from Core"
+"""What the client itself makes of a stream that was refused while it was writing to it."""
+
+
+async def _ended(call: Any, rpc: Rpc, request: Any) -> HoldfastError | None:
+    """Say all there is to say, if anything, and return how the call was refused."""
+    try:
+        if rpc.client_streaming and request is not None:
+            await call.write(request)
+            await call.done_writing()
+        if rpc.server_streaming:
+            await call.read()
+            code = await call.code() if call.done() else grpc.StatusCode.OK
+            if code is not grpc.StatusCode.OK:
+                return error_of(await _failure(call))
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return error_of(error)
+    except asyncio.InvalidStateError:
+        return error_of(await _failure(call))
+    finally:
+        call.cancel()
+    return None
 
 
 async def _failure(call: Any) -> grpc.aio.AioRpcError:

@@ -33,8 +33,9 @@ def command() -> None:
 @click.option("--user", default="", help="The user it acts as; by default its name.")
 @click.option("--for", "owner", default="", metavar="TENANT", help="Whose it is; '*' is the platform.")
 @click.option("--ttl", type=Seconds(), help="After how long it ends, as 30d; without, it does not.")
+@click.option("--out", metavar="FILE", help="Write the secret there, for you alone; do not show it.")
 @click.option(
-    "--out", metavar="FILE", help="Write the secret there, for its owner alone, and do not show it."
+    "--database-url", help="Make it in this ledger itself, as its owner; by default one of the platform."
 )
 @speaks
 async def create(
