@@ -51,9 +51,7 @@ async def test_each_algorithm_has_its_keys() -> None:
 
 
 async def test_claims_are_found_where_the_settings_say() -> None:
-    claims = Claims(
-        tenant="org.id", user="email", groups="urn:x/groups", roles="realm_access.roles"
-    )
+    claims = Claims(tenant="org.id", user="email", groups="urn:x/groups", roles="realm_access.roles")
     signed = RSA.sign(
         {
             "org": {"id": "umbrella"},
