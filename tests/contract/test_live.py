@@ -14,6 +14,7 @@ from holdfast.client.wire_status import error_of
 from tests.contract.description import PACKAGE, Rpc, contract, errors_of, rpcs
 
 SERVED_BY = {
+    "AccessService": "invoker",
     "ApprovalService": "approval",
     "BatchService": "invoker",
     "CheckpointService": "checkpoint",

@@ -28,8 +28,21 @@ SENTENCES = {
         "invoker.image.tag is latest: name a version, or pods of one deployment would differ."
     ),
     "allowInsecureBind=false": (
-        "Holdfast has no identity yet, so who reaches a service may act for any tenant: "
-        "set allowInsecureBind=true if the network policies are enforced and enough."
+        "Without identity who reaches a service may act for any tenant: "
+        "set identity.auth, or allowInsecureBind=true if the network policies are enforced and enough."
+    ),
+    'identity.auth="token"': (
+        "identity.auth needs identity.existingSecret and identity.runnerSecret: "
+        "the key of leases, and the token of runners."
+    ),
+    'identity={"auth": "jwt", "existingSecret": "a", "runnerSecret": "b"}': (
+        "identity.auth has jwt, which needs identity.jwt.issuer and identity.jwt.audience: "
+        "tokens made for others would be taken."
+    ),
+    'invoker.env={"HOLDFAST_AUTH": "none"}': "invoker.env names HOLDFAST_AUTH, which the chart sets itself.",
+    'runner.env={"HOLDFAST_TOKEN": "hf_a"}': (
+        "runner.pools.main.env names HOLDFAST_TOKEN: "
+        "values are no place for secrets, so name an existing one."
     ),
     "gateway.enabled=true": (
         "gateway.enabled needs gateway.parentRefs: a route that belongs to no gateway serves nobody."
@@ -68,6 +81,7 @@ SCHEMA = {
     'image.digest="sha256:short"': "does not match pattern",
     'image.pullPolicy="Sometimes"': "value must be one of",
     'defaults.autoscaling.kind="vpa"': "value must be one of",
+    'identity.auth="basic"': "value must be one of",
     "database.port=0": "minimum: got 0, want 1",
     'database.password="hunter2"': "additional properties 'password' not allowed",
     'runner.pools.Main={"agents": ["hello:app"]}': "'Main' does not match pattern",

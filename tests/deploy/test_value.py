@@ -51,7 +51,7 @@ def test_the_schema_knows_every_value_and_no_value_that_is_not_written_down() ->
     }
     for name, keys in expected.items():
         assert set(_properties(name)) == keys, name
-    for name in ("image", "database", "migration", "networkPolicy", "gateway"):
+    for name in ("image", "database", "migration", "networkPolicy", "gateway", "identity", "tls"):
         assert set(_properties(name)) == set(values[name]), name
 
 
@@ -69,7 +69,7 @@ def test_no_value_holds_a_password() -> None:
     assert "://" not in json.dumps(values)
 
 
-@pytest.mark.parametrize("values", ["minimal", "full", "pools"])
+@pytest.mark.parametrize("values", ["minimal", "full", "pools", "identity"])
 def test_a_service_starts_with_what_the_chart_tells_it(values: str) -> None:
     for name, container in rendered(values).containers().items():
         if (settings := SETTINGS.get(name.partition("/")[2])) is None:

@@ -79,7 +79,7 @@ class ApprovalServiceServicer:
         answers with the approval as first recorded, decided or not, and starts no new timeout.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, FENCED, DESTINATION_NOT_FOUND,
-        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +93,7 @@ class ApprovalServiceServicer:
         parked counts.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
-        TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE.
+        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

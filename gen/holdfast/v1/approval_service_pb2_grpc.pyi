@@ -27,7 +27,7 @@ class ApprovalServiceStub:
     answers with the approval as first recorded, decided or not, and starts no new timeout.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, FENCED, DESTINATION_NOT_FOUND,
-    UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+    UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
     """
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.DecideApprovalRequest, _approval_service_pb2.DecideApprovalResponse]
     """Approves or denies as the user of the credential.
@@ -37,7 +37,7 @@ class ApprovalServiceStub:
     parked counts.
 
     Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
-    TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE.
+    TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     GetApproval: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.GetApprovalRequest, _approval_service_pb2.GetApprovalResponse]
     """Reads one approval.
@@ -80,7 +80,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         answers with the approval as first recorded, decided or not, and starts no new timeout.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, FENCED, DESTINATION_NOT_FOUND,
-        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -96,7 +96,7 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         parked counts.
 
         Errors include: INVALID_FIELD, APPROVAL_NOT_FOUND, NOT_AN_APPROVER, APPROVAL_DECIDED,
-        TENANT_MISMATCH, UNAUTHENTICATED, LEDGER_UNAVAILABLE.
+        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

@@ -69,7 +69,8 @@ class CheckpointServiceServicer:
         Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
         INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, SESSION_CONFLICT, LEDGER_UNAVAILABLE.
 
-        Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
+        Errors include: UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED, LEDGER_UNAVAILABLE,
+        SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,7 +80,8 @@ class CheckpointServiceServicer:
         """Loads the recorded steps of a leased run, for its replay, and what waits in its mailbox, in
         pages.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, UNAUTHENTICATED, PERMISSION_DENIED,
+        CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +90,8 @@ class CheckpointServiceServicer:
     def ListCheckpoints(self, request, context):
         """Lists a run's checkpoints, in the order they were recorded; none once they are no longer retained.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +106,7 @@ class CheckpointServiceServicer:
         Repeatable with the same idempotency key.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_FORKABLE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
-        LEDGER_UNAVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -24,18 +24,21 @@ class CheckpointServiceStub:
     Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
     INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, SESSION_CONFLICT, LEDGER_UNAVAILABLE.
 
-    Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
+    Errors include: UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED, LEDGER_UNAVAILABLE,
+    SHUTTING_DOWN.
     """
     LoadRun: _aio.UnaryStreamMultiCallable[_checkpoint_service_pb2.LoadRunRequest, _checkpoint_service_pb2.LoadRunResponse]
     """Loads the recorded steps of a leased run, for its replay, and what waits in its mailbox, in
     pages.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, UNAUTHENTICATED, PERMISSION_DENIED,
+    CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
     """
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_checkpoint_service_pb2.ListCheckpointsRequest, _checkpoint_service_pb2.ListCheckpointsResponse]
     """Lists a run's checkpoints, in the order they were recorded; none once they are no longer retained.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     ForkRun: _aio.UnaryUnaryMultiCallable[_checkpoint_service_pb2.ForkRunRequest, _checkpoint_service_pb2.ForkRunResponse]
     """Starts a new run from a checkpoint of another, which may still be going on, with edited outputs.
@@ -46,7 +49,7 @@ class CheckpointServiceStub:
     Repeatable with the same idempotency key.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_FORKABLE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
-    LEDGER_UNAVAILABLE.
+    UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
 
 class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,7 +68,8 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
         INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, SESSION_CONFLICT, LEDGER_UNAVAILABLE.
 
-        Errors include: LEDGER_UNAVAILABLE, SHUTTING_DOWN.
+        Errors include: UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED, LEDGER_UNAVAILABLE,
+        SHUTTING_DOWN.
         """
 
     @_abc_1.abstractmethod
@@ -77,7 +81,8 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         """Loads the recorded steps of a leased run, for its replay, and what waits in its mailbox, in
         pages.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, UNAUTHENTICATED, PERMISSION_DENIED,
+        CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -88,7 +93,8 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_checkpoint_service_pb2.ListCheckpointsResponse]:
         """Lists a run's checkpoints, in the order they were recorded; none once they are no longer retained.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -105,7 +111,7 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         Repeatable with the same idempotency key.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_FORKABLE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL,
-        LEDGER_UNAVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: _aio.Server) -> None: ...

@@ -120,6 +120,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_SCHEDULE_EXISTS: _ErrorReason.ValueType  # 90
     """ALREADY_EXISTS: the name stands for a different schedule; metadata `name` says which."""
+    ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 110
+    """UNAVAILABLE: who calls cannot be found out now, as the issuer of credentials does not answer."""
+    ERROR_REASON_TOKEN_NOT_FOUND: _ErrorReason.ValueType  # 111
+    """NOT_FOUND: the tenant has no token of this id."""
+    ERROR_REASON_CAPABILITY_REFUSED: _ErrorReason.ValueType  # 112
+    """PERMISSION_DENIED: the call needs the capability of a lease, and has none that fits; metadata `run_id`
+    says for which run.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -226,4 +234,12 @@ ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 70
 """
 ERROR_REASON_SCHEDULE_EXISTS: ErrorReason.ValueType  # 90
 """ALREADY_EXISTS: the name stands for a different schedule; metadata `name` says which."""
+ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 110
+"""UNAVAILABLE: who calls cannot be found out now, as the issuer of credentials does not answer."""
+ERROR_REASON_TOKEN_NOT_FOUND: ErrorReason.ValueType  # 111
+"""NOT_FOUND: the tenant has no token of this id."""
+ERROR_REASON_CAPABILITY_REFUSED: ErrorReason.ValueType  # 112
+"""PERMISSION_DENIED: the call needs the capability of a lease, and has none that fits; metadata `run_id`
+says for which run.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -52,7 +52,8 @@ class EventServiceServicer:
 
         Repeatable with the same idempotency keys.
 
-        Errors include: INVALID_FIELD, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -22,7 +22,8 @@ class EventServiceStub:
 
     Repeatable with the same idempotency keys.
 
-    Errors include: INVALID_FIELD, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -39,7 +40,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Repeatable with the same idempotency keys.
 
-        Errors include: INVALID_FIELD, TENANT_MISMATCH, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _aio.Server) -> None: ...

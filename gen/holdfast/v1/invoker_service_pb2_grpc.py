@@ -123,9 +123,9 @@ class InvokerServiceServicer:
         run ends or moves to the background, or after that long, with the run as it stands. The last four
         errors are about its `parent`.
 
-        Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
-        QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE, RUN_NOT_FOUND, FENCED,
-        BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
+        Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN, QUEUE_FULL,
+        RATE_LIMITED, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED,
+        LEDGER_UNAVAILABLE, RUN_NOT_FOUND, FENCED, BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,7 +134,8 @@ class InvokerServiceServicer:
     def AwaitRun(self, request, context):
         """Waits until a run ends, or until `wait` has passed.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,8 +158,8 @@ class InvokerServiceServicer:
         A decision is answered `decided` or `refused` alike; it is refused as DecideApproval refuses it,
         and with INVALID_FIELD if the stream does not say who decides.
 
-        Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
-        of Invoke.
+        Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE,
+        UNAUTHENTICATED, PERMISSION_DENIED, and those of Invoke.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +173,8 @@ class InvokerServiceServicer:
         a cursor beyond the end is refused. A client that reads too slowly loses nothing: it is sent what was
         committed meanwhile, and holds up neither the run nor others who follow it.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,7 +183,8 @@ class InvokerServiceServicer:
     def GetRun(self, request, context):
         """Reads a run.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,7 +193,7 @@ class InvokerServiceServicer:
     def ListRuns(self, request, context):
         """Lists the tenant's runs, newest first.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,7 +203,8 @@ class InvokerServiceServicer:
         """Asks a run to stop. A queued run ends at once; a running one is told, its step in flight is
         cancelled, and it ends CANCELLED. Repeatable; cancelling an ended run changes nothing.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,7 +216,7 @@ class InvokerServiceServicer:
         start. Repeatable with the same signal id; answered when it is durable.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
-        LEDGER_UNAVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,7 +228,7 @@ class InvokerServiceServicer:
         id, as long as the run has not ended; answered when it is durable.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
-        INPUT_REJECTED, LEDGER_UNAVAILABLE.
+        INPUT_REJECTED, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,8 +238,8 @@ class InvokerServiceServicer:
         """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps; not once
         those are no longer retained.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
-        LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,7 +251,8 @@ class InvokerServiceServicer:
         when it comes, its deadline goes on counting, and it can be cancelled. Repeatable: the first reason
         stands.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,7 +261,8 @@ class InvokerServiceServicer:
     def ResumeRun(self, request, context):
         """Lets a paused run go on. Repeatable.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,7 +273,7 @@ class InvokerServiceServicer:
         `apply` nothing is done: it says which runs it would be. Broken off, it can be sent again: what is
         done is not done twice.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -276,7 +282,8 @@ class InvokerServiceServicer:
     def GetSession(self, request, context):
         """Reads what the runs of a session hand on to each other.
 
-        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,7 +293,8 @@ class InvokerServiceServicer:
         """Forgets what a session holds: its next run begins anew. The records of its runs stay as long
         as any run's. Refused while a run of the session has not ended.
 
-        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,14 +23,15 @@ class InvokerServiceStub:
     run ends or moves to the background, or after that long, with the run as it stands. The last four
     errors are about its `parent`.
 
-    Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
-    QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE, RUN_NOT_FOUND, FENCED,
-    BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
+    Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN, QUEUE_FULL,
+    RATE_LIMITED, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED,
+    LEDGER_UNAVAILABLE, RUN_NOT_FOUND, FENCED, BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
     """
     AwaitRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.AwaitRunRequest, _invoker_service_pb2.AwaitRunResponse]
     """Waits until a run ends, or until `wait` has passed.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     Converse: _aio.StreamStreamMultiCallable[_invoker_service_pb2.ConverseRequest, _invoker_service_pb2.ConverseResponse]
     """Holds an interactive conversation with runs: start or attach, then input, interrupt, cancel,
@@ -49,8 +50,8 @@ class InvokerServiceStub:
     A decision is answered `decided` or `refused` alike; it is refused as DecideApproval refuses it,
     and with INVALID_FIELD if the stream does not say who decides.
 
-    Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
-    of Invoke.
+    Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE,
+    UNAUTHENTICATED, PERMISSION_DENIED, and those of Invoke.
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_invoker_service_pb2.WatchRunRequest, _invoker_service_pb2.WatchRunResponse]
     """Streams a run's events after a sequence, until the run ends. Where a run was retried, an `ended`
@@ -60,23 +61,26 @@ class InvokerServiceStub:
     a cursor beyond the end is refused. A client that reads too slowly loses nothing: it is sent what was
     committed meanwhile, and holds up neither the run nor others who follow it.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED,
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.GetRunRequest, _invoker_service_pb2.GetRunResponse]
     """Reads a run.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.ListRunsRequest, _invoker_service_pb2.ListRunsResponse]
     """Lists the tenant's runs, newest first.
 
-    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.CancelRunRequest, _invoker_service_pb2.CancelRunResponse]
     """Asks a run to stop. A queued run ends at once; a running one is told, its step in flight is
     cancelled, and it ends CANCELLED. Repeatable; cancelling an ended run changes nothing.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
     """
     InterruptRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.InterruptRunRequest, _invoker_service_pb2.InterruptRunResponse]
     """Hands urgent input to a run, under the mailbox key `interrupt`: it cancels the step in flight if
@@ -84,7 +88,7 @@ class InvokerServiceStub:
     start. Repeatable with the same signal id; answered when it is durable.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
-    LEDGER_UNAVAILABLE.
+    UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.SignalRunRequest, _invoker_service_pb2.SignalRunResponse]
     """Puts a message in a run's mailbox under a key; wakes the run if it waits for it. What comes under
@@ -92,14 +96,14 @@ class InvokerServiceStub:
     id, as long as the run has not ended; answered when it is durable.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
-    INPUT_REJECTED, LEDGER_UNAVAILABLE.
+    INPUT_REJECTED, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     RetryRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.RetryRunRequest, _invoker_service_pb2.RetryRunResponse]
     """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps; not once
     those are no longer retained.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
-    LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL, UNAUTHENTICATED,
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     PauseRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.PauseRunRequest, _invoker_service_pb2.PauseRunResponse]
     """Holds a run: no runner executes it until it is resumed. One that waits is held at once; a running
@@ -107,30 +111,34 @@ class InvokerServiceStub:
     when it comes, its deadline goes on counting, and it can be cancelled. Repeatable: the first reason
     stands.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     ResumeRun: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.ResumeRunRequest, _invoker_service_pb2.ResumeRunResponse]
     """Lets a paused run go on. Repeatable.
 
-    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     ActOnRuns: _aio.UnaryStreamMultiCallable[_invoker_service_pb2.ActOnRunsRequest, _invoker_service_pb2.ActOnRunsResponse]
     """Does one thing with all runs that match, newest first, and tells how far it has come. Without
     `apply` nothing is done: it says which runs it would be. Broken off, it can be sent again: what is
     done is not done twice.
 
-    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.GetSessionRequest, _invoker_service_pb2.GetSessionResponse]
     """Reads what the runs of a session hand on to each other.
 
-    Errors include: INVALID_FIELD, SESSION_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, SESSION_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_invoker_service_pb2.DeleteSessionRequest, _invoker_service_pb2.DeleteSessionResponse]
     """Forgets what a session holds: its next run begins anew. The records of its runs stay as long
     as any run's. Refused while a run of the session has not ended.
 
-    Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, UNAUTHENTICATED,
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
 
 class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -148,9 +156,9 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         run ends or moves to the background, or after that long, with the run as it stands. The last four
         errors are about its `parent`.
 
-        Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN,
-        QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH, LEDGER_UNAVAILABLE, RUN_NOT_FOUND, FENCED,
-        BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
+        Errors include: INVALID_FIELD, UNKNOWN_INTENT, IDEMPOTENCY_KEY_REUSED, RUN_ID_TAKEN, QUEUE_FULL,
+        RATE_LIMITED, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, CAPABILITY_REFUSED,
+        LEDGER_UNAVAILABLE, RUN_NOT_FOUND, FENCED, BUDGET_EXCEEDED, TOO_MANY_CHILDREN.
         """
 
     @_abc_1.abstractmethod
@@ -161,7 +169,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoker_service_pb2.AwaitRunResponse]:
         """Waits until a run ends, or until `wait` has passed.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -186,8 +195,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         A decision is answered `decided` or `refused` alike; it is refused as DecideApproval refuses it,
         and with INVALID_FIELD if the stream does not say who decides.
 
-        Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, and those
-        of Invoke.
+        Errors include: STREAM_PROTOCOL, INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE,
+        UNAUTHENTICATED, PERMISSION_DENIED, and those of Invoke.
         """
 
     @_abc_1.abstractmethod
@@ -203,7 +212,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         a cursor beyond the end is refused. A client that reads too slowly loses nothing: it is sent what was
         committed meanwhile, and holds up neither the run nor others who follow it.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, SEQUENCE_OUT_OF_RANGE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -214,7 +224,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoker_service_pb2.GetRunResponse]:
         """Reads a run.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -225,7 +236,7 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoker_service_pb2.ListRunsResponse]:
         """Lists the tenant's runs, newest first.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -237,7 +248,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks a run to stop. A queued run ends at once; a running one is told, its step in flight is
         cancelled, and it ends CANCELLED. Repeatable; cancelling an ended run changes nothing.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -251,7 +263,7 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         start. Repeatable with the same signal id; answered when it is durable.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
-        LEDGER_UNAVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -265,7 +277,7 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         id, as long as the run has not ended; answered when it is durable.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, SIGNAL_ID_REUSED, MAILBOX_FULL,
-        INPUT_REJECTED, LEDGER_UNAVAILABLE.
+        INPUT_REJECTED, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -277,8 +289,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a failed, cancelled, drifted or dead-lettered run again, from its recorded steps; not once
         those are no longer retained.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL,
-        LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_NOT_RETRYABLE, QUEUE_FULL, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -292,7 +304,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         when it comes, its deadline goes on counting, and it can be cancelled. Repeatable: the first reason
         stands.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -303,7 +316,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoker_service_pb2.ResumeRunResponse]:
         """Lets a paused run go on. Repeatable.
 
-        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, RUN_NOT_FOUND, RUN_ENDED, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -316,7 +330,7 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         `apply` nothing is done: it says which runs it would be. Broken off, it can be sent again: what is
         done is not done twice.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -327,7 +341,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoker_service_pb2.GetSessionResponse]:
         """Reads what the runs of a session hand on to each other.
 
-        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -339,7 +354,8 @@ class InvokerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Forgets what a session holds: its next run begins anew. The records of its runs stay as long
         as any run's. Refused while a run of the session has not ended.
 
-        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, SESSION_NOT_FOUND, SESSION_IN_USE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
 def add_InvokerServiceServicer_to_server(servicer: InvokerServiceServicer, server: _aio.Server) -> None: ...

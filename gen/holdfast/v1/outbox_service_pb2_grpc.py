@@ -84,7 +84,7 @@ class OutboxServiceServicer:
     def ListEffects(self, request, context):
         """Lists the tenant's effects, newest first, without their bodies.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +93,8 @@ class OutboxServiceServicer:
     def GetEffect(self, request, context):
         """Reads an effect with its history.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,7 +103,8 @@ class OutboxServiceServicer:
     def RetryEffect(self, request, context):
         """Sends a dead-lettered effect again, with its attempts afresh.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,7 +113,8 @@ class OutboxServiceServicer:
     def DiscardEffect(self, request, context):
         """Gives up a pending or dead-lettered effect; those behind it in its order go on.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +133,8 @@ class OutboxServiceServicer:
     def PutDestination(self, request, context):
         """Makes a destination, or changes it. Repeatable.
 
-        Errors include: INVALID_FIELD, DESTINATION_REFUSED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, DESTINATION_REFUSED, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,7 +143,7 @@ class OutboxServiceServicer:
     def ListDestinations(self, request, context):
         """Lists the tenant's destinations with their breakers.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,7 +152,8 @@ class OutboxServiceServicer:
     def ResetBreaker(self, request, context):
         """Closes a destination's breaker, so that it is called at once.
 
-        Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,22 +19,25 @@ class OutboxServiceStub:
     ListEffects: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ListEffectsRequest, _outbox_service_pb2.ListEffectsResponse]
     """Lists the tenant's effects, newest first, without their bodies.
 
-    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     GetEffect: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.GetEffectRequest, _outbox_service_pb2.GetEffectResponse]
     """Reads an effect with its history.
 
-    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     RetryEffect: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.RetryEffectRequest, _outbox_service_pb2.RetryEffectResponse]
     """Sends a dead-lettered effect again, with its attempts afresh.
 
-    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     DiscardEffect: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.DiscardEffectRequest, _outbox_service_pb2.DiscardEffectResponse]
     """Gives up a pending or dead-lettered effect; those behind it in its order go on.
 
-    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     ActOnEffects: _aio.UnaryStreamMultiCallable[_outbox_service_pb2.ActOnEffectsRequest, _outbox_service_pb2.ActOnEffectsResponse]
     """Does one thing with all effects that match, oldest first so that each order is kept, and tells how
@@ -45,17 +48,19 @@ class OutboxServiceStub:
     PutDestination: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.PutDestinationRequest, _outbox_service_pb2.PutDestinationResponse]
     """Makes a destination, or changes it. Repeatable.
 
-    Errors include: INVALID_FIELD, DESTINATION_REFUSED, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, DESTINATION_REFUSED, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
     ListDestinations: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ListDestinationsRequest, _outbox_service_pb2.ListDestinationsResponse]
     """Lists the tenant's destinations with their breakers.
 
-    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     ResetBreaker: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.ResetBreakerRequest, _outbox_service_pb2.ResetBreakerResponse]
     """Closes a destination's breaker, so that it is called at once.
 
-    Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
     """
 
 class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -69,7 +74,7 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.ListEffectsResponse]:
         """Lists the tenant's effects, newest first, without their bodies.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -80,7 +85,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.GetEffectResponse]:
         """Reads an effect with its history.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -91,7 +97,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.RetryEffectResponse]:
         """Sends a dead-lettered effect again, with its attempts afresh.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -102,7 +109,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.DiscardEffectResponse]:
         """Gives up a pending or dead-lettered effect; those behind it in its order go on.
 
-        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, EFFECT_NOT_FOUND, EFFECT_NOT_RETRYABLE, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -125,7 +133,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.PutDestinationResponse]:
         """Makes a destination, or changes it. Repeatable.
 
-        Errors include: INVALID_FIELD, DESTINATION_REFUSED, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, DESTINATION_REFUSED, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -136,7 +145,7 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.ListDestinationsResponse]:
         """Lists the tenant's destinations with their breakers.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -147,7 +156,8 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_outbox_service_pb2.ResetBreakerResponse]:
         """Closes a destination's breaker, so that it is called at once.
 
-        Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, DESTINATION_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
         """
 
 def add_OutboxServiceServicer_to_server(servicer: OutboxServiceServicer, server: _aio.Server) -> None: ...

@@ -55,7 +55,7 @@ class RunnerServiceServicer:
         """Follows runs on this runner, many over one stream: events up as they happen, committed or not;
         cancel, interrupt and input down.
 
-        Errors include: INVALID_FIELD, SHUTTING_DOWN.
+        Errors include: INVALID_FIELD, SHUTTING_DOWN, UNAUTHENTICATED, PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -64,7 +64,7 @@ class RunnerServiceServicer:
     def Drain(self, request, context):
         """Takes no more work, hands the leases back that do not end within the grace, then reports.
 
-        Errors include: INVALID_FIELD.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

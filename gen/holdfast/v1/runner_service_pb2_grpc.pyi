@@ -20,12 +20,12 @@ class RunnerServiceStub:
     """Follows runs on this runner, many over one stream: events up as they happen, committed or not;
     cancel, interrupt and input down.
 
-    Errors include: INVALID_FIELD, SHUTTING_DOWN.
+    Errors include: INVALID_FIELD, SHUTTING_DOWN, UNAUTHENTICATED, PERMISSION_DENIED.
     """
     Drain: _aio.UnaryUnaryMultiCallable[_runner_service_pb2.DrainRequest, _runner_service_pb2.DrainResponse]
     """Takes no more work, hands the leases back that do not end within the grace, then reports.
 
-    Errors include: INVALID_FIELD.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED.
     """
 
 class RunnerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -40,7 +40,7 @@ class RunnerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Follows runs on this runner, many over one stream: events up as they happen, committed or not;
         cancel, interrupt and input down.
 
-        Errors include: INVALID_FIELD, SHUTTING_DOWN.
+        Errors include: INVALID_FIELD, SHUTTING_DOWN, UNAUTHENTICATED, PERMISSION_DENIED.
         """
 
     @_abc_1.abstractmethod
@@ -51,7 +51,7 @@ class RunnerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_runner_service_pb2.DrainResponse]:
         """Takes no more work, hands the leases back that do not end within the grace, then reports.
 
-        Errors include: INVALID_FIELD.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED.
         """
 
 def add_RunnerServiceServicer_to_server(servicer: RunnerServiceServicer, server: _aio.Server) -> None: ...

@@ -105,10 +105,15 @@ class RunnerHello(_message.Message):
     RUNNER_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     INTENTS_FIELD_NUMBER: _builtins.int
+    ATTACH_TOKEN_FIELD_NUMBER: _builtins.int
     runner_id: _builtins.str
     """Made anew by each runner process."""
     address: _builtins.str
     """Where its `RunnerService` is reached, `host:port`."""
+    attach_token: _builtins.str
+    """What Invokers shall send as `authorization: Bearer …` to its `RunnerService`, where there is identity;
+    made anew by each runner process.
+    """
     @_builtins.property
     def intents(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedIntent]:
         """The intents it serves."""
@@ -119,10 +124,11 @@ class RunnerHello(_message.Message):
         runner_id: _builtins.str = ...,
         address: _builtins.str = ...,
         intents: _abc.Iterable[Global___ServedIntent] | None = ...,
+        attach_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "intents", b"intents", "runner_id", b"runner_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attach_token", b"attach_token", "intents", b"intents", "runner_id", b"runner_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,6 +289,7 @@ class LeaseResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
+    RENEWED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___SessionOpened:
         """The session it got. First, and once."""
@@ -311,6 +318,10 @@ class LeaseResponse(_message.Message):
     def pause(self) -> Global___PauseAsked:
         """Runs it holds that somebody has paused."""
 
+    @_builtins.property
+    def renewed(self) -> Global___CapabilitiesRenewed:
+        """Capabilities of leases it holds, made anew before they are over."""
+
     def __init__(
         self,
         *,
@@ -321,12 +332,13 @@ class LeaseResponse(_message.Message):
         draining: Global___SessionDraining | None = ...,
         signals: Global___SignalsArrived | None = ...,
         pause: Global___PauseAsked | None = ...,
+        renewed: Global___CapabilitiesRenewed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "pause", b"pause", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "pause", b"pause", "renewed", b"renewed", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "pause", b"pause", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "draining", b"draining", "leased", b"leased", "message", b"message", "opened", b"opened", "pause", b"pause", "renewed", b"renewed", "revoked", b"revoked", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "leased", "revoked", "cancel", "draining", "signals", "pause"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "leased", "revoked", "cancel", "draining", "signals", "pause", "renewed"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -410,6 +422,7 @@ class Assignment(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     LENT_FIELD_NUMBER: _builtins.int
     COMPENSATING_FIELD_NUMBER: _builtins.int
+    CAPABILITY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     epoch: _builtins.int
@@ -426,6 +439,10 @@ class Assignment(_message.Message):
     """The sequence of the last committed event; the next is one more."""
     mailbox_sequence: _builtins.int
     """The sequence of the last signal it was sent. Above 0: load the run before starting."""
+    capability: _builtins.str
+    """Shows that the runner holds this lease; goes with every commit, and as metadata `holdfast-capability`
+    with every other call for the run. Empty without identity.
+    """
     @_builtins.property
     def invocation(self) -> _invoker_service_pb2.InvokeRequest:
         """The envelope, defaults filled in."""
@@ -471,14 +488,67 @@ class Assignment(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         lent: _run_pb2.Usage | None = ...,
         compensating: _run_pb2.Failure | None = ...,
+        capability: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compensating", b"compensating", "create_time", b"create_time", "invocation", b"invocation", "lent", b"lent", "remaining", b"remaining", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "compensating", b"compensating", "create_time", b"create_time", "epoch", b"epoch", "invocation", b"invocation", "last_commit", b"last_commit", "last_sequence", b"last_sequence", "lent", b"lent", "mailbox_sequence", b"mailbox_sequence", "max_attempts", b"max_attempts", "remaining", b"remaining", "run_id", b"run_id", "time", b"time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "capability", b"capability", "compensating", b"compensating", "create_time", b"create_time", "epoch", b"epoch", "invocation", b"invocation", "last_commit", b"last_commit", "last_sequence", b"last_sequence", "lent", b"lent", "mailbox_sequence", b"mailbox_sequence", "max_attempts", b"max_attempts", "remaining", b"remaining", "run_id", b"run_id", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class CapabilitiesRenewed(_message.Message):
+    """Capabilities in the place of earlier ones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___RenewedCapability]:
+        """One for each lease."""
+
+    def __init__(
+        self,
+        *,
+        capabilities: _abc.Iterable[Global___RenewedCapability] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapabilitiesRenewed: _TypeAlias = CapabilitiesRenewed  # noqa: Y015
+
+@_typing.final
+class RenewedCapability(_message.Message):
+    """A capability in the place of an earlier one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    CAPABILITY_FIELD_NUMBER: _builtins.int
+    capability: _builtins.str
+    """As `Assignment.capability`."""
+    @_builtins.property
+    def lease(self) -> Global___LeaseRef:
+        """The lease."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseRef | None = ...,
+        capability: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "lease", b"lease"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewedCapability: _TypeAlias = RenewedCapability  # noqa: Y015
 
 @_typing.final
 class LeasesRevoked(_message.Message):

@@ -52,8 +52,8 @@ class WorkServiceServicer:
         leases are freed after a short grace and their epoch is over: whatever the runner still
         commits under it is FENCED.
 
-        Errors include: STREAM_PROTOCOL, INVALID_FIELD, SESSION_UNKNOWN, SHUTTING_DOWN,
-        LEDGER_UNAVAILABLE.
+        Errors include: STREAM_PROTOCOL, INVALID_FIELD, SESSION_UNKNOWN, SHUTTING_DOWN, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -22,8 +22,8 @@ class WorkServiceStub:
     leases are freed after a short grace and their epoch is over: whatever the runner still
     commits under it is FENCED.
 
-    Errors include: STREAM_PROTOCOL, INVALID_FIELD, SESSION_UNKNOWN, SHUTTING_DOWN,
-    LEDGER_UNAVAILABLE.
+    Errors include: STREAM_PROTOCOL, INVALID_FIELD, SESSION_UNKNOWN, SHUTTING_DOWN, UNAUTHENTICATED,
+    PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
 
 class WorkServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -40,8 +40,8 @@ class WorkServiceServicer(metaclass=_abc_1.ABCMeta):
         leases are freed after a short grace and their epoch is over: whatever the runner still
         commits under it is FENCED.
 
-        Errors include: STREAM_PROTOCOL, INVALID_FIELD, SESSION_UNKNOWN, SHUTTING_DOWN,
-        LEDGER_UNAVAILABLE.
+        Errors include: STREAM_PROTOCOL, INVALID_FIELD, SESSION_UNKNOWN, SHUTTING_DOWN, UNAUTHENTICATED,
+        PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
 def add_WorkServiceServicer_to_server(servicer: WorkServiceServicer, server: _aio.Server) -> None: ...

@@ -1,6 +1,7 @@
 """An async client over the contract: every call names its run, every stream resumes from a cursor."""
 
 from holdfast.client import errors
+from holdfast.client.access import AccessControl, AuditRecord, MadeToken, Me, Token
 from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.client import Client
@@ -45,9 +46,11 @@ from holdfast.client.schedules import Schedules
 from holdfast.client.session import Session, Sessions
 from holdfast.client.tenant import Queue, Statistics, Tenant
 from holdfast.client.tenants import Tenants
+from holdfast.client.tls import Tls
 from holdfast.client.watch import Watch
 
 __all__ = [
+    "AccessControl",
     "Acted",
     "ActedOnEffects",
     "Action",
@@ -55,6 +58,7 @@ __all__ = [
     "ApprovalStatus",
     "Approvals",
     "AuditEntry",
+    "AuditRecord",
     "Breaker",
     "BreakerState",
     "Budget",
@@ -78,6 +82,8 @@ __all__ = [
     "HoldfastError",
     "Inbox",
     "Invocation",
+    "MadeToken",
+    "Me",
     "OnDisconnect",
     "Outbox",
     "Outcome",
@@ -106,6 +112,8 @@ __all__ = [
     "Tenant",
     "Tenants",
     "Timing",
+    "Tls",
+    "Token",
     "Update",
     "Usage",
     "Violation",

@@ -15,6 +15,7 @@ from typing import Any, Final, Self, Unpack
 
 import grpc
 
+from holdfast.client.access import AccessControl
 from holdfast.client.acting import Acted, Action, Which, act, which_message
 from holdfast.client.approval import NOBODY, Approvals, Person
 from holdfast.client.channel import open_channel
@@ -32,10 +33,12 @@ from holdfast.client.schedules import Schedules
 from holdfast.client.session import Sessions
 from holdfast.client.signal import interrupt, signal
 from holdfast.client.tenants import Tenants
+from holdfast.client.tls import Tls, checked_token
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
 from holdfast.client.wire_value import duration_of, json_bytes
 from holdfast.v1 import (
+    access_service_pb2_grpc,
     approval_service_pb2_grpc,
     checkpoint_service_pb2,
     checkpoint_service_pb2_grpc,
@@ -58,17 +61,20 @@ class Client:
     """Speaks to the Invoker at `address` and, for the outbox, to the `dispatcher`; a context manager.
 
     Addresses are `host:port`, several of them as a sequence or joined by commas, or gRPC URIs: calls and
-    streams go to those that live, in turn. Every call is made for `tenant`. With
-    `credentials` the channels use TLS. Calls that may be repeated are, as `retries` says, and streams are
-    joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. All failures
-    are `HoldfastError`s.
+    streams go to those that live, in turn. Every call is made for `tenant`, by default that of the `token`,
+    or `default` without one. `token` is an API token or a JWT, and proves who calls. With `tls`, or
+    `credentials` of one's own, the channels use TLS. Calls that may be repeated are, as `retries` says, and
+    streams are joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. All
+    failures are `HoldfastError`s.
     """
 
     def __init__(
         self,
         address: str | Sequence[str],
         *,
-        tenant: str = "default",
+        tenant: str | None = None,
+        token: str = "",
+        tls: Tls | None = None,
         dispatcher: str | Sequence[str] | None = None,
         checkpoint: str | Sequence[str] | None = None,
         approval: str | Sequence[str] | None = None,
@@ -77,15 +83,15 @@ class Client:
         reconnects: Retries = _RECONNECTS,
         timeout: float = 15.0,
     ) -> None:
-        self.tenant = tenant
+        self.tenant = ("" if token else "default") if tenant is None else tenant
         self._addresses = {
             "invoker": address,
             "dispatcher": dispatcher,
             "checkpoint": checkpoint,
             "approval": approval,
         }
-        self._credentials = credentials
-        self._link = Link(tenant, retries, reconnects, timeout)
+        self._credentials = tls.credentials() if tls is not None else credentials
+        self._link = Link(self.tenant, retries, reconnects, timeout, checked_token(token))
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stub: invoker_service_pb2_grpc.InvokerServiceStub | None = None
 
@@ -128,6 +134,11 @@ class Client:
     def tenants(self) -> Tenants:
         """What tenants may do, and how they fare; calls of an operator."""
         return Tenants(tenant_service_pb2_grpc.TenantServiceStub(self._channel("invoker")), self._link)
+
+    @property
+    def access(self) -> AccessControl:
+        """Who the server takes us for, the tokens by which programs call, and the audit."""
+        return AccessControl(access_service_pb2_grpc.AccessServiceStub(self._channel("invoker")), self._link)
 
     async def invoke(
         self,

@@ -14,7 +14,8 @@
     │   ├── BatchNotFound               BATCH_NOT_FOUND
     │   ├── ScheduleNotFound            SCHEDULE_NOT_FOUND
     │   ├── TenantNotFound              TENANT_NOT_FOUND
-    │   └── SessionNotFound             SESSION_NOT_FOUND
+    │   ├── SessionNotFound             SESSION_NOT_FOUND
+    │   └── TokenNotFound               TOKEN_NOT_FOUND
     ├── AlreadyExists               ALREADY_EXISTS
     │   ├── IdempotencyKeyReused        IDEMPOTENCY_KEY_REUSED
     │   ├── RunIdTaken                  RUN_ID_TAKEN
@@ -28,7 +29,8 @@
     ├── Forbidden                   PERMISSION_DENIED
     │   ├── TenantMismatch              TENANT_MISMATCH
     │   ├── PermissionDenied            PERMISSION_DENIED
-    │   └── NotAnApprover               NOT_AN_APPROVER
+    │   ├── NotAnApprover               NOT_AN_APPROVER
+    │   └── CapabilityRefused           CAPABILITY_REFUSED
     ├── Unauthenticated             UNAUTHENTICATED / UNAUTHENTICATED
     ├── FailedPrecondition          FAILED_PRECONDITION
     │   ├── RunEnded                    RUN_ENDED
@@ -47,7 +49,8 @@
     ├── Unavailable                 UNAVAILABLE (without a reason: no server was reached)
     │   ├── LedgerUnavailable           LEDGER_UNAVAILABLE
     │   ├── RunnerUnreachable           RUNNER_UNREACHABLE
-    │   └── ShuttingDown                SHUTTING_DOWN
+    │   ├── ShuttingDown                SHUTTING_DOWN
+    │   └── IdentityUnavailable         IDENTITY_UNAVAILABLE
     ├── NotYetAvailable             UNIMPLEMENTED / NOT_YET_AVAILABLE
     ├── Internal                    INTERNAL / INTERNAL
     ├── DeadlineExceeded            DEADLINE_EXCEEDED, of the call, not of a run
@@ -181,6 +184,12 @@ class SessionNotFound(NotFound):
     reason = "SESSION_NOT_FOUND"
 
 
+class TokenNotFound(NotFound):
+    """The tenant has no token of this id."""
+
+    reason = "TOKEN_NOT_FOUND"
+
+
 class AlreadyExists(HoldfastError):
     """Something else holds the name that the request wants."""
 
@@ -263,6 +272,12 @@ class NotAnApprover(Forbidden):
     """Only a listed approver may decide."""
 
     reason = "NOT_AN_APPROVER"
+
+
+class CapabilityRefused(Forbidden):
+    """The call needs the capability of a lease, and has none that fits; the facts hold `run_id`."""
+
+    reason = "CAPABILITY_REFUSED"
 
 
 class Unauthenticated(HoldfastError):
@@ -386,6 +401,12 @@ class ShuttingDown(Unavailable):
     """That process is draining; another one will serve the call."""
 
     reason = "SHUTTING_DOWN"
+
+
+class IdentityUnavailable(Unavailable):
+    """Who calls cannot be found out now, as the issuer of credentials does not answer."""
+
+    reason = "IDENTITY_UNAVAILABLE"
 
 
 class NotYetAvailable(HoldfastError):

@@ -1,7 +1,7 @@
 """What every call has in common: the channel, the tenant, the time it is given, and how often it is tried."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from holdfast.client.retry import Retries, calling
@@ -15,15 +15,17 @@ Metadata = tuple[tuple[str, str], ...]
 class Link:
     """How one client calls; `timeout` in seconds, for each attempt."""
 
-    tenant: str
+    tenant: str  # empty: that of the token
     retries: Retries
     reconnects: Retries
     timeout: float
+    token: str = field(default="", repr=False)
 
     @property
     def metadata(self) -> Metadata:
-        """What names the tenant of a call."""
-        return (("holdfast-tenant", self.tenant),)
+        """What names the tenant of a call, and proves who calls."""
+        named = (("holdfast-tenant", self.tenant),) if self.tenant else ()
+        return (*named, ("authorization", f"Bearer {self.token}")) if self.token else named
 
     async def call(
         self,

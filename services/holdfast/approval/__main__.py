@@ -13,6 +13,7 @@ from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry.logs import configure
 from holdfast.ledger import SESSION_SETTINGS
+from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.ledger.notice import Notices
 from holdfast.v1.approval_service_pb2_grpc import add_ApprovalServiceServicer_to_server
 
@@ -44,7 +45,7 @@ async def main(stop: Stop) -> None:
                 grace=settings.drain_grace,
                 drain=servicer.drain,
                 translate=as_fault,
-                allow_insecure_bind=settings.allow_insecure_bind,
+                access=ledger_access(db, settings),
             )
         finally:
             over.set()

@@ -10,6 +10,7 @@ from holdfast.approval.message import LONGEST_TEXT, json_of, policy_of
 from holdfast.approval.telling import Telling
 from holdfast.approval.view import approval_message
 from holdfast.approval.watch import Watch, may_decide
+from holdfast.kit.auth.capability import demand_lease
 from holdfast.kit.db import Database
 from holdfast.kit.rpc.page import cursor_of, size_of, token_of
 from holdfast.kit.rpc.person import caller
@@ -48,6 +49,7 @@ class ApprovalServicer(Contract):
         payload = json_of(request.payload, "payload", wrong)
         policy = policy_of(request.policy, wrong)
         wrong.check()
+        demand_lease(run_id, request.epoch)
         title = request.title or request.step
         asked = approval_request.Request(run_id, request.epoch, request.step, title, payload, policy)
         changed = await approval_request.request(self._db, asked)

@@ -14,6 +14,7 @@ from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry.logs import configure
 from holdfast.ledger import SESSION_SETTINGS
+from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.ledger.notice import Notices
 from holdfast.v1.checkpoint_service_pb2_grpc import add_CheckpointServiceServicer_to_server
 
@@ -38,6 +39,7 @@ async def main(stop: Stop) -> None:
             progress=progress,
             moves=moves,
             acknowledgement_timeout=settings.acknowledgement_timeout,
+            capabilities=settings.capabilities(),
         )
         lines = [asyncio.create_task(line.run()) for line in (progress, moves)]
         try:
@@ -49,7 +51,7 @@ async def main(stop: Stop) -> None:
                 grace=settings.drain_grace,
                 drain=servicer.drain,
                 translate=as_fault,
-                allow_insecure_bind=settings.allow_insecure_bind,
+                access=ledger_access(db, settings),
                 hot=[f"/{NAME}/Commit"],
             )
         finally:

@@ -17,6 +17,7 @@ from holdfast.checkpoint.view import (
     signal_message,
 )
 from holdfast.kit import crash_point
+from holdfast.kit.auth.capability import Capabilities, demand_lease
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, InvalidField, ShuttingDown, StreamProtocol, Violation
 from holdfast.kit.rpc.run import run_message
@@ -37,9 +38,17 @@ class CheckpointServicer(Contract):
     """Serves `holdfast.v1.CheckpointService` on the ledger, through two lines that store groups."""
 
     def __init__(
-        self, db: Database, notices: Notices, *, progress: Line, moves: Line, acknowledgement_timeout: float
+        self,
+        db: Database,
+        notices: Notices,
+        *,
+        progress: Line,
+        moves: Line,
+        acknowledgement_timeout: float,
+        capabilities: Capabilities | None = None,
     ) -> None:
         self._db = db
+        self._capabilities = capabilities
         self._notices = notices
         self._progress = progress
         self._moves = moves
@@ -96,6 +105,7 @@ class CheckpointServicer(Contract):
             wrong.append(Violation("epoch", "must be at least 1"))
         if wrong:
             raise InvalidField("The request is malformed.", violations=wrong)
+        demand_lease(run_id, request.epoch)
         pages = history.load_steps(self._db, run_id, request.epoch)
         mails = mailbox_view.load_mail(self._db, run_id, request.epoch)
         # At once, for nobody else changes what is recorded, and a run that was woken is waited for.
@@ -170,6 +180,8 @@ class CheckpointServicer(Contract):
                 if too_many:
                     raise _too_many()
                 item = item_of(commit)
+                if self._capabilities is not None:
+                    self._capabilities.demand(commit.capability, item.run_id, item.epoch)
             except Fault as fault:
                 _refuse(commit, stream, fault)
                 continue

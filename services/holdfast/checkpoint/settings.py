@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from holdfast.kit.settings import ALLOW_INSECURE_BIND, setting
+from holdfast.kit.auth.settings import LeaseAccessSettings
+from holdfast.kit.settings import setting
 
 
 @dataclass(frozen=True)
-class CheckpointSettings:
+class CheckpointSettings(LeaseAccessSettings):
     """The settings of one Checkpoint process; durations in seconds."""
 
     database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)
     listen: str = setting("127.0.0.1:7402", help="host:port to serve on")
-    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
     database_pool: int = setting(
         6, help="connections to the ledger: two for commits, the rest for replays", minimum=3
     )

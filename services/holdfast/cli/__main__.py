@@ -20,6 +20,9 @@ COMMANDS = {
     "approvals": ("approvals", "List what waits for people, and decide it."),
     "outbox": ("outbox", "Look after effects and their destinations."),
     "tenants": ("tenants", "Show tenants with their queues, and set their limits."),
+    "tokens": ("tokens", "Make, list and revoke the tokens by which programs call."),
+    "whoami": ("whoami", "Say who the server takes you for."),
+    "audit": ("audit", "Show what was done by whom."),
     "db": ("db", "Migrate the ledger's database."),
     "doctor": ("doctor", "Say what is wrong with this installation."),
 }

@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import click
 
 from holdfast.cli import exit_code
 from holdfast.cli.output import Form, note, refusal
-from holdfast.client import Client, HoldfastError, Retries
+from holdfast.client import Client, HoldfastError, Retries, Tls
 from holdfast.dev.record import find_record
 
 USUAL: Final = {
@@ -38,14 +38,18 @@ class Target:
     checkpoint: str
     dispatcher: str
     approval: str
-    tenant: str
+    tenant: str | None
     form: Form
+    token: str = field(default="", repr=False)
+    tls: Tls | None = None
 
     def client(self) -> Client:
         """Return a client of these services."""
         return Client(
             self.invoker,
             tenant=self.tenant,
+            token=self.token,
+            tls=self.tls,
             dispatcher=self.dispatcher,
             checkpoint=self.checkpoint,
             approval=self.approval,
@@ -63,6 +67,16 @@ def choose_address(service: str, told: str | None) -> str:
     return str(record.get("grpc" if service == "invoker" else service) or USUAL[service])
 
 
+def choose_token(file: str | None) -> str:
+    """Return the token: in the file, from HOLDFAST_TOKEN, or none. Raises `click.UsageError`."""
+    if file is None:
+        return os.environ.get("HOLDFAST_TOKEN", "").strip()
+    try:
+        return Path(file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"The token cannot be read in {file}.") from error
+
+
 def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
     """Make an async command of `command(target, …)`: adds where to speak to, and ends with its exit code."""
 
@@ -71,8 +85,21 @@ def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[
     @click.option("--checkpoint-address", metavar="HOST:PORT", help="The Checkpoint service.")
     @click.option("--approval-address", metavar="HOST:PORT", help="The Approval service.")
     @click.option(
-        "--tenant", envvar="HOLDFAST_TENANT", default="default", show_default=True, help="On whose behalf."
+        "--tenant",
+        envvar="HOLDFAST_TENANT",
+        help="On whose behalf (or HOLDFAST_TENANT): by default the token's tenant, or `default`.",
     )
+    @click.option(
+        "--token-file",
+        metavar="FILE",
+        envvar="HOLDFAST_TOKEN_FILE",
+        help="Holds the token that says who you are (or HOLDFAST_TOKEN, the token itself).",
+    )
+    @click.option(
+        "--tls-ca", metavar="FILE", envvar="HOLDFAST_TLS_CA_FILE", help="Whom to trust; has TLS used."
+    )
+    @click.option("--tls-cert", metavar="FILE", envvar="HOLDFAST_TLS_CERT_FILE", help="Our certificate.")
+    @click.option("--tls-key", metavar="FILE", envvar="HOLDFAST_TLS_KEY_FILE", help="Its key.")
     @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
     @functools.wraps(command)
     def run(
@@ -81,7 +108,11 @@ def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[
         dispatcher_address: str | None,
         checkpoint_address: str | None,
         approval_address: str | None,
-        tenant: str,
+        tenant: str | None,
+        token_file: str | None,
+        tls_ca: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
         output: Form,
         **arguments: Any,
     ) -> None:
@@ -92,6 +123,8 @@ def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[
             approval=choose_address("approval", approval_address),
             tenant=tenant,
             form=output,
+            token=choose_token(token_file),
+            tls=Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None,
         )
         finish(command(target, **arguments))
 

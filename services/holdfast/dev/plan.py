@@ -9,11 +9,15 @@ from types import MappingProxyType
 _NONE: Mapping[str, str] = MappingProxyType({})
 _CONSOLE_SECRET = "HOLDFAST_CONSOLE_SECRET"  # noqa: S105 - the name of a variable
 _WAY_TO_THE_DATABASE = ("HOLDFAST_DATABASE_URL", "PGPASS", "PGSERVICEFILE")
-_SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET", _CONSOLE_SECRET)
-"""What the names begin with: the way to the database, and what signs effects and cookies."""
+_SIGNING = ("HOLDFAST_SECRET", "HOLDFAST_CAPABILITY")
+_SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, *_SIGNING, _CONSOLE_SECRET)
+"""What the names begin with: the way to the database, and what signs effects, leases and cookies."""
 
 _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"runner": _SECRETS_OF_THE_PLATFORM, "console": (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET")}
+    {
+        "runner": _SECRETS_OF_THE_PLATFORM,
+        "console": (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET", "HOLDFAST_CAPABILITY"),
+    }
 )
 
 FOUNDATION = ("invoker", "checkpoint", "approval", "dispatcher")

@@ -17,6 +17,7 @@ from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry.logs import configure
 from holdfast.ledger import SESSION_SETTINGS
+from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.v1.outbox_service_pb2_grpc import add_OutboxServiceServicer_to_server
 
 
@@ -61,7 +62,7 @@ async def main(stop: Stop) -> None:
                 grace=settings.drain_grace,
                 drain=lambda: dispatch.drain(settings.drain_grace),
                 translate=as_fault,
-                allow_insecure_bind=settings.allow_insecure_bind,
+                access=ledger_access(db, settings),
             )
             await dispatching  # ended by the drain; raises if it ended by a fault
         finally:

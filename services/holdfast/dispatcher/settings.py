@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
+from holdfast.kit.auth.settings import AccessSettings
+from holdfast.kit.settings import SettingsError, setting
 
 
 @dataclass(frozen=True)
-class DispatcherSettings:
+class DispatcherSettings(AccessSettings):
     """The settings of one Dispatcher process; durations in seconds."""
 
     database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)
     listen: str = setting("127.0.0.1:7405", help="host:port to serve on")
-    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
     database_pool: int = setting(6, help="connections to the ledger", minimum=3)
     deliveries_at_once: int = setting(
         256, help="effects this process sends at once", minimum=1, maximum=10_000
@@ -37,6 +37,7 @@ class DispatcherSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together."""
+        super().__post_init__()
         if self.heartbeat_interval * 2 > self.lease_ttl:
             raise SettingsError(
                 "HOLDFAST_LEASE_TTL must be at least twice HOLDFAST_HEARTBEAT_INTERVAL, "

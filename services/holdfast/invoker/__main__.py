@@ -11,6 +11,7 @@ from holdfast.kit.process import Stop, run_service
 from holdfast.kit.rpc.server import serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry.logs import configure
+from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.ledger.session_settings import SESSION_SETTINGS
 
 
@@ -34,7 +35,7 @@ async def main(stop: Stop) -> None:
                 grace=settings.drain_grace,
                 drain=running.drain,
                 translate=as_fault,
-                allow_insecure_bind=settings.allow_insecure_bind,
+                access=ledger_access(db, settings),
                 hot=HOT,
             )
 

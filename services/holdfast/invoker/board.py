@@ -7,6 +7,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from holdfast.invoker.assignment import leased_assignment
+from holdfast.invoker.runner_capability import RunnerCapabilities
 from holdfast.invoker.runner_mail import RunnerMail
 from holdfast.kit.errors import Fault, ShuttingDown
 from holdfast.ledger.mailbox_view import Mail, Signal
@@ -17,6 +18,7 @@ _ITEMS_PER_MESSAGE = 64
 # A payload may have 1 MiB and a message at most 4: a list of runs must always arrive.
 _BYTES_PER_MESSAGE = 2 * 1024 * 1024
 _MANY = 20_000
+_MANY_CAPABILITIES = 1_000
 
 T = TypeVar("T", work_service_pb2.Assignment, work_service_pb2.ArrivedSignal)
 
@@ -27,8 +29,15 @@ class RunnerSession:
     Credit whose use had no answer is withheld until the ledger has said what the runner holds (`settle`).
     """
 
-    def __init__(self, session_id: UUID, address: str, intents: tuple[ServedIntent, ...]) -> None:
+    def __init__(
+        self,
+        session_id: UUID,
+        address: str,
+        intents: tuple[ServedIntent, ...],
+        attach_token: str = "",
+    ) -> None:
         self.session_id = session_id
+        self.attach_token = attach_token
         self.address = address
         self.intents = intents
         self.credit = 0
@@ -38,6 +47,7 @@ class RunnerSession:
         self._withheld: int | None = None
         self._told: dict[UUID, int] = {}
         self.mail = RunnerMail()
+        self.capabilities = RunnerCapabilities()
         self._fault: Fault | None = None
         self._outgoing: list[work_service_pb2.LeaseResponse] = []
         self._assignments: list[work_service_pb2.Assignment] = []
@@ -54,7 +64,9 @@ class RunnerSession:
             return False
         self._told[lease.run_id] = lease.epoch
         self.mail.begin(lease.run_id, lease.mail_last)
-        self._assignments.append(leased_assignment(lease))
+        assignment = leased_assignment(lease)
+        assignment.capability = self.capabilities.issue(lease.run_id, lease.tenant, lease.epoch)
+        self._assignments.append(assignment)
         self._changed.set()
         return True
 
@@ -88,6 +100,14 @@ class RunnerSession:
         self._forget(lease.run_id)
         ref = work_service_pb2.LeaseRef(run_id=str(lease.run_id), epoch=lease.epoch)
         self._tell(work_service_pb2.LeaseResponse(revoked=work_service_pb2.LeasesRevoked(leases=[ref])))
+
+    def renew(self) -> None:
+        """Send new capabilities for those that are half over."""
+        renewed = self.capabilities.renewed(self._told)
+        for start in range(0, len(renewed), _MANY_CAPABILITIES):
+            part = renewed[start : start + _MANY_CAPABILITIES]
+            message = work_service_pb2.CapabilitiesRenewed(capabilities=part)
+            self._tell(work_service_pb2.LeaseResponse(renewed=message))
 
     def drain(self, grace: float) -> None:
         """Tell the runner to open a stream elsewhere."""
@@ -146,6 +166,7 @@ class RunnerSession:
     def _forget(self, run_id: UUID) -> None:
         self._told.pop(run_id, None)
         self.mail.forget(run_id)
+        self.capabilities.forget(run_id)
 
     def _tell(self, message: work_service_pb2.LeaseResponse) -> None:
         self._outgoing.append(message)

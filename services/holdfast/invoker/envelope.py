@@ -11,6 +11,7 @@ from typing import Protocol
 from holdfast.kit.errors import InvalidField, TenantMismatch, Violation
 from holdfast.kit.ids import new_id
 from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_struct
+from holdfast.kit.rpc.person import on_behalf_of
 from holdfast.ledger.domain.lane import SESSION
 from holdfast.ledger.values import Invocation, Limits
 from holdfast.v1 import invoker_service_pb2, run_pb2
@@ -120,10 +121,13 @@ def read_envelope(
 
     `tenant` is the caller's by credential; `shape` what the run is if the envelope does not say; `wrong`
     may hold what is wrong around it. An event must carry its own idempotency key. Raises InvalidField naming
-    every malformed field, and TenantMismatch if the envelope names another tenant.
+    every malformed field, and TenantMismatch if the envelope names another tenant or user.
     """
     if request.caller.tenant and request.caller.tenant != tenant:
         raise TenantMismatch("caller.tenant is not the tenant of the credential")
+    user = on_behalf_of(request.caller.user)
+    if user != request.caller.user:
+        request.caller.user = user
     wrong = wrong or Violations()
     run_id = wrong.run_id("run_id", request.run_id) if request.run_id else new_id()
     wrong.intent("intent", request.intent)

@@ -24,6 +24,8 @@ def read_hello(first: work_service_pb2.LeaseRequest | None) -> RunnerSession:
     if not hello.address:
         wrong.add("address", "must be given: where the runner's RunnerService is reached")
     wrong.text("address", hello.address)
+    if hello.attach_token:
+        wrong.text("attach_token", hello.attach_token)
     if not 1 <= len(hello.intents) <= MAX_INTENTS:
         wrong.add("intents", f"must be 1 to {MAX_INTENTS:,}")
     for place, served in enumerate(hello.intents[:MAX_INTENTS]):
@@ -40,7 +42,7 @@ def read_hello(first: work_service_pb2.LeaseRequest | None) -> RunnerSession:
         )
         for s in hello.intents
     )
-    return RunnerSession(session_id, hello.address, intents)
+    return RunnerSession(session_id, hello.address, intents, hello.attach_token)
 
 
 def read_run_ids(field: str, run_ids: Iterable[str]) -> list[UUID]:

@@ -9,14 +9,17 @@ holds most loses it. Nothing is lost to its client, who then gets it from the le
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import Context
 from typing import Final
 
 import grpc
 
 from holdfast.invoker.signal import attach_signal
+from holdfast.kit.auth.credential import HEADER
+from holdfast.kit.auth.tls import PLAIN, Tls
 from holdfast.kit.rpc.client import channel, streaming
+from holdfast.kit.rpc.tls import channel_credentials
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger.mailbox_view import Signal
 from holdfast.v1 import runner_service_pb2, runner_service_pb2_grpc
@@ -29,6 +32,9 @@ MAX_QUEUED: Final = 32
 """Requests that wait to be sent to one runner, beyond which no signal is added: each may take 1 MiB."""
 
 _log = logger("invoker")
+
+FindToken = Callable[[str], Awaitable[str]]
+"""Finds what the runner at an address wants to hear of those who attach to it; empty: nothing."""
 
 Attach = runner_service_pb2.AttachRequest
 
@@ -117,8 +123,17 @@ class Feed:
 class RunnerLink:
     """One Attach stream to one runner, opened when someone follows, closed when long nobody does."""
 
-    def __init__(self, address: str, room: Room, forget: Callable[["RunnerLink"], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        room: Room,
+        forget: Callable[["RunnerLink"], None],
+        attach_token: "FindToken",
+        tls: Tls,
+    ) -> None:
+        self._tls = tls
         self.address = address
+        self._attach_token = attach_token
         self._room = room
         self._forget = forget
         self._feeds: dict[str, list[Feed]] = {}
@@ -163,9 +178,12 @@ class RunnerLink:
 
     async def _run(self) -> None:
         try:
-            async with channel(self.address, deadlines=False) as opened:
+            credentials = channel_credentials(self._tls)
+            async with channel(self.address, credentials=credentials, deadlines=False) as opened:
                 stub = runner_service_pb2_grpc.RunnerServiceStub(opened)
-                async with streaming(stub.Attach(self._outgoing())) as responses:
+                token = await self._attach_token(self.address)
+                proof = ((HEADER, f"Bearer {token}"),) if token else ()
+                async with streaming(stub.Attach(self._outgoing(), metadata=proof)) as responses:
                     async for message in responses:
                         size = message.ByteSize()
                         for feed in tuple(self._feeds.get(message.run_id, ())):
@@ -193,18 +211,27 @@ class RunnerLink:
             yield request
 
 
+async def _no_token(_address: str) -> str:
+    return ""
+
+
 class Live:
     """All links of this Invoker, by the runner's address."""
 
-    def __init__(self) -> None:
+    def __init__(self, attach_token: FindToken = _no_token, tls: Tls = PLAIN) -> None:
+        """Make it; `attach_token` finds what the runner at an address wants to hear of us."""
         self.room = Room()
+        self._attach_token = attach_token
+        self._tls = tls
         self._links: dict[str, RunnerLink] = {}
 
     def runner(self, address: str) -> RunnerLink:
         """Return the link to a runner."""
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = RunnerLink(address, self.room, self._forget)
+            link = self._links[address] = RunnerLink(
+                address, self.room, self._forget, self._attach_token, self._tls
+            )
         return link
 
     async def close(self) -> None:

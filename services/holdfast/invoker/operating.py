@@ -12,9 +12,10 @@ from holdfast.invoker.deciding import MAX_REASON_BYTES
 from holdfast.invoker.envelope import Violations, check_budget, limits_of, named_run
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.view import run_message
+from holdfast.kit.auth.capability import current_capability
 from holdfast.kit.db import Database
 from holdfast.kit.rpc.tenant import current_tenant
-from holdfast.ledger import inspect, retry
+from holdfast.ledger import inspect, retry, spawn
 from holdfast.v1 import invoker_service_pb2 as pb
 from holdfast.v1 import run_pb2
 
@@ -37,6 +38,9 @@ class Operating:
         wrong.text("reason", request.reason, limit=MAX_REASON_BYTES)
         run_id = named_run(request, wrong)
         tenant = current_tenant()
+        lease = current_capability()
+        if lease is not None:
+            await spawn.demand_child(self._db, tenant, run_id, lease.run_id)
         await self._parts.stopping.cancel(tenant, run_id, request.reason)
         return pb.CancelRunResponse(run=await self._run(tenant, run_id))
 

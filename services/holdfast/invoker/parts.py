@@ -1,7 +1,7 @@
 """The parts of an Invoker and how they know each other; every service it serves is made of them."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -21,8 +21,10 @@ from holdfast.invoker.settings import InvokerSettings
 from holdfast.invoker.spawning import Spawning
 from holdfast.invoker.stopping import Stopping
 from holdfast.invoker.waiters import Waiters
+from holdfast.kit.auth.capability import Capabilities
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop
+from holdfast.ledger import session
 from holdfast.ledger.notice import Notices
 
 LEAVE_AFTER = 0.8
@@ -54,11 +56,16 @@ class Parts:
     spawning: Spawning
     scheduling: Scheduling
     hints: Hints
+    capabilities: Capabilities | None
 
     @classmethod
     def make(cls, db: Database, settings: InvokerSettings) -> Self:
         """Put the parts together; nothing runs yet."""
-        board, live, notices = Board(settings.heartbeat_interval * 2), Live(), Notices(db)
+        board, live, notices = (
+            Board(settings.heartbeat_interval * 2),
+            Live(_attach_tokens(db), settings.tls),
+            Notices(db),
+        )
         claimer = Claimer(db, board)
         intents = Intents(db, queue_unknown=settings.queue_unknown_intents)
         waiters, followers = Waiters(db), Followers(db, live)
@@ -86,7 +93,16 @@ class Parts:
             spawning=Spawning(db, intents, hints, refusals),
             scheduling=scheduling,
             hints=hints,
+            capabilities=settings.capabilities(),
         )
+
+
+def _attach_tokens(db: Database) -> Callable[[str], Awaitable[str]]:
+    async def find(address: str) -> str:
+        async with db.connection() as connection:
+            return await session.attach_token(connection, address)
+
+    return find
 
 
 class Running:

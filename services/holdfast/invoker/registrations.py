@@ -1,5 +1,6 @@
 """The services an Invoker serves; those whose capability comes later say so."""
 
+from holdfast.invoker.access_servicer import AccessServicer
 from holdfast.invoker.event_servicer import EventServicer
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.schedule_servicer import ScheduleServicer
@@ -8,6 +9,7 @@ from holdfast.invoker.tenant_servicer import TenantServicer
 from holdfast.invoker.work_servicer import WorkServicer
 from holdfast.kit.rpc.later import later
 from holdfast.kit.rpc.server import Registration
+from holdfast.v1.access_service_pb2_grpc import add_AccessServiceServicer_to_server
 from holdfast.v1.batch_service_pb2_grpc import BatchServiceServicer, add_BatchServiceServicer_to_server
 from holdfast.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
 from holdfast.v1.invoker_service_pb2_grpc import add_InvokerServiceServicer_to_server
@@ -33,4 +35,5 @@ def registrations(parts: Parts) -> list[Registration]:
             add_ScheduleServiceServicer_to_server, ScheduleServicer(parts), "holdfast.v1.ScheduleService"
         ),
         Registration(add_TenantServiceServicer_to_server, TenantServicer(parts), "holdfast.v1.TenantService"),
+        Registration(add_AccessServiceServicer_to_server, AccessServicer(parts), "holdfast.v1.AccessService"),
     ]

@@ -27,6 +27,8 @@ from holdfast.invoker.view import (
     rungs,
     session_message,
 )
+from holdfast.kit.auth.capability import current_capability, demand_lease
+from holdfast.kit.errors import CapabilityRefused
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.ledger import inspect, session, session_state
@@ -56,6 +58,8 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
         """Start a run, or find the one its idempotency key stands for."""
         tenant, wrong = current_tenant(), Violations()
         parent = take_parent(request, wrong)
+        if parent is None and current_capability() is not None:
+            raise CapabilityRefused("A runner starts children of the run it holds, and nothing else.")
         invocation = read_envelope(
             request,
             tenant=tenant,
@@ -68,6 +72,7 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
         if parent is None:
             admitted = await self._parts.door.admit(invocation)
         else:
+            demand_lease(parent.run_id, parent.epoch)
             spawned = await self._parts.spawning.spawn(invocation, parent)
             admitted, parent_epoch = spawned.admitted, spawned.epoch
         view = None

@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
+from holdfast.kit.auth.settings import LeaseAccessSettings
+from holdfast.kit.settings import SettingsError, setting
 
 
 @dataclass(frozen=True)
-class InvokerSettings:
+class InvokerSettings(LeaseAccessSettings):
     """The settings of one Invoker process; durations in seconds."""
 
     database_url: str = setting(help="PostgreSQL URL of the ledger", secret=True)
     listen: str = setting("127.0.0.1:7401", help="host:port to serve on")
-    allow_insecure_bind: bool = setting(False, help=ALLOW_INSECURE_BIND)
     database_pool: int = setting(8, help="connections to the ledger", minimum=4)
     heartbeat_interval: float = setting(2.0, help="how often runners say they live", minimum=0.1)
     lease_ttl: float = setting(10.0, help="silence after which a runner's leases are freed", minimum=0.2)
@@ -31,6 +31,7 @@ class InvokerSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together."""
+        super().__post_init__()
         if self.heartbeat_interval * 2 > self.lease_ttl:
             raise SettingsError(
                 "HOLDFAST_LEASE_TTL must be at least twice HOLDFAST_HEARTBEAT_INTERVAL, "

@@ -33,6 +33,7 @@ class WorkServicer(work_service_pb2_grpc.WorkServiceServicer):
         self._caretaker = parts.caretaker
         self._intents = parts.intents
         self._settings = parts.settings
+        self._capabilities = parts.capabilities
 
     async def Lease(  # noqa: N802 - the contract's name
         self,
@@ -42,6 +43,7 @@ class WorkServicer(work_service_pb2_grpc.WorkServiceServicer):
         """Open the runner's session, push it work, and free its leases soon after the stream breaks."""
         self._board.refuse_if_draining()
         session = read_hello(await anext(aiter(request_iterator), None))
+        session.capabilities.made_by = self._capabilities
         await self._open(session)
         reader = asyncio.create_task(self._read(session, request_iterator), name="lease-reader")
         try:
@@ -61,7 +63,11 @@ class WorkServicer(work_service_pb2_grpc.WorkServiceServicer):
         held = await ledger_session.open_session(
             self._db,
             ledger_session.RunnerSession(
-                session.session_id, self._caretaker.invoker_id, session.address, session.intents
+                session.session_id,
+                self._caretaker.invoker_id,
+                session.address,
+                session.intents,
+                session.attach_token,
             ),
             ttl_s=self._settings.lease_ttl,
         )
@@ -95,7 +101,9 @@ class WorkServicer(work_service_pb2_grpc.WorkServiceServicer):
                     self._credit(session, request.credit)
                 elif kind == "hand_back":
                     await self._hand_back(session, request.hand_back)
-                elif kind != "heartbeat":
+                elif kind == "heartbeat":
+                    session.renew()
+                else:
                     raise StreamProtocol("after hello come credit, heartbeat and hand_back")
         finally:
             session.close()

@@ -31,10 +31,10 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 ALLOW_INSECURE_BIND: Final = (
-    "whether to listen where others can reach it, who may then act for any tenant: only where something "
-    "else, as network policies, lets in nobody but those who may"
+    "whether to listen, without identity, where others can reach it, who may then act for any tenant: only "
+    "where something else, as network policies, lets in nobody but those who may"
 )
-"""What services say of the setting that stands in for identity until there is one."""
+"""What services say of the setting that stands in for identity."""
 
 
 class SettingsError(Exception):

@@ -25,14 +25,15 @@ class RunnerSession:
     invoker_id: UUID
     address: str
     intents: tuple[ServedIntent, ...]
+    attach_token: str = ""  # what it wants to hear from those who attach to it
 
 
 _OPEN: Final = """
-INSERT INTO runner_session (session_id, invoker_id, address, intents, expire_time)
-VALUES ($1, $2, $3, $4::jsonb, clock_timestamp() + make_interval(secs => $5))
+INSERT INTO runner_session (session_id, invoker_id, address, intents, expire_time, attach_token)
+VALUES ($1, $2, $3, $4::jsonb, clock_timestamp() + make_interval(secs => $5), $6)
 ON CONFLICT (session_id) DO UPDATE
 SET invoker_id = excluded.invoker_id, address = excluded.address, intents = excluded.intents,
-    expire_time = excluded.expire_time
+    expire_time = excluded.expire_time, attach_token = excluded.attach_token
 """
 
 _HELD: Final = """
@@ -48,6 +49,10 @@ WHERE l.session_id = ANY($1::uuid[]) ORDER BY s.seq
 _ALIVE: Final = (
     "SELECT DISTINCT intents::text AS intents FROM runner_session WHERE expire_time > clock_timestamp()"
 )
+
+_ATTACH: Final = """
+SELECT attach_token FROM runner_session WHERE address = $1 ORDER BY expire_time DESC LIMIT 1
+"""
 
 _SERVE: Final = """
 INSERT INTO served_intent (intent, agent_version, on_input)
@@ -88,10 +93,21 @@ async def open_session(db: Database, session: RunnerSession, *, ttl_s: float) ->
     intents = json.dumps([asdict(served) for served in session.intents])
     async with db.transaction() as connection:
         await connection.execute(
-            _OPEN, session.session_id, session.invoker_id, session.address, intents, ttl_s
+            _OPEN,
+            session.session_id,
+            session.invoker_id,
+            session.address,
+            intents,
+            ttl_s,
+            session.attach_token,
         )
         await register_intents(connection, session.intents)
         return await held(connection, [session.session_id])
+
+
+async def attach_token(connection: Connection, address: str) -> str:
+    """Return what the runner at an address wants to hear; empty if nothing. The sessions are few."""
+    return await connection.fetchval(_ATTACH, address) or ""
 
 
 async def held(connection: Connection, session_ids: Sequence[UUID]) -> list[Leased]:

@@ -61,6 +61,10 @@ FROM run_state s JOIN tenant t ON t.tenant = s.tenant
 WHERE s.run_id = $1 AND s.tenant = $2 FOR NO KEY UPDATE OF s
 """
 
+_IS_CHILD: Final = """
+SELECT EXISTS (SELECT FROM run_state WHERE run_id = $1 AND tenant = $2 AND parent_run_id = $3)
+"""
+
 _KNOWN: Final = """
 SELECT s.parent_run_id, s.parent_epoch
 FROM idempotency i JOIN run_state s ON s.run_id = i.run_id
@@ -102,6 +106,14 @@ async def spawn(db: Database, child: Invocation, parent: Parent) -> Spawned:
             return await _spawn(connection, child, parent)
 
     return await db.retrying(once)
+
+
+async def demand_child(db: Database, tenant: str, run_id: UUID, parent: UUID) -> None:
+    """Raise `RunNotFound` unless a run is a child of `parent`."""
+    async with db.connection() as connection:
+        found = await connection.fetchval(_IS_CHILD, run_id, tenant, parent)
+    if not found:
+        raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
 
 
 async def _spawn(connection: Connection, child: Invocation, parent: Parent) -> Spawned:

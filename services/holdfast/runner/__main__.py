@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import sys
 from collections.abc import Coroutine
 from typing import Any
 
+from holdfast.kit.auth.access import Access
+from holdfast.kit.auth.attach import AttachToken
+from holdfast.kit.auth.proof import Proof
 from holdfast.kit.process import Stop, announce, run_service
 from holdfast.kit.rpc.server import Registration, Server
 from holdfast.kit.settings import load
@@ -29,20 +33,35 @@ async def main(stop: Stop) -> None:
     """Put the parts together and run agents until told to stop."""
     settings = load(RunnerSettings, os.environ)
     configure("runner")
+    proof = Proof(settings.token, settings.token_file)
+    attach_token = secrets.token_urlsafe(32) if settings.identity else ""
     with kept_for_us() as standard_output:
         agents = Agents(import_apps(settings.agents))
-        commits = CommitStream(settings.checkpoint_address)
-        gates = ApprovalGates(settings.approval_address)
-        children = InvokerChildren(settings.invoker_address)
+        commits = CommitStream(settings.checkpoint_address, proof, settings.tls)
+        gates = ApprovalGates(settings.approval_address, proof, settings.tls)
+        children = InvokerChildren(settings.invoker_address, proof, settings.tls)
         holding = Holding(agents, commits, settings.slots, gates, children)
         servicer = RunnerServicer(holding, holding.drain)
         server = Server(
             [Registration(add_RunnerServiceServicer_to_server, servicer, NAME)],
             settings.listen,
-            allow_insecure_bind=settings.allow_insecure_bind,
+            access=Access(
+                AttachToken(attach_token) if attach_token else None,
+                allow_insecure_bind=settings.allow_insecure_bind,
+                tls=settings.tls,
+                health_listen=settings.health_listen,
+            ),
         )
         await server.start()
-        leases = LeaseStream(settings.invoker_address, settings.advertise or server.address, agents, holding)
+        leases = LeaseStream(
+            settings.invoker_address,
+            settings.advertise or server.address,
+            agents,
+            holding,
+            proof=proof,
+            attach_token=attach_token,
+            tls=settings.tls,
+        )
         streams = [asyncio.create_task(commits.run()), asyncio.create_task(leases.run())]
         try:
             # Ready is who can be sent work: before that its intents may be unknown at the door.

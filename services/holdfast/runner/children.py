@@ -7,10 +7,13 @@ from typing import Final, TypeVar
 import grpc
 
 from holdfast.agent import Permanent
-from holdfast.kit.rpc.client import channel
+from holdfast.kit.auth.proof import NOTHING, Proof
+from holdfast.kit.auth.tls import PLAIN, Tls
+from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.rpc.tenant import KEY
 from holdfast.kit.telemetry.logs import logger
+from holdfast.runner.capability import shown
 from holdfast.v1.invoker_service_pb2 import CancelRunRequest, InvokeRequest, InvokeResponse
 from holdfast.v1.invoker_service_pb2_grpc import InvokerServiceStub
 
@@ -26,8 +29,9 @@ T = TypeVar("T")
 class InvokerChildren:
     """The way to the Invoker. A repeated call finds the child by its key."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._channels = [channel(address) for address in addresses]
+    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
+        self._proof = proof
+        self._channels = Channels(addresses, tls)
         self._current = 0
 
     async def invoke(self, asked: InvokeRequest) -> InvokeResponse:
@@ -35,26 +39,26 @@ class InvokerChildren:
 
         Raises `Permanent` for any other refusal.
         """
-        metadata = ((KEY, asked.caller.tenant),)
+        metadata = ((KEY, asked.caller.tenant), *shown())
 
         async def once(stub: InvokerServiceStub) -> InvokeResponse:
-            return await stub.Invoke(asked, timeout=PATIENCE, metadata=metadata)
+            return await stub.Invoke(asked, timeout=PATIENCE, metadata=(*self._proof.metadata(), *metadata))
 
         return await self._repeated(once, asked.parent.run_id)
 
     async def cancel(self, tenant: str, run_id: str, reason: str) -> None:
         """Ask a child to stop; waits while the service is away. Raises `Permanent` for a refusal."""
         asked = CancelRunRequest(run_id=run_id, reason=reason)
-        metadata = ((KEY, tenant),)
+        metadata = ((KEY, tenant), *shown())
 
         async def once(stub: InvokerServiceStub) -> None:
-            await stub.CancelRun(asked, timeout=PATIENCE, metadata=metadata)
+            await stub.CancelRun(asked, timeout=PATIENCE, metadata=(*self._proof.metadata(), *metadata))
 
         await self._repeated(once, run_id)
 
     async def close(self) -> None:
         """Close the channels."""
-        await asyncio.gather(*(each.close() for each in self._channels))
+        await self._channels.close()
 
     async def _repeated(self, once: Callable[[InvokerServiceStub], Awaitable[T]], run_id: str) -> T:
         while True:

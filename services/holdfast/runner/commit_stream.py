@@ -13,8 +13,12 @@ from typing import Any, Final
 import grpc
 
 from holdfast.agent.engine.journal import Answer, Committed, Refused
-from holdfast.kit.rpc.client import channel, streaming
+from holdfast.kit.auth.proof import NOTHING, Proof
+from holdfast.kit.auth.tls import PLAIN, Tls
+from holdfast.kit.rpc.channels import Channels
+from holdfast.kit.rpc.client import streaming
 from holdfast.kit.telemetry.logs import logger
+from holdfast.runner.capability import shown
 from holdfast.runner.duplex import BROKEN, both, code_of
 from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.checkpoint_service_pb2 import CommitAnswer, CommitRequest, CommitResponse, LoadRunRequest
@@ -46,9 +50,10 @@ class _Open:
 class CommitStream:
     """Sends commits to the Checkpoint services, the next address whenever one does not serve."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
+        self._proof = proof
         # Without interceptors: each would put a queue between us and the stream.
-        self._channels = [channel(address, deadlines=False) for address in addresses]
+        self._channels = Channels(addresses, tls, deadlines=False)
         self._current = 0
         self._open: dict[Key, _Open] = {}
         self._waiting: list[Key] = []
@@ -80,7 +85,11 @@ class CommitStream:
 
     async def load(self, run_id: str, epoch: int) -> list[Any]:
         """Return the recorded steps of a leased run, in pages. Raises `grpc.aio.AioRpcError`."""
-        async with streaming(self.stub.LoadRun(LoadRunRequest(run_id=run_id, epoch=epoch))) as pages:
+        async with streaming(
+            self.stub.LoadRun(
+                LoadRunRequest(run_id=run_id, epoch=epoch), metadata=(*self._proof.metadata(), *shown())
+            )
+        ) as pages:
             return [page async for page in pages]
 
     def next_address(self) -> None:
@@ -96,15 +105,14 @@ class CommitStream:
                 self.next_address()
                 await asyncio.sleep(_pause(self._failures))
         finally:
-            for each in self._channels:
-                await each.close()
+            await self._channels.close()
 
     async def _connected(self) -> None:
         """Use one stream until it breaks."""
         self._waiting = list(self._open)  # all of it: what became of those sent before is unknown
         self._wake.set()
         try:
-            async with streaming(self.stub.Commit()) as call:
+            async with streaming(self.stub.Commit(metadata=self._proof.metadata())) as call:
                 await both(self._read(call), self._write(call))
             _log.info("commit stream ended", open=len(self._open))
         except BROKEN as error:

@@ -8,9 +8,12 @@ import grpc
 
 from holdfast.agent import Permanent
 from holdfast.agent.approval import Opened
-from holdfast.kit.rpc.client import channel
+from holdfast.kit.auth.proof import NOTHING, Proof
+from holdfast.kit.auth.tls import PLAIN, Tls
+from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.telemetry.logs import logger
+from holdfast.runner.capability import shown
 from holdfast.v1.approval_service_pb2 import RequestApprovalRequest
 from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceStub
 
@@ -23,8 +26,9 @@ _log: Final = logger("gate")
 class ApprovalGates:
     """The way to the Approval service."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._channels = [channel(address) for address in addresses]
+    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
+        self._proof = proof
+        self._channels = Channels(addresses, tls)
         self._current = 0
 
     async def request(self, asked: RequestApprovalRequest) -> Opened:
@@ -32,7 +36,9 @@ class ApprovalGates:
         while True:
             stub = ApprovalServiceStub(self._channels[self._current])
             try:
-                opened = await stub.RequestApproval(asked, timeout=PATIENCE)
+                opened = await stub.RequestApproval(
+                    asked, timeout=PATIENCE, metadata=(*self._proof.metadata(), *shown())
+                )
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _PASSING:
                     raise Permanent(error.details() or "", reason=reason_of(error)) from error
@@ -44,4 +50,4 @@ class ApprovalGates:
 
     async def close(self) -> None:
         """Close the channels."""
-        await asyncio.gather(*(each.close() for each in self._channels))
+        await self._channels.close()

@@ -18,16 +18,22 @@ from holdfast.agent.wire.invocation import History, Invocation, read_assignment
 from holdfast.kit import crash_point
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.agents import Agents, Served
+from holdfast.runner.capability import LeaseCapability, work_for
 from holdfast.runner.commit_stream import CommitStream
 from holdfast.runner.memory import RunMemory
 from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.transcript_pb2 import RunEvent
-from holdfast.v1.work_service_pb2 import Assignment, LeaseRef
+from holdfast.v1.work_service_pb2 import Assignment, LeaseRef, RenewedCapability
 
 REMEMBERED: Final = 10_000
 """Runs that have left, of which it is still known how, and under which epoch."""
 LOAD_PAUSE: Final = 0.2  # seconds
+_OVER: Final = (
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
 
 _log: Final = logger("runner")
 
@@ -35,7 +41,8 @@ _log: Final = logger("runner")
 class Held:
     """One run under one lease; the journal of its execution."""
 
-    def __init__(self, invocation: Invocation, commits: CommitStream) -> None:
+    def __init__(self, invocation: Invocation, commits: CommitStream, capability: str = "") -> None:
+        self.capability = LeaseCapability(capability)
         self.invocation = invocation
         self.memory = RunMemory(invocation.run_id, invocation.last_sequence)
         self.mailbox = Mailbox()
@@ -58,6 +65,7 @@ class Held:
 
     def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         """Send a commit, and remember up to where the transcript is durable."""
+        commit.capability = self.capability.text
         events = commit.events.events
         last = events[-1].sequence if events else 0
 
@@ -150,7 +158,7 @@ class Holding:
             old.stop(LeaseLost("the run was leased again"))
         elif self._settled(run_id, assignment.epoch):
             return  # told late: what the Invoker read is older than the move that was acknowledged here
-        held = Held(read_assignment(assignment), self._commits)
+        held = Held(read_assignment(assignment), self._commits, assignment.capability)
         self._held[run_id] = held
         self._all.add(held)
         held.task = asyncio.create_task(self._execute(held, served))
@@ -174,6 +182,13 @@ class Holding:
             held = self._held.get(lease.run_id)
             if held is not None and held.invocation.epoch == lease.epoch and held.execution is not None:
                 held.execution.pause()
+
+    def renew(self, capabilities: Iterable[RenewedCapability]) -> None:
+        """Show these from now on, for the runs that are held under their leases."""
+        for each in capabilities:
+            held = self._held.get(each.lease.run_id)
+            if held is not None and held.invocation.epoch == each.lease.epoch:
+                held.capability.text = each.capability
 
     def signal(self, lease: LeaseRef, signal: MailboxSignal) -> None:
         """Let a signal reach a run, if it is held under this lease; else its mailbox keeps it."""
@@ -224,6 +239,7 @@ class Holding:
         """Execute one run; whatever happens, its slot is free afterwards."""
         left = Left.LOST
         try:
+            work_for(held.capability)
             left = await self._left(held, served)
         except asyncio.CancelledError:
             if held.stopped is None:
@@ -270,7 +286,7 @@ class Holding:
             try:
                 return History(await self._commits.load(invocation.run_id, invocation.epoch))
             except grpc.aio.AioRpcError as error:
-                if error.code() in (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND):
+                if error.code() in _OVER:
                     return None
                 _log.warning("history not loaded", run_id=invocation.run_id, code=error.code().name)
                 if error.code() is grpc.StatusCode.UNAVAILABLE:

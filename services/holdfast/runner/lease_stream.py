@@ -15,8 +15,11 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from holdfast.agent.error import LeaseLost
+from holdfast.kit.auth.proof import NOTHING, Proof
+from holdfast.kit.auth.tls import PLAIN, Tls
 from holdfast.kit.ids import new_id
-from holdfast.kit.rpc.client import channel, streaming
+from holdfast.kit.rpc.channels import Channels
+from holdfast.kit.rpc.client import streaming
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.agents import Agents
 from holdfast.runner.duplex import BROKEN, both, code_of
@@ -43,10 +46,23 @@ _log: Final = logger("lease")
 class LeaseStream:
     """Keeps a session with one of the Invokers, and tells it what becomes of the runs."""
 
-    def __init__(self, addresses: Sequence[str], address: str, agents: Agents, holding: Holding) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        address: str,
+        agents: Agents,
+        holding: Holding,
+        *,
+        proof: Proof = NOTHING,
+        attach_token: str = "",
+        tls: Tls = PLAIN,
+    ) -> None:
+        """Keep a session with one of `addresses`; `attach_token` is what it shall say when it attaches."""
+        self._proof = proof
+        self._attach_token = attach_token
         self.runner_id = str(new_id())
         self.in_session = asyncio.Event()  # once there was a session
-        self._channels = [channel(each, deadlines=False) for each in addresses]
+        self._channels = Channels(addresses, tls, deadlines=False)
         self._current = 0
         self._address = address
         self._agents = agents
@@ -77,8 +93,7 @@ class LeaseStream:
         finally:
             if self._expiry is not None:
                 self._expiry.cancel()
-            for each in self._channels:
-                await each.close()
+            await self._channels.close()
 
     async def told(self, patience: float) -> None:
         """Wait until the Invoker has been told everything, if it can be within `patience` seconds."""
@@ -92,9 +107,13 @@ class LeaseStream:
     async def _session(self) -> None:
         """Hold one stream until it breaks."""
         try:
-            async with streaming(WorkServiceStub(self._channels[self._current]).Lease()) as call:
+            stub = WorkServiceStub(self._channels[self._current])
+            async with streaming(stub.Lease(metadata=self._proof.metadata())) as call:
                 hello = RunnerHello(
-                    runner_id=self.runner_id, address=self._address, intents=self._agents.intents()
+                    runner_id=self.runner_id,
+                    address=self._address,
+                    intents=self._agents.intents(),
+                    attach_token=self._attach_token,
                 )
                 await call.write(LeaseRequest(hello=hello))
                 first: Any = await call.read()
@@ -147,6 +166,8 @@ class LeaseStream:
         elif kind == "signals":
             for arrived in response.signals.signals:
                 self._holding.signal(arrived.lease, arrived.signal)
+        elif kind == "renewed":
+            self._holding.renew(response.renewed.capabilities)
         elif kind == "draining":
             _log.info("the invoker drains")
             return True

@@ -32,7 +32,7 @@ env:
 envFrom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- include "holdfast.probes" (dict "port" $port "sidecar" .sidecar) }}
+{{- include "holdfast.probes" (dict "port" (include "holdfast.healthPort" . | int) "sidecar" .sidecar) }}
 {{- if and (not .sidecar) .values.preStopSleep }}
 lifecycle:
   preStop:
@@ -52,6 +52,22 @@ volumeMounts:
     mountPath: /etc/holdfast/signing
     readOnly: true
   {{- end }}
+  {{- end }}
+  {{- if .root.Values.identity.auth }}
+  {{- if eq .service "runner" }}
+  - name: runner-token
+    mountPath: /etc/holdfast/token
+    readOnly: true
+  {{- else if ne .service "dispatcher" }}
+  - name: identity
+    mountPath: /etc/holdfast/identity
+    readOnly: true
+  {{- end }}
+  {{- end }}
+  {{- if .root.Values.tls.existingSecret }}
+  - name: tls
+    mountPath: /etc/holdfast/tls
+    readOnly: true
   {{- end }}
   {{- with .values.volumeMounts }}
   {{- toYaml . | nindent 2 }}
@@ -84,11 +100,51 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
+{{/* Where probes ask: probes speak no TLS, so beside it health has a port of its own. */}}
+{{- define "holdfast.healthPort" -}}
+{{- $port := include "holdfast.port" .service | int -}}
+{{- .root.Values.tls.existingSecret | empty | ternary $port (add $port 100) -}}
+{{- end -}}
+
 {{- define "holdfast.env" -}}
 - name: HOLDFAST_LISTEN
   value: "0.0.0.0:{{ .port }}"
+{{- with .root.Values.identity }}
+{{- if .auth }}
+- name: HOLDFAST_AUTH
+  value: {{ .auth | quote }}
+{{- if contains "jwt" .auth }}
+- name: HOLDFAST_JWT_ISSUER
+  value: {{ .jwt.issuer | quote }}
+- name: HOLDFAST_JWT_AUDIENCE
+  value: {{ .jwt.audience | quote }}
+{{- end }}
+{{- if eq $.service "runner" }}
+- name: HOLDFAST_TOKEN_FILE
+  value: /etc/holdfast/token/token
+{{- else if ne $.service "dispatcher" }}
+- name: HOLDFAST_CAPABILITY_KEY_FILE
+  value: /etc/holdfast/identity/capability-key
+{{- end }}
+{{- else }}
 - name: HOLDFAST_ALLOW_INSECURE_BIND
   value: "true"
+{{- end }}
+{{- end }}
+{{- if .root.Values.tls.existingSecret }}
+- name: HOLDFAST_TLS_CERT_FILE
+  value: /etc/holdfast/tls/tls.crt
+- name: HOLDFAST_TLS_KEY_FILE
+  value: /etc/holdfast/tls/tls.key
+- name: HOLDFAST_TLS_CA_FILE
+  value: /etc/holdfast/tls/ca.crt
+{{- if .root.Values.tls.clientCertificates }}
+- name: HOLDFAST_TLS_CLIENT_CA_FILE
+  value: /etc/holdfast/tls/ca.crt
+{{- end }}
+- name: HOLDFAST_HEALTH_LISTEN
+  value: "0.0.0.0:{{ include "holdfast.healthPort" . }}"
+{{- end }}
 - name: HOLDFAST_DRAIN_GRACE
   value: {{ .values.drainGrace | quote }}
 {{- if eq .service "runner" }}

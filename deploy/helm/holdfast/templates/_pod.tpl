@@ -90,6 +90,22 @@ spec:
     {{- end }}
     {{- end }}
     {{- end }}
+    {{- if $root.Values.identity.auth }}
+    {{- if eq $part.service "runner" }}
+    - name: runner-token
+      secret:
+        secretName: {{ $root.Values.identity.runnerSecret }}
+    {{- else if ne $part.service "dispatcher" }}
+    - name: identity
+      secret:
+        secretName: {{ $root.Values.identity.existingSecret }}
+    {{- end }}
+    {{- end }}
+    {{- with $root.Values.tls.existingSecret }}
+    - name: tls
+      secret:
+        secretName: {{ . }}
+    {{- end }}
     {{- with $values.volumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

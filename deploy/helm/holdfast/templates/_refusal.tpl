@@ -7,8 +7,15 @@
 {{- if not $values.runner.pools -}}
 {{- fail "runner.pools is empty: define at least one pool, with the agents it runs." -}}
 {{- end -}}
-{{- if not $values.allowInsecureBind -}}
-{{- fail "Holdfast has no identity yet, so who reaches a service may act for any tenant: set allowInsecureBind=true if the network policies are enforced and enough." -}}
+{{- $identity := $values.identity -}}
+{{- if not (or $identity.auth $values.allowInsecureBind) -}}
+{{- fail "Without identity who reaches a service may act for any tenant: set identity.auth, or allowInsecureBind=true if the network policies are enforced and enough." -}}
+{{- end -}}
+{{- if and $identity.auth (not (and $identity.existingSecret $identity.runnerSecret)) -}}
+{{- fail "identity.auth needs identity.existingSecret and identity.runnerSecret: the key of leases, and the token of runners." -}}
+{{- end -}}
+{{- if and (contains "jwt" $identity.auth) (not (and $identity.jwt.issuer $identity.jwt.audience)) -}}
+{{- fail "identity.auth has jwt, which needs identity.jwt.issuer and identity.jwt.audience: tokens made for others would be taken." -}}
 {{- end -}}
 {{- if and $values.gateway.enabled (not $values.gateway.parentRefs) -}}
 {{- fail "gateway.enabled needs gateway.parentRefs: a route that belongs to no gateway serves nobody." -}}
@@ -26,7 +33,7 @@
 {{- end -}}
 {{- range $from := concat (default list $part.values.envFrom) (default list $part.values.volumes) -}}
 {{- $secret := dig "secretRef" "name" (dig "secret" "secretName" "" $from) $from -}}
-{{- if and $secret (has $secret (list $values.database.existingSecret $values.dispatcher.signing.existingSecret)) -}}
+{{- if and $secret (has $secret (list $values.database.existingSecret $values.dispatcher.signing.existingSecret $identity.existingSecret)) -}}
 {{- fail (printf "%s names the secret %s: a runner executes agents, and gets no secret of the platform." $of $secret) -}}
 {{- end -}}
 {{- end -}}
@@ -63,10 +70,10 @@
 {{- define "holdfast.refusals.env" -}}
 {{- $of := .of -}}
 {{- range $name, $_ := .part.values.env -}}
-{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL")) (hasSuffix "_ADDRESS" $name) -}}
+{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN")) (hasSuffix "_ADDRESS" $name) -}}
 {{- fail (printf "%s.env names %s, which the chart sets itself." $of $name) -}}
 {{- end -}}
-{{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) -}}
+{{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) (has $name (list "HOLDFAST_CAPABILITY_KEY" "HOLDFAST_TOKEN")) -}}
 {{- fail (printf "%s.env names %s: values are no place for secrets, so name an existing one." $of $name) -}}
 {{- end -}}
 {{- end -}}

@@ -1,23 +1,30 @@
 """The layers of every server of ours, in the one order that is right: outermost first."""
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 import grpc
 
+from holdfast.kit.auth.access import Access
+from holdfast.kit.rpc.audit import AuditLayer
 from holdfast.kit.rpc.deadline import DeadlineLayer
 from holdfast.kit.rpc.faults import FaultLayer, Translate
+from holdfast.kit.rpc.identity import IdentityLayer
 from holdfast.kit.rpc.request_log import RequestLogLayer
-from holdfast.kit.rpc.tenant import TenantLayer
 from holdfast.kit.rpc.tracing import server_layers
+
+OPEN: Final = Access()
+"""Whoever reaches the server may call, as whom they say."""
 
 
 def server_interceptors(
     *,
     translate: Translate | None = None,
     hot: Collection[str] = (),
+    access: Access = OPEN,
     more: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> list[grpc.aio.ServerInterceptor]:
-    """Return request log → errors → tracing → tenant → deadline → `more`.
+    """Return request log → errors → tracing → identity → audit → deadline → `more`.
 
     `translate` makes faults of exceptions the kit does not know (a service with a ledger passes
     `kit.db.as_fault`); `hot` names the methods whose success is logged at debug only.
@@ -28,7 +35,8 @@ def server_interceptors(
         RequestLogLayer(hot),
         FaultLayer(translate),
         *server_layers(),
-        TenantLayer(),
+        IdentityLayer(access),
+        AuditLayer(access.audit),
         DeadlineLayer(),
         *more,
     ]

@@ -8,11 +8,13 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from holdfast.kit.auth.access import Access
 from holdfast.kit.process import Refused, Stop, announce
 from holdfast.kit.rpc.faults import Translate
-from holdfast.kit.rpc.interceptors import server_interceptors
+from holdfast.kit.rpc.interceptors import OPEN, server_interceptors
 from holdfast.kit.rpc.limits import MESSAGE_OPTIONS
 from holdfast.kit.rpc.reflection import add_reflection
+from holdfast.kit.rpc.tls import server_credentials
 from holdfast.kit.telemetry.logs import logger
 
 _log: Final = logger("server")
@@ -56,6 +58,7 @@ class Server:
         translate: Translate | None = None,
         hot: Collection[str] = (),
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        access: Access = OPEN,
         allow_insecure_bind: bool = False,
         max_connection_age: float | None = None,
         max_connection_age_grace: float = 30.0,
@@ -64,13 +67,17 @@ class Server:
         """Make a server for `address` (`host:port`, port 0 for any free one, or `unix:/path`).
 
         `translate`, `hot` and `interceptors` (innermost) are those of `server_interceptors`. With
-        `max_connection_age` (seconds) clients connect anew from time to time, and find new replicas. Without
-        identity an address others can reach is refused unless `allow_insecure_bind`.
+        `max_connection_age` (seconds) clients connect anew from time to time, and find new replicas. `access`
+        says who may call; where anybody may, an address others can reach is refused unless it or
+        `allow_insecure_bind` allows it.
         """
         self.address = address
+        self.health_address = ""  # where health is told in plaintext beside TLS
         self.health = health.aio.HealthServicer()
         self._registrations = registrations
-        self._allow_insecure_bind = allow_insecure_bind
+        self._access = access
+        self._probed: grpc.aio.Server | None = None
+        self._reachable = allow_insecure_bind or access.allow_insecure_bind or access.credentials is not None
         options = [
             *_OPTIONS,
             ("grpc.keepalive_time_ms", round(keepalive * 1000)),
@@ -80,7 +87,8 @@ class Server:
             options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
             options.append(("grpc.max_connection_age_grace_ms", round(max_connection_age_grace * 1000)))
         self._server = grpc.aio.server(
-            interceptors=server_interceptors(translate=translate, hot=hot, more=interceptors), options=options
+            interceptors=server_interceptors(translate=translate, hot=hot, access=access, more=interceptors),
+            options=options,
         )
 
     async def start(self) -> int:
@@ -90,18 +98,34 @@ class Server:
             await self.health.set(registration.name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         add_reflection(self._server, [*(one.name for one in self._registrations), _HEALTH])
-        address = _bindable(self.address, allow_insecure=self._allow_insecure_bind)
+        address = _bindable(self.address, reachable=self._reachable)
         try:
-            port = self._server.add_insecure_port(address)
+            if self._access.tls.serves:
+                port = self._server.add_secure_port(address, server_credentials(self._access.tls))
+            else:
+                port = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise Refused(
-                f"Cannot listen on {self.address}: the address is in use or not this machine's."
-            ) from error
+            raise _in_use(self.address) from error
         await self._server.start()
+        await self._start_health()
         if address.startswith("unix:"):
             return 0
         self.address = f"{address.rpartition(':')[0]}:{port}"
         return port
+
+    async def _start_health(self) -> None:
+        """Tell health in plaintext, at an address of its own, for probes that speak nothing else."""
+        address = self._access.health_listen
+        if not address:
+            return
+        self._probed = grpc.aio.server(options=_OPTIONS)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._probed)
+        try:
+            port = self._probed.add_insecure_port(_bindable(address, reachable=True))
+        except RuntimeError as error:
+            raise _in_use(address) from error
+        await self._probed.start()
+        self.health_address = f"{address.rpartition(':')[0]}:{port}"
 
     async def set_serving(self, serving: bool, name: str = "") -> None:  # noqa: FBT001 - it is what is set
         """Say in health whether a service (by default the whole server) can do its work now."""
@@ -112,6 +136,8 @@ class Server:
         """Turn NOT_SERVING, take no more calls, cut those still open after `grace` seconds. Repeatable."""
         await self.health.enter_graceful_shutdown()
         await self._server.stop(grace)
+        if self._probed is not None:
+            await self._probed.stop(0)
 
 
 async def serve(
@@ -142,7 +168,11 @@ async def serve(
         await server.stop(grace)
 
 
-def _bindable(address: str, *, allow_insecure: bool) -> str:
+def _in_use(address: str) -> Refused:
+    return Refused(f"Cannot listen on {address}: the address is in use or not this machine's.")
+
+
+def _bindable(address: str, *, reachable: bool) -> str:
     """Return the address as gRPC takes it, or refuse it."""
     if address.startswith("unix:"):
         return address
@@ -151,10 +181,11 @@ def _bindable(address: str, *, allow_insecure: bool) -> str:
         raise Refused(f"Cannot listen on {address!r}: an address is host:port, with a port from 0 to 65535.")
     if host == "localhost":
         return f"127.0.0.1:{port}"  # one address, not two that may differ in who holds the port
-    if not allow_insecure and not _is_loopback(host):
+    if not reachable and not _is_loopback(host):
         raise Refused(
             f"Will not listen on {address}: without identity anyone who reaches it could act for any tenant, "
-            "so only loopback addresses are served unless HOLDFAST_ALLOW_INSECURE_BIND is true."
+            "so only loopback addresses are served unless HOLDFAST_AUTH says how callers prove who they are, "
+            "or HOLDFAST_ALLOW_INSECURE_BIND is true."
         )
     return address
 

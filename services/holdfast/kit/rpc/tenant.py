@@ -1,4 +1,4 @@
-"""Every call belongs to one tenant, named by its metadata until identity names it."""
+"""Every call belongs to one tenant: its credential's, or without identity the one its metadata names."""
 
 from contextvars import ContextVar
 from typing import Any, Final
@@ -16,6 +16,11 @@ _tenant: ContextVar[str] = ContextVar("holdfast_tenant", default=DEFAULT)
 def current_tenant() -> str:
     """Return the tenant of the RPC that this task serves; `default` outside of one."""
     return _tenant.get()
+
+
+def be_tenant(tenant: str) -> None:
+    """Take this task's call for one of `tenant`."""
+    _tenant.set(tenant)
 
 
 def agree(claimed: str) -> str:
@@ -48,13 +53,14 @@ class TenantLayer(Layer):
             return inner
 
         async def of_tenant(request: Any, context: Context) -> Any:
-            _tenant.set(_named(context))  # the task is the call's own: nothing to reset
+            be_tenant(named_tenant(context) or DEFAULT)  # the task is the call's own: nothing to reset
             return await inner(request, context)
 
         return of_tenant
 
 
-def _named(context: Context) -> str:
+def named_tenant(context: Context) -> str:
+    """Return the tenant that a call's metadata names, empty if none. Raises `InvalidField`."""
     tenant: str | None = None
     for key, value in context.invocation_metadata() or ():
         if key == KEY:
@@ -63,4 +69,4 @@ def _named(context: Context) -> str:
                 wrong = Violation(f"metadata.{KEY}", "must be given once")
                 raise InvalidField("The call names two tenants.", violations=[wrong])
             tenant = name
-    return DEFAULT if tenant is None else tenant
+    return tenant or ""
