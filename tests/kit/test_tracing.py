@@ -15,7 +15,6 @@ from opentelemetry.util._once import Once
 
 from holdfast.kit.errors import LedgerUnavailable, RunNotFound
 from holdfast.kit.rpc.client import channel, streaming
-from holdfast.kit.settings import SettingsError
 from holdfast.kit.telemetry import tracing
 from tests.kit.echo import NAME, Echo, EchoStub, echo, serving
 from tests.kit.until import until
@@ -140,8 +139,3 @@ async def test_a_call_to_nobody_ends_its_span(spans: InMemorySpanExporter) -> No
 def test_nothing_is_traced_unless_asked() -> None:
     tracing.configure("invoker", {})
     assert not tracing.enabled()
-
-
-def test_an_endpoint_without_an_exporter_is_refused() -> None:
-    with pytest.raises(SettingsError, match="not installed"):
-        tracing.configure("invoker", {tracing.ENDPOINT: "http://127.0.0.1:1"})

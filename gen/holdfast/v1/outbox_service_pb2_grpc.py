@@ -124,7 +124,7 @@ class OutboxServiceServicer:
         """Does one thing with all effects that match, oldest first so that each order is kept, and tells how
         far it has come. Without `apply` it only says which they are. Broken off, it may be called again.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,7 @@ class OutboxServiceStub:
     """Does one thing with all effects that match, oldest first so that each order is kept, and tells how
     far it has come. Without `apply` it only says which they are. Broken off, it may be called again.
 
-    Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     PutDestination: _aio.UnaryUnaryMultiCallable[_outbox_service_pb2.PutDestinationRequest, _outbox_service_pb2.PutDestinationResponse]
     """Makes a destination, or changes it. Repeatable.
@@ -122,7 +122,7 @@ class OutboxServiceServicer(metaclass=_abc_1.ABCMeta):
         """Does one thing with all effects that match, oldest first so that each order is kept, and tells how
         far it has come. Without `apply` it only says which they are. Broken off, it may be called again.
 
-        Errors include: INVALID_FIELD, LEDGER_UNAVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

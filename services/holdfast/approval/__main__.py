@@ -11,6 +11,7 @@ from holdfast.kit.db import Database, as_fault
 from holdfast.kit.process import Stop, run_service
 from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
+from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
 from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.gatekeeping import ledger_access
@@ -24,6 +25,7 @@ async def main(stop: Stop) -> None:
     """Put the parts together and serve until told to stop."""
     settings = load(ApprovalSettings, os.environ)
     configure("approval")
+    tracing.configure("approval", os.environ)
     async with await Database.connect(
         settings.database_url,
         application_name="holdfast-approval",

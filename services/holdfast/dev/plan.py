@@ -14,10 +14,7 @@ _SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, *_SIGNING, _CONSOLE_SECRET)
 """What the names begin with: the way to the database, and what signs effects, leases and cookies."""
 
 _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "runner": _SECRETS_OF_THE_PLATFORM,
-        "console": (*_WAY_TO_THE_DATABASE, "HOLDFAST_SECRET", "HOLDFAST_CAPABILITY"),
-    }
+    {"runner": _SECRETS_OF_THE_PLATFORM, "console": (*_WAY_TO_THE_DATABASE, *_SIGNING)}
 )
 
 FOUNDATION = ("invoker", "checkpoint", "approval", "dispatcher")

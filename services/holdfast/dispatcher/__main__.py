@@ -15,6 +15,7 @@ from holdfast.kit.db import Database, as_fault
 from holdfast.kit.process import Stop, run_service
 from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
+from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
 from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.gatekeeping import ledger_access
@@ -25,6 +26,7 @@ async def main(stop: Stop) -> None:
     """Put the parts together and serve until told to stop."""
     settings = load(DispatcherSettings, os.environ)
     configure("dispatcher")
+    tracing.configure("dispatcher", os.environ)
     clock = SystemClock()
     policy = AddressPolicy(
         allowed_hosts=settings.allowed_hosts,

@@ -10,6 +10,7 @@ from holdfast.kit.db import Database, as_fault
 from holdfast.kit.process import Stop, run_service
 from holdfast.kit.rpc.server import serve
 from holdfast.kit.settings import load
+from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
 from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.ledger.session_settings import SESSION_SETTINGS
@@ -19,6 +20,7 @@ async def main(stop: Stop) -> None:
     """Put the parts together and serve until told to stop."""
     settings = load(InvokerSettings, os.environ)
     configure("invoker")
+    tracing.configure("invoker", os.environ)
     async with await Database.connect(
         settings.database_url,
         application_name="holdfast-invoker",

@@ -14,6 +14,7 @@ from holdfast.kit.auth.proof import Proof
 from holdfast.kit.process import Stop, announce, run_service
 from holdfast.kit.rpc.server import Registration, Server
 from holdfast.kit.settings import load
+from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
 from holdfast.runner.agents import Agents, import_apps
 from holdfast.runner.children import InvokerChildren
@@ -33,6 +34,7 @@ async def main(stop: Stop) -> None:
     """Put the parts together and run agents until told to stop."""
     settings = load(RunnerSettings, os.environ)
     configure("runner")
+    tracing.configure("runner", os.environ)
     proof = Proof(settings.token, settings.token_file)
     attach_token = secrets.token_urlsafe(32) if settings.identity else ""
     with kept_for_us() as standard_output:

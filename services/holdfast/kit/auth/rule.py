@@ -79,6 +79,7 @@ _SERVICES: Final[Mapping[str, Mapping[str, Rule]]] = {
         "GetEffect": _READ,
         "RetryEffect": _OPERATE,
         "DiscardEffect": _OPERATE,
+        "ActOnEffects": _OPERATE,
         "PutDestination": _rule(ADMIN, audited=True),
         "ListDestinations": _READ,
         "ResetBreaker": _OPERATE,
