@@ -118,6 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
     `limit` says which: `children` or `depth`.
     """
+    ERROR_REASON_BATCH_NOT_READY: _ErrorReason.ValueType  # 80
+    """FAILED_PRECONDITION: the batch stands where the call makes no sense; metadata `status` says where."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -222,4 +224,6 @@ ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 70
 """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
 `limit` says which: `children` or `depth`.
 """
+ERROR_REASON_BATCH_NOT_READY: ErrorReason.ValueType  # 80
+"""FAILED_PRECONDITION: the batch stands where the call makes no sense; metadata `status` says where."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Self
 
+from holdfast.invoker.batch_driver import BatchDriver
 from holdfast.invoker.board import Board
 from holdfast.invoker.caretaker import Caretaker
 from holdfast.invoker.claimer import Claimer
@@ -52,6 +53,7 @@ class Parts:
     mailroom: Mailroom
     spawning: Spawning
     hints: Hints
+    batches: BatchDriver
 
     @classmethod
     def make(cls, db: Database, settings: InvokerSettings) -> Self:
@@ -81,6 +83,7 @@ class Parts:
             mailroom=Mailroom(db, board, live, hints),
             spawning=Spawning(db, intents, hints, refusals),
             hints=hints,
+            batches=BatchDriver(db, hints, settings),
         )
 
 
@@ -98,7 +101,7 @@ class Running:
         self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake)
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
-        for loop in (parts.claimer.loop, *parts.caretaker.loops):
+        for loop in (parts.claimer.loop, parts.batches.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
         serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
         for loop in (*serving, parts.caretaker.heartbeats):

@@ -1,5 +1,6 @@
 """The services an Invoker serves; those whose capability comes later say so."""
 
+from holdfast.invoker.batch_servicer import BatchServicer
 from holdfast.invoker.event_servicer import EventServicer
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.servicer import InvokerServicer
@@ -7,7 +8,7 @@ from holdfast.invoker.tenant_servicer import TenantServicer
 from holdfast.invoker.work_servicer import WorkServicer
 from holdfast.kit.rpc.later import later
 from holdfast.kit.rpc.server import Registration
-from holdfast.v1.batch_service_pb2_grpc import BatchServiceServicer, add_BatchServiceServicer_to_server
+from holdfast.v1.batch_service_pb2_grpc import add_BatchServiceServicer_to_server
 from holdfast.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
 from holdfast.v1.invoker_service_pb2_grpc import add_InvokerServiceServicer_to_server
 from holdfast.v1.schedule_service_pb2_grpc import (
@@ -23,7 +24,6 @@ HOT = ("/holdfast.v1.InvokerService/Invoke",)
 
 def registrations(parts: Parts) -> list[Registration]:
     """Return every service of the Invoker."""
-    batches = later(BatchServiceServicer, "Batches are not served by this release.")
     schedules = later(ScheduleServiceServicer, "Schedules are not served by this release.")
     return [
         Registration(
@@ -31,7 +31,7 @@ def registrations(parts: Parts) -> list[Registration]:
         ),
         Registration(add_EventServiceServicer_to_server, EventServicer(parts), "holdfast.v1.EventService"),
         Registration(add_WorkServiceServicer_to_server, WorkServicer(parts), "holdfast.v1.WorkService"),
-        Registration(add_BatchServiceServicer_to_server, batches, "holdfast.v1.BatchService"),
+        Registration(add_BatchServiceServicer_to_server, BatchServicer(parts), "holdfast.v1.BatchService"),
         Registration(add_ScheduleServiceServicer_to_server, schedules, "holdfast.v1.ScheduleService"),
         Registration(add_TenantServiceServicer_to_server, TenantServicer(parts), "holdfast.v1.TenantService"),
     ]
