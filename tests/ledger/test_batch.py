@@ -1,4 +1,4 @@
-"""Items of a batch run as many at a time as they may, move with their runs, and are counted where they stand."""
+"""Items of a batch run as many at a time as may be, move with their runs, and count where they stand."""
 
 import asyncio
 import uuid

@@ -48,7 +48,8 @@ async def counts(db: Database, which: BatchView) -> dict[str, int]:
     """Return the counters, having held them against the items."""
     rows = await fetch(
         db,
-        """SELECT coalesce(c.status, i.status) AS status, coalesce(c.n, 0) AS counted, coalesce(i.n, 0) AS there
+        """SELECT coalesce(c.status, i.status) AS status, coalesce(c.n, 0) AS counted,
+                  coalesce(i.n, 0) AS there
            FROM (SELECT status, n FROM batch_count WHERE batch_id = $1) c
            FULL JOIN (SELECT status, count(*) AS n FROM batch_item WHERE batch_id = $1 GROUP BY status) i
            ON i.status = c.status""",

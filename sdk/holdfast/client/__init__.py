@@ -3,6 +3,18 @@
 from holdfast.client import errors
 from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
+from holdfast.client.batch import (
+    Batch,
+    BatchInput,
+    BatchItem,
+    BatchItemStatus,
+    BatchProgress,
+    BatchSpec,
+    BatchStatus,
+    ErrorGroup,
+    FieldChange,
+)
+from holdfast.client.batches import Batches, BatchWatch
 from holdfast.client.client import Client
 from holdfast.client.conversation import Conversation
 from holdfast.client.effect import Breaker, DeliveryAttempt, Destination, Effect
@@ -37,6 +49,15 @@ __all__ = [
     "ApprovalStatus",
     "Approvals",
     "AuditEntry",
+    "Batch",
+    "BatchInput",
+    "BatchItem",
+    "BatchItemStatus",
+    "BatchProgress",
+    "BatchSpec",
+    "BatchStatus",
+    "BatchWatch",
+    "Batches",
     "Breaker",
     "BreakerState",
     "Budget",
@@ -49,8 +70,10 @@ __all__ = [
     "Destination",
     "Effect",
     "EffectStatus",
+    "ErrorGroup",
     "Event",
     "Failure",
+    "FieldChange",
     "Fork",
     "HoldfastError",
     "Inbox",

@@ -17,6 +17,7 @@ import grpc
 
 from holdfast.client.acting import Acted, Action, Which, act, which_message
 from holdfast.client.approval import NOBODY, Approvals, Person
+from holdfast.client.batches import Batches
 from holdfast.client.channel import open_channel
 from holdfast.client.conversation import Conversation
 from holdfast.client.event import Cursor
@@ -36,6 +37,7 @@ from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, ru
 from holdfast.client.wire_value import duration_of, json_bytes
 from holdfast.v1 import (
     approval_service_pb2_grpc,
+    batch_service_pb2_grpc,
     checkpoint_service_pb2,
     checkpoint_service_pb2_grpc,
     event_service_pb2,
@@ -116,6 +118,11 @@ class Client:
     def sessions(self) -> Sessions:
         """What the runs of sessions hand on to each other."""
         return Sessions(self._invoker, self._link)
+
+    @property
+    def batches(self) -> Batches:
+        """Many items over one intent."""
+        return Batches(batch_service_pb2_grpc.BatchServiceStub(self._channel("invoker")), self._link)
 
     @property
     def tenants(self) -> Tenants:

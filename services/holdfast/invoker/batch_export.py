@@ -67,22 +67,22 @@ def _csv(view: ItemView, columns: list[str]) -> bytes:
     output = None if view.output is None else json.loads(view.output)
     found = output if isinstance(output, dict) else {"output": output}
     confidence = "" if view.confidence is None else view.confidence
-    fixed = [view.key, view.status.name, view.label, confidence, ""]
+    fixed = [_cell(view.key), view.status.name, _cell(view.label), confidence, ""]
     return _row([*fixed, *(_cell(found.get(name)) for name in columns)])
 
 
 def _cell(value: object) -> object:
-    """Return a value as a cell: a text as it is, anything else as JSON."""
+    """Return a value as a cell: a text as it is, but marked if a spreadsheet would run it; others as JSON."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _row(cells: list[object]) -> bytes:
     text = io.StringIO()
-    # What a spreadsheet would take for a formula is marked as a text.
-    marked = [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" else cell for cell in cells]
-    csv.writer(text).writerow(marked)
+    csv.writer(text).writerow(cells)
     return text.getvalue().encode()
 
 

@@ -281,13 +281,14 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         """Come later."""
         raise _later("Rolling back", request.batch_id)
 
-    def ExportBatch(  # noqa: N802
+    async def ExportBatch(  # noqa: N802
         self,
         request: pb.ExportBatchRequest,
         _context: Context,
     ) -> AsyncIterator[pb.ExportBatchResponse]:
         """Stream the items as a file, page by page."""
-        return export(self._db, current_tenant(), request)
+        async for part in export(self._db, current_tenant(), request):
+            yield part
 
     async def _read(self, batch_id: UUID) -> tuple[BatchView, batch_pb2.BatchProgress]:
         async with self._db.connection() as connection:
