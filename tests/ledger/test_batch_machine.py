@@ -1,4 +1,4 @@
-"""Whatever people and runners do with a batch, its counters equal its items, and no item runs twice at once."""
+"""Whatever people and runners do with a batch, its counters equal its items, and no item runs twice."""
 
 import asyncio
 from collections.abc import Coroutine
