@@ -136,7 +136,7 @@ class BatchServiceServicer:
 
         Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
         IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,
-        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,7 +146,7 @@ class BatchServiceServicer:
         """Starts a batch whose items are all here.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,7 +156,7 @@ class BatchServiceServicer:
         """Reads one batch and how far it is.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,8 +165,7 @@ class BatchServiceServicer:
     def ListBatches(self, request, context):
         """Lists batches, the newest first, page by page.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +175,7 @@ class BatchServiceServicer:
         """Lists items of a batch in order of their index, page by page.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,7 +187,7 @@ class BatchServiceServicer:
         Each message is whole, so a client that comes back needs no cursor.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,7 +249,7 @@ class BatchServiceServicer:
         alike.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,7 +259,7 @@ class BatchServiceServicer:
         """Goes on where a paused batch stopped.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -271,7 +270,7 @@ class BatchServiceServicer:
         readable; what was applied stays applied.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -281,7 +280,7 @@ class BatchServiceServicer:
         """Runs skipped items again, or applies again those that could not be applied.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -291,7 +290,7 @@ class BatchServiceServicer:
         """Changes a batch while it runs.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -303,7 +302,7 @@ class BatchServiceServicer:
         After a break, ask again with the last `last_index` as `after_index` and append.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -29,31 +29,30 @@ class BatchServiceStub:
 
     Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
     IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,
-    UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     StartBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.StartBatchRequest, _batch_service_pb2.StartBatchResponse]
     """Starts a batch whose items are all here.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     GetBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.GetBatchRequest, _batch_service_pb2.GetBatchResponse]
     """Reads one batch and how far it is.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     ListBatches: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchesRequest, _batch_service_pb2.ListBatchesResponse]
     """Lists batches, the newest first, page by page.
 
-    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-    NOT_YET_AVAILABLE.
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
     ListBatchItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ListBatchItemsRequest, _batch_service_pb2.ListBatchItemsResponse]
     """Lists items of a batch in order of their index, page by page.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     WatchBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]
     """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
@@ -61,7 +60,7 @@ class BatchServiceStub:
     Each message is whole, so a client that comes back needs no cursor.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, SHUTTING_DOWN.
     """
     SampleBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.SampleBatchRequest, _batch_service_pb2.SampleBatchResponse]
     """Draws staged items to look at, spread over strata.
@@ -103,32 +102,32 @@ class BatchServiceStub:
     alike.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     ResumeBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ResumeBatchRequest, _batch_service_pb2.ResumeBatchResponse]
     """Goes on where a paused batch stopped.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     CancelBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.CancelBatchRequest, _batch_service_pb2.CancelBatchResponse]
     """Ends a batch: pending items are not run, those in flight are cancelled. What was staged stays
     readable; what was applied stays applied.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     RetryBatchItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.RetryBatchItemsRequest, _batch_service_pb2.RetryBatchItemsResponse]
     """Runs skipped items again, or applies again those that could not be applied.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     UpdateBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.UpdateBatchRequest, _batch_service_pb2.UpdateBatchResponse]
     """Changes a batch while it runs.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     ExportBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.ExportBatchRequest, _batch_service_pb2.ExportBatchResponse]
     """Streams the items of a batch as a file.
@@ -136,7 +135,7 @@ class BatchServiceStub:
     After a break, ask again with the last `last_index` as `after_index` and append.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, SHUTTING_DOWN.
     """
 
 class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -160,7 +159,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
         IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,
-        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -172,7 +171,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a batch whose items are all here.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -184,7 +183,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads one batch and how far it is.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -195,8 +194,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_batch_service_pb2.ListBatchesResponse]:
         """Lists batches, the newest first, page by page.
 
-        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE,
-        NOT_YET_AVAILABLE.
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -208,7 +206,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists items of a batch in order of their index, page by page.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -222,7 +220,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         Each message is whole, so a client that comes back needs no cursor.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """
 
     @_abc_1.abstractmethod
@@ -294,7 +292,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         alike.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -306,7 +304,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Goes on where a paused batch stopped.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -319,7 +317,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         readable; what was applied stays applied.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -331,7 +329,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Runs skipped items again, or applies again those that could not be applied.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -343,7 +341,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes a batch while it runs.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -357,7 +355,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         After a break, ask again with the last `last_index` as `after_index` and append.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, SHUTTING_DOWN, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, SHUTTING_DOWN.
         """
 
 def add_BatchServiceServicer_to_server(servicer: BatchServiceServicer, server: _aio.Server) -> None: ...

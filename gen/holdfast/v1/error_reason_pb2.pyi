@@ -118,6 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
     `limit` says which: `children` or `depth`.
     """
+    ERROR_REASON_BATCH_NOT_READY: _ErrorReason.ValueType  # 80
+    """FAILED_PRECONDITION: the batch stands where the call makes no sense; metadata `status` says where."""
     ERROR_REASON_SCHEDULE_EXISTS: _ErrorReason.ValueType  # 90
     """ALREADY_EXISTS: the name stands for a different schedule; metadata `name` says which."""
     ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 110
@@ -232,6 +234,8 @@ ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 70
 """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
 `limit` says which: `children` or `depth`.
 """
+ERROR_REASON_BATCH_NOT_READY: ErrorReason.ValueType  # 80
+"""FAILED_PRECONDITION: the batch stands where the call makes no sense; metadata `status` says where."""
 ERROR_REASON_SCHEDULE_EXISTS: ErrorReason.ValueType  # 90
 """ALREADY_EXISTS: the name stands for a different schedule; metadata `name` says which."""
 ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 110

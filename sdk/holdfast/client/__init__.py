@@ -4,6 +4,18 @@ from holdfast.client import errors
 from holdfast.client.access import AccessControl, AuditRecord, MadeToken, Me, Token
 from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
+from holdfast.client.batch import (
+    Batch,
+    BatchInput,
+    BatchItem,
+    BatchItemStatus,
+    BatchProgress,
+    BatchSpec,
+    BatchStatus,
+    ErrorGroup,
+    FieldChange,
+)
+from holdfast.client.batches import Batches, BatchWatch
 from holdfast.client.client import Client
 from holdfast.client.conversation import Conversation
 from holdfast.client.effect import Breaker, DeliveryAttempt, Destination, Effect
@@ -59,6 +71,15 @@ __all__ = [
     "Approvals",
     "AuditEntry",
     "AuditRecord",
+    "Batch",
+    "BatchInput",
+    "BatchItem",
+    "BatchItemStatus",
+    "BatchProgress",
+    "BatchSpec",
+    "BatchStatus",
+    "BatchWatch",
+    "Batches",
     "Breaker",
     "BreakerState",
     "Budget",
@@ -73,8 +94,10 @@ __all__ = [
     "Effect",
     "EffectAction",
     "EffectStatus",
+    "ErrorGroup",
     "Event",
     "Failure",
+    "FieldChange",
     "Fire",
     "FireOrigin",
     "FireResult",

@@ -18,6 +18,7 @@ import grpc
 from holdfast.client.access import AccessControl
 from holdfast.client.acting import Acted, Action, Which, act, which_message
 from holdfast.client.approval import NOBODY, Approvals, Person
+from holdfast.client.batches import Batches
 from holdfast.client.channel import open_channel
 from holdfast.client.conversation import Conversation
 from holdfast.client.event import Cursor
@@ -40,6 +41,7 @@ from holdfast.client.wire_value import duration_of, json_bytes
 from holdfast.v1 import (
     access_service_pb2_grpc,
     approval_service_pb2_grpc,
+    batch_service_pb2_grpc,
     checkpoint_service_pb2,
     checkpoint_service_pb2_grpc,
     event_service_pb2,
@@ -129,6 +131,11 @@ class Client:
     def schedules(self) -> Schedules:
         """Runs that start by themselves."""
         return Schedules(schedule_service_pb2_grpc.ScheduleServiceStub(self._channel("invoker")), self._link)
+
+    @property
+    def batches(self) -> Batches:
+        """Many items over one intent."""
+        return Batches(batch_service_pb2_grpc.BatchServiceStub(self._channel("invoker")), self._link)
 
     @property
     def tenants(self) -> Tenants:

@@ -43,7 +43,8 @@
     │   ├── CommitOutOfOrder            COMMIT_OUT_OF_ORDER
     │   ├── SessionInUse                SESSION_IN_USE
     │   ├── SessionConflict             SESSION_CONFLICT
-    │   └── InputRejected               INPUT_REJECTED
+    │   ├── InputRejected               INPUT_REJECTED
+    │   └── BatchNotReady               BATCH_NOT_READY
     ├── Fenced                      ABORTED / FENCED
     ├── SequenceOutOfRange          OUT_OF_RANGE / SEQUENCE_OUT_OF_RANGE
     ├── Unavailable                 UNAVAILABLE (without a reason: no server was reached)
@@ -389,6 +390,12 @@ class RunnerUnreachable(Unavailable):
     """The runner that holds the run cannot be reached now."""
 
     reason = "RUNNER_UNREACHABLE"
+
+
+class BatchNotReady(FailedPrecondition):
+    """The batch stands where the call makes no sense; the facts hold its `status`."""
+
+    reason = "BATCH_NOT_READY"
 
 
 class TooManyChildren(FailedPrecondition):

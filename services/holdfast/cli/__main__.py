@@ -14,6 +14,7 @@ COMMANDS = {
     "chat": ("chat", "Chat with an agent, a run for each line."),
     "runs": ("runs", "List, read, watch, cancel, retry and fork runs."),
     "replay": ("replay", "Hold recorded runs against the code that is here now."),
+    "batch": ("batch", "Run many items over one intent, and follow them."),
     "sessions": ("sessions", "Show and forget what the runs of a conversation hand on."),
     "events": ("events", "Publish events that start runs."),
     "schedules": ("schedules", "Start runs at given times, each once."),

@@ -43,6 +43,11 @@ class Violations:
         self._prefix = prefix
         self._found: list[Violation] = [] if found is None else found
 
+    @property
+    def found(self) -> list[Violation]:
+        """What was wrong so far; another collection may go on with it."""
+        return self._found
+
     def within(self, field: str) -> "Violations":
         """Return the same collection for the fields of a nested message."""
         return Violations(self._prefix + field, self._found)

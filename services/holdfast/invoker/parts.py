@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
+from holdfast.invoker.batch_driver import BatchDriver
 from holdfast.invoker.board import Board
 from holdfast.invoker.caretaker import Caretaker
 from holdfast.invoker.claimer import Claimer
@@ -57,6 +58,7 @@ class Parts:
     scheduling: Scheduling
     hints: Hints
     capabilities: Capabilities | None
+    batches: BatchDriver
 
     @classmethod
     def make(cls, db: Database, settings: InvokerSettings) -> Self:
@@ -94,6 +96,7 @@ class Parts:
             scheduling=scheduling,
             hints=hints,
             capabilities=settings.capabilities(),
+            batches=BatchDriver(db, hints, settings),
         )
 
 
@@ -119,7 +122,7 @@ class Running:
         self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake)
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
-        for loop in (parts.claimer.loop, *parts.caretaker.loops):
+        for loop in (parts.claimer.loop, parts.batches.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
         serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
         for loop in (*serving, parts.caretaker.heartbeats):

@@ -1,16 +1,16 @@
-"""The services an Invoker serves; those whose capability comes later say so."""
+"""The services an Invoker serves."""
 
 from holdfast.invoker.access_servicer import AccessServicer
+from holdfast.invoker.batch_servicer import BatchServicer
 from holdfast.invoker.event_servicer import EventServicer
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.schedule_servicer import ScheduleServicer
 from holdfast.invoker.servicer import InvokerServicer
 from holdfast.invoker.tenant_servicer import TenantServicer
 from holdfast.invoker.work_servicer import WorkServicer
-from holdfast.kit.rpc.later import later
 from holdfast.kit.rpc.server import Registration
 from holdfast.v1.access_service_pb2_grpc import add_AccessServiceServicer_to_server
-from holdfast.v1.batch_service_pb2_grpc import BatchServiceServicer, add_BatchServiceServicer_to_server
+from holdfast.v1.batch_service_pb2_grpc import add_BatchServiceServicer_to_server
 from holdfast.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server
 from holdfast.v1.invoker_service_pb2_grpc import add_InvokerServiceServicer_to_server
 from holdfast.v1.schedule_service_pb2_grpc import add_ScheduleServiceServicer_to_server
@@ -23,14 +23,13 @@ HOT = ("/holdfast.v1.InvokerService/Invoke",)
 
 def registrations(parts: Parts) -> list[Registration]:
     """Return every service of the Invoker."""
-    batches = later(BatchServiceServicer, "Batches are not served by this release.")
     return [
         Registration(
             add_InvokerServiceServicer_to_server, InvokerServicer(parts), "holdfast.v1.InvokerService"
         ),
         Registration(add_EventServiceServicer_to_server, EventServicer(parts), "holdfast.v1.EventService"),
         Registration(add_WorkServiceServicer_to_server, WorkServicer(parts), "holdfast.v1.WorkService"),
-        Registration(add_BatchServiceServicer_to_server, batches, "holdfast.v1.BatchService"),
+        Registration(add_BatchServiceServicer_to_server, BatchServicer(parts), "holdfast.v1.BatchService"),
         Registration(
             add_ScheduleServiceServicer_to_server, ScheduleServicer(parts), "holdfast.v1.ScheduleService"
         ),

@@ -42,7 +42,8 @@
     │   ├── CommitOutOfOrder        COMMIT_OUT_OF_ORDER
     │   ├── SessionInUse            SESSION_IN_USE
     │   ├── SessionConflict         SESSION_CONFLICT
-    │   └── InputRejected           INPUT_REJECTED
+    │   ├── InputRejected           INPUT_REJECTED
+    │   └── BatchNotReady           BATCH_NOT_READY
     ├── Fenced                  ABORTED / FENCED
     ├── SequenceOutOfRange      OUT_OF_RANGE / SEQUENCE_OUT_OF_RANGE
     ├── Unavailable             UNAVAILABLE
@@ -380,6 +381,12 @@ class TooManyChildren(FailedPrecondition):
     """A run may have no more children, or none at its depth; the facts hold `limit`."""
 
     reason = "TOO_MANY_CHILDREN"
+
+
+class BatchNotReady(FailedPrecondition):
+    """The batch stands where the call makes no sense; the facts hold its `status`."""
+
+    reason = "BATCH_NOT_READY"
 
 
 class Fenced(Fault):

@@ -1,0 +1,164 @@
+"""Batches: what they are to do, how far they are, and their items."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from holdfast.client.number import Number
+from holdfast.client.run import Failure, Invocation, Usage
+
+
+class BatchStatus(Number):
+    """Where a batch stands."""
+
+    UNSPECIFIED = 0
+    UPLOADING = 1
+    READY = 2
+    RUNNING = 3
+    IN_REVIEW = 4
+    APPLYING = 5
+    APPLIED = 6
+    ROLLING_BACK = 7
+    ROLLED_BACK = 8
+    PAUSED = 9
+    COMPLETED = 10
+    CANCELLED = 11
+
+
+class BatchItemStatus(Number):
+    """Where an item stands."""
+
+    UNSPECIFIED = 0
+    PENDING = 1
+    RUNNING = 2
+    STAGED = 3
+    ACCEPTED = 4
+    REJECTED = 5
+    SKIPPED = 6
+    APPLYING = 7
+    APPLIED = 8
+    APPLY_FAILED = 9
+    ROLLED_BACK = 10
+    ROLLBACK_FAILED = 11
+    SUCCEEDED = 12
+    CANCELLED = 13
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSpec:
+    """What a batch is to do: `invocation` is the envelope of each item's run; 0 takes the default.
+
+    `max_attempts` is how many runs an item may have, `initial_backoff` and `max_backoff` in seconds between.
+    """
+
+    invocation: Invocation
+    display_name: str = ""
+    idempotency_key: str = ""
+    skip_staging: bool = False
+    max_parallelism: int = 0
+    in_order: bool = False
+    max_attempts: int = 0
+    initial_backoff: float = 0.0
+    max_backoff: float = 0.0
+    tolerated_items: int = 0
+    tolerated_share: float = 0.0
+    label_field: str = ""
+    confidence_field: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    start_when_uploaded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInput:
+    """One item as it is sent; without a key its index is its key. `current` is what is there now."""
+
+    payload: Mapping[str, Any]
+    key: str = ""
+    current: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One difference between what is there and what is staged."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """One item of a batch."""
+
+    index: int
+    key: str
+    status: BatchItemStatus
+    payload: Mapping[str, Any]
+    current: Any = None
+    run_id: str = ""
+    attempts: int = 0
+    output: Any = None
+    changes: tuple[FieldChange, ...] = ()
+    label: str = ""
+    confidence: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    failure: Failure | None = None
+    update_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Items that failed alike."""
+
+    reason: str
+    count: int
+    example_message: str = ""
+    example_indexes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """How far a batch is; `latency` is (at most so many seconds, items), None where there is no bound."""
+
+    total: int = 0
+    counts: Mapping[BatchItemStatus, int] = field(default_factory=dict)
+    items_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+    eta_earliest: datetime | None = None
+    eta_latest: datetime | None = None
+    usage: Usage = field(default_factory=Usage)
+    latency: tuple[tuple[float | None, int], ...] = ()
+    errors: tuple[ErrorGroup, ...] = ()
+    snapshot_time: datetime | None = None
+
+    @property
+    def ended(self) -> int:
+        """Items that neither wait nor run."""
+        waiting = (BatchItemStatus.PENDING, BatchItemStatus.RUNNING)
+        return self.total - sum(self.counts.get(status, 0) for status in waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Many items over one intent."""
+
+    batch_id: str
+    intent: str
+    status: BatchStatus
+    display_name: str = ""
+    resume_status: BatchStatus = BatchStatus.UNSPECIFIED
+    pause_reason: str = ""
+    uploaded_items: int = 0
+    max_parallelism: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    schedule: str = ""
+    create_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+    @property
+    def is_going(self) -> bool:
+        """Tell whether it does something by itself."""
+        going = (BatchStatus.RUNNING, BatchStatus.APPLYING, BatchStatus.ROLLING_BACK)
+        return self.status in going

@@ -1,0 +1,251 @@
+"""`holdfast batch`: many items over one intent."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from holdfast.cli.batch_input import Items
+from holdfast.cli.batch_screen import BatchScreen, more, plain_progress
+from holdfast.cli.given import Limits, Pair
+from holdfast.cli.output import fields, json_line, note, plain, table
+from holdfast.cli.target import Target, speaks
+from holdfast.client import Batch, BatchItemStatus, BatchProgress, BatchSpec, BatchStatus, Budget, Invocation
+
+_STATUS = click.Choice([status.name.lower() for status in BatchItemStatus if status], case_sensitive=False)
+
+
+@click.group()
+def command() -> None:
+    """Send many items, run them as many at a time as you say, and follow them."""
+
+
+@command.command()
+@click.argument("intent")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--key", default="", help="The column or field that is an item's key.")
+@click.option("--name", default="", help="A name for people.")
+@click.option(
+    "--idempotency-key", default="", help="Makes this command repeatable: it goes on with that batch."
+)
+@click.option(
+    "--parallelism", type=click.IntRange(1), default=100, show_default=True, help="Items in flight."
+)
+@click.option("--in-order", is_flag=True, help="One item after the other.")
+@click.option("--no-staging", is_flag=True, help="Let items take their effects as they run.")
+@click.option(
+    "--attempts", type=click.IntRange(1), default=1, show_default=True, help="Runs an item may have."
+)
+@click.option(
+    "--max-failures", type=click.IntRange(0), default=0, help="More skipped items pause; 0: no count."
+)
+@click.option("--max-failure-share", type=click.FloatRange(0, 1), default=0.0, help="The same as a share.")
+@click.option("--label-field", default="", help="The field of an output that classifies it.")
+@click.option("--confidence-field", default="", help="The field that says how sure the agent is.")
+@click.option("--budget", type=Limits(), help="Of each item, as max_steps=10,deadline=30s.")
+@click.option("--label", "labels", type=Pair(), multiple=True, help="A label of the batch; repeatable.")
+@click.option("--start", is_flag=True, help="Start it as soon as all items are here.")
+@speaks
+async def create(target: Target, intent: str, file: Path, budget: Budget | None, **given: Any) -> None:
+    """Send FILE (.csv with a header, or JSON lines) as a batch over INTENT."""
+    spec = BatchSpec(
+        Invocation(intent, budget=budget),
+        display_name=given["name"],
+        idempotency_key=given["idempotency_key"],
+        skip_staging=given["no_staging"],
+        max_parallelism=given["parallelism"],
+        in_order=given["in_order"],
+        max_attempts=given["attempts"],
+        tolerated_items=given["max_failures"],
+        tolerated_share=given["max_failure_share"],
+        label_field=given["label_field"],
+        confidence_field=given["confidence_field"],
+        labels=dict(given["labels"]),
+        start_when_uploaded=given["start"],
+    )
+    async with target.client() as client:
+        batch = await client.batches.create(spec, Items(file, given["key"]))
+    _show(target, batch)
+
+
+@command.command("list")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
+@click.option("--intent", default="", help="Over this intent.")
+@speaks
+async def list_batches(target: Target, limit: int, intent: str) -> None:
+    """List batches, the newest first."""
+    shown: list[Batch] = []
+    async with target.client() as client:
+        async for batch in client.batches.list(intent=intent, page_size=min(limit, 200)):
+            if target.form == "json":
+                json_line(batch)
+            shown.append(batch)
+            if len(shown) == limit:
+                break
+    if target.form == "table":
+        rows = [
+            (b.batch_id, b.display_name, b.intent, b.status, b.uploaded_items, b.create_time) for b in shown
+        ]
+        table(["BATCH", "NAME", "INTENT", "STATUS", "ITEMS", "CREATED"], rows, empty="No batches.")
+
+
+@command.command()
+@click.argument("batch_id")
+@speaks
+async def get(target: Target, batch_id: str) -> None:
+    """Show a batch and how far it is."""
+    async with target.client() as client:
+        batch, progress = await client.batches.get(batch_id)
+    _show(target, batch, progress)
+
+
+@command.command()
+@click.argument("batch_id")
+@click.option(
+    "--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="In seconds."
+)
+@speaks
+async def watch(target: Target, batch_id: str, interval: float) -> None:
+    """Follow a batch until it needs somebody or has ended."""
+    with BatchScreen(target.form) as screen:
+        async with target.client() as client, client.batches.watch(batch_id, interval=interval) as updates:
+            async for batch, progress in updates:
+                screen.show(batch, progress)
+                if batch.status in (BatchStatus.IN_REVIEW, BatchStatus.PAUSED):
+                    break
+
+
+@command.command()
+@click.argument("batch_id")
+@click.option("--status", "statuses", type=_STATUS, multiple=True, help="Standing there; repeatable.")
+@click.option("--label", default="", help="With this class of output.")
+@click.option("--reason", default="", help="Failed for this reason.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
+@speaks
+async def items(target: Target, batch_id: str, statuses: tuple[str, ...], limit: int, **which: str) -> None:
+    """List items in order."""
+    rows: list[tuple[object, ...]] = []
+    wanted = [BatchItemStatus[name.upper()] for name in statuses]
+    async with target.client() as client:
+        found = client.batches.items(
+            batch_id,
+            statuses=wanted,
+            label=which["label"],
+            failure_reason=which["reason"],
+            page_size=min(limit, 200),
+        )
+        async for item in found:
+            if target.form == "json":
+                json_line(item)
+            why = item.failure.reason if item.failure else ""
+            rows.append((item.index, item.key, item.status, item.label, item.attempts, item.run_id, why))
+            if len(rows) == limit:
+                break
+    if target.form == "table":
+        columns = ["INDEX", "KEY", "STATUS", "LABEL", "TRIES", "RUN", "REASON"]
+        table(columns, rows, empty="No items.")
+
+
+@command.command()
+@click.argument("batch_id")
+@speaks
+async def start(target: Target, batch_id: str) -> None:
+    """Start a batch whose items are all here."""
+    async with target.client() as client:
+        _show(target, await client.batches.start(batch_id))
+
+
+@command.command()
+@click.argument("batch_id")
+@click.option("--reason", default="", help="Why.")
+@speaks
+async def pause(target: Target, batch_id: str, reason: str) -> None:
+    """Start no further items; those in flight end."""
+    async with target.client() as client:
+        _show(target, await client.batches.pause(batch_id, reason))
+
+
+@command.command()
+@click.argument("batch_id")
+@speaks
+async def resume(target: Target, batch_id: str) -> None:
+    """Go on where a batch was paused; failures until now count no longer."""
+    async with target.client() as client:
+        _show(target, await client.batches.resume(batch_id))
+
+
+@command.command()
+@click.argument("batch_id")
+@click.option("--reason", default="", help="Why.")
+@speaks
+async def cancel(target: Target, batch_id: str, reason: str) -> None:
+    """End a batch: what waits is not run, what runs is cancelled."""
+    async with target.client() as client:
+        _show(target, await client.batches.cancel(batch_id, reason))
+
+
+@command.command()
+@click.argument("batch_id")
+@click.option("--parallelism", type=click.IntRange(1), help="Items in flight at one time.")
+@click.option("--priority", type=click.IntRange(0, 9), help="Of the items started next.")
+@speaks
+async def update(target: Target, batch_id: str, parallelism: int | None, priority: int | None) -> None:
+    """Change a batch while it runs."""
+    if parallelism is None and priority is None:
+        raise click.UsageError("Say what shall change, as --parallelism 50.")
+    async with target.client() as client:
+        _show(target, await client.batches.update(batch_id, max_parallelism=parallelism, priority=priority))
+
+
+@command.command()
+@click.argument("batch_id")
+@click.option("--reason", default="", help="Only those that failed for this reason.")
+@click.option("--key", "keys", multiple=True, help="Only these; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@speaks
+async def retry(target: Target, batch_id: str, reason: str, keys: tuple[str, ...], *, dry_run: bool) -> None:
+    """Run skipped items again."""
+    async with target.client() as client:
+        batch, count = await client.batches.retry(batch_id, failure_reason=reason, keys=keys, dry_run=dry_run)
+    if target.form == "json":
+        json_line({"items": count, "status": batch.status})
+    else:
+        note(f"{count:,} items {'would be' if dry_run else 'are'} tried again.")
+
+
+@command.command()
+@click.argument("batch_id")
+@click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
+@click.option("--status", "statuses", type=_STATUS, multiple=True, help="Standing there; repeatable.")
+@speaks
+async def export(
+    target: Target, batch_id: str, form: Literal["jsonl", "csv"], statuses: tuple[str, ...]
+) -> None:
+    """Write the items to standard output."""
+    wanted = [BatchItemStatus[name.upper()] for name in statuses]
+    async with target.client() as client:
+        async for part in client.batches.export(batch_id, form=form, statuses=wanted):
+            sys.stdout.buffer.write(part)
+    sys.stdout.flush()
+
+
+def _show(target: Target, batch: Batch, progress: BatchProgress | None = None) -> None:
+    if target.form == "json":
+        json_line(plain(batch) | ({"progress": plain_progress(progress)} if progress else {}))
+        return
+    shown: list[tuple[str, object]] = [
+        ("batch", batch.batch_id),
+        ("name", batch.display_name),
+        ("intent", batch.intent),
+        ("status", batch.status),
+        ("paused because", batch.pause_reason),
+        ("items", batch.uploaded_items),
+        ("in flight at most", batch.max_parallelism),
+        ("started", batch.start_time),
+        ("ended", batch.end_time),
+    ]
+    if progress is not None:
+        shown.append(("progress", more(progress)))
+        shown += [(f"failed: {group.reason}", f"{group.count:,}") for group in progress.errors]
+    fields(shown)

@@ -1,0 +1,90 @@
+"""Items of a batch that were skipped are tried again: all, or those that a filter names, chunk by chunk."""
+
+from typing import Final
+from uuid import UUID
+
+from holdfast.kit.db import Database
+from holdfast.ledger import batch, batch_view
+from holdfast.ledger.batch_view import BatchView, ItemFilter
+from holdfast.ledger.domain.batch import BatchStatus
+from holdfast.ledger.release import lock_tenants
+
+AT_ONCE: Final = 2000
+_FROM: Final = frozenset(
+    {BatchStatus.RUNNING, BatchStatus.PAUSED, BatchStatus.IN_REVIEW, BatchStatus.COMPLETED}
+)
+
+_LOCK: Final = "SELECT * FROM batch WHERE batch_id = $1 AND tenant = $2 FOR NO KEY UPDATE"
+_WHERE: Final = """
+    i.batch_id = $1 AND i.status = 6 AND ($2 = '' OR i.failure ->> 'reason' = $2)
+    AND (cardinality($3::text[]) = 0 OR i.index = ANY(ARRAY(
+        SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($3))))
+"""
+COUNT: Final = f"SELECT count(*) FROM batch_item i WHERE {_WHERE}"  # noqa: S608 - a constant of ours
+
+# An item that is tried again begins anew: its tries so far no longer count.
+_AGAIN: Final = f"""
+WITH u AS MATERIALIZED (
+    SELECT i.index, i.failure ->> 'reason' AS reason FROM batch_item i
+    WHERE {_WHERE} AND i.index > $4 ORDER BY i.index LIMIT {AT_ONCE}
+), moved AS (
+    UPDATE batch_item i SET status = 1, not_before = NULL, update_time = clock_timestamp()
+    FROM u WHERE i.batch_id = $1 AND i.index = u.index
+), fewer AS (
+    UPDATE batch_error r SET n = r.n - d.n
+    FROM (SELECT reason, count(*) AS n FROM u GROUP BY reason) d
+    WHERE r.batch_id = $1 AND r.reason = d.reason
+), left_skipped AS (
+    UPDATE batch_count SET n = n - (SELECT count(*) FROM u) WHERE batch_id = $1 AND status = 6
+), counted AS (
+    INSERT INTO batch_count AS c (batch_id, status, n) SELECT $1, 1, count(*) FROM u
+    ON CONFLICT (batch_id, status) DO UPDATE SET n = c.n + excluded.n
+), eased AS (
+    UPDATE batch SET forgiven_skipped = greatest(0, forgiven_skipped - (SELECT count(*) FROM u)),
+                     forgiven_ended = greatest(0, forgiven_ended - (SELECT count(*) FROM u))
+    WHERE batch_id = $1
+)
+SELECT count(*) AS n, coalesce(max(index), -1) AS last FROM u
+"""  # noqa: S608 - a constant of ours
+
+
+async def retry_items(
+    db: Database, tenant: str, batch_id: UUID, which: ItemFilter, *, dry_run: bool = False
+) -> tuple[BatchView, int]:
+    """Put skipped items back to where they wait, and let the batch go on unless it is paused.
+
+    Repeatable: an item that was put back is no longer skipped. Each chunk is a transaction; what a crash
+    leaves undone, the next call does. Raises `BatchNotFound`, `BatchNotReady`.
+    """
+    if dry_run:
+        async with db.connection() as connection:
+            found = await batch_view.get(connection, tenant, batch_id)
+            counted: int = await connection.fetchval(COUNT, batch_id, which.failure_reason, list(which.keys))
+            return found, counted
+    count, after = 0, -1
+    while True:
+        view, moved, after = await _again(db, tenant, batch_id, which, after)
+        count += moved
+        if moved < AT_ONCE:
+            return view, count
+
+
+async def _again(
+    db: Database, tenant: str, batch_id: UUID, which: ItemFilter, after: int
+) -> tuple[BatchView, int, int]:
+    async def once() -> tuple[BatchView, int, int]:
+        async with db.transaction() as connection:
+            await lock_tenants(connection, [tenant])
+            row = await connection.fetchrow(_LOCK, batch_id, tenant)
+            if row is None:
+                raise batch_view.unknown(batch_id)
+            status = BatchStatus(row["status"])
+            if status not in _FROM:
+                raise batch.refused(row, "has no items that can be tried again")
+            done = await connection.fetchrow(_AGAIN, batch_id, which.failure_reason, list(which.keys), after)
+            view = batch_view.view(row)
+            if done["n"] and status not in (BatchStatus.RUNNING, BatchStatus.PAUSED):
+                view = await batch.move(connection, row, BatchStatus.RUNNING)
+            return view, done["n"], done["last"]
+
+    return await db.retrying(once)

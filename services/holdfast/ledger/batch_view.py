@@ -1,0 +1,260 @@
+"""Batches and their items as they stand: read by key and by counters, whatever their size."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from holdfast.kit.db import Connection
+from holdfast.kit.errors import BatchNotFound
+from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
+from holdfast.ledger.domain.batch_pace import Slot
+from holdfast.ledger.domain.budget import Usage
+from holdfast.ledger.values import Failure
+
+_COLUMNS: Final = (
+    "batch_id, seq, tenant, intent, spec, status, resume_status, reason, uploaded, schedule, "
+    "max_parallelism, priority, tolerated_items, tolerated_share, create_time, start_time, end_time"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch as it stands; `spec` as it was accepted, what has changed since beside it."""
+
+    batch_id: UUID
+    seq: int
+    tenant: str
+    intent: str
+    spec: bytes
+    status: BatchStatus
+    resume_status: BatchStatus | None
+    reason: str
+    uploaded: int
+    schedule: str
+    max_parallelism: int
+    priority: int
+    tolerated_items: int
+    tolerated_share: float
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """Items that failed alike."""
+
+    reason: str
+    count: int
+    message: str
+    indexes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """How far a batch is; `latency` is items by bucket, of which n is at most 10 ms times 2 to the n."""
+
+    total: int
+    counts: dict[ItemStatus, int]
+    usage: Usage
+    pace: tuple[Slot, ...]
+    latency: dict[int, int]
+    errors: tuple[ErrorGroup, ...]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ItemView:
+    """An item as it stands; what was sent and what came of it are JSON."""
+
+    index: int
+    key: str
+    payload: bytes
+    current: bytes | None
+    status: ItemStatus
+    run_id: UUID | None
+    attempts: int
+    output: bytes | None
+    label: str
+    confidence: float | None
+    usage: Usage
+    failure: Failure | None
+    update_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFilter:
+    """Which items; every condition that is set must hold."""
+
+    statuses: Sequence[ItemStatus] = ()
+    label: str = ""
+    failure_reason: str = ""
+    keys: Sequence[str] = ()
+    max_confidence: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFilter:
+    """Which batches; every condition that is set must hold."""
+
+    statuses: Sequence[BatchStatus] = ()
+    intent: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+GET: Final = f"SELECT {_COLUMNS} FROM batch WHERE batch_id = $1 AND tenant = $2"  # noqa: S608 - constants
+
+LIST: Final = f"""
+SELECT {_COLUMNS} FROM batch
+WHERE tenant = $1 AND seq < $2 AND (cardinality($3::smallint[]) = 0 OR status = ANY($3))
+      AND ($4 = '' OR intent = $4) AND ($5::jsonb = '{{}}' OR labels @> $5)
+ORDER BY seq DESC LIMIT $6
+"""  # noqa: S608 - a constant of ours
+
+_COUNTS: Final = "SELECT status, n FROM batch_count WHERE batch_id = $1 AND n > 0 ORDER BY status"
+_TOTAL: Final = """
+SELECT coalesce(t.steps, 0) AS steps, coalesce(t.tools, 0) AS tools, coalesce(t.tokens, 0) AS tokens,
+       coalesce(t.context, 0) AS context, clock_timestamp() AS now
+FROM (VALUES ($1::uuid)) AS v (id) LEFT JOIN batch_total t ON t.batch_id = v.id
+"""
+_PACE: Final = "SELECT at, ended, tokens FROM batch_pace WHERE batch_id = $1"
+_LATENCY: Final = "SELECT bucket, n FROM batch_latency WHERE batch_id = $1"
+_ERRORS: Final = """
+SELECT reason, n, example_message, example_indexes FROM batch_error
+WHERE batch_id = $1 AND n > 0 ORDER BY n DESC, reason LIMIT 50
+"""
+
+# By status the index (batch_id, status, index) has the order of each; a page reads one page of each status.
+ITEMS: Final = """
+SELECT i.*, n.key, n.payload, n.current, o.output
+FROM (
+    SELECT p.* FROM unnest($3::smallint[]) AS u (status) CROSS JOIN LATERAL (
+        SELECT * FROM batch_item i
+        WHERE i.batch_id = $1 AND i.status = u.status AND i.index > $2
+              AND ($4 = '' OR i.label = $4) AND ($5 = '' OR i.failure ->> 'reason' = $5)
+              AND ($6::float8 = 0 OR i.confidence < $6)
+              AND (cardinality($7::text[]) = 0 OR i.index = ANY(ARRAY(
+                  SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($7))))
+        ORDER BY i.index LIMIT $8
+    ) p
+    ORDER BY p.index LIMIT $8
+) i
+CROSS JOIN LATERAL (
+    SELECT * FROM batch_input n WHERE n.batch_id = $1 AND n.index = i.index LIMIT 1
+) n
+LEFT JOIN batch_output o ON o.batch_id = $1 AND o.index = i.index
+ORDER BY i.index
+"""
+
+
+async def get(connection: Connection, tenant: str, batch_id: UUID) -> BatchView:
+    """Read a batch. Raises `BatchNotFound`."""
+    row = await connection.fetchrow(GET, batch_id, tenant)
+    if row is None:
+        raise unknown(batch_id)
+    return view(row)
+
+
+async def list_batches(
+    connection: Connection, tenant: str, which: BatchFilter, *, limit: int, before: int | None = None
+) -> tuple[list[BatchView], int | None]:
+    """Read a page of batches, the newest first, and where the next goes on; None on the last."""
+    rows = await connection.fetch(
+        LIST,
+        tenant,
+        2**62 if before is None else before,
+        [int(status) for status in which.statuses],
+        which.intent,
+        json.dumps(which.labels),
+        limit + 1,
+    )
+    views = [view(row) for row in rows[:limit]]
+    return views, views[-1].seq if len(rows) > limit else None
+
+
+async def progress(connection: Connection, batch: BatchView) -> BatchProgress:
+    """Read the counters of a batch."""
+    counts = {ItemStatus(row["status"]): row["n"] for row in await connection.fetch(_COUNTS, batch.batch_id)}
+    total = await connection.fetchrow(_TOTAL, batch.batch_id)
+    pace = await connection.fetch(_PACE, batch.batch_id)
+    latency = await connection.fetch(_LATENCY, batch.batch_id)
+    errors = await connection.fetch(_ERRORS, batch.batch_id)
+    return BatchProgress(
+        total=sum(counts.values()),
+        counts=counts,
+        usage=Usage(total["steps"], total["tools"], total["tokens"], total["context"]),
+        pace=tuple(Slot(row["at"], row["ended"], row["tokens"]) for row in pace),
+        latency={row["bucket"]: row["n"] for row in latency},
+        errors=tuple(
+            ErrorGroup(row["reason"], row["n"], row["example_message"], tuple(row["example_indexes"]))
+            for row in errors
+        ),
+        now=total["now"],
+    )
+
+
+async def list_items(
+    connection: Connection, batch_id: UUID, which: ItemFilter, *, limit: int, after: int = -1
+) -> tuple[list[ItemView], int | None]:
+    """Read a page of items by index, and the index to go on after; None on the last."""
+    rows = await connection.fetch(
+        ITEMS,
+        batch_id,
+        after,
+        [int(status) for status in which.statuses or ItemStatus],
+        which.label,
+        which.failure_reason,
+        which.max_confidence,
+        list(which.keys),
+        limit + 1,
+    )
+    views = [_item(row) for row in rows[:limit]]
+    return views, views[-1].index if len(rows) > limit else None
+
+
+def unknown(batch_id: UUID) -> BatchNotFound:
+    """Return the fault of a batch that the tenant does not have."""
+    return BatchNotFound("There is no such batch.", facts={"batch_id": str(batch_id)})
+
+
+def view(row: Any) -> BatchView:
+    """Read a row of a batch."""
+    values = {name: row[name] for name in BatchView.__dataclass_fields__}
+    resume = row["resume_status"]
+    return BatchView(
+        **values
+        | {
+            "status": BatchStatus(row["status"]),
+            "resume_status": BatchStatus(resume) if resume else None,
+        }
+    )
+
+
+def _item(row: Any) -> ItemView:
+    return ItemView(
+        index=row["index"],
+        key=row["key"],
+        payload=row["payload"],
+        current=row["current"],
+        status=ItemStatus(row["status"]),
+        run_id=row["run_id"],
+        attempts=row["attempts"],
+        output=row["output"],
+        label=row["label"],
+        confidence=row["confidence"],
+        usage=Usage(row["steps"], row["tools"], row["tokens"], row["context"]),
+        failure=_failure(row["failure"]),
+        update_time=row["update_time"],
+    )
+
+
+def _failure(text: str | None) -> Failure | None:
+    if text is None:
+        return None
+    found = json.loads(text)
+    return Failure(
+        found.get("reason", ""), found.get("message", ""), found.get("step", ""), found.get("attempts", 0)
+    )

@@ -1,0 +1,196 @@
+"""Where a batch and its items stand, every move they may make, and what is to be done next for a batch.
+
+UPLOADING ─▶ READY ─▶ RUNNING ─▶ IN_REVIEW | COMPLETED
+                       ▲ │ ▲─────────┘ items tried again
+                       │ ▼
+                      PAUSED            CANCELLED from each that has not ended
+
+PENDING ─▶ RUNNING ─▶ STAGED | SUCCEEDED | SKIPPED | CANCELLED
+   ▲          │                             │
+   └──────────┴── tried again ──────────────┘
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
+
+from holdfast.ledger.domain.status import RunStatus
+
+
+class BatchStatus(IntEnum):
+    """The numbers of `holdfast.v1.BatchStatus`."""
+
+    UPLOADING = 1
+    READY = 2
+    RUNNING = 3
+    IN_REVIEW = 4
+    APPLYING = 5
+    APPLIED = 6
+    ROLLING_BACK = 7
+    ROLLED_BACK = 8
+    PAUSED = 9
+    COMPLETED = 10
+    CANCELLED = 11
+
+
+class ItemStatus(IntEnum):
+    """The numbers of `holdfast.v1.BatchItemStatus`."""
+
+    PENDING = 1
+    RUNNING = 2
+    STAGED = 3
+    ACCEPTED = 4
+    REJECTED = 5
+    SKIPPED = 6
+    APPLYING = 7
+    APPLIED = 8
+    APPLY_FAILED = 9
+    ROLLED_BACK = 10
+    ROLLBACK_FAILED = 11
+    SUCCEEDED = 12
+    CANCELLED = 13
+
+
+B = BatchStatus
+I = ItemStatus  # noqa: E741 - read beside B
+
+BATCH_MOVES: Final[Mapping[BatchStatus, frozenset[BatchStatus]]] = MappingProxyType(
+    {
+        B.UPLOADING: frozenset({B.READY, B.RUNNING, B.CANCELLED}),
+        B.READY: frozenset({B.RUNNING, B.CANCELLED}),
+        B.RUNNING: frozenset({B.IN_REVIEW, B.COMPLETED, B.PAUSED, B.CANCELLED}),
+        B.PAUSED: frozenset({B.RUNNING, B.CANCELLED}),
+        B.IN_REVIEW: frozenset({B.RUNNING, B.CANCELLED}),
+        B.COMPLETED: frozenset({B.RUNNING}),
+        B.CANCELLED: frozenset(),
+    }
+)
+"""Which status may follow which."""
+
+ITEM_MOVES: Final[Mapping[ItemStatus, frozenset[ItemStatus]]] = MappingProxyType(
+    {
+        I.PENDING: frozenset({I.RUNNING, I.SKIPPED, I.CANCELLED}),
+        I.RUNNING: frozenset({I.PENDING, I.STAGED, I.SUCCEEDED, I.SKIPPED, I.CANCELLED}),
+        I.STAGED: frozenset(),
+        I.SUCCEEDED: frozenset(),
+        I.SKIPPED: frozenset({I.PENDING}),
+        I.CANCELLED: frozenset(),
+    }
+)
+"""Which status of an item may follow which."""
+
+ENDED_BATCH: Final = frozenset({B.APPLIED, B.ROLLED_BACK, B.COMPLETED, B.CANCELLED})
+"""Nothing more happens to these by itself."""
+
+MIN_ENDED_FOR_SHARE: Final = 100
+"""So many items must have ended before their share of failures says anything."""
+CHUNK: Final = 250
+"""Items that are started in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How many items may be skipped: by count, and as a share of those ended; 0 is no limit."""
+
+    max_items: int = 0
+    max_share: float = 0.0
+
+    def exceeded(self, skipped: int, ended: int) -> str | None:
+        """Say why so many failures are too many; None if they are not."""
+        if self.max_items and skipped > self.max_items:
+            return f"{skipped:,} items were skipped; {self.max_items:,} are tolerated."
+        if self.max_share and ended >= MIN_ENDED_FOR_SHARE and skipped > self.max_share * ended:
+            return f"{skipped:,} of {ended:,} items were skipped; a share of {self.max_share:g} is tolerated."
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A batch and its counters, as they are under its tenant's lock."""
+
+    status: BatchStatus
+    counts: Mapping[ItemStatus, int] = field(default_factory=dict)
+    max_parallelism: int = 1
+    in_order: bool = False
+    skip_staging: bool = False
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    forgiven_skipped: int = 0
+    forgiven_ended: int = 0
+
+    def count(self, status: ItemStatus) -> int:
+        """Return how many items stand there."""
+        return self.counts.get(status, 0)
+
+    @property
+    def ended(self) -> int:
+        """Items that wait for nothing and are in no runner's hands."""
+        return sum(self.counts.values()) - self.count(I.PENDING) - self.count(I.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Start so many items more."""
+
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Too much has failed."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """All items have ended."""
+
+    status: BatchStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Cancel what waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing now; `done` if nothing will be until someone asks."""
+
+    done: bool = False
+
+
+Step = Admit | Pause | Finish | Clear | Rest
+
+
+def next_step(standing: Standing) -> Step:
+    """Say what is to be done next for a batch."""
+    pending, running = standing.count(I.PENDING), standing.count(I.RUNNING)
+    if standing.status is B.CANCELLED:
+        return Clear() if pending else Rest(done=True)
+    if standing.status is not B.RUNNING:
+        return Rest(done=True)
+    skipped = standing.count(I.SKIPPED) - standing.forgiven_skipped
+    why = standing.tolerance.exceeded(skipped, standing.ended - standing.forgiven_ended)
+    if why is not None and pending:
+        return Pause(why)
+    if not pending and not running:
+        return Finish(B.COMPLETED if standing.skip_staging else B.IN_REVIEW)
+    room = (1 if standing.in_order else standing.max_parallelism) - running
+    admitted = min(room, pending, CHUNK)
+    return Admit(admitted) if admitted > 0 else Rest()
+
+
+def after_run(
+    run: RunStatus, *, skip_staging: bool, cancelled: bool, attempts: int, max_attempts: int
+) -> ItemStatus:
+    """Return where the end of its run takes an item; the ledger's trigger says the same in SQL."""
+    if run is RunStatus.SUCCEEDED:
+        return I.SUCCEEDED if skip_staging else I.STAGED
+    if cancelled:
+        return I.CANCELLED
+    if run is RunStatus.DEAD_LETTERED and attempts < max_attempts:
+        return I.PENDING
+    return I.SKIPPED
