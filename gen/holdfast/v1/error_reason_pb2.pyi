@@ -118,6 +118,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
     `limit` says which: `children` or `depth`.
     """
+    ERROR_REASON_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 105
+    """NOT_FOUND: the tenant has no refused event of this id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -222,4 +224,6 @@ ERROR_REASON_TOO_MANY_CHILDREN: ErrorReason.ValueType  # 70
 """FAILED_PRECONDITION: the run may start no more children, or stands too deep to have any; metadata
 `limit` says which: `children` or `depth`.
 """
+ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 105
+"""NOT_FOUND: the tenant has no refused event of this id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -27,6 +27,7 @@ from holdfast.client.retry import Retries
 from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Published, Run, Usage
 from holdfast.client.session import Session, Sessions
 from holdfast.client.tenant import Queue, Statistics, Tenant
+from holdfast.client.refused_events import RefusedEvent, RefusedEvents
 from holdfast.client.tenants import Tenants
 from holdfast.client.watch import Watch
 
@@ -77,6 +78,8 @@ __all__ = [
     "Statistics",
     "StepKind",
     "Tenant",
+    "RefusedEvent",
+    "RefusedEvents",
     "Tenants",
     "Update",
     "Usage",

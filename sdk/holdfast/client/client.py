@@ -30,6 +30,7 @@ from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
 from holdfast.client.session import Sessions
 from holdfast.client.signal import interrupt, signal
+from holdfast.client.refused_events import RefusedEvents
 from holdfast.client.tenants import Tenants
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
@@ -349,6 +350,11 @@ class Client:
             response = await self._link.call(stub.PublishEvents, request)
             answers += [published_of(result) for result in response.results]
         return answers
+
+    @property
+    def refused_events(self) -> RefusedEvents:
+        """What services staged in the ledger's database and could not become runs."""
+        return RefusedEvents(event_service_pb2_grpc.EventServiceStub(self._channel("invoker")), self._link)
 
     async def list_checkpoints(self, run_id: str, *, page_size: int = 100) -> AsyncIterator[Checkpoint]:
         """Yield a run's recorded steps in order; the client needs the Checkpoint service's address for it."""

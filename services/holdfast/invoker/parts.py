@@ -12,6 +12,7 @@ from holdfast.invoker.deciding import Deciding
 from holdfast.invoker.door import Door
 from holdfast.invoker.follow import Followers
 from holdfast.invoker.hints import Hints
+from holdfast.invoker.inbox import Inbox
 from holdfast.invoker.intents import Intents
 from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
@@ -46,6 +47,7 @@ class Parts:
     door: Door
     waiters: Waiters
     followers: Followers
+    inbox: Inbox
     caretaker: Caretaker
     stopping: Stopping
     deciding: Deciding
@@ -62,7 +64,9 @@ class Parts:
         waiters, followers = Waiters(db), Followers(db, live)
         hints = Hints(board, claimer, waiters, followers, notices)
         refusals = Refusals(db)
-        caretaker = Caretaker(db, board, hints, settings)
+        door = Door(db, board, hints, intents, refusals)
+        inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
+        caretaker = Caretaker(db, board, hints, settings, inbox.loop.wake)
         return cls(
             settings=settings,
             db=db,
@@ -72,9 +76,10 @@ class Parts:
             claimer=claimer,
             intents=intents,
             refusals=refusals,
-            door=Door(db, board, hints, intents, refusals),
+            door=door,
             waiters=waiters,
             followers=followers,
+            inbox=inbox,
             caretaker=caretaker,
             stopping=Stopping(db, board, live, hints),
             deciding=Deciding(db, hints, notices),
@@ -95,10 +100,10 @@ class Running:
 
     async def __aenter__(self) -> Self:
         parts = self._parts
-        self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake)
+        self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake, parts.inbox.loop.wake)
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
-        for loop in (parts.claimer.loop, *parts.caretaker.loops):
+        for loop in (parts.claimer.loop, parts.inbox.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
         serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
         for loop in (*serving, parts.caretaker.heartbeats):

@@ -8,12 +8,13 @@ from holdfast.kit.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to do: sessions to sweep, timers to fire, runs to wake, runs left behind to cancel."""
+    """What there is to do: sessions to sweep, timers to fire, runs to wake or to cancel, events to move on."""
 
     expired: bool
     due: bool
     woken: bool
     orphaned: bool
+    staged: bool
 
 
 # Statements' own time, so each index is looked into once; none takes a volatile clock.
@@ -21,7 +22,8 @@ _LOOK: Final = """
 SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired,
        EXISTS (SELECT FROM timer WHERE kind < 3 AND due_time <= now()) AS due,
        EXISTS (SELECT FROM timer WHERE kind = 3 AND due_time <= now()) AS woken,
-       EXISTS (SELECT FROM run_state WHERE cancel_requested AND status IN (1, 3)) AS orphaned
+       EXISTS (SELECT FROM run_state WHERE cancel_requested AND status IN (1, 3)) AS orphaned,
+       EXISTS (SELECT FROM run_inbox) AS staged
 """
 
 
