@@ -64,11 +64,11 @@ BEGIN
     RAISE EXCEPTION '% %', name, problem USING ERRCODE = 'HF003', COLUMN = name;
 END $$;
 
-CREATE FUNCTION check_text(name text, value text, least integer) RETURNS void
+CREATE FUNCTION check_text(name text, value text, shortest integer) RETURNS void
 LANGUAGE plpgsql SET search_path = holdfast, pg_temp AS $$
 BEGIN
-    IF value IS NULL OR octet_length(value) NOT BETWEEN least AND 255 THEN
-        PERFORM refuse_argument(name, format('must be %s to 255 bytes long', least));
+    IF value IS NULL OR octet_length(value) NOT BETWEEN shortest AND 255 THEN
+        PERFORM refuse_argument(name, format('must be %s to 255 bytes long', shortest));
     END IF;
 END $$;
 
