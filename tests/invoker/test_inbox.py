@@ -8,8 +8,9 @@ import pytest
 
 from holdfast.invoker.inbox import Inbox
 from holdfast.v1 import event_service_pb2 as pb
-from tests.invoker.runner import Runner
 from tests.invoker.stand import Invoker, invoker, reason_of
+
+pytestmark = pytest.mark.usefixtures("worker")
 
 
 async def execute(door: Invoker, statement: str, *arguments: Any) -> Any:
@@ -40,13 +41,14 @@ async def until_async(condition: Any) -> None:
     import asyncio
 
     async with asyncio.timeout(20):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - of a database: nothing to wait on
             await asyncio.sleep(0.02)
 
 
-async def test_a_staged_run_reaches_a_runner(door: Invoker, worker: Runner) -> None:
+async def test_a_staged_run_reaches_a_runner(door: Invoker) -> None:
     await enqueue(
-        door, "'count', '{\"n\": 1}', 'order/1', caller_user => 'u', labels => '{\"a\": \"b\"}', priority => 3"
+        door,
+        "'count', '{\"n\": 1}', 'order/1', caller_user => 'u', labels => '{\"a\": \"b\"}', priority => 3",
     )
     await drained(door)
     (row,) = await execute(door, "SELECT run_id, tenant FROM run")
@@ -54,23 +56,23 @@ async def test_a_staged_run_reaches_a_runner(door: Invoker, worker: Runner) -> N
     assert (run.intent, run.caller.user, run.labels["a"]) == ("count", "u", "b")
 
 
-async def test_an_event_staged_twice_is_one_run(door: Invoker, worker: Runner) -> None:
+async def test_an_event_staged_twice_is_one_run(door: Invoker) -> None:
     for _ in range(3):
         await enqueue(door, "'count', '{}', 'same'")
     await drained(door)
     assert await keys(door) == ["same"]
 
 
-async def test_events_of_one_order_become_runs_in_that_order(door: Invoker, worker: Runner) -> None:
-    await enqueue(door, "'count', '{}', n::text, ordering_key => 'k') FROM (SELECT generate_series(1, 300) n) s --")
+async def test_events_of_one_order_become_runs_in_that_order(door: Invoker) -> None:
+    await enqueue(
+        door, "'count', '{}', n::text, ordering_key => 'k') FROM (SELECT generate_series(1, 300) n) s --"
+    )
     await drained(door)
     assert await keys(door) == [str(n) for n in range(1, 301)]
     assert await execute(door, "SELECT FROM run_inbox_lane") == []
 
 
-async def test_what_can_never_be_a_run_is_set_aside_and_holds_nobody_up(
-    door: Invoker, worker: Runner
-) -> None:
+async def test_what_can_never_be_a_run_is_set_aside_and_holds_nobody_up(door: Invoker) -> None:
     await enqueue(door, "'nobody_serves', '{}', 'unknown'")
     await enqueue(door, "'count', '{\"n\": 1e999}', 'huge'")
     await enqueue(door, "'count', '{}', 'labels', labels => '{\"a\": 1}'")
@@ -87,7 +89,7 @@ async def test_what_can_never_be_a_run_is_set_aside_and_holds_nobody_up(
     assert found["labels"] == ("INVALID_FIELD", "labels")
 
 
-async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker, worker: Runner) -> None:
+async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker) -> None:
     await enqueue(door, "'later', '{}', 'a'")
     await enqueue(door, "'later', '{}', 'b'")
     await drained(door)
@@ -107,9 +109,7 @@ async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker, wor
         assert reason_of(gone.value) == "EVENT_NOT_FOUND"
 
 
-async def test_a_tenant_sees_and_touches_no_other_tenants_refused_events(
-    door: Invoker, worker: Runner
-) -> None:
+async def test_a_tenant_sees_and_touches_no_other_tenants_refused_events(door: Invoker) -> None:
     await enqueue(door, "'nobody_serves', '{}', 'unknown'")
     await drained(door)
     (event,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
@@ -121,7 +121,7 @@ async def test_a_tenant_sees_and_touches_no_other_tenants_refused_events(
         )
 
 
-async def test_a_full_queue_keeps_its_tenants_events_and_nobody_elses(door: Invoker, worker: Runner) -> None:
+async def test_a_full_queue_keeps_its_tenants_events_and_nobody_elses(door: Invoker) -> None:
     await execute(door, "INSERT INTO tenant (tenant, max_queued, max_in_flight) VALUES ('full', 1, 1)")
     await enqueue(
         door, "'count', '{}', n::text, tenant => 'full', ordering_key => 'k') FROM generate_series(1, 9) n --"
@@ -139,11 +139,12 @@ async def test_a_full_queue_keeps_its_tenants_events_and_nobody_elses(door: Invo
 
 
 async def test_a_crash_between_the_run_and_the_inbox_makes_no_second_run(
-    door: Invoker, worker: Runner, monkeypatch: pytest.MonkeyPatch
+    door: Invoker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from holdfast.ledger import inbox
 
-    settle, failed = inbox.settle, []
+    settle = inbox.settle
+    failed: list[bool] = []
 
     async def dies(*given: Any) -> None:
         if not failed:
@@ -158,10 +159,12 @@ async def test_a_crash_between_the_run_and_the_inbox_makes_no_second_run(
     assert await keys(door) == ["once"]
 
 
-async def test_two_invokers_share_the_inbox(door: Invoker, worker: Runner) -> None:
+async def test_two_invokers_share_the_inbox(door: Invoker) -> None:
     async with invoker(door.url) as other:
         assert isinstance(other.parts.inbox, Inbox)
-        await enqueue(door, "'count', '{}', n::text, ordering_key => (n % 3)::text) FROM generate_series(1, 200) n --")
+        await enqueue(
+            door, "'count', '{}', n::text, ordering_key => (n % 3)::text) FROM generate_series(1, 200) n --"
+        )
         await drained(door)
     for lane in range(3):
         rows = await execute(

@@ -123,7 +123,7 @@ async def test_two_writers_of_one_order_are_numbered_as_they_commit(
         return bool(rows)
 
     async with asyncio.timeout(10):
-        while not await blocked():
+        while not await blocked():  # noqa: ASYNC110 - of a database: nothing to wait on
             await asyncio.sleep(0.01)
     await early.fetchval(statement, '{"n": 3}', "third", "lane")
     await slow.commit()
@@ -161,8 +161,8 @@ async def test_what_is_taken_is_bounded_by_tenant_and_in_all(db: Database, servi
 
 async def test_taking_costs_the_same_behind_a_backlog(db: Database, services: list[Any]) -> None:
     await services[0].execute(
-        "SELECT holdfast.enqueue_run('count', '{}', n::text, tenant => 'noisy', ordering_key => (n % 9)::text)"
-        " FROM generate_series(1, 5000) n"
+        "SELECT holdfast.enqueue_run('count', '{}', n::text, tenant => 'noisy',"
+        " ordering_key => (n % 9)::text) FROM generate_series(1, 5000) n"
     )
     async with db.transaction() as connection:
         await connection.execute("ANALYZE run_inbox")

@@ -23,11 +23,11 @@ from holdfast.client.number import (
 )
 from holdfast.client.outbox import Outbox
 from holdfast.client.past import Past
+from holdfast.client.refused_events import RefusedEvent, RefusedEvents
 from holdfast.client.retry import Retries
 from holdfast.client.run import Budget, Checkpoint, Failure, Fork, Invocation, Outcome, Published, Run, Usage
 from holdfast.client.session import Session, Sessions
 from holdfast.client.tenant import Queue, Statistics, Tenant
-from holdfast.client.refused_events import RefusedEvent, RefusedEvents
 from holdfast.client.tenants import Tenants
 from holdfast.client.watch import Watch
 
@@ -63,6 +63,8 @@ __all__ = [
     "Person",
     "Published",
     "Queue",
+    "RefusedEvent",
+    "RefusedEvents",
     "Retries",
     "Rewound",
     "Run",
@@ -78,8 +80,6 @@ __all__ = [
     "Statistics",
     "StepKind",
     "Tenant",
-    "RefusedEvent",
-    "RefusedEvents",
     "Tenants",
     "Update",
     "Usage",

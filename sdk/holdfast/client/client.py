@@ -26,11 +26,11 @@ from holdfast.client.number import OnDisconnect, Shape
 from holdfast.client.outbox import Outbox
 from holdfast.client.past import Past, past_of
 from holdfast.client.publish import groups, published_of
+from holdfast.client.refused_events import RefusedEvents
 from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
 from holdfast.client.session import Sessions
 from holdfast.client.signal import interrupt, signal
-from holdfast.client.refused_events import RefusedEvents
 from holdfast.client.tenants import Tenants
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of

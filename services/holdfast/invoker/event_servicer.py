@@ -10,6 +10,7 @@ from holdfast.invoker.refused_message import refused_message
 from holdfast.kit.errors import Fault, InvalidField, Unavailable
 from holdfast.kit.rpc import page
 from holdfast.kit.rpc.tenant import current_tenant
+from holdfast.kit.rpc.violation import Violations as PageViolations
 from holdfast.ledger import inbox_refused
 from holdfast.ledger.values import Admitted, Invocation
 from holdfast.v1 import event_service_pb2 as pb
@@ -71,7 +72,7 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         _context: Context,
     ) -> pb.ListRefusedEventsResponse:
         """List what services staged and could not become runs."""
-        wrong = page.Violations()
+        wrong = PageViolations()
         limit = page.size_of(wrong, request.page_size)
         after = page.cursor_of(wrong, "refused_events", request.page_token)
         if after and not after.isdecimal():

@@ -41,8 +41,8 @@ class _Fates:
 class Inbox:
     """Moves staged events on through the ordinary door; any number of Invokers take turns.
 
-    An event that can never be a run is set aside and holds nobody up. One that a limit of its tenant refuses now
-    stays, and its tenant is passed over until then.
+    An event that can never be a run is set aside and holds nobody up. One that a limit of its tenant refuses
+    now stays, and its tenant is passed over until then.
     """
 
     def __init__(self, db: Database, door: Door, intents: Intents, *, max_attempts: int) -> None:
@@ -66,7 +66,7 @@ class Inbox:
             await inbox.settle(held, fates.moved, fates.refused)
         before, self._after = self._after, held.events[-1].tenant if held.events else ""
         for (tenant, seq), cause in fates.refused.items():
-            _log.warning("event set aside", tenant=tenant, event=seq, reason=cause.reason)
+            _log.warning("event set aside", tenant=tenant, event_id=seq, reason=cause.reason)
         # At the end of the circle there may be some from its beginning on.
         return len(fates.moved) + len(fates.refused) or int(bool(before) and not held.events)
 
@@ -82,8 +82,8 @@ class Inbox:
                 fates.refuse(event, fault)
                 continue
             lane = (event.tenant, event.ordering_key)
-            # Runners of one intent may have room and those of another none: the second of an order must not be
-            # let in where the first was not.
+            # Runners of one intent may have room and those of another none: the second of an order must not
+            # be let in where the first was not.
             if not event.ordering_key or intent_of.setdefault(lane, event.intent) == event.intent:
                 group.append((event, invocation))
         answers = await self._door.admit_together([invocation for _, invocation in group])

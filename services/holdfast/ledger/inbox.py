@@ -1,7 +1,6 @@
 """Events that other services staged in their own transactions wait here, each until it is a run or refused.
 
-An event leaves only with its fate: its run exists (the idempotency key finds it again after a crash), or the
-event is among the refused. One process at a time moves events on, so those of one ordering key keep their order.
+An event leaves only with its fate: its run exists (the idempotency key finds it after a crash), or it is among the refused. One process at a time moves events on: those of one ordering key keep their order.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -59,8 +58,8 @@ class Turn:
 _COLUMNS: Final = """tenant, seq, intent, payload, idempotency_key, ordering_key, caller_user, priority,
 labels, correlation_id, not_before, create_time"""
 
-# Tenant after tenant by the first row of each, from the one after the last on: a backlog delays its own tenant
-# only. Those passed over are left out late, or their backlogs would be walked.
+# Tenant after tenant by the first row of each, from the one after the last on: a backlog delays its own
+# tenant only. Those passed over are left out late, or their backlogs would be walked.
 TAKE: Final = f"""
 WITH RECURSIVE tenants AS (
     (SELECT tenant FROM run_inbox WHERE tenant > $1 ORDER BY tenant LIMIT 1)
@@ -108,10 +107,9 @@ WHERE EXISTS (SELECT FROM run_inbox i
 
 @asynccontextmanager
 async def turn(db: Database, *, after: str, passed_over: Collection[str]) -> AsyncIterator[Turn | None]:
-    """Take the oldest events of some tenants in hand, those after the tenant `after`; None if another has a turn.
+    """Take the oldest events of tenants after `after` in hand; None if another has a turn.
 
-    What is settled in the block is committed at its end. A crash within it settles nothing: the events are taken
-    again. Holds the inbox's one lock, and a connection, for the block.
+    What is settled in the block is committed at its end; a crash settles nothing. Holds the inbox's one lock, and a connection, for the block.
     """
     async with db.transaction() as connection:
         if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
@@ -121,9 +119,7 @@ async def turn(db: Database, *, after: str, passed_over: Collection[str]) -> Asy
         yield Turn(connection, [InboxEvent(**row) for row in rows])
 
 
-async def settle(
-    held: Turn, moved: Sequence[InboxEvent], refused: Mapping[tuple[str, int], Refusal]
-) -> None:
+async def settle(held: Turn, moved: Sequence[InboxEvent], refused: Mapping[tuple[str, int], Refusal]) -> None:
     """Let events leave: those that are runs, and those refused, which are kept apart with the cause."""
     connection = held.connection
     if refused:

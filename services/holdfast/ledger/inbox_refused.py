@@ -1,4 +1,4 @@
-"""Staged events that could not become runs are kept with the cause until a person says what becomes of them."""
+"""Staged events that could not become runs are kept with the cause until a person decides about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

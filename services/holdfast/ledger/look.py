@@ -8,7 +8,7 @@ from holdfast.kit.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to do: sessions to sweep, timers to fire, runs to wake or to cancel, events to move on."""
+    """What there is to do: sessions to sweep, timers to fire, runs to wake or cancel, events to move."""
 
     expired: bool
     due: bool
