@@ -1,6 +1,7 @@
 """Events that other services staged in their own transactions wait here, each until it is a run or refused.
 
-An event leaves only with its fate: its run exists (the idempotency key finds it after a crash), or it is among the refused. One process at a time moves events on: those of one ordering key keep their order.
+An event leaves only with its fate: its run exists (the idempotency key finds it after a crash), or it is among
+the refused. One process at a time moves events on: those of one ordering key keep their order.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -107,9 +108,10 @@ WHERE EXISTS (SELECT FROM run_inbox i
 
 @asynccontextmanager
 async def turn(db: Database, *, after: str, passed_over: Collection[str]) -> AsyncIterator[Turn | None]:
-    """Take the oldest events of tenants after `after` in hand; None if another has a turn.
+    """Take the oldest events of tenants after `after` in hand; None if another process has a turn.
 
-    What is settled in the block is committed at its end; a crash settles nothing. Holds the inbox's one lock, and a connection, for the block.
+    What is settled in the block is committed at its end; a crash settles nothing, and the events are taken
+    again. Holds the inbox's one lock, and a connection, for the block.
     """
     async with db.transaction() as connection:
         if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
