@@ -1,7 +1,7 @@
 """Events that other services staged in their own transactions wait here, each until it is a run or refused.
 
-An event leaves only with its fate: its run exists (the idempotency key finds it after a crash), or it is among
-the refused. One process at a time moves events on: those of one ordering key keep their order.
+An event leaves only with its fate: its run exists (the idempotency key finds it after a crash), or it is
+among the refused. One process at a time moves events on: those of one ordering key keep their order.
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
