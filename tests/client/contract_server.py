@@ -123,6 +123,18 @@ class ScriptedEvents(event_service_pb2_grpc.EventServiceServicer):
             results.append(event_service_pb2.PublishedEvent(refusal=refusal))
         return event_service_pb2.PublishEventsResponse(results=results)
 
+    async def ListRefusedEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del request, context
+        return event_service_pb2.ListRefusedEventsResponse()
+
+    async def RetryRefusedEvent(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del context
+        return event_service_pb2.RetryRefusedEventResponse(event_id=request.event_id + 1)
+
+    async def DiscardRefusedEvent(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del request, context
+        return event_service_pb2.DiscardRefusedEventResponse()
+
 
 class ScriptedOutbox(outbox_service_pb2_grpc.OutboxServiceServicer):
     """Gives back the destination it is given, and two pages of effects."""

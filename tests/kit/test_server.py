@@ -16,11 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 from holdfast.kit.errors import NotYetAvailable
 from holdfast.kit.process import Refused, Stop
 from holdfast.kit.rpc.client import channel, streaming
-from holdfast.kit.rpc.later import later
 from holdfast.kit.rpc.limits import MAX_MESSAGE
 from holdfast.kit.rpc.reflection import V1, V1ALPHA
 from holdfast.kit.rpc.server import Registration, Server, serve
-from holdfast.v1 import approval_service_pb2, approval_service_pb2_grpc
+from holdfast.v1 import approval_service_pb2_grpc
 from tests.kit.echo import NAME, Echo, EchoStub, add_echo, echo, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -156,25 +155,6 @@ async def test_reflection_lists_and_resolves_services_itself_and_error_details(v
             files = answer.file_descriptor_response.file_descriptor_proto
             packages = {descriptor_pb2.FileDescriptorProto.FromString(file).package for file in files}
             assert symbol.rpartition(".")[0] in packages
-
-
-async def test_a_service_of_later_says_so_on_every_rpc() -> None:
-    sentence = "Approvals come with a later release."
-    servicer = later(approval_service_pb2_grpc.ApprovalServiceServicer, sentence)
-    registration = Registration(
-        approval_service_pb2_grpc.add_ApprovalServiceServicer_to_server,
-        servicer,
-        "holdfast.v1.ApprovalService",
-    )
-    server = Server([registration], "127.0.0.1:0")
-    await server.start()
-    async with channel(server.address) as over:
-        for method in approval_service_pb2.DESCRIPTOR.services_by_name["ApprovalService"].methods:
-            make: Any = over.unary_stream if method.server_streaming else over.unary_unary
-            call = make(f"/holdfast.v1.ApprovalService/{method.name}")(b"")
-            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
-            assert await call.details() == sentence
-    await server.stop(0)
 
 
 async def test_an_rpc_that_a_servicer_does_not_define_is_unimplemented_by_name() -> None:

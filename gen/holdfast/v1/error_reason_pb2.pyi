@@ -122,6 +122,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the batch stands where the call makes no sense; metadata `status` says where."""
     ERROR_REASON_SCHEDULE_EXISTS: _ErrorReason.ValueType  # 90
     """ALREADY_EXISTS: the name stands for a different schedule; metadata `name` says which."""
+    ERROR_REASON_EVENT_NOT_FOUND: _ErrorReason.ValueType  # 105
+    """NOT_FOUND: the tenant has no refused event of this id."""
     ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 110
     """UNAVAILABLE: who calls cannot be found out now, as the issuer of credentials does not answer."""
     ERROR_REASON_TOKEN_NOT_FOUND: _ErrorReason.ValueType  # 111
@@ -238,6 +240,8 @@ ERROR_REASON_BATCH_NOT_READY: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION: the batch stands where the call makes no sense; metadata `status` says where."""
 ERROR_REASON_SCHEDULE_EXISTS: ErrorReason.ValueType  # 90
 """ALREADY_EXISTS: the name stands for a different schedule; metadata `name` says which."""
+ERROR_REASON_EVENT_NOT_FOUND: ErrorReason.ValueType  # 105
+"""NOT_FOUND: the tenant has no refused event of this id."""
 ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 110
 """UNAVAILABLE: who calls cannot be found out now, as the issuer of credentials does not answer."""
 ERROR_REASON_TOKEN_NOT_FOUND: ErrorReason.ValueType  # 111

@@ -40,6 +40,21 @@ class EventServiceStub:
                 request_serializer=holdfast_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
                 _registered_method=True)
+        self.ListRefusedEvents = channel.unary_unary(
+                '/holdfast.v1.EventService/ListRefusedEvents',
+                request_serializer=holdfast_dot_v1_dot_event__service__pb2.ListRefusedEventsRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_event__service__pb2.ListRefusedEventsResponse.FromString,
+                _registered_method=True)
+        self.RetryRefusedEvent = channel.unary_unary(
+                '/holdfast.v1.EventService/RetryRefusedEvent',
+                request_serializer=holdfast_dot_v1_dot_event__service__pb2.RetryRefusedEventRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_event__service__pb2.RetryRefusedEventResponse.FromString,
+                _registered_method=True)
+        self.DiscardRefusedEvent = channel.unary_unary(
+                '/holdfast.v1.EventService/DiscardRefusedEvent',
+                request_serializer=holdfast_dot_v1_dot_event__service__pb2.DiscardRefusedEventRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_event__service__pb2.DiscardRefusedEventResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer:
@@ -59,6 +74,39 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRefusedEvents(self, request, context):
+        """Lists the events that services staged with `holdfast.enqueue_run` and that could not become runs, oldest first.
+
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRefusedEvent(self, request, context):
+        """Sends a refused event through the door again, behind those staged meanwhile.
+
+        Not repeatable: a second call finds no such event. Harmless even so, for its idempotency key stays.
+
+        Errors include: INVALID_FIELD, EVENT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardRefusedEvent(self, request, context):
+        """Gives up a refused event.
+
+        Not repeatable: a second call finds no such event.
+
+        Errors include: INVALID_FIELD, EVENT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -66,6 +114,21 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.PublishEvents,
                     request_deserializer=holdfast_dot_v1_dot_event__service__pb2.PublishEventsRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_event__service__pb2.PublishEventsResponse.SerializeToString,
+            ),
+            'ListRefusedEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRefusedEvents,
+                    request_deserializer=holdfast_dot_v1_dot_event__service__pb2.ListRefusedEventsRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_event__service__pb2.ListRefusedEventsResponse.SerializeToString,
+            ),
+            'RetryRefusedEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRefusedEvent,
+                    request_deserializer=holdfast_dot_v1_dot_event__service__pb2.RetryRefusedEventRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_event__service__pb2.RetryRefusedEventResponse.SerializeToString,
+            ),
+            'DiscardRefusedEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardRefusedEvent,
+                    request_deserializer=holdfast_dot_v1_dot_event__service__pb2.DiscardRefusedEventRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_event__service__pb2.DiscardRefusedEventResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -96,6 +159,87 @@ class EventService:
             '/holdfast.v1.EventService/PublishEvents',
             holdfast_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
             holdfast_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRefusedEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.EventService/ListRefusedEvents',
+            holdfast_dot_v1_dot_event__service__pb2.ListRefusedEventsRequest.SerializeToString,
+            holdfast_dot_v1_dot_event__service__pb2.ListRefusedEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRefusedEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.EventService/RetryRefusedEvent',
+            holdfast_dot_v1_dot_event__service__pb2.RetryRefusedEventRequest.SerializeToString,
+            holdfast_dot_v1_dot_event__service__pb2.RetryRefusedEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardRefusedEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.EventService/DiscardRefusedEvent',
+            holdfast_dot_v1_dot_event__service__pb2.DiscardRefusedEventRequest.SerializeToString,
+            holdfast_dot_v1_dot_event__service__pb2.DiscardRefusedEventResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,6 +25,27 @@ class EventServiceStub:
     Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE.
     """
+    ListRefusedEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListRefusedEventsRequest, _event_service_pb2.ListRefusedEventsResponse]
+    """Lists the events that services staged with `holdfast.enqueue_run` and that could not become runs, oldest first.
+
+    Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+    """
+    RetryRefusedEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.RetryRefusedEventRequest, _event_service_pb2.RetryRefusedEventResponse]
+    """Sends a refused event through the door again, behind those staged meanwhile.
+
+    Not repeatable: a second call finds no such event. Harmless even so, for its idempotency key stays.
+
+    Errors include: INVALID_FIELD, EVENT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
+    """
+    DiscardRefusedEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.DiscardRefusedEventRequest, _event_service_pb2.DiscardRefusedEventResponse]
+    """Gives up a refused event.
+
+    Not repeatable: a second call finds no such event.
+
+    Errors include: INVALID_FIELD, EVENT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+    LEDGER_UNAVAILABLE.
+    """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """Starts runs from events: the Worker shape."""
@@ -41,6 +62,45 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         Repeatable with the same idempotency keys.
 
         Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRefusedEvents(
+        self,
+        request: _event_service_pb2.ListRefusedEventsRequest,
+        context: _aio.ServicerContext[_event_service_pb2.ListRefusedEventsRequest, _abc.Awaitable[_event_service_pb2.ListRefusedEventsResponse]],
+    ) -> _abc.Awaitable[_event_service_pb2.ListRefusedEventsResponse]:
+        """Lists the events that services staged with `holdfast.enqueue_run` and that could not become runs, oldest first.
+
+        Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryRefusedEvent(
+        self,
+        request: _event_service_pb2.RetryRefusedEventRequest,
+        context: _aio.ServicerContext[_event_service_pb2.RetryRefusedEventRequest, _abc.Awaitable[_event_service_pb2.RetryRefusedEventResponse]],
+    ) -> _abc.Awaitable[_event_service_pb2.RetryRefusedEventResponse]:
+        """Sends a refused event through the door again, behind those staged meanwhile.
+
+        Not repeatable: a second call finds no such event. Harmless even so, for its idempotency key stays.
+
+        Errors include: INVALID_FIELD, EVENT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
+        LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def DiscardRefusedEvent(
+        self,
+        request: _event_service_pb2.DiscardRefusedEventRequest,
+        context: _aio.ServicerContext[_event_service_pb2.DiscardRefusedEventRequest, _abc.Awaitable[_event_service_pb2.DiscardRefusedEventResponse]],
+    ) -> _abc.Awaitable[_event_service_pb2.DiscardRefusedEventResponse]:
+        """Gives up a refused event.
+
+        Not repeatable: a second call finds no such event.
+
+        Errors include: INVALID_FIELD, EVENT_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE.
         """
 

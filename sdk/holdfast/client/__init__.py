@@ -40,6 +40,7 @@ from holdfast.client.number import (
 )
 from holdfast.client.outbox import Outbox
 from holdfast.client.past import Past
+from holdfast.client.refused_events import RefusedEvent, RefusedEvents
 from holdfast.client.retry import Retries
 from holdfast.client.run import (
     Budget,
@@ -115,6 +116,8 @@ __all__ = [
     "Person",
     "Published",
     "Queue",
+    "RefusedEvent",
+    "RefusedEvents",
     "Retries",
     "Rewound",
     "Run",

@@ -28,6 +28,7 @@ from holdfast.client.number import OnDisconnect, Shape
 from holdfast.client.outbox import Outbox
 from holdfast.client.past import Past, past_of
 from holdfast.client.publish import groups, published_of
+from holdfast.client.refused_events import RefusedEvents
 from holdfast.client.retry import Lost, Retries
 from holdfast.client.run import Budget, Checkpoint, Invocation, Published, Run
 from holdfast.client.schedules import Schedules
@@ -384,6 +385,11 @@ class Client:
             response = await self._link.call(stub.PublishEvents, request)
             answers += [published_of(result) for result in response.results]
         return answers
+
+    @property
+    def refused_events(self) -> RefusedEvents:
+        """What services staged in the ledger's database and could not become runs."""
+        return RefusedEvents(event_service_pb2_grpc.EventServiceStub(self._channel("invoker")), self._link)
 
     async def list_checkpoints(self, run_id: str, *, page_size: int = 100) -> AsyncIterator[Checkpoint]:
         """Yield a run's recorded steps in order; the client needs the Checkpoint service's address for it."""

@@ -14,6 +14,7 @@
     │   ├── BatchNotFound               BATCH_NOT_FOUND
     │   ├── ScheduleNotFound            SCHEDULE_NOT_FOUND
     │   ├── TenantNotFound              TENANT_NOT_FOUND
+    │   ├── EventNotFound               EVENT_NOT_FOUND
     │   ├── SessionNotFound             SESSION_NOT_FOUND
     │   └── TokenNotFound               TOKEN_NOT_FOUND
     ├── AlreadyExists               ALREADY_EXISTS
@@ -177,6 +178,12 @@ class TenantNotFound(NotFound):
     """There is no such tenant."""
 
     reason = "TENANT_NOT_FOUND"
+
+
+class EventNotFound(NotFound):
+    """The tenant has no refused event of this id."""
+
+    reason = "EVENT_NOT_FOUND"
 
 
 class SessionNotFound(NotFound):

@@ -4,9 +4,9 @@ import click
 
 from holdfast.cli import exit_code
 from holdfast.cli.given import json_lines
-from holdfast.cli.output import json_line, note, refusal, table
+from holdfast.cli.output import json_line, note, plain, refusal, table
 from holdfast.cli.target import Target, speaks
-from holdfast.client import HoldfastError, Published
+from holdfast.client import HoldfastError, Published, RefusedEvent
 
 
 @click.group()
@@ -42,3 +42,45 @@ def _fate(answer: Published) -> str:
     if isinstance(answer.refusal, HoldfastError):
         return refusal(answer.refusal)
     return "duplicate" if answer.duplicate else "accepted"
+
+
+@command.command()
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
+@speaks
+async def refused(target: Target, limit: int) -> None:
+    """List events staged with holdfast.enqueue_run that could not become runs, oldest first."""
+    shown: list[RefusedEvent] = []
+    async with target.client() as client:
+        async for event in client.refused_events.list(page_size=min(limit, 200)):
+            if target.form == "json":
+                json_line({**plain(event), "refusal": refusal(event.refusal)})
+            shown.append(event)
+            if len(shown) == limit:
+                break
+    if target.form == "table":
+        rows = [
+            (one.event_id, one.intent, one.idempotency_key, one.create_time, refusal(one.refusal))
+            for one in shown
+        ]
+        table(["EVENT", "INTENT", "KEY", "STAGED", "WHY"], rows, empty="No refused events.")
+
+
+@command.command()
+@click.argument("event_ids", metavar="EVENT...", type=int, nargs=-1, required=True)
+@speaks
+async def retry(target: Target, event_ids: tuple[int, ...]) -> None:
+    """Send refused events through the door again, once their cause is gone."""
+    async with target.client() as client:
+        for event_id in event_ids:
+            json_line({"event_id": await client.refused_events.retry(event_id), "was": event_id})
+
+
+@command.command()
+@click.argument("event_ids", metavar="EVENT...", type=int, nargs=-1, required=True)
+@speaks
+async def discard(target: Target, event_ids: tuple[int, ...]) -> None:
+    """Give up refused events."""
+    async with target.client() as client:
+        for event_id in event_ids:
+            await client.refused_events.discard(event_id)
+            note(f"{event_id} is gone.")

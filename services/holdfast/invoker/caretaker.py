@@ -34,7 +34,14 @@ class Caretaker:
     """The loops of an Invoker that act on time; any number of Invokers share the work."""
 
     def __init__(
-        self, db: Database, board: Board, hints: Hints, settings: InvokerSettings, scheduling: Scheduling
+        self,
+        db: Database,
+        board: Board,
+        hints: Hints,
+        settings: InvokerSettings,
+        scheduling: Scheduling,
+        *,
+        staged: Callable[[], None],
     ) -> None:
         self.invoker_id = new_id()
         self._db = db
@@ -42,6 +49,7 @@ class Caretaker:
         self._hints = hints
         self._settings = settings
         self._turn = ""
+        self._staged = staged
         # After an outage of the ledger leases are renewed at once, or runners that live would lose theirs.
         beat = settings.heartbeat_interval / 2
         self._sweeper = _acting("sweep", self.sweep)
@@ -120,6 +128,8 @@ class Caretaker:
         ):
             if found:
                 loop.wake()
+        if seen.staged:
+            self._staged()
         return 0
 
     async def sweep(self) -> int:

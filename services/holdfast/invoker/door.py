@@ -9,7 +9,7 @@ from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
 from holdfast.invoker.refusals import Refusals
-from holdfast.kit.db import Database
+from holdfast.kit.db import Access, Database
 from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger.admission import Answer, Placements, Server, admit
@@ -31,6 +31,7 @@ class Door:
     def __init__(
         self, db: Database, board: Board, hints: Hints, intents: Intents, refusals: Refusals
     ) -> None:
+        self._db = db
         self._seat = db.seat()
         self._board = board
         self._hints = hints
@@ -64,6 +65,17 @@ class Door:
         for (place, _), answer in zip(entered, done, strict=True):
             answers[place] = answer
         return [answer for answer in answers if answer is not None]
+
+    async def admit_together(self, invocations: Sequence[Invocation]) -> list[Admitted | BaseException]:
+        """Admit a group in one transaction of its own, in order, with nothing of others between.
+
+        Intents are the caller's to check. Each is answered by itself.
+        """
+        loop = asyncio.get_running_loop()
+        group: list[Waiting] = [(invocation, loop.create_future()) for invocation in invocations]
+        if group:
+            await self._admit_group(group, self._db)
+        return await asyncio.gather(*(future for _, future in group), return_exceptions=True)
 
     def _enter(self, invocation: Invocation) -> "asyncio.Future[Admitted]":
         if self._closed:
@@ -108,11 +120,11 @@ class Door:
         self._waiting_bytes -= size
         return group
 
-    async def _admit_group(self, group: list[Waiting]) -> None:
+    async def _admit_group(self, group: list[Waiting], way: Access | None = None) -> None:
         """Admit a group and answer each; whatever goes wrong is its answer, not the end of the loop."""
         placements, reserved = self._placements([invocation for invocation, _ in group])
         try:
-            answers = await admit(self._seat, [invocation for invocation, _ in group], placements)
+            answers = await admit(way or self._seat, [invocation for invocation, _ in group], placements)
             self._answer(group, answers, reserved)
         except BaseException as error:
             reserved.doubt()

@@ -6,8 +6,12 @@ import grpc
 
 from holdfast.invoker.envelope import Violations, read_envelope
 from holdfast.invoker.parts import Parts
+from holdfast.invoker.refused_message import refused_message
 from holdfast.kit.errors import Fault, InvalidField, Unavailable
+from holdfast.kit.rpc import page
 from holdfast.kit.rpc.tenant import current_tenant
+from holdfast.kit.rpc.violation import Violations as PageViolations
+from holdfast.ledger import inbox_refused
 from holdfast.ledger.values import Admitted, Invocation
 from holdfast.v1 import event_service_pb2 as pb
 from holdfast.v1 import event_service_pb2_grpc, run_pb2
@@ -22,6 +26,8 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
 
     def __init__(self, parts: Parts) -> None:
         self._door = parts.door
+        self._db = parts.db
+        self._inbox = parts.inbox.loop
         self._max_attempts = parts.settings.max_attempts
 
     async def PublishEvents(  # noqa: N802 - the contract's name
@@ -59,6 +65,47 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         for (index, _), answer in zip(accepted, answers, strict=True):
             results[index] = _answer(answer)
         return pb.PublishEventsResponse(results=[result for result in results if result is not None])
+
+    async def ListRefusedEvents(  # noqa: N802
+        self,
+        request: pb.ListRefusedEventsRequest,
+        _context: Context,
+    ) -> pb.ListRefusedEventsResponse:
+        """List what services staged and could not become runs."""
+        wrong = PageViolations()
+        limit = page.size_of(wrong, request.page_size)
+        after = page.cursor_of(wrong, "refused_events", request.page_token)
+        if after and not after.isdecimal():
+            wrong.add("page_token", "must be the next_page_token of a page before")
+        wrong.check()
+        async with self._db.connection() as connection:
+            events = await inbox_refused.list_refused(
+                connection, current_tenant(), limit=limit + 1, after=int(after or 0)
+            )
+        more = len(events) > limit
+        return pb.ListRefusedEventsResponse(
+            events=[refused_message(event) for event in events[:limit]],
+            next_page_token=page.token_of("refused_events", str(events[limit - 1].seq)) if more else "",
+        )
+
+    async def RetryRefusedEvent(  # noqa: N802
+        self,
+        request: pb.RetryRefusedEventRequest,
+        _context: Context,
+    ) -> pb.RetryRefusedEventResponse:
+        """Send a refused event through the door again."""
+        seq = await inbox_refused.retry(self._db, current_tenant(), request.event_id)
+        self._inbox.wake()
+        return pb.RetryRefusedEventResponse(event_id=seq)
+
+    async def DiscardRefusedEvent(  # noqa: N802
+        self,
+        request: pb.DiscardRefusedEventRequest,
+        _context: Context,
+    ) -> pb.DiscardRefusedEventResponse:
+        """Give up a refused event."""
+        await inbox_refused.discard(self._db, current_tenant(), request.event_id)
+        return pb.DiscardRefusedEventResponse()
 
 
 def _answer(answer: Admitted | BaseException) -> pb.PublishedEvent:

@@ -9,6 +9,7 @@ from holdfast.invoker.follow import Followers
 from holdfast.invoker.waiters import Waiters
 from holdfast.kit.db import Database
 from holdfast.kit.listener import Listener
+from holdfast.ledger.inbox import INBOX
 from holdfast.ledger.notice import ENDED, MAIL, READY, Notices, keys_of
 from holdfast.ledger.platform_move import Moved
 
@@ -48,9 +49,14 @@ class Hints:
         self._waiters.hint(run_ids)
         self._followers.hint(run_ids)
 
-    def listen(self, db: Database, mail: Callable[[], None]) -> Listener:
-        """Listen to the other processes until the listener is closed; `mail` hears that signals wait."""
-        return db.listen({READY: self._ready, ENDED: self._ended, MAIL: lambda _: mail()})
+    def listen(self, db: Database, mail: Callable[[], None], inbox: Callable[[], None]) -> Listener:
+        """Listen to the other processes until the listener is closed.
+
+        `mail` hears that signals wait, `inbox` that events do.
+        """
+        return db.listen(
+            {READY: self._ready, ENDED: self._ended, MAIL: lambda _: mail(), INBOX: lambda _: inbox()}
+        )
 
     def _ready(self, payload: str) -> None:
         if not payload or any(self._board.serves(pool) for pool in keys_of(payload)):

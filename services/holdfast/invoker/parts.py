@@ -13,6 +13,7 @@ from holdfast.invoker.deciding import Deciding
 from holdfast.invoker.door import Door
 from holdfast.invoker.follow import Followers
 from holdfast.invoker.hints import Hints
+from holdfast.invoker.inbox import Inbox
 from holdfast.invoker.intents import Intents
 from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
@@ -50,6 +51,7 @@ class Parts:
     door: Door
     waiters: Waiters
     followers: Followers
+    inbox: Inbox
     caretaker: Caretaker
     stopping: Stopping
     deciding: Deciding
@@ -75,7 +77,9 @@ class Parts:
         refusals = Refusals(db)
         stopping = Stopping(db, board, live, hints)
         scheduling = Scheduling(db, hints, stopping, refusals, settings.max_attempts)
-        caretaker = Caretaker(db, board, hints, settings, scheduling)
+        door = Door(db, board, hints, intents, refusals)
+        inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
+        caretaker = Caretaker(db, board, hints, settings, scheduling, staged=inbox.loop.wake)
         return cls(
             settings=settings,
             db=db,
@@ -85,9 +89,10 @@ class Parts:
             claimer=claimer,
             intents=intents,
             refusals=refusals,
-            door=Door(db, board, hints, intents, refusals),
+            door=door,
             waiters=waiters,
             followers=followers,
+            inbox=inbox,
             caretaker=caretaker,
             stopping=stopping,
             deciding=Deciding(db, hints, notices),
@@ -119,10 +124,10 @@ class Running:
 
     async def __aenter__(self) -> Self:
         parts = self._parts
-        self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake)
+        self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake, parts.inbox.loop.wake)
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
-        for loop in (parts.claimer.loop, parts.batches.loop, *parts.caretaker.loops):
+        for loop in (parts.claimer.loop, parts.batches.loop, parts.inbox.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
         serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
         for loop in (*serving, parts.caretaker.heartbeats):

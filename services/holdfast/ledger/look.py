@@ -8,13 +8,14 @@ from holdfast.kit.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to do: sessions to sweep, timers to fire, runs to wake or cancel, schedules to fire."""
+    """What there is to do: sessions to sweep, timers, runs to wake or cancel, schedules, events to move."""
 
     expired: bool
     due: bool
     woken: bool
     orphaned: bool
     scheduled: bool
+    staged: bool
 
 
 # Statements' own time, so each index is looked into once; none takes a volatile clock.
@@ -23,7 +24,8 @@ SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired
        EXISTS (SELECT FROM timer WHERE kind < 3 AND due_time <= now()) AS due,
        EXISTS (SELECT FROM timer WHERE kind = 3 AND due_time <= now()) AS woken,
        EXISTS (SELECT FROM run_state WHERE cancel_requested AND status IN (1, 3)) AS orphaned,
-       EXISTS (SELECT FROM schedule WHERE wake_time <= now()) AS scheduled
+       EXISTS (SELECT FROM schedule WHERE wake_time <= now()) AS scheduled,
+       EXISTS (SELECT FROM run_inbox) AS staged
 """
 
 

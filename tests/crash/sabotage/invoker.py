@@ -14,8 +14,8 @@ from holdfast.kit.process import run_service
 from holdfast.kit.settings import load
 
 
-def _deaf(self: Hints, db: Database, mail: Callable[[], None]) -> Listener:
-    del self, mail
+def _deaf(self: Hints, db: Database, mail: Callable[[], None], inbox: Callable[[], None]) -> Listener:
+    del self, mail, inbox
     return db.listen({})
 
 

@@ -58,7 +58,12 @@ _SERVICES: Final[Mapping[str, Mapping[str, Rule]]] = {
         "GetSession": _READ,
         "DeleteSession": _STOP,
     },
-    "EventService": {"PublishEvents": _rule(INVOKE)},
+    "EventService": {
+        "PublishEvents": _rule(INVOKE),
+        "ListRefusedEvents": _READ,
+        "RetryRefusedEvent": _OPERATE,
+        "DiscardRefusedEvent": _OPERATE,
+    },
     "WorkService": {"Lease": _rule(RUNNER, platform=True)},
     "RunnerService": {"Attach": _rule(RUNNER, platform=True), "Drain": _rule(RUNNER, platform=True)},
     "CheckpointService": {

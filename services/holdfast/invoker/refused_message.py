@@ -1,0 +1,30 @@
+"""A refused event as the contract has it."""
+
+import json
+
+import grpc
+
+from holdfast.kit.errors import FAULTS
+from holdfast.kit.rpc.payload import value_of
+from holdfast.ledger.inbox_refused import RefusedEvent
+from holdfast.v1 import event_service_pb2 as pb
+
+
+def refused_message(event: RefusedEvent) -> pb.RefusedEvent:
+    """Return the message; without a payload that the contract cannot hold."""
+    kind = FAULTS.get(event.reason)
+    code: int = grpc.StatusCode[kind.status.value if kind else "UNKNOWN"].value[0]
+    message = pb.RefusedEvent(
+        event_id=event.seq,
+        intent=event.intent,
+        idempotency_key=event.idempotency_key,
+        ordering_key=event.ordering_key,
+        refusal=pb.EventRefusal(code=code, reason=event.reason, message=event.message, field=event.field),
+    )
+    message.create_time.FromDatetime(event.create_time)
+    message.refuse_time.FromDatetime(event.refuse_time)
+    try:
+        message.payload.CopyFrom(value_of(json.loads(event.payload)).struct_value)
+    except (ValueError, OverflowError, RecursionError, TypeError):
+        message.ClearField("payload")
+    return message

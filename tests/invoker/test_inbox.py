@@ -1,0 +1,175 @@
+"""Events that services stage become runs: each once, in order, and no bad one holds others up."""
+
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+
+from holdfast.invoker.inbox import Inbox
+from holdfast.v1 import event_service_pb2 as pb
+from tests.invoker.stand import Invoker, invoker, reason_of
+
+pytestmark = pytest.mark.usefixtures("worker")
+
+
+async def execute(door: Invoker, statement: str, *arguments: Any) -> Any:
+    connection = await asyncpg.connect(door.url, server_settings={"search_path": "holdfast"})
+    try:
+        return await connection.fetch(statement, *arguments)
+    finally:
+        await connection.close()
+
+
+async def enqueue(door: Invoker, arguments: str) -> None:
+    await execute(door, f"SELECT enqueue_run({arguments})")
+
+
+async def keys(door: Invoker) -> list[str]:
+    rows = await execute(door, "SELECT idempotency_key FROM run ORDER BY seq")
+    return [row["idempotency_key"] for row in rows]
+
+
+async def drained(door: Invoker) -> None:
+    async def empty() -> bool:
+        return not await execute(door, "SELECT FROM run_inbox")
+
+    await until_async(empty)
+
+
+async def until_async(condition: Any) -> None:
+    import asyncio
+
+    async with asyncio.timeout(20):
+        while not await condition():  # noqa: ASYNC110 - of a database: nothing to wait on
+            await asyncio.sleep(0.02)
+
+
+async def test_a_staged_run_reaches_a_runner(door: Invoker) -> None:
+    await enqueue(
+        door,
+        "'count', '{\"n\": 1}', 'order/1', caller_user => 'u', labels => '{\"a\": \"b\"}', priority => 3",
+    )
+    await drained(door)
+    (row,) = await execute(door, "SELECT run_id, tenant FROM run")
+    run = await door.run(str(row["run_id"]))
+    assert (run.intent, run.caller.user, run.labels["a"]) == ("count", "u", "b")
+
+
+async def test_an_event_staged_twice_is_one_run(door: Invoker) -> None:
+    for _ in range(3):
+        await enqueue(door, "'count', '{}', 'same'")
+    await drained(door)
+    assert await keys(door) == ["same"]
+
+
+async def test_events_of_one_order_become_runs_in_that_order(door: Invoker) -> None:
+    await enqueue(
+        door, "'count', '{}', n::text, ordering_key => 'k') FROM (SELECT generate_series(1, 300) n) s --"
+    )
+    await drained(door)
+    assert await keys(door) == [str(n) for n in range(1, 301)]
+    assert await execute(door, "SELECT FROM run_inbox_lane") == []
+
+
+async def test_what_can_never_be_a_run_is_set_aside_and_holds_nobody_up(door: Invoker) -> None:
+    await enqueue(door, "'nobody_serves', '{}', 'unknown'")
+    await enqueue(door, "'count', '{\"n\": 1e999}', 'huge'")
+    await enqueue(door, "'count', '{}', 'labels', labels => '{\"a\": 1}'")
+    await enqueue(door, "'count', '{}', 'good', ordering_key => 'k'")
+    await drained(door)
+    assert await keys(door) == ["good"]
+    page = await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest(page_size=2))
+    rest = await door.events.ListRefusedEvents(
+        pb.ListRefusedEventsRequest(page_size=2, page_token=page.next_page_token)
+    )
+    found = {e.idempotency_key: (e.refusal.reason, e.refusal.field) for e in [*page.events, *rest.events]}
+    assert found["unknown"] == ("UNKNOWN_INTENT", "")
+    assert found["huge"][0] == "INVALID_FIELD"
+    assert found["labels"] == ("INVALID_FIELD", "labels")
+
+
+async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker) -> None:
+    await enqueue(door, "'later', '{}', 'a'")
+    await enqueue(door, "'later', '{}', 'b'")
+    await drained(door)
+    first, second = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    door.parts.intents.add(["later"])
+    await door.events.RetryRefusedEvent(pb.RetryRefusedEventRequest(event_id=first.event_id))
+    await door.events.DiscardRefusedEvent(pb.DiscardRefusedEventRequest(event_id=second.event_id))
+    await drained(door)
+    assert await keys(door) == ["a"]
+    assert not (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    for call, request in (
+        (door.events.RetryRefusedEvent, pb.RetryRefusedEventRequest(event_id=first.event_id)),
+        (door.events.DiscardRefusedEvent, pb.DiscardRefusedEventRequest(event_id=second.event_id)),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as gone:
+            await call(request)
+        assert reason_of(gone.value) == "EVENT_NOT_FOUND"
+
+
+async def test_a_tenant_sees_and_touches_no_other_tenants_refused_events(door: Invoker) -> None:
+    await enqueue(door, "'nobody_serves', '{}', 'unknown'")
+    await drained(door)
+    (event,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    other = [("holdfast-tenant", "other")]
+    assert not (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest(), metadata=other)).events
+    with pytest.raises(grpc.aio.AioRpcError):
+        await door.events.DiscardRefusedEvent(
+            pb.DiscardRefusedEventRequest(event_id=event.event_id), metadata=other
+        )
+
+
+async def test_a_full_queue_keeps_its_tenants_events_and_nobody_elses(door: Invoker) -> None:
+    await execute(door, "INSERT INTO tenant (tenant, max_queued, max_in_flight) VALUES ('full', 1, 1)")
+    await enqueue(
+        door, "'count', '{}', n::text, tenant => 'full', ordering_key => 'k') FROM generate_series(1, 9) n --"
+    )
+    await enqueue(door, "'count', '{}', 'light', tenant => 'light'")
+
+    async def there() -> bool:
+        return bool(await execute(door, "SELECT FROM run WHERE tenant = 'light'"))
+
+    await until_async(there)
+    await execute(door, "UPDATE tenant SET max_queued = 100 WHERE tenant = 'full'")
+    await drained(door)
+    rows = await execute(door, "SELECT idempotency_key FROM run WHERE tenant = 'full' ORDER BY seq")
+    assert [row["idempotency_key"] for row in rows] == [str(n) for n in range(1, 10)]
+
+
+async def test_a_crash_between_the_run_and_the_inbox_makes_no_second_run(
+    door: Invoker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from holdfast.ledger import inbox
+
+    settle = inbox.settle
+    failed: list[bool] = []
+
+    async def dies(*given: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise RuntimeError
+        await settle(*given)
+
+    monkeypatch.setattr(inbox, "settle", dies)
+    await enqueue(door, "'count', '{}', 'once'")
+    await drained(door)
+    assert failed
+    assert await keys(door) == ["once"]
+
+
+async def test_two_invokers_share_the_inbox(door: Invoker) -> None:
+    async with invoker(door.url) as other:
+        assert isinstance(other.parts.inbox, Inbox)
+        await enqueue(
+            door, "'count', '{}', n::text, ordering_key => (n % 3)::text) FROM generate_series(1, 200) n --"
+        )
+        await drained(door)
+    for lane in range(3):
+        rows = await execute(
+            door, "SELECT idempotency_key FROM run WHERE idempotency_key::int % 3 = $1 ORDER BY seq", lane
+        )
+        numbers = [int(row["idempotency_key"]) for row in rows]
+        assert numbers == sorted(numbers)
+    assert len(await keys(door)) == 200
