@@ -310,4 +310,4 @@ async def test_grants_can_be_given_again(database_url: str) -> None:
         await execute(owner, "SELECT grant_roles()")
         assert await contradictions(owner) == []
         rows = await fetch(owner, "SELECT rolname FROM pg_roles WHERE rolname LIKE 'holdfast%'")
-        assert len(rows) == 4
+        assert len(rows) == 5
