@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import math
 from typing import Final
 
 from holdfast.invoker.envelope import Violations, read_envelope
 from holdfast.kit.ids import new_id
 from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_struct, plain_value
 from holdfast.ledger.batch import NewBatch, NewItem
-from holdfast.v1 import batch_pb2, run_pb2
+from holdfast.v1 import batch_pb2, invoker_service_pb2, run_pb2
 
 MOST_IN_FLIGHT: Final = 10_000
 DEFAULT_IN_FLIGHT: Final = 100
@@ -119,14 +118,18 @@ def _check(spec: batch_pb2.BatchSpec, wrong: Violations) -> None:
         milliseconds = getattr(spec.retry, name).seconds * 1000
         if not 0 <= milliseconds <= _DAY_MS:
             wrong.add(f"retry.{name}", "must be from 0 s to 1 day")
-    own = spec.invocation
+    _check_invocation(spec.invocation, wrong)
+    for name in ("review", "apply"):
+        if spec.HasField(name):
+            wrong.add(name, "must be empty: this release keeps outputs in staging and does not apply them")
+
+
+def _check_invocation(own: invoker_service_pb2.InvokeRequest, wrong: Violations) -> None:
     for name in ("run_id", "idempotency_key", "session_id", "ordering_key"):
         if getattr(own, name):
             wrong.add(f"invocation.{name}", "must be empty: each item's run has its own")
     if own.HasField("parent") or own.HasField("wait") or own.HasField("not_before"):
         wrong.add("invocation", "must not have parent, wait or not_before")
-    if spec.HasField("review") and not math.isfinite(spec.review.min_accepted_share):
-        wrong.add("review.min_accepted_share", "must be from 0 to 1")
 
 
 def _ms(given: int, default: int) -> int:
