@@ -119,8 +119,8 @@ def _check(spec: batch_pb2.BatchSpec, wrong: Violations) -> None:
         if not 0 <= milliseconds <= _DAY_MS:
             wrong.add(f"retry.{name}", "must be from 0 s to 1 day")
     _check_invocation(spec.invocation, wrong)
-    for name in ("review", "apply"):
-        if spec.HasField(name):
+    for name, given in (("review", spec.HasField("review")), ("apply", spec.HasField("apply"))):
+        if given:
             wrong.add(name, "must be empty: this release keeps outputs in staging and does not apply them")
 
 
