@@ -431,5 +431,5 @@ def test_a_policy_and_an_agent_say_what_they_do_with_signals() -> None:
         del run
 
     assert app.agents["chat"].on_input == "interrupt"
-    with pytest.raises(ValueError, match="enqueue, interrupt, reject"):
-        app.agent("other", on_input="restart")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="enqueue, interrupt, reject, restart"):
+        app.agent("other", on_input="ignore")  # type: ignore[arg-type]

@@ -35,6 +35,12 @@ def _app() -> tuple[App, asyncio.Event]:
             return str(interrupted.payload)
         return "never"
 
+    @app.agent("look_up", on_input="restart")
+    async def look_up(run: Run) -> str:
+        if not run.inputs:
+            await run.step(think)
+        return " ".join(map(str, run.inputs))
+
     return app, begun
 
 
@@ -97,4 +103,24 @@ async def test_a_signal_of_a_commit_that_did_not_land_is_there_for_the_next_leas
         platform.lease(run)
         await asyncio.wait_for(run.moved.wait(), 10)
     assert run.outcome.result.string_value == "stop"
+    assert run.mail == []
+
+
+async def test_input_that_begins_an_agent_anew_brings_the_run_back_with_it(
+    platform: Platform, runner: Runner
+) -> None:
+    app, begun = _app()
+    run = platform.add("look_up")
+    async with runner(app):
+        platform.lease(run)
+        await begun.wait()
+        platform.push(run, platform.send(run, "again"))
+        await asyncio.wait_for(run.moved.wait(), 10)
+        assert run.commits[-1].HasField("requeue")
+        assert run.commits[-1].requeue.blameless
+        platform.send(run, "and again")
+        platform.lease(run)
+        await asyncio.wait_for(run.moved.wait(), 10)
+    assert run.outcome.result.string_value == "again and again"
+    assert [commit.restarts for commit in run.commits].count(True) == 2
     assert run.mail == []

@@ -38,6 +38,10 @@ class _InputPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InputPoli
     """It is urgent, as an interrupt is."""
     INPUT_POLICY_REJECT: _InputPolicy.ValueType  # 3
     """It is refused with INPUT_REJECTED."""
+    INPUT_POLICY_RESTART: _InputPolicy.ValueType  # 4
+    """The agent begins anew, knowing it: it waits as with ENQUEUE, and wakes a run that is parked,
+    whose runner asks for that.
+    """
 
 class InputPolicy(_InputPolicy, metaclass=_InputPolicyEnumTypeWrapper):
     """What becomes of input (a signal under the key `input`) that arrives while a run is going on."""
@@ -50,6 +54,10 @@ INPUT_POLICY_INTERRUPT: InputPolicy.ValueType  # 2
 """It is urgent, as an interrupt is."""
 INPUT_POLICY_REJECT: InputPolicy.ValueType  # 3
 """It is refused with INPUT_REJECTED."""
+INPUT_POLICY_RESTART: InputPolicy.ValueType  # 4
+"""The agent begins anew, knowing it: it waits as with ENQUEUE, and wakes a run that is parked,
+whose runner asks for that.
+"""
 Global___InputPolicy: _TypeAlias = InputPolicy  # noqa: Y015
 
 @_typing.final

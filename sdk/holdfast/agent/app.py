@@ -24,7 +24,7 @@ from holdfast.agent.undo import DAY, Terms, UndoOn
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 OnExhausted = Callable[[Run, Dimension], Any]
-OnInput = Literal["enqueue", "interrupt", "reject"]
+OnInput = Literal["enqueue", "interrupt", "reject", "restart"]
 
 POLICIES: Final[tuple[OnInput, ...]] = get_args(OnInput)
 
@@ -113,7 +113,8 @@ class App:
         and no steps.
         `max_attempts` fails a run before the platform would set it aside; `max_concurrent` bounds the runs of
         this intent on one runner. `on_input` says what becomes of input that comes while a run is going on:
-        it waits for `run.receive` (enqueue), it is urgent as an interrupt is, or it is refused (reject).
+        it waits for `run.receive` (enqueue), it is urgent as an interrupt is, it is refused (reject), or the
+        agent is called anew and finds it in `run.inputs` (restart).
         `session` is the type of `run.session`: a dataclass or a pydantic model whose fields all have
         defaults, or a dict. With `predict`, a run that may move to the background does so before a step that
         would probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says

@@ -114,6 +114,7 @@ class Compensation:
             session=Kind(dict),
             durations=None,
             degrade=(),
+            on_input="enqueue",
         )
         invocation = replace(self._invocation, handoff=None)
         execution = Execution(agent, invocation, self._history, journal, ends=self._ends, **parts)

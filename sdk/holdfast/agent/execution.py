@@ -31,6 +31,7 @@ from holdfast.agent.engine.journal import Journal, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.engine.nursery import Nursery
 from holdfast.agent.engine.pipeline import Pipeline
+from holdfast.agent.engine.restart import Restarts
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
 from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
@@ -175,6 +176,8 @@ class Execution:
             waits=waits,
             undos=self.undos,
         )
+        self.restarts = Restarts(mailbox, history, self.undos, self, wanted=agent.on_input == "restart")
+        """Where the agent begins, and what was said to it until then."""
         self._session = Session(agent.session, history.session)
         self._run = Run(
             invocation,
@@ -190,7 +193,9 @@ class Execution:
             door=Door(invocation, gates, mailbox, waits, self._transcript),
             nursery=nursery,
             undos=self.undos,
+            restarts=self.restarts,
         )
+        self._root = Scope(self._family, "")
         self._timers: list[asyncio.TimerHandle] = []
         self._driver: asyncio.Task[None] | None = None
         self._finished: asyncio.Future[None] = self._loop.create_future()
@@ -208,15 +213,14 @@ class Execution:
         """
         self.set()
         self._transcript.started(self._agent.version, self._replayed)
-        root = Scope(self._family, "")
         try:
             if self.stopped is None:
-                self._driver = self._family.spawn(self._driven(), root)
+                self._driver = self._family.spawn(self._driven(), self._root)
                 self._driver.add_done_callback(self._agent_done)
                 await self._finished
             else:
                 self._error = self.stopped
-            return await self._close(root)
+            return await self._close()
         finally:
             self._transcript.closed = True
             if self._driver is not None:
@@ -270,6 +274,10 @@ class Execution:
         """Call the agent and keep what comes of it."""
         try:
             arguments = self._agent.accept(self._invocation.payload)
+            await self.restarts.begin(self._stepper)
+            if self.restarts.path:
+                self._root = Scope(self._family, self.restarts.path)
+            here.set(self._root)
             self._session.begin()
             self._value = await self._agent.fn(self._run, *arguments)
         except BaseException as error:  # noqa: BLE001 -- nothing an agent raises may reach the event loop
@@ -308,7 +316,7 @@ class Execution:
             self.stopped = stopped
         self.stop(stopped)
 
-    async def _close(self, root: Scope) -> Left:
+    async def _close(self) -> Left:
         """Commit how it ended.
 
         A refused end is tried again with nothing in it but what was told; if that is refused too, the attempt
@@ -317,7 +325,7 @@ class Execution:
         self._closing = True
         await self._reap()
         if isinstance(self.stopped, BudgetExhausted) and self._value is None:
-            await self._last_words(root)
+            await self._last_words()
             await self._reap()
         self._transcript.closed = True
         self._transcript.all_spoken()
@@ -349,7 +357,7 @@ class Execution:
 
         def finish(draft: Draft) -> None:
             if move.parked is not None:
-                draft.park(move.parked.keys, move.parked.seconds)
+                draft.park((*self.restarts.keys, *move.parked.keys), move.parked.seconds)
                 return
             if move.compensate is not None:
                 draft.compensate(move.compensate)
@@ -379,13 +387,13 @@ class Execution:
                 if not task.cancelled():
                     task.exception()  # nobody else asks for it
 
-    async def _last_words(self, root: Scope) -> None:
+    async def _last_words(self) -> None:
         """Let the agent shape what it managed so far; it may say and send, but start no step."""
         stopped, shape = self.stopped, self._agent.on_exhausted
         assert isinstance(stopped, BudgetExhausted)
         if shape is None:
             return
-        here.set(root)
+        here.set(self._root)
         try:
             async with asyncio.timeout(LAST_WORDS):
                 value = shape(self._run, stopped.dimension)

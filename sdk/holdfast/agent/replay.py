@@ -109,7 +109,7 @@ async def replay(
         remaining=patience,
     )
     await rerun.go(agent, invocation, app.models)
-    leftover = tuple(key for key in rerun.history.leftover if not key.startswith(UNDO_KEY))
+    leftover = tuple(key for key in rerun.history.leftover(rerun.path) if not key.startswith(UNDO_KEY))
     stopped = rerun.stopped
     if isinstance(stopped, Drifted):
         return Replayed(Verdict.DRIFTED, stopped.step, str(stopped), leftover)

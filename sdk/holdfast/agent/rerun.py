@@ -13,6 +13,7 @@ from typing import Final
 
 from holdfast.agent.app import Agent
 from holdfast.agent.engine.journal import Answer, Committed
+from holdfast.agent.engine.restart import of_pass
 from holdfast.agent.error import RunStopped
 from holdfast.agent.execution import Execution
 from holdfast.agent.model_ladder import Models
@@ -45,10 +46,9 @@ class Asked(History):
         """How many steps were asked for."""
         return len(self._asked)
 
-    @property
-    def leftover(self) -> tuple[str, ...]:
-        """The steps begun or recorded that nobody has asked for."""
-        return tuple(key for key in self.keys() if key not in self._asked)
+    def leftover(self, path: str) -> tuple[str, ...]:
+        """Return the steps of the pass with that scope, begun or recorded, that nobody has asked for."""
+        return tuple(key for key in self.keys() if key not in self._asked and of_pass(key, path))
 
     def take(self, key: str) -> Recorded | None:
         """Return a step's record, once."""
@@ -65,6 +65,8 @@ class Rerun:
         """The move with which the run would end."""
         self.first = ""
         self.stopped: RunStopped | None = None
+        self.path = ""
+        """The scope of the agent's last pass: what passes before it have recorded nobody asks for."""
         self.used: dict[str, Undoable] = {}
         """The steps with an undo that were asked for."""
         self._reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -82,6 +84,7 @@ class Rerun:
             for each in (running, settled):
                 each.cancel()
         self.stopped = execution.stopped
+        self.path = execution.restarts.path
         self.used = execution.undos.used
 
     def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:

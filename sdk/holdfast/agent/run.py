@@ -18,6 +18,7 @@ from holdfast.agent.engine.key import LONGEST_KEY, stable_key
 from holdfast.agent.engine.mailbox import Mailbox
 from holdfast.agent.engine.model_call import ModelCall, Wishes
 from holdfast.agent.engine.nursery import Nursery, Wanted
+from holdfast.agent.engine.restart import Restarts
 from holdfast.agent.engine.scope import Frame, Scope
 from holdfast.agent.engine.stepper import Stepper
 from holdfast.agent.engine.transcript import Transcript
@@ -65,6 +66,7 @@ class Run:
         door: Door,
         nursery: Nursery,
         undos: Undos,
+        restarts: Restarts,
     ) -> None:
         self._invocation = invocation
         self._stepper = stepper
@@ -79,6 +81,7 @@ class Run:
         self._door = door
         self._nursery = nursery
         self._undos = undos
+        self._restarts = restarts
 
     def __repr__(self) -> str:
         return f"Run({self.id}, attempt={self.attempt})"
@@ -122,6 +125,11 @@ class Run:
     def create_time(self) -> datetime:
         """When the run was accepted: the same in every replay, unlike a clock."""
         return self._invocation.create_time
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """What was said to the run that had its agent begin anew, the oldest first; see `on_input="restart"`."""
+        return self._restarts.inputs
 
     @property
     def budget(self) -> Budget:

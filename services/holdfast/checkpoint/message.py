@@ -69,6 +69,7 @@ def item_of(commit: Commit) -> CommitItem:
         handoff=commit.handoff,
         consumed=consumed,
         undo=undo,
+        restarts=commit.restarts,
     )
 
 

@@ -142,9 +142,9 @@ async def settle(connection: Connection, ended: Sequence[UUID]) -> Told:
     return told
 
 
-async def stop(connection: Connection, run_ids: Sequence[UUID]) -> None:
+async def stop(connection: Connection, run_ids: Sequence[UUID], why: str = WHY) -> None:
     """Ask the children of runs to stop that go with them; those that have begun to undo their steps do."""
-    await connection.execute(_STOP, list(run_ids), WHY)
+    await connection.execute(_STOP, list(run_ids), why)
 
 
 async def tell_again(connection: Connection, tenant: str, run_id: UUID) -> None:

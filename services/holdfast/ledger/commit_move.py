@@ -1,4 +1,4 @@
-"""Commits that end, requeue, park or hand off their run, release effects or consume signals: one transaction.
+"""Commits that end, requeue, park, hand off or restart their run, release effects or consume signals: one transaction.
 
 Lock order: tenants (the mutex of their queues: pools, lanes and leases with them, and of their sessions),
 run_state, outbox lanes.
@@ -6,7 +6,7 @@ What is decided by reading is read in a statement after its lock.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Access
@@ -32,6 +32,7 @@ from holdfast.ledger.values import Outcome
 
 _MOVE = commit_sql.move()
 _FINISH = commit_sql.finish()
+ANEW: Final = "The agent that asked for it has begun anew."
 
 
 async def store(
@@ -64,7 +65,7 @@ async def store(
 
 def _may_be_simple(item: CommitItem) -> bool:
     plain = item.session is None and not item.handoff and not item.effects and not item.consumed
-    return plain and isinstance(item.move, Outcome)
+    return plain and not item.restarts and isinstance(item.move, Outcome)
 
 
 async def _finish(db: Access, items: Sequence[CommitItem], simple: Sequence[int]) -> dict[int, CommitResult]:
@@ -82,7 +83,7 @@ async def _move(db: Access, items: Sequence[CommitItem]) -> tuple[list[CommitRes
 
 
 async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[CommitResult], child_end.Told]:
-    moving = [item.run_id for item in items if item.move is not None or item.handoff]
+    moving = [item.run_id for item in items if item.move is not None or item.handoff or item.restarts]
     if moving:
         await lock_tenants_of(connection, moving)
     fates = await decide(connection, items)
@@ -97,6 +98,10 @@ async def _store(connection: Any, items: Sequence[CommitItem]) -> tuple[list[Com
     handed_off = [row["run_id"] for row in rows if items[row["index"]].handoff]
     if handed_off:
         await handoff.move(connection, handed_off)
+    restarted = [row["run_id"] for row in rows if items[row["index"]].restarts]
+    if restarted:
+        await approval_end.close(connection, restarted, ANEW)
+        await child_end.stop(connection, restarted, ANEW)
     savings = [saving for row in rows for saving in _saving(items[row["index"]], row)]
     if savings:
         await session_state.save(connection, savings)

@@ -108,11 +108,15 @@ class CommitItem:
     """Signals received from the mailbox."""
     undo: Undo | None = None
     """Said with the intent of a step that has an undo."""
+    restarts: bool = False
+    """The agent begins anew."""
 
     @property
     def is_plain(self) -> bool:
-        """Say whether it is progress alone: no effect, no signal, and the run stays with its runner."""
-        return self.move is None and not self.effects and not self.consumed and not self.handoff
+        """Say whether it is progress alone: no effect, no signal, and the run stays with its runner, as it is."""
+        if self.consumed or self.handoff or self.restarts:
+            return False
+        return self.move is None and not self.effects
 
     @property
     def size(self) -> int:

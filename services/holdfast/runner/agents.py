@@ -14,6 +14,7 @@ _POLICIES: Final = {
     "enqueue": work_service_pb2.INPUT_POLICY_ENQUEUE,
     "interrupt": work_service_pb2.INPUT_POLICY_INTERRUPT,
     "reject": work_service_pb2.INPUT_POLICY_REJECT,
+    "restart": work_service_pb2.INPUT_POLICY_RESTART,
 }
 
 

@@ -65,7 +65,7 @@ class Watch:
 class Mailbox:
     """The signals of one run. Its bound is the ledger's: what is not consumed waits there, too."""
 
-    __slots__ = ("_early", "_heard", "_last", "_receivers", "_waiting", "_watches")
+    __slots__ = ("_early", "_last", "_listeners", "_receivers", "_waiting", "_watches")
 
     def __init__(self) -> None:
         self._waiting: list[Signal] = []
@@ -73,11 +73,11 @@ class Mailbox:
         self._early: dict[int, Signal] = {}
         self._receivers: dict[str, list[asyncio.Future[Signal]]] = {}
         self._watches: list[Watch] = []
-        self._heard: Callable[[Signal], None] = lambda _: None
+        self._listeners: list[Callable[[Signal], None]] = []
 
     def listen(self, heard: Callable[[Signal], None]) -> None:
         """Let `heard` know of each signal once, those that wait already among them; it must not raise."""
-        self._heard = heard
+        self._listeners.append(heard)
         for signal in self._waiting:
             heard(signal)
 
@@ -145,6 +145,10 @@ class Mailbox:
         watch.task.uncancel()  # our cancellation has done its work, or came to nothing
         if not watch.ended:
             self._offer(watch.signal)
+
+    def _heard(self, signal: Signal) -> None:
+        for heard in self._listeners:
+            heard(signal)
 
     def _follow_on(self) -> None:
         while (following := self._early.pop(self._last + 1, None)) is not None:

@@ -122,7 +122,7 @@ class Scope(Place):
 class Frame(Place):
     """One try of a step: its effects count only if it succeeds."""
 
-    __slots__ = ("context", "effects", "received", "sent", "tokens_used")
+    __slots__ = ("context", "effects", "received", "restarts", "sent", "tokens_used")
 
     def __init__(self, owner: "Family", step: str) -> None:
         super().__init__(owner, step)
@@ -132,6 +132,8 @@ class Frame(Place):
         self.context = 0
         self.received: Signal | None = None
         """The signal that leaves the mailbox with the step's record."""
+        self.restarts = False
+        """With that record the agent begins anew."""
 
 
 class Family:

@@ -58,6 +58,8 @@ class Transcript:
             self._pen.effect_staged(draft, record.key, effect)
         if frame.received is not None:
             self._receive(draft, record, frame.received, interrupted=False)
+        if frame.restarts:
+            draft.restart()
         self._pen.step_finished(draft, record)
         return draft
 

@@ -126,7 +126,7 @@ class LabChildren:
         def outside(do: Callable[[str], None]) -> Callable[[], None]:
             return lambda: self._outside.copy().run(do, run_id)
 
-        told = {"on_undo": outside(self._stop), "on_end": outside(self._ended)}
+        told = {"on_orphans": outside(self._stop), "on_end": outside(self._ended)}
         return Stage(self._app, scene, children=self, run_id=run_id, kills=kills, **told)
 
     def _stop(self, run_id: str) -> None:

@@ -51,17 +51,17 @@ class Ledger:
         scene: Scene,
         run_id: str = RUN_ID,
         *,
-        on_undo: Callable[[], None] = lambda: None,
+        on_orphans: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin with a run that waits.
 
-        `on_undo` is called in the moment in which its steps begin to be undone, `on_end` in that in which it
-        ends, however it does.
+        `on_orphans` is called in the moment in which it wants its children no more, for its steps begin to be
+        undone or its agent begins anew; `on_end` in that in which it ends, however it does.
         """
         self.run_id = run_id
         self._scene = scene
-        self._on_undo = on_undo
+        self._on_orphans = on_orphans
         self._on_end = on_end
         self._time = asyncio.get_running_loop().time
         self._born = self._time()
@@ -256,6 +256,8 @@ class Ledger:
             self._recorded[record.key] = self._time()
         consumed = set(commit.consumed_signal_ids)
         self.mail = [signal for signal in self.mail if signal.signal_id not in consumed]
+        if commit.restarts:
+            self._on_orphans()
         if commit.HasField("session"):
             self.session = commit.session.state
             self._session_version += 1
@@ -345,7 +347,7 @@ class Ledger:
         self.account.limits = replace(limits, deadline=within, steps=self.spent.steps + limits.steps)
         self._limits_since = self._not_before = self._time()
         self._parked = None
-        self._on_undo()
+        self._on_orphans()
 
     def _end(self, outcome: OutcomeMessage) -> None:
         self.outcome = outcome

@@ -1,19 +1,21 @@
 """Leases one run of a lab until it has ended, and lets the world act meanwhile."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from holdfast.agent.app import App
 from holdfast.agent.budget import Usage
 from holdfast.agent.child import Children
+from holdfast.agent.engine.restart import within_pass
 from holdfast.agent.model_ladder import Models
 from holdfast.agent.testing.gate import LabGates
 from holdfast.agent.testing.lease import Answers, Lease
 from holdfast.agent.testing.ledger import RUN_ID, Ledger
 from holdfast.agent.testing.result import Result, result_of
-from holdfast.agent.testing.scene import Kill, Scene
+from holdfast.agent.testing.scene import Kill, Scene, Signal
 from holdfast.agent.testing.script import Script, ScriptedModels
 
 
@@ -44,13 +46,13 @@ class Stage:
         scene: Scene,
         *,
         children: Children,
-        on_undo: Callable[[], None],
+        on_orphans: Callable[[], None],
         on_end: Callable[[], None],
         run_id: str = RUN_ID,
         kills: Iterable[Kill] = (),
     ) -> None:
-        """Accept the run; `on_undo` and `on_end` are called as `Ledger` says."""
-        self.ledger = Ledger(scene, run_id, on_undo=on_undo, on_end=on_end)
+        """Accept the run; `on_orphans` and `on_end` are called as `Ledger` says."""
+        self.ledger = Ledger(scene, run_id, on_orphans=on_orphans, on_end=on_end)
         self.orphaned = False
         self._app = app
         self._scene = scene
@@ -131,10 +133,19 @@ class Stage:
 
     def _world(self) -> None:
         loop = asyncio.get_running_loop()
-        for signal in sorted(self._scene.signals, key=lambda signal: signal.at):
-            loop.call_later(signal.at, self.send, signal.payload, signal.key, signal.urgent)
+        # A loop has no order among what is due at once: those of one moment are sent by one call.
+        for at, together in groupby(sorted(self._scene.signals, key=_at), _at):
+            loop.call_later(at, self._send_all, list(together))
         if self._scene.cancel_at is not None:
             loop.call_later(self._scene.cancel_at, self.cancel)
+
+    def _send_all(self, signals: Sequence[Signal]) -> None:
+        for signal in signals:
+            self.send(signal.payload, signal.key, signal.urgent)
+
+
+def _at(signal: Signal) -> float:
+    return signal.at
 
 
 def _scripted(model: Script | Mapping[str, Script] | None) -> ScriptedModels | None:
@@ -146,4 +157,4 @@ def _scripted(model: Script | Mapping[str, Script] | None) -> ScriptedModels | N
 def _branched(ledger: Ledger) -> bool:
     """Say whether anything happened in a scope that is not the agent's first."""
     scopes = [key for key in ledger.emitted if key[:1].isalnum()]
-    return bool(scopes) or any("/" in record.key for record in ledger.records)
+    return bool(scopes) or any("/" in within_pass(record.key) for record in ledger.records)

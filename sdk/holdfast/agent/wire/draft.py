@@ -111,6 +111,10 @@ class Draft:
         """Take a signal out of the run's mailbox."""
         self._commit.consumed_signal_ids.append(signal_id)
 
+    def restart(self) -> None:
+        """Say that the agent begins anew: nobody waits any more for what it has asked people and children."""
+        self._commit.restarts = True
+
     def charge(self, usage: Usage) -> None:
         """Charge what no record is charged with."""
         charged = self._commit.usage

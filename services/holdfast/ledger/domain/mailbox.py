@@ -29,6 +29,7 @@ class InputPolicy(IntEnum):
     ENQUEUE = 1
     INTERRUPT = 2
     REJECT = 3
+    RESTART = 4
 
 
 class Entry(Enum):
