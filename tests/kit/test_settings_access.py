@@ -20,6 +20,10 @@ JWT = {"HOLDFAST_AUTH": "jwt", "HOLDFAST_JWT_ISSUER": "https://id.test", "HOLDFA
         JWT | {"HOLDFAST_JWT_ISSUER": "no url"},
         JWT | {"HOLDFAST_JWT_ALGORITHMS": "RS256,HS256"},
         JWT | {"HOLDFAST_JWT_ALGORITHMS": "none"},
+        {"HOLDFAST_MAX_CALLS": "-1"},
+        {"HOLDFAST_MAX_CALLS_BY_METHOD": "Converse=5"},
+        {"HOLDFAST_MAX_CALLS_BY_METHOD": "InvokerService.Converse=many"},
+        {"HOLDFAST_MAX_CALLS_BY_METHOD": "InvokerService.Discuss=5"},
     ],
 )
 def test_what_cannot_work_is_refused(told: dict[str, str]) -> None:
@@ -32,4 +36,6 @@ def test_what_cannot_work_is_refused(told: dict[str, str]) -> None:
 def test_what_works_is_taken() -> None:
     assert not load(AccessSettings, {}).identity
     assert load(AccessSettings, {"HOLDFAST_AUTH": "token"}).identity
+    edge = load(AccessSettings, {"HOLDFAST_MAX_CALLS_BY_METHOD": "InvokerService.Converse=5"}).edge
+    assert edge.by_method == {"/holdfast.v1.InvokerService/Converse": 5}
     assert load(AccessSettings, JWT | {"HOLDFAST_AUTH": "token,jwt"}).auth == ("token", "jwt")

@@ -132,6 +132,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: the call needs the capability of a lease, and has none that fits; metadata `run_id`
     says for which run.
     """
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 113
+    """RESOURCE_EXHAUSTED: as many calls are in flight as the server takes, of the tenant or altogether;
+    `google.rpc.RetryInfo` says when to come again. Any call may be answered so.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused, as a name programs can switch on.
@@ -249,5 +253,9 @@ ERROR_REASON_TOKEN_NOT_FOUND: ErrorReason.ValueType  # 111
 ERROR_REASON_CAPABILITY_REFUSED: ErrorReason.ValueType  # 112
 """PERMISSION_DENIED: the call needs the capability of a lease, and has none that fits; metadata `run_id`
 says for which run.
+"""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 113
+"""RESOURCE_EXHAUSTED: as many calls are in flight as the server takes, of the tenant or altogether;
+`google.rpc.RetryInfo` says when to come again. Any call may be answered so.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -263,6 +263,12 @@ class RateLimited(ResourceExhausted):
     reason = "RATE_LIMITED"
 
 
+class TooManyCalls(ResourceExhausted):
+    """As many calls are in flight as the server takes; `retry_after` says when to come again."""
+
+    reason = "TOO_MANY_CALLS"
+
+
 class BudgetExceeded(ResourceExhausted):
     """A commit would spend more than the run's budget; the facts hold `dimension`."""
 

@@ -13,7 +13,9 @@ from holdfast.kit.auth.key_source import from_file, from_issuer
 from holdfast.kit.auth.settings import AccessSettings, LeaseAccessSettings
 from holdfast.kit.auth.tls import PLAIN, Tls
 from holdfast.kit.auth.token import Find, Tokens
+from holdfast.kit.edge import Edge
 
+EDGE: Final = Edge()
 _FILE_LIFE: Final = 5.0  # seconds after which a file of keys is read anew
 _ISSUER_LIFE: Final = 300.0
 
@@ -23,7 +25,7 @@ Write = Callable[[Entry], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call a server; without `credentials` whoever reaches it, as whom they say."""
+    """Who may call a server, and how much at once; without `credentials` whoever reaches it, as whom they say."""
 
     credentials: Authenticator | None = None
     audit: Write | None = None
@@ -31,19 +33,21 @@ class Access:
     capabilities: Capabilities | None = None
     tls: Tls = PLAIN
     health_listen: str = ""
+    edge: Edge = EDGE
 
 
 def access_of(settings: AccessSettings, *, find: Find | None = None, audit: Write | None = None) -> Access:
     """Put the access together; `find` looks tokens up, which takes a ledger."""
     allowed = settings.allow_insecure_bind
+    known = (settings.tls, settings.health_listen, settings.edge)
     if not settings.identity:
-        return Access(None, audit, allowed, None, settings.tls, settings.health_listen)
+        return Access(None, audit, allowed, None, *known)
     token: Authenticator | None = None
     if "token" in settings.auth and find is not None:
         token = Tokens(find, life=settings.token_cache)
     credentials = Credentials(token=token, jwt=_jwt(settings) if "jwt" in settings.auth else None)
     capabilities = settings.capabilities() if isinstance(settings, LeaseAccessSettings) else None
-    return Access(credentials, audit, allowed, capabilities, settings.tls, settings.health_listen)
+    return Access(credentials, audit, allowed, capabilities, *known)
 
 
 def _jwt(settings: AccessSettings) -> Authenticator:

@@ -7,7 +7,9 @@ from typing import Literal
 from holdfast.kit.auth.capability import Capabilities, keys_of
 from holdfast.kit.auth.json_web_token import ALGORITHMS
 from holdfast.kit.auth.key_source import is_safe
+from holdfast.kit.auth.rule import RULES
 from holdfast.kit.auth.tls import Tls
+from holdfast.kit.edge import MOST_CALLS, MOST_CALLS_PER_TENANT, Edge, by_method
 from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
 
 Kind = Literal["none", "token", "jwt"]
@@ -51,6 +53,33 @@ class AccessSettings:
         "", help="host:port for health in plaintext, beside TLS: probes of Kubernetes speak nothing else"
     )
 
+    max_calls: int = setting(
+        MOST_CALLS, help="calls in flight, open streams among them, in one process; 0: no bound", minimum=0
+    )
+    max_calls_per_tenant: int = setting(
+        MOST_CALLS_PER_TENANT, help="how many of them may be one tenant's; 0: no bound", minimum=0
+    )
+    max_calls_by_method: tuple[str, ...] = setting(
+        (), help="bounds per tenant and method, as InvokerService.Converse=500,BatchService.WatchBatch=50"
+    )
+    max_streams_per_connection: int = setting(
+        0,
+        help="calls that one connection may have open; those beyond wait at the client; 0: no bound",
+        minimum=0,
+    )
+    reflection: bool = setting(True, help="whether to tell the contract to who asks, as grpcurl does")
+
+    @property
+    def edge(self) -> Edge:
+        """How much is let in at once."""
+        return Edge(
+            self.max_calls,
+            self.max_calls_per_tenant,
+            by_method(self.max_calls_by_method),
+            self.max_streams_per_connection,
+            self.reflection,
+        )
+
     @property
     def tls(self) -> Tls:
         """What servers show and ask for, and whom calls trust."""
@@ -71,6 +100,9 @@ class AccessSettings:
             raise SettingsError(
                 "HOLDFAST_TLS_CLIENT_CA_FILE and HOLDFAST_HEALTH_LISTEN take HOLDFAST_TLS_CERT_FILE."
             )
+        unknown = sorted(set(self.edge.by_method) - set(RULES))
+        if unknown:
+            raise SettingsError(f"HOLDFAST_MAX_CALLS_BY_METHOD bounds {unknown[0]}, which no service has.")
         foreign = sorted(set(self.jwt_algorithms) - set(ALGORITHMS))
         if foreign or not self.jwt_algorithms:
             raise SettingsError(

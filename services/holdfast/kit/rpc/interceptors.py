@@ -7,6 +7,7 @@ import grpc
 
 from holdfast.kit.auth.access import Access
 from holdfast.kit.rpc.audit import AuditLayer
+from holdfast.kit.rpc.crowd import CrowdLayer
 from holdfast.kit.rpc.deadline import DeadlineLayer
 from holdfast.kit.rpc.faults import FaultLayer, Translate
 from holdfast.kit.rpc.identity import IdentityLayer
@@ -24,7 +25,7 @@ def server_interceptors(
     access: Access = OPEN,
     more: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> list[grpc.aio.ServerInterceptor]:
-    """Return request log → errors → tracing → identity → audit → deadline → `more`.
+    """Return request log → errors → tracing → identity → crowd → audit → deadline → `more`.
 
     `translate` makes faults of exceptions the kit does not know (a service with a ledger passes
     `kit.db.as_fault`); `hot` names the methods whose success is logged at debug only.
@@ -36,6 +37,7 @@ def server_interceptors(
         FaultLayer(translate),
         *server_layers(),
         IdentityLayer(access),
+        CrowdLayer(access.edge),
         AuditLayer(access.audit),
         DeadlineLayer(),
         *more,

@@ -45,7 +45,7 @@ class Registration:
 
 
 class Server:
-    """Serves some registrations at one address, with health and reflection.
+    """Serves some registrations at one address, with health and, unless that is off, reflection.
 
     made ──start──▶ serving ──stop──▶ NOT_SERVING, draining ──(done | grace over)──▶ stopped
     """
@@ -83,6 +83,8 @@ class Server:
             ("grpc.keepalive_time_ms", round(keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", round(keepalive * 1000 / 3)),
         ]
+        if access.edge.streams_per_connection:
+            options.append(("grpc.max_concurrent_streams", access.edge.streams_per_connection))
         if max_connection_age is not None:
             options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
             options.append(("grpc.max_connection_age_grace_ms", round(max_connection_age_grace * 1000)))
@@ -97,7 +99,8 @@ class Server:
             registration.add(registration.servicer, self._server)
             await self.health.set(registration.name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        add_reflection(self._server, [*(one.name for one in self._registrations), _HEALTH])
+        if self._access.edge.reflection:
+            add_reflection(self._server, [*(one.name for one in self._registrations), _HEALTH])
         address = _bindable(self.address, reachable=self._reachable)
         try:
             if self._access.tls.serves:
