@@ -252,20 +252,6 @@ def test_migrations_are_hooks_around_the_rollout_with_the_platforms_image() -> N
     assert accounts == {"default"}
 
 
-def test_the_route_leads_to_what_clients_may_call_and_not_to_what_runners_do() -> None:
-    route = rendered("full").of("GRPCRoute")["hf"]["spec"]
-    methods = [each["method"] for rule in route["rules"] for each in rule["matches"]]
-    assert {one["service"] for one in methods} == {
-        f"holdfast.v1.{name}Service" for name in ("Invoker", "Event", "Checkpoint", "Approval", "Outbox")
-    }
-    checkpoint = {one.get("method") for one in methods if one["service"] == "holdfast.v1.CheckpointService"}
-    assert checkpoint == {"ListCheckpoints", "ForkRun"}
-    services = rendered("full").of("Service")
-    for rule in route["rules"]:
-        for backend in rule["backendRefs"]:
-            assert backend["port"] == services[backend["name"]]["spec"]["ports"][0]["port"]
-
-
 def test_a_rendering_does_not_change_from_one_time_to_the_next() -> None:
     assert template("pools") == template("pools")
 
