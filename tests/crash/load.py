@@ -69,6 +69,12 @@ class Load:
         async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*self._watching)
 
+    async def forsake(self) -> None:
+        """Stop watching: the world goes down before the runs have ended."""
+        for watching in self._watching:
+            watching.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+
     async def _one(self, number: int) -> None:
         key = f"{self.seed}-{number}"
         lane = self.random.choice(LANES)

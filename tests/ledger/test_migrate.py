@@ -1,12 +1,16 @@
 """The schema moves forward once, whoever migrates at the same time; a foreign history is noticed."""
 
 import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
 
 from holdfast.ledger import migrate
-from holdfast.ledger.migrate import MigrationError, status
+from holdfast.ledger.migrate import Migration, MigrationError, status
 
 
 async def run(url: str, sql: str) -> None:
@@ -60,3 +64,61 @@ async def test_nothing_is_left_outside_our_schema(database_url: str) -> None:
     finally:
         await connection.close()
     assert rows == []
+
+
+@pytest.fixture
+def another(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A migration more, which takes a lock that excludes everybody; its name."""
+    module = sys.modules["holdfast.ledger.migrate"]
+    known: Any = module._files  # type: ignore[attr-defined]
+    more = Migration("9999_more", "before", "ALTER TABLE run_state ADD COLUMN more integer")
+    monkeypatch.setattr(module, "_files", lambda: [*known(), more])
+    return more.name
+
+
+@asynccontextmanager
+async def reading(url: str) -> AsyncIterator[Any]:
+    """Hold a transaction open that has read the runs."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE holdfast.run_state IN ACCESS SHARE MODE")
+            yield connection
+    finally:
+        await connection.close()
+
+
+async def waits(url: str) -> bool:
+    """Say whether a migration waits for a lock now."""
+    connection = await asyncpg.connect(url)
+    try:
+        return bool(
+            await connection.fetchval(
+                """SELECT count(*) FROM pg_stat_activity
+                   WHERE application_name = 'holdfast-migrate' AND wait_event_type = 'Lock'
+                         AND datname = current_database()"""
+            )
+        )
+    finally:
+        await connection.close()
+
+
+async def test_a_migration_that_has_to_wait_lets_others_go_first(database_url: str, another: str) -> None:
+    async with reading(database_url):
+        migrating = asyncio.create_task(migrate(database_url, lock_timeout=0.2))
+        async with asyncio.timeout(30):
+            while not await waits(database_url):
+                await asyncio.sleep(0.01)
+            # Whoever comes now stands behind the migration: it must give way.
+            await run(database_url, "SELECT count(*) FROM holdfast.run_state")
+        assert not migrating.done()
+    assert await asyncio.wait_for(migrating, 30) == [another]
+
+
+async def test_a_migration_that_never_gets_its_lock_says_what_to_look_for(
+    database_url: str, another: str
+) -> None:
+    async with reading(database_url):
+        with pytest.raises(MigrationError, match="9999_more could not lock"):
+            await migrate(database_url, lock_timeout=0.05, patience=0)
+    assert await migrate(database_url) == [another]

@@ -6,7 +6,10 @@ what only the old version used). A file of phase before builds on none of phase 
 is applied though those come first in order, and have to wait.
 """
 
+import asyncio
 import hashlib
+import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +19,12 @@ from typing import Any, Final, Literal
 import asyncpg
 
 Phase = Literal["before", "after"]
+
+LOCK_TIMEOUT: Final = 2.0
+"""Seconds that a change of the schema waits for a lock: whoever comes after it for the table waits as long."""
+PATIENCE: Final = 300.0
+"""Seconds for which it is tried again, with pauses in which others come to their turn."""
+_PAUSE: Final = 1.0
 
 _LOCK: Final = 0x486F6C64  # one migration at a time per database; any constant of our own
 _PHASES: Final[dict[str, Phase]] = {"-- phase: before": "before", "-- phase: after": "after"}
@@ -49,11 +58,19 @@ class Migration:
         return hashlib.sha256(self.sql.encode()).digest()
 
 
-async def migrate(database_url: str, *, phase: Phase | None = None) -> list[str]:
+async def migrate(
+    database_url: str,
+    *,
+    phase: Phase | None = None,
+    lock_timeout: float = LOCK_TIMEOUT,
+    patience: float = PATIENCE,
+) -> list[str]:
     """Apply what is missing, of both phases or of one, and return the names of what was applied.
 
     Repeatable, also at the same time: an advisory lock lets one do it while the others wait. A crash leaves
-    whole migrations only. Raises `MigrationError` if an applied file has changed or is unknown here.
+    whole migrations only. Under load: a lock that is not to be had within `lock_timeout` seconds is asked for
+    again later, for `patience` seconds in all. Raises `MigrationError` if an applied file has changed or is
+    unknown here, or if a lock is not to be had.
     """
     connection = await _connect(database_url)
     try:
@@ -66,7 +83,7 @@ async def migrate(database_url: str, *, phase: Phase | None = None) -> list[str]
         if passed_over and phase == "after":
             raise MigrationError(f"{passed_over[0].name} comes first and is of phase {passed_over[0].phase}.")
         for migration in chosen:
-            await _apply(connection, migration)
+            await _apply_patiently(connection, migration, lock_timeout, patience)
         return [m.name for m in chosen]
     finally:
         await connection.close()
@@ -103,8 +120,25 @@ async def _known(connection: Any) -> list[Migration]:
     return migrations
 
 
-async def _apply(connection: Any, migration: Migration) -> None:
+async def _apply_patiently(
+    connection: Any, migration: Migration, lock_timeout: float, patience: float
+) -> None:
+    gives_up = time.monotonic() + patience
+    while True:
+        try:
+            return await _apply(connection, migration, lock_timeout)
+        except asyncpg.LockNotAvailableError as error:
+            if time.monotonic() >= gives_up:
+                raise MigrationError(
+                    f"{migration.name} could not lock what it changes within {patience:g} s: "
+                    "look for long transactions in pg_stat_activity and try again."
+                ) from error
+        await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 -- no secret
+
+
+async def _apply(connection: Any, migration: Migration, lock_timeout: float) -> None:
     async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = '{round(lock_timeout * 1000)}ms'")
         await connection.execute("SET LOCAL search_path = holdfast")
         await connection.execute(migration.sql)
         await connection.execute(
