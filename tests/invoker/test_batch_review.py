@@ -12,7 +12,7 @@ from holdfast.ledger.batch_view import BatchView
 from holdfast.v1 import batch_pb2, batch_service_pb2, batch_service_pb2_grpc
 from tests.invoker.stand import Invoker, facts_of, fields_of, reason_of
 from tests.kit.until import until
-from tests.ledger.test_batch_apply import seen
+from tests.support.batch import seen
 from tests.support.batch_apply import Dispatcher, in_review
 from tests.support.ledger import execute
 from tests.support.outbox import make_destination, open_session
@@ -157,7 +157,7 @@ async def test_a_batch_is_sampled_reviewed_applied_and_rolled_back(stand: Stand)
     items = {each.index: each for each in (await stand.call("ListBatchItems")).items}
     one = items[first.index]
     assert one.review.reviewer == "ann"
-    assert uuid.UUID(one.effect_id)
+    assert str(uuid.UUID(one.effect_id)) == one.effect_id
     assert {(c.path, c.before.string_value, c.after.string_value) for c in one.changes} >= {
         ("industry", "none", "food")
     }

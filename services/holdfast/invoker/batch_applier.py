@@ -1,6 +1,7 @@
 """Keeps batches moving whose items have ended: judged, applied and undone chunk by chunk."""
 
 import asyncio
+import time
 from typing import Final
 from uuid import UUID
 
@@ -10,11 +11,13 @@ from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop
 from holdfast.ledger.batch_news import hear, judgement
-from holdfast.ledger.batch_work import Applying, Composers, applying, work_on
+from holdfast.ledger.batch_review import carry_out
+from holdfast.ledger.batch_work import Composers, applying, work_on
 
 IDLE_S: Final = 1.0
 BUSY_S: Final = 0.05
 """Between two looks while something is on its way: what arrives makes room."""
+ANSWER_S: Final = 5.0
 _FIRST: Final = UUID(int=0)
 
 
@@ -51,7 +54,11 @@ class BatchApplier:
         return moved + heard.notes
 
     async def judge_rest(self, tenant: str, batch_id: UUID) -> None:
-        """Carry out what is to become of the rest of a batch, so that whoever asked for it sees it done."""
-        which = Applying(batch_id, tenant)
-        while (await work_on(self._db, which, self._compose)).items:
+        """Carry out what is to become of the rest of a batch, so that whoever asked for it sees it done.
+
+        Of a very large batch what is left after a few seconds is left to the loop.
+        """
+        until = time.monotonic() + ANSWER_S
+        while time.monotonic() < until and await carry_out(self._db, tenant, batch_id):
             pass
+        self.loop.wake()

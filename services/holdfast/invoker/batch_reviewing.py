@@ -75,7 +75,6 @@ class Reviewing:
         done = await batch_review.review(self._db, tenant, batch_id, judgements, rest, reviewer=reviewer)
         if rest is not None or done.policy_met:
             await self._applier.judge_rest(tenant, batch_id)
-            self._applier.loop.wake()
         async with self._db.connection() as connection:
             batch = await batch_view.get(connection, tenant, batch_id)
             progress = await batch_view.progress(connection, batch)

@@ -145,6 +145,26 @@ async def review(
     return await db.retrying(once)
 
 
+async def carry_out(db: Database, tenant: str, batch_id: UUID) -> int:
+    """Judge a chunk of the rest as someone has said; return how many. Repeatable."""
+
+    async def once() -> int:
+        async with db.transaction() as connection:
+            await lock_tenants(connection, [tenant])
+            return await judge_rest(connection, await connection.fetchrow(LOCK, batch_id, tenant))
+
+    return await db.retrying(once)
+
+
+async def judge_rest(connection: Connection, row: Any) -> int:
+    """Judge a chunk of the rest of a locked batch, if anything was said about it; return how many."""
+    if not row["rest_status"]:
+        return 0
+    said = (row["batch_id"], row["rest_status"], row["rest_reason"], row["rest_reviewer"])
+    count: int = await connection.fetchval(JUDGE_REST, *said)
+    return count
+
+
 async def judge(connection: Connection, batch_id: UUID, judgements: Sequence[Judgement]) -> Any:
     """Move items that may be judged, under the tenant's lock; return the batch's row."""
     return await connection.fetchrow(

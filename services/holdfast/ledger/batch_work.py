@@ -146,9 +146,7 @@ async def _step(doing: _Doing) -> Worked:
 
 
 async def _judge_rest(doing: _Doing, _: Any) -> Worked:
-    row = doing.row
-    said = (row["batch_id"], row["rest_status"], row["rest_reason"], row["rest_reviewer"])
-    return Worked(await doing.connection.fetchval(batch_review.JUDGE_REST, *said))
+    return Worked(await batch_review.judge_rest(doing.connection, doing.row))
 
 
 async def _rest_judged(doing: _Doing, _: Any) -> Worked:
