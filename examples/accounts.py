@@ -1,10 +1,10 @@
-"""Tags customer accounts by industry, overnight and tens of thousands at a time, without touching them unseen.
+"""Tags customer accounts by industry, tens of thousands at a time, and touches none of them unseen.
 
     python -m examples.accounts --count 50000 > accounts.jsonl
     python -m examples.standins.crm --port 9009
     holdfast dev --agents examples.accounts:app
-    holdfast outbox put crm http://127.0.0.1:9009/tag
-    holdfast outbox put crm-undo http://127.0.0.1:9009/untag
+    holdfast outbox put-destination crm http://127.0.0.1:9009/tag
+    holdfast outbox put-destination crm-undo http://127.0.0.1:9009/untag
     holdfast batch create accounts.tag accounts.jsonl --start \
         --label-field industry --confidence-field confidence --apply-to crm --undo-to crm-undo
     holdfast batch watch BATCH
@@ -13,12 +13,13 @@
     holdfast batch apply BATCH --watch
     holdfast batch rollback BATCH --reason "the wrong taxonomy" --watch
 
-Nothing reaches the accounts before `apply`: what the agent says is staged beside what is there now, a sample of it is
-looked at, and only what was accepted leaves as an effect, once per account. `accounts.review` is an agent that looks
-at the sample in place of people: create the batch with `--reviewer accounts.review --accept-share 0.95 --of-judged 200`.
+Nothing reaches the accounts before `apply`: what the agent says is staged beside what is there now, a sample
+of it is looked at, and only what was accepted leaves as an effect, once per account. `accounts.review` is an
+agent that looks at the sample in place of people: create the batch with `--reviewer accounts.review
+--accept-share 0.9 --of-judged 200`; with `--apply-when-met` it applies itself.
 
-The data are generated, so the true industry of each account is known; a fifth of the descriptions are vague or
-misleading, as they are in life.
+The data are generated, so the true industry of each account is known; a fifth of the descriptions are vague
+or misleading, as they are in life.
 """
 
 import argparse
@@ -60,6 +61,8 @@ REGIONS: Final = ("in the north", "nationwide", "for small businesses", "since t
 FILLERS: Final = ("service", "quality", "people", "solutions", "trust", "experience")
 NAMES: Final = ("Ashby", "Okafor", "Tanaka", "Brandt", "Silva", "Novak", "Haddad", "Larsen", "Costa", "Meyer")
 FORMS: Final = ("Ltd", "GmbH", "Inc", "SA", "& Sons", "Group")
+VAGUE: Final = 0.12
+MISLEADING: Final = 0.08
 SEED: Final = 2025
 
 app = App("accounts", version="1")
@@ -91,9 +94,9 @@ def generated(number: int, seed: int = SEED) -> tuple[Account, str]:
     industry = chance.choices(list(WORDS), SHARES)[0]
     clues = chance.sample(WORDS[industry], 3)
     mood = chance.random()
-    if mood < 0.12:  # vague: one clue among words that say nothing
+    if mood < VAGUE:  # vague: one clue among words that say nothing
         clues = [clues[0], *chance.sample(FILLERS, 2)]
-    elif mood < 0.20:  # misleading: they also speak of whom they serve
+    elif mood < VAGUE + MISLEADING:  # misleading: they also speak of whom they serve
         other = chance.choice([name for name in WORDS if name != industry])
         clues = [clues[0], *chance.sample(WORDS[other], chance.choice((1, 2)))]
     chance.shuffle(clues)

@@ -1,7 +1,7 @@
 """A stand-in CRM: accounts have an industry, which is set, and put back, at most once per idempotency key.
 
-`POST /tag` and `POST /untag` take an item of a batch as its effects carry it; `GET /accounts/KEY` tells an account's
-industry, `GET /stats` counts. It lives on loopback and forgets everything when it ends.
+`POST /tag` and `POST /untag` take an item of a batch as its effects carry it; `GET /accounts/KEY` tells an
+account's industry, `GET /stats` counts. It lives on loopback and forgets everything when it ends.
 """
 
 import argparse

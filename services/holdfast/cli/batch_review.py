@@ -84,8 +84,14 @@ async def sample(target: Target, batch_id: str, size: int, seed: int, **given: A
 @click.argument("batch_id")
 @click.option("--accept", "accepted", type=int, multiple=True, help="The index of an item; repeatable.")
 @click.option("--reject", "rejected", type=int, multiple=True, help="The same, with --reason.")
-@click.option("--edit", "edited", type=int, help="Accept this one with the output of --output.")
-@click.option("--output", "output", help="The output as it shall be, JSON or @file.")
+@click.option(
+    "--edit",
+    "edited",
+    type=(int, str),
+    metavar="INDEX OUTPUT",
+    multiple=True,
+    help="Accept this one with another output, JSON or @file; repeatable.",
+)
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -191,14 +197,12 @@ async def _follow(target: Target, client: Client, batch_id: str) -> None:
 
 
 def _reviews(given: dict[str, Any], reason: str) -> Iterator[ItemReview]:
-    if (given["edited"] is None) != (given["output"] is None):
-        raise click.UsageError("--edit and --output go together.")
     for index in given["accepted"]:
         yield ItemReview(index, accepted=True)
     for index in given["rejected"]:
         yield ItemReview(index, accepted=False, reason=reason)
-    if given["edited"] is not None:
-        yield ItemReview(given["edited"], accepted=True, edited=json_value(given["output"]))
+    for index, output in given["edited"]:
+        yield ItemReview(index, accepted=True, edited=json_value(output))
     if given["file"] is not None:
         with given["file"].open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
