@@ -39,7 +39,7 @@ class World:
         self.status = BatchStatus.IN_REVIEW
 
     async def act(self, act: Any) -> None:
-        name, what = (act, None) if isinstance(act, str) else act
+        name, what = (act, 0) if isinstance(act, str) else act
         db = self.db
         match name:
             case "work":
