@@ -201,5 +201,6 @@ CASES = (
     Case("parked_100k_queries_per_minute", "1/min", alone("queries_per_minute", "--parked")),
     Case("wake_per_s", "runs/s", alone("wake_per_s", "--wake")),
     Case("resume_1000_steps_ms", "ms", waiting(0.50, "--resume", "--runs", "10")),
+    Case("batch_apply_per_s", "items/s", alone("batch_apply_per_s", "--batch-apply")),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
 )

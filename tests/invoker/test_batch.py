@@ -59,8 +59,18 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
         ({"invocation": {"intent": "count", "run_id": str(uuid.uuid4())}}, "spec.invocation.run_id"),
         ({"invocation": {"intent": "count", "idempotency_key": "k"}}, "spec.invocation.idempotency_key"),
         ({"source": {"source": "crm", "query": "SELECT 1"}}, "spec.source"),
-        ({"apply": {"effect": {"destination": "crm"}}}, "spec.apply"),
-        ({"review": {"min_accepted_share": 0.98}}, "spec.review"),
+        ({"apply": {"effect": {"destination": ""}}}, "spec.apply.effect.destination"),
+        ({"apply": {}}, "spec.apply"),
+        ({"apply": {"follow_up": {"intent": "no intent"}}}, "spec.apply.follow_up.intent"),
+        (
+            {"apply": {"follow_up": {"intent": "count", "run_id": str(uuid.uuid4())}}},
+            "spec.apply.follow_up.run_id",
+        ),
+        ({"review": {"min_accepted_share": 1.1}}, "spec.review.min_accepted_share"),
+        ({"review": {"min_accepted_share": float("nan")}}, "spec.review.min_accepted_share"),
+        ({"review": {"min_judged": -1}}, "spec.review.min_judged"),
+        ({"review": {"min_accepted_share": 0.9, "apply_when_met": True}}, "spec.review.apply_when_met"),
+        ({"skip_staging": True, "review": {"min_judged": 1}}, "spec.review"),
     ],
 )
 async def test_what_is_malformed_or_not_served_is_named(
@@ -108,15 +118,27 @@ async def test_the_same_key_is_the_same_batch_and_never_another(batches: Any) ->
         "CancelBatch",
         "RetryBatchItems",
         "UpdateBatch",
+        "SampleBatch",
+        "ReviewItems",
+        "ApplyBatch",
+        "RollbackBatch",
     ],
 )
 async def test_another_tenant_s_batch_is_as_unknown_as_one_that_never_was(batches: Any, call: str) -> None:
     theirs = await create(batches, spec(), chunk({"n": 1}), {"complete_count": 1})
     request = getattr(pb, f"{call}Request")
+    more = {"reason": "wrong"} if call == "RollbackBatch" else {}
     foreign = await refusal(
-        getattr(batches, call)(request(batch_id=theirs.batch.batch_id), metadata=of_tenant("umbrella"))
+        getattr(batches, call)(
+            request(batch_id=theirs.batch.batch_id, **more),
+            metadata=[*of_tenant("umbrella"), ("holdfast-user", "ann")],
+        )
     )
-    unknown = await refusal(getattr(batches, call)(request(batch_id=str(uuid.uuid4()))))
+    unknown = await refusal(
+        getattr(batches, call)(
+            request(batch_id=str(uuid.uuid4()), **more), metadata=[("holdfast-user", "ann")]
+        )
+    )
     for error in (foreign, unknown):
         assert (error.code(), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "BATCH_NOT_FOUND")
     seen = (await batches.GetBatch(pb.GetBatchRequest(batch_id=theirs.batch.batch_id))).batch

@@ -255,8 +255,11 @@ class ReviewPolicy(_message.Message):
     min_judged: _builtins.int
     """How many items must have been judged before the share counts."""
     reviewer_intent: _builtins.str
-    """An intent that judges sampled items in place of people; empty: people do. It is given the item
-    and answers with the fields of `ItemReview`.
+    """An intent that judges sampled items in place of people; empty: people do. As many as
+    `min_judged` are drawn (0: 200), spread over the classes of output, when the batch comes to
+    IN_REVIEW. It is given the item (`batch_id`, `index`, `key`, `payload`, `current`, `output`,
+    `label`, `confidence`) and answers with the fields of `ItemReview`; an item whose run fails or
+    answers otherwise stays unjudged.
     """
     apply_when_met: _builtins.bool
     """True applies at once what the policy accepts, to `BatchSpec.apply`."""
@@ -278,7 +281,12 @@ Global___ReviewPolicy: _TypeAlias = ReviewPolicy  # noqa: Y015
 
 @_typing.final
 class ApplyEffect(_message.Message):
-    """An effect per accepted output."""
+    """An effect per accepted output.
+
+    Its body is the item: `batch_id`, `index`, `key`, `payload`, `current` if one was sent, and
+    `output`, edits included. Its idempotency key is `batch/<batch_id>/<index>/apply`, that of the
+    undo `batch/<batch_id>/<index>/undo`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -32,8 +32,8 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     EXPORT_FORMAT_JSONL: _ExportFormat.ValueType  # 1
     """One JSON object per line, a `BatchItem` each."""
     EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 2
-    """A header and one row per item: key, status, label, confidence, review, then the output's
-    fields.
+    """A header and one row per item: key, status, label, confidence, review (accept or reject), then
+    the output's fields, edits included.
     """
 
 class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
@@ -44,8 +44,8 @@ EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
 EXPORT_FORMAT_JSONL: ExportFormat.ValueType  # 1
 """One JSON object per line, a `BatchItem` each."""
 EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 2
-"""A header and one row per item: key, status, label, confidence, review, then the output's
-fields.
+"""A header and one row per item: key, status, label, confidence, review (accept or reject), then
+the output's fields, edits included.
 """
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
@@ -105,6 +105,7 @@ class Stratification(_message.Message):
     CONFIDENCE_BOUNDS_FIELD_NUMBER: _builtins.int
     COST_BOUNDS_MICROS_FIELD_NUMBER: _builtins.int
     EQUAL_FIELD_NUMBER: _builtins.int
+    TOKEN_BOUNDS_FIELD_NUMBER: _builtins.int
     by_label: _builtins.bool
     """One stratum per class of output."""
     equal: _builtins.bool
@@ -115,7 +116,15 @@ class Stratification(_message.Message):
 
     @_builtins.property
     def cost_bounds_micros(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The bounds between bands of cost per item, rising, in millionths; empty: no bands."""
+        """The bounds between bands of cost per item, rising, in millionths; empty: no bands. Refused as
+        long as the operator has no price list.
+        """
+
+    @_builtins.property
+    def token_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The bounds between bands of tokens per item, rising: what an item costs where the operator has
+        no price list. Not together with `cost_bounds_micros`.
+        """
 
     def __init__(
         self,
@@ -124,10 +133,11 @@ class Stratification(_message.Message):
         confidence_bounds: _abc.Iterable[_builtins.float] | None = ...,
         cost_bounds_micros: _abc.Iterable[_builtins.int] | None = ...,
         equal: _builtins.bool = ...,
+        token_bounds: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_label", b"by_label", "confidence_bounds", b"confidence_bounds", "cost_bounds_micros", b"cost_bounds_micros", "equal", b"equal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_label", b"by_label", "confidence_bounds", b"confidence_bounds", "cost_bounds_micros", b"cost_bounds_micros", "equal", b"equal", "token_bounds", b"token_bounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -149,7 +159,7 @@ class Stratum(_message.Message):
     confidence_band: _builtins.int
     """The band of confidence, from 0 for the lowest, if strata are by confidence."""
     cost_band: _builtins.int
-    """The band of cost, from 0 for the lowest, if strata are by cost."""
+    """The band of cost or of tokens, from 0 for the lowest, if strata are by one of them."""
     population: _builtins.int
     """Staged items in it."""
     @_builtins.property
@@ -807,7 +817,7 @@ class RollbackBatchRequest(_message.Message):
     """True only counts."""
     @_builtins.property
     def filter(self) -> Global___BatchItemFilter:
-        """Which of the applied items; unset: all."""
+        """Which of the applied items, by keys, label or confidence; unset: all."""
 
     def __init__(
         self,

@@ -199,7 +199,7 @@ class BatchServiceServicer:
         Repeatable: the same request over the same staged items draws the same sample.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,10 +209,11 @@ class BatchServiceServicer:
         """Accepts, rejects or edits staged outputs.
 
         Repeatable: the last word on an item holds until it is being applied. All reviews of one call
-        are stored, or none.
+        are stored, or none, and with them what becomes of the rest, which is then carried out chunk by
+        chunk. Items can be judged from the moment they are staged; the rest once all have ended.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,7 +226,7 @@ class BatchServiceServicer:
         with what was not applied, under the target of the first.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, DESTINATION_NOT_FOUND, UNKNOWN_INTENT,
-        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,11 +235,13 @@ class BatchServiceServicer:
     def RollbackBatch(self, request, context):
         """Undoes what was applied, the newest first.
 
-        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
-        with what was not undone.
+        Answers when the work is accepted; WatchBatch follows it. Of a batch that is still applying,
+        nothing further is applied; what is on its way arrives, and is undone then. An item counts as
+        APPLIED until its undo was delivered. Repeatable: a second call goes on with what was not
+        undone, undos that were set aside included.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -277,7 +280,9 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryBatchItems(self, request, context):
-        """Runs skipped items again, or applies again those that could not be applied.
+        """Runs skipped items again, or, once the batch was applied, applies again those that could not be
+        applied: their effect is sent again under its key. One that was discarded, or a follow-up run
+        that failed, is tried again where it is: by RetryEffect, by RetryRun.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, BATCH_NOT_READY.

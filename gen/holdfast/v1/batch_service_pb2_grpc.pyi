@@ -68,16 +68,17 @@ class BatchServiceStub:
     Repeatable: the same request over the same staged items draws the same sample.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE.
     """
     ReviewItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ReviewItemsRequest, _batch_service_pb2.ReviewItemsResponse]
     """Accepts, rejects or edits staged outputs.
 
     Repeatable: the last word on an item holds until it is being applied. All reviews of one call
-    are stored, or none.
+    are stored, or none, and with them what becomes of the rest, which is then carried out chunk by
+    chunk. Items can be judged from the moment they are staged; the rest once all have ended.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     ApplyBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.ApplyBatchRequest, _batch_service_pb2.ApplyBatchResponse]
     """Turns accepted outputs into effects or follow-up runs, each exactly once as an intent.
@@ -86,16 +87,18 @@ class BatchServiceStub:
     with what was not applied, under the target of the first.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, DESTINATION_NOT_FOUND, UNKNOWN_INTENT,
-    TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     RollbackBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.RollbackBatchRequest, _batch_service_pb2.RollbackBatchResponse]
     """Undoes what was applied, the newest first.
 
-    Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
-    with what was not undone.
+    Answers when the work is accepted; WatchBatch follows it. Of a batch that is still applying,
+    nothing further is applied; what is on its way arrives, and is undone then. An item counts as
+    APPLIED until its undo was delivered. Repeatable: a second call goes on with what was not
+    undone, undos that were set aside included.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-    LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+    LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     PauseBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.PauseBatchRequest, _batch_service_pb2.PauseBatchResponse]
     """Starts no further items; those in flight end. Holds for running, applying and rolling back
@@ -118,7 +121,9 @@ class BatchServiceStub:
     LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     RetryBatchItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.RetryBatchItemsRequest, _batch_service_pb2.RetryBatchItemsResponse]
-    """Runs skipped items again, or applies again those that could not be applied.
+    """Runs skipped items again, or, once the batch was applied, applies again those that could not be
+    applied: their effect is sent again under its key. One that was discarded, or a follow-up run
+    that failed, is tried again where it is: by RetryEffect, by RetryRun.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, BATCH_NOT_READY.
@@ -234,7 +239,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         Repeatable: the same request over the same staged items draws the same sample.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -246,10 +251,11 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Accepts, rejects or edits staged outputs.
 
         Repeatable: the last word on an item holds until it is being applied. All reviews of one call
-        are stored, or none.
+        are stored, or none, and with them what becomes of the rest, which is then carried out chunk by
+        chunk. Items can be judged from the moment they are staged; the rest once all have ended.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -264,7 +270,7 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         with what was not applied, under the target of the first.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, DESTINATION_NOT_FOUND, UNKNOWN_INTENT,
-        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -275,11 +281,13 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_batch_service_pb2.RollbackBatchResponse]:
         """Undoes what was applied, the newest first.
 
-        Answers when the work is accepted; WatchBatch follows it. Repeatable: a second call goes on
-        with what was not undone.
+        Answers when the work is accepted; WatchBatch follows it. Of a batch that is still applying,
+        nothing further is applied; what is on its way arrives, and is undone then. An item counts as
+        APPLIED until its undo was delivered. Repeatable: a second call goes on with what was not
+        undone, undos that were set aside included.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
-        LEDGER_UNAVAILABLE, NOT_YET_AVAILABLE.
+        LEDGER_UNAVAILABLE, BATCH_NOT_READY.
         """
 
     @_abc_1.abstractmethod
@@ -326,7 +334,9 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.RetryBatchItemsRequest,
         context: _aio.ServicerContext[_batch_service_pb2.RetryBatchItemsRequest, _abc.Awaitable[_batch_service_pb2.RetryBatchItemsResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.RetryBatchItemsResponse]:
-        """Runs skipped items again, or applies again those that could not be applied.
+        """Runs skipped items again, or, once the batch was applied, applies again those that could not be
+        applied: their effect is sent again under its key. One that was discarded, or a follow-up run
+        that failed, is tried again where it is: by RetryEffect, by RetryRun.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, BATCH_NOT_READY.

@@ -5,6 +5,7 @@ from holdfast.client.access import AccessControl, AuditRecord, MadeToken, Me, To
 from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.batch import (
+    ApplyEffect,
     Batch,
     BatchInput,
     BatchItem,
@@ -14,6 +15,10 @@ from holdfast.client.batch import (
     BatchStatus,
     ErrorGroup,
     FieldChange,
+    ItemReview,
+    Reviewed,
+    ReviewPolicy,
+    Stratum,
 )
 from holdfast.client.batches import Batches, BatchWatch
 from holdfast.client.client import Client
@@ -67,6 +72,7 @@ __all__ = [
     "Acted",
     "ActedOnEffects",
     "Action",
+    "ApplyEffect",
     "Approval",
     "ApprovalStatus",
     "Approvals",
@@ -106,6 +112,7 @@ __all__ = [
     "HoldfastError",
     "Inbox",
     "Invocation",
+    "ItemReview",
     "MadeToken",
     "Me",
     "OnDisconnect",
@@ -119,6 +126,8 @@ __all__ = [
     "RefusedEvent",
     "RefusedEvents",
     "Retries",
+    "ReviewPolicy",
+    "Reviewed",
     "Rewound",
     "Run",
     "RunHandle",
@@ -135,6 +144,7 @@ __all__ = [
     "Started",
     "Statistics",
     "StepKind",
+    "Stratum",
     "Tenant",
     "Tenants",
     "Timing",

@@ -9,6 +9,7 @@ import click
 from holdfast.cli import exit_code
 from holdfast.cli.given import json_value
 from holdfast.cli.output import fields, json_line, note, plain, table
+from holdfast.cli.person import as_person
 from holdfast.cli.target import Target, speaks
 from holdfast.client import Approval, ApprovalStatus, AuditEntry, Client, Person
 
@@ -20,24 +21,12 @@ def command() -> None:
     """List what waits for people, and decide it."""
 
 
-def _as_person(wrapped: Any) -> Any:
-    for option in (
-        click.option("--role", "roles", multiple=True, help="A role one has; may be given often."),
-        click.option("--group", "groups", multiple=True, help="A group one is in; may be given often."),
-        click.option(
-            "--as", "user", envvar="HOLDFAST_USER", default="", help="Who one is (or HOLDFAST_USER)."
-        ),
-    ):
-        wrapped = option(wrapped)
-    return wrapped
-
-
 @command.command("list")
 @click.option("--status", "statuses", type=click.Choice(_STATUSES, case_sensitive=False), multiple=True)
 @click.option("--run", "run_id", default="", help="Of this run.")
 @click.option("--intent", default="", help="Of runs for this intent.")
 @click.option("--mine", is_flag=True, help="Only what one may decide now (needs --as).")
-@_as_person
+@as_person
 @speaks
 async def list_approvals(
     target: Target,
@@ -80,7 +69,7 @@ async def get(target: Target, approval_id: str) -> None:
 @click.option("--reason", default="", help="Why, for the record.")
 @click.option("--edited", help="Another payload than asked for, JSON or @file.")
 @click.option("--revision", type=click.IntRange(0), default=0, help="The payload's revision one has seen.")
-@_as_person
+@as_person
 @speaks
 async def approve(
     target: Target, approval_id: str, reason: str, edited: str | None, revision: int, **who: Any
@@ -95,7 +84,7 @@ async def approve(
 @command.command()
 @click.argument("approval_id")
 @click.option("--reason", default="", help="Why, for the record.")
-@_as_person
+@as_person
 @speaks
 async def deny(target: Target, approval_id: str, reason: str, **who: Any) -> None:
     """Deny: one who is listed denies for all."""
@@ -108,7 +97,7 @@ async def deny(target: Target, approval_id: str, reason: str, **who: Any) -> Non
 @click.option("--intent", default="", help="Of runs for this intent.")
 @click.option("--mine", is_flag=True, help="Only what one may decide (needs --as).")
 @click.option("--cursor", default="", help="Go on after this one, as -o json tells it.")
-@_as_person
+@as_person
 @speaks
 async def watch(
     target: Target,

@@ -7,11 +7,22 @@ from typing import Any, Literal
 import click
 
 from holdfast.cli.batch_input import Items
+from holdfast.cli.batch_review import apply, review, rollback, sample
 from holdfast.cli.batch_screen import BatchScreen, more, plain_progress
 from holdfast.cli.given import Limits, Pair
 from holdfast.cli.output import fields, json_line, note, plain, table
 from holdfast.cli.target import Target, speaks
-from holdfast.client import Batch, BatchItemStatus, BatchProgress, BatchSpec, BatchStatus, Budget, Invocation
+from holdfast.client import (
+    ApplyEffect,
+    Batch,
+    BatchItemStatus,
+    BatchProgress,
+    BatchSpec,
+    BatchStatus,
+    Budget,
+    Invocation,
+    ReviewPolicy,
+)
 
 _STATUS = click.Choice([status.name.lower() for status in BatchItemStatus if status], case_sensitive=False)
 
@@ -45,6 +56,12 @@ def command() -> None:
 @click.option("--confidence-field", default="", help="The field that says how sure the agent is.")
 @click.option("--budget", type=Limits(), help="Of each item, as max_steps=10,deadline=30s.")
 @click.option("--label", "labels", type=Pair(), multiple=True, help="A label of the batch; repeatable.")
+@click.option("--apply-to", default="", help="The destination that is given accepted outputs.")
+@click.option("--undo-to", default="", help="The destination that undoes one.")
+@click.option("--accept-share", type=click.FloatRange(0, 1), default=0.0, help="Accepts the rest, as 0.98.")
+@click.option("--of-judged", type=click.IntRange(0, 1000), default=0, help="Once so many were judged.")
+@click.option("--reviewer", default="", help="An intent that judges a sample in place of people.")
+@click.option("--apply-when-met", is_flag=True, help="Apply at once when the share is met.")
 @click.option("--start", is_flag=True, help="Start it as soon as all items are here.")
 @speaks
 async def create(target: Target, intent: str, file: Path, budget: Budget | None, **given: Any) -> None:
@@ -63,6 +80,8 @@ async def create(target: Target, intent: str, file: Path, budget: Budget | None,
         confidence_field=given["confidence_field"],
         labels=dict(given["labels"]),
         start_when_uploaded=given["start"],
+        review=_policy(given),
+        apply=ApplyEffect(given["apply_to"], given["undo_to"]) if given["apply_to"] else None,
     )
     async with target.client() as client:
         batch = await client.batches.create(spec, Items(file, given["key"]))
@@ -121,9 +140,10 @@ async def watch(target: Target, batch_id: str, interval: float) -> None:
 @click.option("--status", "statuses", type=_STATUS, multiple=True, help="Standing there; repeatable.")
 @click.option("--label", default="", help="With this class of output.")
 @click.option("--reason", default="", help="Failed for this reason.")
+@click.option("--changed", is_flag=True, help="Whose output differs from what is there.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
 @speaks
-async def items(target: Target, batch_id: str, statuses: tuple[str, ...], limit: int, **which: str) -> None:
+async def items(target: Target, batch_id: str, statuses: tuple[str, ...], limit: int, **which: Any) -> None:
     """List items in order."""
     rows: list[tuple[object, ...]] = []
     wanted = [BatchItemStatus[name.upper()] for name in statuses]
@@ -133,6 +153,7 @@ async def items(target: Target, batch_id: str, statuses: tuple[str, ...], limit:
             statuses=wanted,
             label=which["label"],
             failure_reason=which["reason"],
+            changed=which["changed"],
             page_size=min(limit, 200),
         )
         async for item in found:
@@ -228,6 +249,17 @@ async def export(
         async for part in client.batches.export(batch_id, form=form, statuses=wanted):
             sys.stdout.buffer.write(part)
     sys.stdout.flush()
+
+
+def _policy(given: dict[str, Any]) -> ReviewPolicy | None:
+    policy = ReviewPolicy(
+        given["accept_share"], given["of_judged"], given["reviewer"], apply_when_met=given["apply_when_met"]
+    )
+    return None if policy == ReviewPolicy() else policy
+
+
+for verb in (sample, review, apply, rollback):
+    command.add_command(verb)
 
 
 def _show(target: Target, batch: Batch, progress: BatchProgress | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from holdfast.invoker.batch_message import item_message, read_filter
+from holdfast.invoker.batch_message import final_output, item_message, read_filter
 from holdfast.invoker.envelope import Violations
 from holdfast.kit.db import Database
 from holdfast.ledger import batch_view
@@ -64,10 +64,12 @@ async def _columns(db: Database, batch_id: Any, which: ItemFilter) -> list[str]:
 
 
 def _csv(view: ItemView, columns: list[str]) -> bytes:
-    output = None if view.output is None else json.loads(view.output)
+    stored = final_output(view)
+    output = None if stored is None else json.loads(stored)
     found = output if isinstance(output, dict) else {"output": output}
     confidence = "" if view.confidence is None else view.confidence
-    fixed = [_cell(view.key), view.status.name, _cell(view.label), confidence, ""]
+    review = "" if view.review is None else "accept" if view.review.accepted else "reject"
+    fixed = [_cell(view.key), view.status.name, _cell(view.label), confidence, review]
     return _row([*fixed, *(_cell(found.get(name)) for name in columns)])
 
 

@@ -10,15 +10,21 @@ from google.protobuf.duration_pb2 import Duration
 from holdfast.invoker.envelope import Violations
 from holdfast.kit.rpc.payload import value_of
 from holdfast.kit.rpc.run import failure_message, timestamp
-from holdfast.ledger.batch_view import BatchProgress, BatchView, ItemFilter, ItemView
+from holdfast.ledger.batch_view import BatchProgress, BatchView, ItemFilter, ItemView, Said
 from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
-from holdfast.ledger.domain.batch_pace import pace_of
+from holdfast.ledger.domain.batch_pace import SLOT_S, pace_of
 from holdfast.v1 import batch_pb2, batch_service_pb2, run_pb2
 
 _BUCKETS: Final = 20
 _MOST_KEYS: Final = 1000
 _MOST_CHANGES: Final = 100
 _ABSENT: Final = object()
+_LEFT: Final = {
+    BatchStatus.RUNNING: (ItemStatus.PENDING, ItemStatus.RUNNING),
+    BatchStatus.APPLYING: (ItemStatus.ACCEPTED, ItemStatus.APPLYING),
+    BatchStatus.ROLLING_BACK: (ItemStatus.APPLYING, ItemStatus.APPLIED),
+}
+"""What a phase has still to do."""
 
 
 def batch_message(view: BatchView) -> batch_pb2.Batch:
@@ -27,6 +33,10 @@ def batch_message(view: BatchView) -> batch_pb2.Batch:
     spec.max_parallelism = view.max_parallelism
     spec.invocation.priority = view.priority
     spec.tolerance.max_items, spec.tolerance.max_share = view.tolerated_items, view.tolerated_share
+    if view.review is not None:
+        spec.review.ParseFromString(view.review)
+    if view.apply_target is not None:
+        spec.apply.ParseFromString(view.apply_target)
     return batch_pb2.Batch(
         batch_id=str(view.batch_id),
         spec=spec,
@@ -43,13 +53,13 @@ def batch_message(view: BatchView) -> batch_pb2.Batch:
 
 def progress_message(batch: BatchView, progress: BatchProgress) -> batch_pb2.BatchProgress:
     """Return how far a batch is."""
-    left = progress.counts.get(ItemStatus.PENDING, 0) + progress.counts.get(ItemStatus.RUNNING, 0)
-    going = batch.status is BatchStatus.RUNNING
+    begun = batch.start_time if batch.phase_time is None else batch.phase_time
+    since = None if begun is None else begun.timestamp()
     pace = pace_of(
-        progress.pace,
+        [slot for slot in progress.pace if since is None or slot.at >= since // SLOT_S],
         now=progress.now.timestamp(),
-        since=None if batch.start_time is None else batch.start_time.timestamp(),
-        left=left if going else 0,
+        since=since,
+        left=sum(progress.counts.get(status, 0) for status in _LEFT.get(batch.status, ())),
     )
     usage = progress.usage
     return batch_pb2.BatchProgress(
@@ -95,6 +105,9 @@ def item_message(batch_id: str, view: ItemView) -> batch_pb2.BatchItem:
         ),
         failure=None if view.failure is None else failure_message(view.failure),
         update_time=timestamp(view.update_time),
+        review=None if view.review is None else _review(view.index, view.review),
+        effect_id="" if view.effect_id is None else str(view.effect_id),
+        follow_up_run_id="" if view.follow_up_run_id is None else str(view.follow_up_run_id),
     )
     item.input.key = view.key
     item.input.payload.CopyFrom(value_of(json.loads(view.payload)).struct_value)
@@ -103,9 +116,26 @@ def item_message(batch_id: str, view: ItemView) -> batch_pb2.BatchItem:
     if view.output is not None:
         item.output.CopyFrom(value_of(json.loads(view.output)))
         if view.current is not None:
-            found = changes(json.loads(view.current), json.loads(view.output))
+            found = changes(json.loads(view.current), json.loads(final_output(view) or view.output))
             item.changes.extend(change for change, _ in zip(found, range(_MOST_CHANGES), strict=False))
     return item
+
+
+def final_output(view: ItemView) -> bytes | None:
+    """Return an item's output as it would be applied: as it was edited, if it was."""
+    edited = None if view.review is None else view.review.edited
+    return view.output if edited is None else edited
+
+
+def _review(index: int, said: Said) -> batch_pb2.ItemReview:
+    return batch_pb2.ItemReview(
+        index=index,
+        verdict=batch_pb2.REVIEW_VERDICT_ACCEPT if said.accepted else batch_pb2.REVIEW_VERDICT_REJECT,
+        reason=said.reason,
+        edited_output=None if said.edited is None else value_of(json.loads(said.edited)),
+        reviewer=said.reviewer,
+        review_time=timestamp(said.time),
+    )
 
 
 def changes(before: Any, after: Any, path: str = "") -> Iterator[batch_pb2.FieldChange]:
@@ -139,8 +169,6 @@ def read_filter(wrong: Violations, which: batch_service_pb2.BatchItemFilter) -> 
         wrong.text(f"filter.{field}", value)
     if not 0 <= which.max_confidence <= 1:
         wrong.add("filter.max_confidence", "must be from 0 to 1")
-    if which.changed:
-        wrong.add("filter.changed", "is not served by this release")
     wrong.settle()
     return ItemFilter(
         statuses=tuple(ItemStatus(status) for status in which.statuses),
@@ -148,6 +176,7 @@ def read_filter(wrong: Violations, which: batch_service_pb2.BatchItemFilter) -> 
         failure_reason=which.failure_reason,
         keys=tuple(which.keys),
         max_confidence=which.max_confidence,
+        changed=which.changed,
     )
 
 

@@ -9,16 +9,20 @@ import grpc
 
 from holdfast.invoker.batch_export import export
 from holdfast.invoker.batch_message import batch_message, item_message, progress_message, read_filter
+from holdfast.invoker.batch_policy import check_rate, check_review, review_rule
+from holdfast.invoker.batch_reviewing import Reviewing
 from holdfast.invoker.batch_spec import check_parallelism, check_tolerance
 from holdfast.invoker.batches import Batches
 from holdfast.invoker.envelope import Violations
 from holdfast.invoker.parts import Parts
-from holdfast.kit.errors import NotYetAvailable, StreamProtocol
+from holdfast.kit.errors import StreamProtocol
 from holdfast.kit.rpc.page import cursor_of, size_of, token_of
+from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.kit.rpc.violation import Violations as PageViolations
 from holdfast.ledger import batch as ledger_batch
 from holdfast.ledger import batch_retry, batch_view
+from holdfast.ledger.batch import ReviewRule
 from holdfast.ledger.batch_view import BatchFilter, BatchView
 from holdfast.ledger.domain.batch import ENDED_BATCH, BatchStatus
 from holdfast.v1 import batch_pb2, batch_service_pb2_grpc
@@ -37,6 +41,9 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         self._db = parts.db
         self._driver = parts.batches
         self._batches = Batches(parts.db, parts.intents, parts.batches)
+        self._intents = parts.intents
+        self._applier = parts.applier
+        self._reviewing = Reviewing(parts.db, parts.intents, parts.applier)
 
     async def CreateBatch(  # noqa: N802 - the contract's name
         self,
@@ -202,6 +209,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         tolerance = _tolerance(request)
         batch = await ledger_batch.resume(self._db, current_tenant(), _id(request.batch_id), tolerance)
         self._driver.loop.wake()
+        self._applier.loop.wake()
         return pb.ResumeBatchResponse(batch=batch_message(batch))
 
     async def CancelBatch(  # noqa: N802
@@ -246,10 +254,11 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
             check_parallelism(wrong, "max_parallelism", request.max_parallelism, least=1)
         if request.HasField("priority") and not 0 <= request.priority <= 9:  # noqa: PLR2004 - the contract's
             wrong.add("priority", "must be from 0 to 9")
-        for later in ("review", "apply_items_per_second"):
-            if request.HasField(later):
-                wrong.add(later, "cannot be changed by this release")
+        check_review(wrong, "review", request.review)
+        check_rate(wrong, "apply_items_per_second", request.apply_items_per_second)
         wrong.settle()
+        if request.review.reviewer_intent:
+            await self._intents.check(request.review.reviewer_intent)
         batch = await ledger_batch.update(
             self._db,
             current_tenant(),
@@ -257,29 +266,46 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
             max_parallelism=request.max_parallelism if request.HasField("max_parallelism") else None,
             priority=request.priority if request.HasField("priority") else None,
             tolerance=_tolerance(request),
+            review=_review(request),
+            apply_per_second=(
+                request.apply_items_per_second if request.HasField("apply_items_per_second") else None
+            ),
         )
         self._driver.loop.wake()
+        self._applier.loop.wake()
         return pb.UpdateBatchResponse(batch=batch_message(batch))
 
-    async def SampleBatch(self, request: pb.SampleBatchRequest, _context: Context) -> pb.SampleBatchResponse:  # noqa: N802
-        """Come later."""
-        raise _later("Samples of staged outputs", request.batch_id)
+    async def SampleBatch(  # noqa: N802
+        self,
+        request: pb.SampleBatchRequest,
+        _context: Context,
+    ) -> pb.SampleBatchResponse:
+        """Draw staged items to look at."""
+        return await self._reviewing.sample(current_tenant(), request)
 
-    async def ReviewItems(self, request: pb.ReviewItemsRequest, _context: Context) -> pb.ReviewItemsResponse:  # noqa: N802
-        """Come later."""
-        raise _later("Reviews of staged outputs", request.batch_id)
+    async def ReviewItems(  # noqa: N802
+        self,
+        request: pb.ReviewItemsRequest,
+        context: Context,
+    ) -> pb.ReviewItemsResponse:
+        """Accept, reject or edit staged outputs."""
+        return await self._reviewing.review(current_tenant(), request, caller(context).user)
 
-    async def ApplyBatch(self, request: pb.ApplyBatchRequest, _context: Context) -> pb.ApplyBatchResponse:  # noqa: N802
-        """Come later."""
-        raise _later("Applying staged outputs", request.batch_id)
+    async def ApplyBatch(  # noqa: N802
+        self,
+        request: pb.ApplyBatchRequest,
+        _context: Context,
+    ) -> pb.ApplyBatchResponse:
+        """Apply accepted outputs."""
+        return await self._reviewing.apply(current_tenant(), request)
 
     async def RollbackBatch(  # noqa: N802
         self,
         request: pb.RollbackBatchRequest,
         _context: Context,
     ) -> pb.RollbackBatchResponse:
-        """Come later."""
-        raise _later("Rolling back", request.batch_id)
+        """Undo what was applied."""
+        return await self._reviewing.roll_back(current_tenant(), request)
 
     async def ExportBatch(  # noqa: N802
         self,
@@ -294,10 +320,6 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         async with self._db.connection() as connection:
             batch = await batch_view.get(connection, current_tenant(), batch_id)
             return batch, progress_message(batch, await batch_view.progress(connection, batch))
-
-
-def _later(what: str, batch_id: str) -> NotYetAvailable:
-    return NotYetAvailable(f"{what}: not served by this release.", facts={"batch_id": batch_id})
 
 
 def _id(text: str, field: str = "batch_id") -> UUID:
@@ -328,6 +350,10 @@ def _tolerance(request: pb.ResumeBatchRequest | pb.UpdateBatchRequest) -> tuple[
     check_tolerance(wrong, "tolerance", request.tolerance)
     wrong.settle()
     return request.tolerance.max_items, request.tolerance.max_share
+
+
+def _review(request: pb.UpdateBatchRequest) -> ReviewRule | None:
+    return review_rule(request.review) if request.HasField("review") else None
 
 
 def _number(wrong: PageViolations, kind: str, token: str) -> int | None:

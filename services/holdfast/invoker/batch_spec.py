@@ -4,10 +4,12 @@ import hashlib
 import json
 from typing import Final
 
+from holdfast.invoker.batch_policy import check_review, read_target
 from holdfast.invoker.envelope import Violations, read_envelope
 from holdfast.kit.ids import new_id
 from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_struct, plain_value
 from holdfast.ledger.batch import NewBatch, NewItem
+from holdfast.ledger.batch_target import Target
 from holdfast.v1 import batch_pb2, invoker_service_pb2, run_pb2
 
 MOST_IN_FLIGHT: Final = 10_000
@@ -24,6 +26,9 @@ def read_spec(spec: batch_pb2.BatchSpec, *, tenant: str, field: str = "spec", sc
     """
     wrong = Violations(f"{field}.")
     _check(spec, wrong)
+    target = Target(b"")
+    if spec.HasField("apply"):
+        target = read_target(wrong, "apply", spec.apply, tenant=tenant)
     envelope = read_envelope(
         spec.invocation,
         tenant=tenant,
@@ -56,6 +61,14 @@ def read_spec(spec: batch_pb2.BatchSpec, *, tenant: str, field: str = "spec", sc
         tolerated_share=DEFAULT_SHARE if unlimited else tolerance.max_share,
         label_field=spec.label_field,
         confidence_field=spec.confidence_field,
+        review=spec.review.SerializeToString(deterministic=True) if spec.HasField("review") else None,
+        min_accepted_share=spec.review.min_accepted_share,
+        min_judged=spec.review.min_judged,
+        reviewer_intent=spec.review.reviewer_intent,
+        apply_when_met=spec.review.apply_when_met,
+        apply_target=target.stored or None,
+        apply_destination=target.destination,
+        undo_destination=target.undo_destination,
     )
 
 
@@ -119,9 +132,13 @@ def _check(spec: batch_pb2.BatchSpec, wrong: Violations) -> None:
         if not 0 <= milliseconds <= _DAY_MS:
             wrong.add(f"retry.{name}", "must be from 0 s to 1 day")
     _check_invocation(spec.invocation, wrong)
-    for name, given in (("review", spec.HasField("review")), ("apply", spec.HasField("apply"))):
-        if given:
-            wrong.add(name, "must be empty: this release keeps outputs in staging and does not apply them")
+    check_review(wrong, "review", spec.review)
+    if spec.skip_staging:
+        for name, given in (("review", spec.HasField("review")), ("apply", spec.HasField("apply"))):
+            if given:
+                wrong.add(name, "must be empty with skip_staging: nothing is staged")
+    if spec.review.apply_when_met and not spec.HasField("apply"):
+        wrong.add("review.apply_when_met", "needs a target in apply")
 
 
 def _check_invocation(own: invoker_service_pb2.InvokeRequest, wrong: Violations) -> None:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from holdfast.invoker.batch_driver import BatchDriver
+from holdfast.invoker.batch_policy import follow_up_intent
 from holdfast.invoker.batch_spec import read_items, read_spec, room_of
 from holdfast.invoker.intents import Intents
 from holdfast.kit.db import Database
 from holdfast.ledger import batch as ledger_batch
 from holdfast.ledger import batch_view
 from holdfast.ledger.batch import Made
+from holdfast.ledger.batch_target import check_destinations
 from holdfast.ledger.batch_view import BatchView
 from holdfast.v1 import batch_pb2
 
@@ -25,10 +27,16 @@ class Batches:
     async def create(self, spec: batch_pb2.BatchSpec, *, tenant: str, schedule: str = "") -> Made:
         """Make a batch of a spec, or find that of its idempotency key.
 
-        Raises `InvalidField`, `UnknownIntent`, `IdempotencyKeyReused`, `TenantMismatch`.
+        Raises `InvalidField`, `UnknownIntent`, `DestinationNotFound`, `IdempotencyKeyReused`,
+        `TenantMismatch`.
         """
         new = read_spec(spec, tenant=tenant, schedule=schedule)
-        await self._intents.check(new.intent)
+        for intent in (new.intent, new.reviewer_intent, follow_up_intent(spec.apply)):
+            if intent:
+                await self._intents.check(intent)
+        if new.apply_destination:
+            async with self._db.connection() as connection:
+                await check_destinations(connection, tenant, new.apply_destination, new.undo_destination)
         return await ledger_batch.create(self._db, new)
 
     async def get(self, tenant: str, batch_id: UUID) -> BatchView:

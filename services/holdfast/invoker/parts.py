@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
+from holdfast.invoker.batch_applier import BatchApplier
 from holdfast.invoker.batch_driver import BatchDriver
 from holdfast.invoker.board import Board
 from holdfast.invoker.caretaker import Caretaker
@@ -61,6 +62,7 @@ class Parts:
     hints: Hints
     capabilities: Capabilities | None
     batches: BatchDriver
+    applier: BatchApplier
 
     @classmethod
     def make(cls, db: Database, settings: InvokerSettings) -> Self:
@@ -102,6 +104,7 @@ class Parts:
             hints=hints,
             capabilities=settings.capabilities(),
             batches=BatchDriver(db, hints, settings),
+            applier=BatchApplier(db, hints, settings),
         )
 
 
@@ -127,7 +130,8 @@ class Running:
         self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake, parts.inbox.loop.wake)
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
-        for loop in (parts.claimer.loop, parts.batches.loop, parts.inbox.loop, *parts.caretaker.loops):
+        batches = (parts.batches.loop, parts.applier.loop)
+        for loop in (parts.claimer.loop, *batches, parts.inbox.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
         serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
         for loop in (*serving, parts.caretaker.heartbeats):

@@ -16,6 +16,7 @@ from holdfast.ledger.domain.batch import BATCH_MOVES, BatchStatus
 from holdfast.ledger.release import lock_tenants
 
 B = BatchStatus
+_PAUSABLE: Final = frozenset({B.RUNNING, B.APPLYING, B.ROLLING_BACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,25 @@ class NewBatch:
     tolerated_share: float = 0.0
     label_field: str = ""
     confidence_field: str = ""
+    review: bytes | None = None
+    min_accepted_share: float = 0.0
+    min_judged: int = 0
+    reviewer_intent: str = ""
+    apply_when_met: bool = False
+    apply_target: bytes | None = None
+    apply_destination: str = ""
+    undo_destination: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRule:
+    """When staged outputs are accepted without a person; `stored` is the whole of it."""
+
+    stored: bytes
+    min_accepted_share: float = 0.0
+    min_judged: int = 0
+    reviewer_intent: str = ""
+    apply_when_met: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +116,7 @@ SET status = $2::smallint, resume_status = $3, reason = $4,
 WHERE batch_id = $1 RETURNING *
 """
 _ACTIVE: Final = "INSERT INTO batch_active (batch_id, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING"
+_APPLYING: Final = "INSERT INTO batch_applying (batch_id, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _FORGIVE: Final = """
 UPDATE batch b
 SET forgiven_skipped = coalesce((SELECT n FROM batch_count c WHERE c.batch_id = $1 AND c.status = 6), 0),
@@ -117,7 +138,13 @@ WHERE run_id = ANY(ARRAY(SELECT run_id FROM flying))
 _UPDATE: Final = """
 UPDATE batch
 SET max_parallelism = coalesce($2, max_parallelism), priority = coalesce($3, priority),
-    tolerated_items = coalesce($4, tolerated_items), tolerated_share = coalesce($5, tolerated_share)
+    tolerated_items = coalesce($4, tolerated_items), tolerated_share = coalesce($5, tolerated_share),
+    apply_per_second = coalesce($6, apply_per_second)
+WHERE batch_id = $1 RETURNING *
+"""
+_RULE: Final = """
+UPDATE batch
+SET review = $2, min_accepted_share = $3, min_judged = $4, reviewer_intent = $5, apply_when_met = $6
 WHERE batch_id = $1 RETURNING *
 """
 
@@ -199,7 +226,7 @@ async def start(db: Database, tenant: str, batch_id: UUID) -> BatchView:
 async def pause(db: Database, tenant: str, batch_id: UUID, reason: str) -> BatchView:
     """Start no further items; those in flight end."""
     return await _moved(
-        db, tenant, batch_id, B.PAUSED, after=frozenset({B.RUNNING}), verb="cannot be paused", reason=reason
+        db, tenant, batch_id, B.PAUSED, after=_PAUSABLE, verb="cannot be paused", reason=reason
     )
 
 
@@ -213,7 +240,7 @@ async def resume(
             row = await _held(connection, tenant, batch_id)
             status = B(row["status"])
             if status is not B.PAUSED:
-                if status is B.RUNNING:
+                if status in _PAUSABLE:
                     return view(row)
                 raise refused(row, "is not paused")
             await connection.execute(_FORGIVE, batch_id, *(tolerance or (None, None)))
@@ -250,17 +277,29 @@ async def update(
     max_parallelism: int | None = None,
     priority: int | None = None,
     tolerance: tuple[int, float] | None = None,
+    review: ReviewRule | None = None,
+    apply_per_second: float | None = None,
 ) -> BatchView:
-    """Change what is given; it holds for the items started next."""
+    """Change what is given; it holds for the items started, judged or applied next."""
     async with db.transaction() as connection:
         row = await _held(connection, tenant, batch_id)
         if row["end_time"] is not None:
             raise refused(row, "has ended")
-        return view(
-            await connection.fetchrow(
-                _UPDATE, batch_id, max_parallelism, priority, *(tolerance or (None, None))
-            )
+        row = await connection.fetchrow(
+            _UPDATE, batch_id, max_parallelism, priority, *(tolerance or (None, None)), apply_per_second
         )
+        if review is not None:
+            row = await connection.fetchrow(
+                _RULE,
+                batch_id,
+                review.stored,
+                review.min_accepted_share,
+                review.min_judged,
+                review.reviewer_intent,
+                review.apply_when_met,
+            )
+            await connection.execute(_APPLYING, batch_id, tenant)
+        return view(row)
 
 
 async def move(connection: Connection, row: Any, after: BatchStatus, *, reason: str = "") -> BatchView:
@@ -271,6 +310,8 @@ async def move(connection: Connection, row: Any, after: BatchStatus, *, reason: 
     moved = await connection.fetchrow(_MOVE, row["batch_id"], int(after), int(resume_status), reason)
     if after in (B.RUNNING, B.CANCELLED):
         await connection.execute(_ACTIVE, row["batch_id"], row["tenant"])
+    if after in (B.IN_REVIEW, B.APPLYING, B.ROLLING_BACK):
+        await connection.execute(_APPLYING, row["batch_id"], row["tenant"])
     return view(moved)
 
 

@@ -16,7 +16,8 @@ from holdfast.ledger.values import Failure
 
 _COLUMNS: Final = (
     "batch_id, seq, tenant, intent, spec, status, resume_status, reason, uploaded, schedule, "
-    "max_parallelism, priority, tolerated_items, tolerated_share, create_time, start_time, end_time"
+    "max_parallelism, priority, tolerated_items, tolerated_share, create_time, start_time, end_time, "
+    "review, apply_target, phase_time, judged, judged_accepted, policy_met"
 )
 
 
@@ -41,6 +42,23 @@ class BatchView:
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None
+    review: bytes | None = None
+    apply_target: bytes | None = None
+    phase_time: datetime | None = None
+    judged: int = 0
+    judged_accepted: int = 0
+    policy_met: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was said about an item; `edited` is the output as JSON, as it shall be."""
+
+    accepted: bool
+    reason: str
+    reviewer: str
+    edited: bytes | None
+    time: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +101,9 @@ class ItemView:
     usage: Usage
     failure: Failure | None
     update_time: datetime
+    review: Said | None = None
+    effect_id: UUID | None = None
+    follow_up_run_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +115,7 @@ class ItemFilter:
     failure_reason: str = ""
     keys: Sequence[str] = ()
     max_confidence: float = 0.0
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +150,12 @@ WHERE batch_id = $1 AND n > 0 ORDER BY n DESC, reason LIMIT 50
 """
 
 # By status the index (batch_id, status, index) has the order of each; a page reads one page of each status.
-ITEMS: Final = """
-SELECT i.*, n.key, n.payload, n.current, o.output
-FROM (
+_ITEM: Final = """
+    i.*, n.key, n.payload, n.current, o.output, r.status AS verdict, r.reason AS why, r.reviewer, r.edited,
+    r.review_time, d.id AS deed, d.by_run
+"""
+ITEMS: Final = f"""
+SELECT {_ITEM} FROM (
     SELECT p.* FROM unnest($3::smallint[]) AS u (status) CROSS JOIN LATERAL (
         SELECT * FROM batch_item i
         WHERE i.batch_id = $1 AND i.status = u.status AND i.index > $2
@@ -138,6 +163,11 @@ FROM (
               AND ($6::float8 = 0 OR i.confidence < $6)
               AND (cardinality($7::text[]) = 0 OR i.index = ANY(ARRAY(
                   SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($7))))
+              AND (NOT $9::boolean OR (
+                  SELECT output_differs(coalesce(r.edited, o.output), n.current) FROM batch_input n
+                  JOIN batch_output o ON o.batch_id = $1 AND o.index = i.index
+                  LEFT JOIN batch_review r ON r.batch_id = $1 AND r.index = i.index
+                  WHERE n.batch_id = $1 AND n.index = i.index))
         ORDER BY i.index LIMIT $8
     ) p
     ORDER BY p.index LIMIT $8
@@ -146,8 +176,20 @@ CROSS JOIN LATERAL (
     SELECT * FROM batch_input n WHERE n.batch_id = $1 AND n.index = i.index LIMIT 1
 ) n
 LEFT JOIN batch_output o ON o.batch_id = $1 AND o.index = i.index
+LEFT JOIN batch_review r ON r.batch_id = $1 AND r.index = i.index
+LEFT JOIN batch_deed d ON d.batch_id = $1 AND d.purpose = 1 AND d.index = i.index
 ORDER BY i.index
-"""
+"""  # noqa: S608 - a constant of ours
+
+THESE: Final = f"""
+SELECT {_ITEM} FROM batch_item i
+JOIN batch_input n ON n.batch_id = $1 AND n.index = i.index
+LEFT JOIN batch_output o ON o.batch_id = $1 AND o.index = i.index
+LEFT JOIN batch_review r ON r.batch_id = $1 AND r.index = i.index
+LEFT JOIN batch_deed d ON d.batch_id = $1 AND d.purpose = 1 AND d.index = i.index
+WHERE i.batch_id = $1 AND i.index = ANY($2::bigint[])
+ORDER BY i.index
+"""  # noqa: S608 - a constant of ours
 
 
 async def get(connection: Connection, tenant: str, batch_id: UUID) -> BatchView:
@@ -210,9 +252,15 @@ async def list_items(
         which.max_confidence,
         list(which.keys),
         limit + 1,
+        which.changed,
     )
     views = [_item(row) for row in rows[:limit]]
     return views, views[-1].index if len(rows) > limit else None
+
+
+async def these_items(connection: Connection, batch_id: UUID, indexes: Sequence[int]) -> list[ItemView]:
+    """Read items by index."""
+    return [_item(row) for row in await connection.fetch(THESE, batch_id, list(indexes))]
 
 
 def unknown(batch_id: UUID) -> BatchNotFound:
@@ -248,7 +296,17 @@ def _item(row: Any) -> ItemView:
         usage=Usage(row["steps"], row["tools"], row["tokens"], row["context"]),
         failure=_failure(row["failure"]),
         update_time=row["update_time"],
+        review=_said(row),
+        effect_id=None if row["by_run"] else row["deed"],
+        follow_up_run_id=row["deed"] if row["by_run"] else None,
     )
+
+
+def _said(row: Any) -> Said | None:
+    if row["verdict"] is None:
+        return None
+    accepted = row["verdict"] == int(ItemStatus.ACCEPTED)
+    return Said(accepted, row["why"], row["reviewer"], row["edited"], row["review_time"])
 
 
 def _failure(text: str | None) -> Failure | None:

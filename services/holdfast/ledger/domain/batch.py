@@ -1,13 +1,17 @@
 """Where a batch and its items stand, every move they may make, and what is to be done next for a batch.
 
-UPLOADING ─▶ READY ─▶ RUNNING ─▶ IN_REVIEW | COMPLETED
-                       ▲ │ ▲─────────┘ items tried again
-                       │ ▼
-                      PAUSED            CANCELLED from each that has not ended
+UPLOADING ─▶ READY ─▶ RUNNING ─▶ IN_REVIEW ─▶ APPLYING ─▶ APPLIED ─▶ ROLLING_BACK ─▶ ROLLED_BACK
+                       ▲ │ ▲────────┘ tried again    ▲─────────┘ the rest, accepted later
+                       │ └─▶ COMPLETED, without staging
+                       ▼
+                      PAUSED from RUNNING, APPLYING, ROLLING_BACK; CANCELLED from each that has not ended
 
 PENDING ─▶ RUNNING ─▶ STAGED | SUCCEEDED | SKIPPED | CANCELLED
    ▲          │                             │
    └──────────┴── tried again ──────────────┘
+STAGED ─▶ ACCEPTED ◀─▶ REJECTED
+             └─▶ APPLYING ─▶ APPLIED | APPLY_FAILED, and if it arrives after all: APPLIED
+                                └─▶ ROLLED_BACK | ROLLBACK_FAILED, and after all: ROLLED_BACK
 """
 
 from collections.abc import Mapping
@@ -61,10 +65,14 @@ BATCH_MOVES: Final[Mapping[BatchStatus, frozenset[BatchStatus]]] = MappingProxyT
         B.UPLOADING: frozenset({B.READY, B.RUNNING, B.CANCELLED}),
         B.READY: frozenset({B.RUNNING, B.CANCELLED}),
         B.RUNNING: frozenset({B.IN_REVIEW, B.COMPLETED, B.PAUSED, B.CANCELLED}),
-        B.PAUSED: frozenset({B.RUNNING, B.CANCELLED}),
-        B.IN_REVIEW: frozenset({B.RUNNING, B.CANCELLED}),
+        B.PAUSED: frozenset({B.RUNNING, B.APPLYING, B.ROLLING_BACK, B.CANCELLED}),
+        B.IN_REVIEW: frozenset({B.RUNNING, B.APPLYING, B.CANCELLED}),
+        B.APPLYING: frozenset({B.APPLIED, B.PAUSED, B.ROLLING_BACK, B.CANCELLED}),
+        B.APPLIED: frozenset({B.APPLYING, B.ROLLING_BACK}),
+        B.ROLLING_BACK: frozenset({B.ROLLED_BACK, B.PAUSED, B.CANCELLED}),
+        B.ROLLED_BACK: frozenset({B.ROLLING_BACK}),
         B.COMPLETED: frozenset({B.RUNNING}),
-        B.CANCELLED: frozenset(),
+        B.CANCELLED: frozenset({B.ROLLING_BACK}),
     }
 )
 """Which status may follow which."""
@@ -73,7 +81,14 @@ ITEM_MOVES: Final[Mapping[ItemStatus, frozenset[ItemStatus]]] = MappingProxyType
     {
         I.PENDING: frozenset({I.RUNNING, I.SKIPPED, I.CANCELLED}),
         I.RUNNING: frozenset({I.PENDING, I.STAGED, I.SUCCEEDED, I.SKIPPED, I.CANCELLED}),
-        I.STAGED: frozenset(),
+        I.STAGED: frozenset({I.ACCEPTED, I.REJECTED}),
+        I.ACCEPTED: frozenset({I.REJECTED, I.APPLYING, I.APPLY_FAILED}),
+        I.REJECTED: frozenset({I.ACCEPTED}),
+        I.APPLYING: frozenset({I.APPLIED, I.APPLY_FAILED}),
+        I.APPLIED: frozenset({I.ROLLED_BACK, I.ROLLBACK_FAILED}),
+        I.APPLY_FAILED: frozenset({I.APPLYING, I.APPLIED}),
+        I.ROLLED_BACK: frozenset(),
+        I.ROLLBACK_FAILED: frozenset({I.ROLLED_BACK}),
         I.SUCCEEDED: frozenset(),
         I.SKIPPED: frozenset({I.PENDING}),
         I.CANCELLED: frozenset(),

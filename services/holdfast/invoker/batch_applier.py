@@ -1,0 +1,64 @@
+"""Keeps batches moving whose items have ended: judged, applied and undone chunk by chunk."""
+
+import asyncio
+import time
+from typing import Final
+from uuid import UUID
+
+from holdfast.invoker.batch_policy import follow_up, judging
+from holdfast.invoker.hints import Hints
+from holdfast.invoker.settings import InvokerSettings
+from holdfast.kit.db import Database
+from holdfast.kit.loops import Loop
+from holdfast.ledger.batch_news import hear, judgement
+from holdfast.ledger.batch_review import carry_out
+from holdfast.ledger.batch_work import Composers, applying, work_on
+
+IDLE_S: Final = 1.0
+BUSY_S: Final = 0.05
+"""Between two looks while something is on its way: what arrives makes room."""
+ANSWER_S: Final = 5.0
+_FIRST: Final = UUID(int=0)
+
+
+class BatchApplier:
+    """The loop of an Invoker that judges, applies and undoes; any number of Invokers share the work."""
+
+    def __init__(self, db: Database, hints: Hints, settings: InvokerSettings) -> None:
+        self._db = db
+        self._hints = hints
+        attempts = settings.max_attempts
+        self._compose = Composers(
+            lambda given: follow_up(given, max_attempts=attempts),
+            lambda given: judging(given, max_attempts=attempts),
+        )
+        self.loop = Loop("batch applying", self.run_once, interval=IDLE_S, max_backoff=IDLE_S, eager=False)
+
+    async def run_once(self) -> int:
+        """Read what has arrived, then do one step for each batch; returns how much was done."""
+        heard = await hear(self._db, judgement)
+        moved, going, after = 0, 0, _FIRST
+        while True:
+            async with self._db.connection() as connection:
+                batches = await applying(connection, after=after)
+            for each in batches:
+                done = await work_on(self._db, each, self._compose)
+                self._hints.queued(done.pools)
+                moved += done.items
+                going += not done.rests
+                after = each.batch_id
+            if not batches:
+                break
+        if going or heard.notes:
+            asyncio.get_running_loop().call_later(0 if moved or heard.more else BUSY_S, self.loop.wake)
+        return moved + heard.notes
+
+    async def judge_rest(self, tenant: str, batch_id: UUID) -> None:
+        """Carry out what is to become of the rest of a batch, so that whoever asked for it sees it done.
+
+        Of a very large batch what is left after a few seconds is left to the loop.
+        """
+        until = time.monotonic() + ANSWER_S
+        while time.monotonic() < until and await carry_out(self._db, tenant, batch_id):
+            pass
+        self.loop.wake()

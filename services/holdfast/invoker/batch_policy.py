@@ -1,0 +1,117 @@
+"""What a batch's review policy and target say, checked where they come in: with the spec, or later."""
+
+import json
+from typing import Final
+
+from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.kit.rpc.payload import value_of
+from holdfast.ledger.batch import ReviewRule
+from holdfast.ledger.batch_deed import APPLIES, JUDGES, Given
+from holdfast.ledger.batch_target import Target
+from holdfast.ledger.values import Invocation
+from holdfast.v1 import batch_pb2, invoker_service_pb2, run_pb2
+
+MOST_JUDGED: Final = 1000
+MOST_PER_SECOND: Final = 1e6
+_OWN: Final = ("run_id", "idempotency_key", "session_id", "ordering_key")
+
+
+def check_review(wrong: Violations, field: str, policy: batch_pb2.ReviewPolicy) -> None:
+    """Check when staged outputs are accepted automatically."""
+    if not 0 <= policy.min_accepted_share <= 1:
+        wrong.add(f"{field}.min_accepted_share", "must be from 0 to 1")
+    if not 0 <= policy.min_judged <= MOST_JUDGED:
+        wrong.add(f"{field}.min_judged", f"must be from 0 to {MOST_JUDGED:,}")
+    if policy.reviewer_intent:
+        wrong.intent(f"{field}.reviewer_intent", policy.reviewer_intent)
+    if policy.apply_when_met and not policy.min_accepted_share:
+        wrong.add(f"{field}.apply_when_met", "needs min_accepted_share, without which nothing is met")
+
+
+def review_rule(policy: batch_pb2.ReviewPolicy) -> ReviewRule:
+    """Return a policy as the ledger keeps it."""
+    return ReviewRule(
+        policy.SerializeToString(deterministic=True),
+        policy.min_accepted_share,
+        policy.min_judged,
+        policy.reviewer_intent,
+        policy.apply_when_met,
+    )
+
+
+def check_rate(wrong: Violations, field: str, per_second: float) -> None:
+    """Check how many are applied a second."""
+    if not 0 <= per_second <= MOST_PER_SECOND:
+        wrong.add(field, f"must be from 0 to {MOST_PER_SECOND:,.0f}")
+
+
+def read_target(wrong: Violations, field: str, target: batch_pb2.ApplyTarget, *, tenant: str) -> Target:
+    """Check a target and return it as the ledger keeps it."""
+    kind = target.WhichOneof("target")
+    if kind is None:
+        wrong.add(field, "must be an effect or a follow_up")
+    elif kind == "effect":
+        effect = target.effect
+        if not effect.destination:
+            wrong.add(f"{field}.effect.destination", "must be given")
+        for name in ("destination", "undo_destination"):
+            wrong.text(f"{field}.effect.{name}", getattr(effect, name))
+    else:
+        _check_follow_up(wrong, f"{field}.follow_up.", target.follow_up, tenant)
+    return Target(
+        target.SerializeToString(deterministic=True),
+        target.effect.destination,
+        target.effect.undo_destination,
+    )
+
+
+def follow_up_intent(target: batch_pb2.ApplyTarget) -> str:
+    """Return the intent a target starts; empty if it starts none."""
+    return target.follow_up.intent if target.WhichOneof("target") == "follow_up" else ""
+
+
+def follow_up(given: Given, *, max_attempts: int) -> Invocation:
+    """Return the run that applies an item. Raises the Fault that refuses it."""
+    request = batch_pb2.ApplyTarget.FromString(given.target).follow_up
+    request.payload.fields["output"].CopyFrom(value_of(json.loads(given.output)))
+    return _of(given, APPLIES, request, max_attempts)
+
+
+def judging(given: Given, *, max_attempts: int) -> Invocation:
+    """Return the run that judges an item. Raises the Fault that refuses it."""
+    item = json.loads(given.body()) | {"label": given.label, "confidence": given.confidence}
+    spec = batch_pb2.BatchSpec.FromString(given.spec).invocation
+    request = invoker_service_pb2.InvokeRequest(
+        intent=batch_pb2.ReviewPolicy.FromString(given.review).reviewer_intent,
+        caller=spec.caller,
+        labels=spec.labels,
+    )
+    request.payload.CopyFrom(value_of(item).struct_value)
+    return _of(given, JUDGES, request, max_attempts)
+
+
+def _of(
+    given: Given, purpose: int, request: invoker_service_pb2.InvokeRequest, max_attempts: int
+) -> Invocation:
+    request.idempotency_key = given.name(purpose)
+    request.correlation_id = request.correlation_id or str(given.batch_id)
+    return read_envelope(request, tenant=given.tenant, shape=run_pb2.SHAPE_BATCH, max_attempts=max_attempts)
+
+
+def _check_follow_up(
+    wrong: Violations, field: str, own: invoker_service_pb2.InvokeRequest, tenant: str
+) -> None:
+    for name in _OWN:
+        if getattr(own, name):
+            wrong.add(f"{field}{name}", "must be empty: each item's run has its own")
+    if own.HasField("parent") or own.HasField("wait") or own.HasField("not_before"):
+        wrong.add(field.removesuffix("."), "must not have parent, wait or not_before")
+    copy = invoker_service_pb2.InvokeRequest()
+    copy.CopyFrom(own)
+    read_envelope(
+        copy,
+        tenant=tenant,
+        shape=run_pb2.SHAPE_BATCH,
+        max_attempts=1,
+        wrong=wrong.within(field),
+    )

@@ -1,0 +1,220 @@
+"""What an Invoker does for a batch whose items have ended: judge the rest, apply, undo, finish.
+
+Each step is decided and done in one transaction under the tenant's lock, so of any number of Invokers one
+does it, and a crash does all of it or nothing. That no item is applied twice does not rest on the lock alone:
+an item has one deed of each purpose, ever, under an idempotency key of its own.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from holdfast.kit.db import Connection, Database
+from holdfast.ledger import batch, batch_deed, batch_review, batch_sample, batch_target
+from holdfast.ledger.batch_deed import Given
+from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
+from holdfast.ledger.domain.batch_apply import (
+    DEFAULT_SAMPLE,
+    FOLLOW_UPS,
+    WINDOW,
+    Applied,
+    Apply,
+    Begin,
+    Draw,
+    JudgeRest,
+    Meet,
+    Policy,
+    RestJudged,
+    Undo,
+    Wait,
+    Work,
+    allowance,
+    next_work,
+    saved,
+)
+from holdfast.ledger.domain.batch_sample import Strata
+from holdfast.ledger.release import lock_tenants
+from holdfast.ledger.values import Invocation
+
+MOST_DRAWN: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """A batch that may need something."""
+
+    batch_id: UUID
+    tenant: str
+
+
+@dataclass(slots=True)
+class Worked:
+    """How many items moved or were given to do, pools that got work, and whether it needs nobody any more."""
+
+    items: int = 0
+    pools: list[str] = field(default_factory=list)
+    rests: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Composers:
+    """Make the envelopes of the runs that apply and that judge an item."""
+
+    follow_up: Callable[[Given], Invocation]
+    judge: Callable[[Given], Invocation]
+
+
+_ACTIVE: Final = "SELECT batch_id, tenant FROM batch_applying WHERE batch_id > $1 ORDER BY batch_id LIMIT 100"
+_BATCH: Final = """
+SELECT *, extract(epoch FROM clock_timestamp()
+                  - greatest(apply_clock, clock_timestamp() - interval '1000 days'))::float8 AS waited_s
+FROM batch WHERE batch_id = $1 AND tenant = $2 FOR NO KEY UPDATE
+"""
+_COUNTS: Final = "SELECT status, n FROM batch_count WHERE batch_id = $1"
+_LEAVE: Final = "DELETE FROM batch_applying WHERE batch_id = $1"
+_REST_JUDGED: Final = "UPDATE batch SET rest_status = 0 WHERE batch_id = $1"
+_DRAWN: Final = "UPDATE batch SET drawn = true WHERE batch_id = $1"
+# What was saved up beyond a second's worth is forgotten.
+_PAY: Final = """
+UPDATE batch
+SET apply_clock = greatest(apply_clock, clock_timestamp() - make_interval(secs => $3 / apply_per_second))
+                  + make_interval(secs => $2 / apply_per_second)
+WHERE batch_id = $1 AND apply_per_second > 0
+"""
+_WALKED: Final = "UPDATE batch SET undo_before = $2 WHERE batch_id = $1"
+
+
+async def applying(connection: Connection, *, after: UUID) -> list[Applying]:
+    """Read batches that may need something, by id."""
+    return [Applying(row["batch_id"], row["tenant"]) for row in await connection.fetch(_ACTIVE, after)]
+
+
+async def work_on(db: Database, which: Applying, compose: Composers, *, window: int | None = None) -> Worked:
+    """Do the next step for a batch. Repeatable, by any number of Invokers at once."""
+
+    async def once() -> Worked:
+        async with db.transaction() as connection:
+            await lock_tenants(connection, [which.tenant])
+            row = await connection.fetchrow(_BATCH, which.batch_id, which.tenant)
+            counts = await connection.fetch(_COUNTS, which.batch_id)
+            return await _step(_Doing(connection, row, _work(row, counts, window), compose))
+
+    return await db.retrying(once)
+
+
+def _work(row: Any, counts: Sequence[Any], window: int | None) -> Work:
+    by_run = bool(row["apply_target"]) and not row["apply_destination"]
+    return Work(
+        status=BatchStatus(row["status"]),
+        counts={ItemStatus(count["status"]): count["n"] for count in counts},
+        judging=row["rest_status"] > 0,
+        policy=Policy(row["min_accepted_share"], row["min_judged"]),
+        judged=row["judged"],
+        accepted=row["judged_accepted"],
+        met=row["policy_met"],
+        asks_agent=bool(row["reviewer_intent"]),
+        drawn=row["drawn"],
+        applies_when_met=row["apply_when_met"],
+        window=window or (FOLLOW_UPS if by_run else WINDOW),
+        allowed=allowance(row["apply_per_second"], row["waited_s"]),
+        undoing=row["undoing"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Doing:
+    """A locked batch, in the transaction in which something is done for it."""
+
+    connection: Connection
+    row: Any
+    work: Work
+    compose: Composers
+
+    async def leave(self) -> Worked:
+        """Let it rest until someone asks or news comes."""
+        await self.connection.execute(_LEAVE, self.row["batch_id"])
+        return Worked(rests=True)
+
+
+async def _step(doing: _Doing) -> Worked:
+    step = next_work(doing.work)
+    do = _DO.get(type(step))
+    if do is not None:
+        return await do(doing, step)
+    return await doing.leave() if isinstance(step, Wait) and step.done else Worked()
+
+
+async def _judge_rest(doing: _Doing, _: Any) -> Worked:
+    return Worked(await batch_review.judge_rest(doing.connection, doing.row))
+
+
+async def _rest_judged(doing: _Doing, _: Any) -> Worked:
+    await doing.connection.execute(_REST_JUDGED, doing.row["batch_id"])
+    return Worked(1)
+
+
+async def _meet(doing: _Doing, _: Any) -> Worked:
+    await batch_review.meet(doing.connection, doing.row)
+    return Worked(1)
+
+
+async def _draw(doing: _Doing, _: Any) -> Worked:
+    """Give a sample to the reviewing agent: as many as the policy counts, spread over the classes."""
+    connection, row = doing.connection, doing.row
+    size = min(row["min_judged"] or DEFAULT_SAMPLE, MOST_DRAWN)
+    strata = Strata(by_label=bool(row["label_field"]))
+    drawn = await batch_sample.draw(connection, row["batch_id"], size, strata, seed=0, unjudged_only=True)
+    indexes = [index for stratum in drawn for index in stratum.indexes]
+    given = await batch_deed.items(connection, row, indexes)
+    count, pools = await batch_deed.ask(connection, row, given, doing.compose.judge)
+    await connection.execute(_DRAWN, row["batch_id"])
+    return Worked(count + 1, pools)
+
+
+async def _begin(doing: _Doing, _: Any) -> Worked:
+    await batch_target.begin_by_policy(doing.connection, doing.row)
+    return Worked(1)
+
+
+async def _apply(doing: _Doing, step: Apply) -> Worked:
+    connection, row = doing.connection, doing.row
+    given = await batch_deed.accepted(connection, row, step.items)
+    done, pools = await batch_deed.apply(connection, row, given, doing.compose.follow_up)
+    if done and row["apply_per_second"]:
+        await connection.execute(_PAY, row["batch_id"], float(done), saved(row["apply_per_second"]))
+    return Worked(done, pools)
+
+
+async def _undo(doing: _Doing, step: Undo) -> Worked:
+    """Undo a chunk; the walk begins anew until one finds nothing, as what was on its way arrives late."""
+    connection, row, work = doing.connection, doing.row, doing.work
+    which = batch_target.filter_arguments(batch_target.stored_filter(row))
+    given, last = await batch_deed.applied(connection, row, which, step.items)
+    if given:
+        await connection.execute(_WALKED, row["batch_id"], last)
+        return Worked(await batch_deed.undo(connection, row, given))
+    if row["undo_before"] is not None:
+        await connection.execute(_WALKED, row["batch_id"], None)
+        return Worked(1)
+    if work.undoing or work.count(ItemStatus.APPLYING):
+        return Worked()
+    await batch.move(connection, row, BatchStatus.ROLLED_BACK)
+    return await doing.leave()
+
+
+async def _applied(doing: _Doing, _: Any) -> Worked:
+    await batch.move(doing.connection, doing.row, BatchStatus.APPLIED)
+    return await doing.leave()
+
+
+_DO: Final[dict[type, Callable[[_Doing, Any], Awaitable[Worked]]]] = {
+    JudgeRest: _judge_rest,
+    RestJudged: _rest_judged,
+    Meet: _meet,
+    Draw: _draw,
+    Begin: _begin,
+    Apply: _apply,
+    Undo: _undo,
+    Applied: _applied,
+}
