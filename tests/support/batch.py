@@ -1,21 +1,32 @@
 """What tests of batches share: a batch in the ledger, driven by hand."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from holdfast.kit.db import Database
 from holdfast.ledger import batch
+from holdfast.ledger.admission import Placements
 from holdfast.ledger.batch import NewBatch, NewItem
-from holdfast.ledger.batch_advance import Active, Advanced, Due, advance
+from holdfast.ledger.batch_advance import Active, Advanced, Due, Prepared, advance
 from holdfast.ledger.batch_view import BatchView, get
 from holdfast.ledger.domain.batch import ItemStatus
-from holdfast.ledger.values import Invocation
 from tests.support.ledger import fetch, invocation
 
 
-def compose(item: Due) -> Invocation:
-    key = f"batch/{item.batch_id}/{item.index}/{item.attempt}"
-    return invocation(tenant=item.tenant, idempotency_key=key, shape=4, priority=item.priority)
+def compose(due: Sequence[Due]) -> list[Prepared]:
+    return [
+        Prepared(
+            item,
+            invocation(
+                tenant=item.tenant,
+                idempotency_key=f"batch/{item.batch_id}/{item.index}/{item.attempt}",
+                shape=4,
+                priority=item.priority,
+            ),
+        )
+        for item in due
+    ]
 
 
 async def new_batch(
@@ -36,7 +47,7 @@ async def new_batch(
 
 
 async def step(db: Database, which: BatchView) -> Advanced:
-    return await advance(db, Active(which.batch_id, which.tenant), compose)
+    return await advance(db, Active(which.batch_id, which.tenant), compose, lambda _: Placements())
 
 
 async def seen(db: Database, which: BatchView) -> BatchView:
