@@ -146,6 +146,7 @@ MEASURES: Mapping[str, Callable[[Question], Coroutine[Any, Any, None]]] = {
     "resume": resting.resume,
     "decision": resting.decision,
     "batch-runs": batches.runs,
+    "batch-light": batches.light,
 }
 
 

@@ -55,3 +55,8 @@ async def _measure(question: Question, intent: str) -> None:
 async def runs(question: Question) -> None:
     """Answer with items a second where each is a run of one step."""
     await _measure(question, "w2")
+
+
+async def light(question: Question) -> None:
+    """Answer with items a second where each is a light item of one step."""
+    await _measure(question, "w2_light")

@@ -1,31 +1,39 @@
 """What tests of batches share: a batch in the ledger, driven by hand."""
 
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
 from holdfast.kit.db import Database
 from holdfast.ledger import batch
 from holdfast.ledger.admission import Placements
 from holdfast.ledger.batch import NewBatch, NewItem
-from holdfast.ledger.batch_advance import Active, Advanced, Due, Prepared, advance
+from holdfast.ledger.batch_advance import Active, Advanced, Prepared, Work, advance
 from holdfast.ledger.batch_view import BatchView, get
-from holdfast.ledger.domain.batch import ItemStatus
+from holdfast.ledger.domain.batch import ItemStatus, light_intent
+from holdfast.ledger.values import ServedIntent
 from tests.support.ledger import fetch, invocation
 
+LIGHT = light_intent("count")
+LIGHTLY = (ServedIntent("count", "1"), ServedIntent(LIGHT, "1"))
+"""What a runner serves that executes light items."""
 
-def compose(due: Sequence[Due]) -> list[Prepared]:
+
+def compose(work: Work) -> list[Prepared]:
+    if work.light:
+        together = [item for item in work.items if not item.alone]
+        groups = [[item] for item in work.items if item.alone] + [together] * bool(together)
+        return [Prepared(items, invocation(tenant=work.tenant, intent=LIGHT), light=True) for items in groups]
     return [
         Prepared(
-            item,
+            [item],
             invocation(
-                tenant=item.tenant,
-                idempotency_key=f"batch/{item.batch_id}/{item.index}/{item.attempt}",
+                tenant=work.tenant,
+                idempotency_key=f"batch/{work.batch_id}/{item.index}/{item.attempt}",
                 shape=4,
-                priority=item.priority,
+                priority=work.priority,
             ),
         )
-        for item in due
+        for item in work.items
     ]
 
 

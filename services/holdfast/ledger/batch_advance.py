@@ -28,22 +28,39 @@ from holdfast.ledger.domain.batch import (
     Rest,
     Standing,
     Tolerance,
+    light_intent,
     next_step,
 )
-from holdfast.ledger.values import Admitted, Failure, Invocation, Leased, Refused
+from holdfast.ledger.domain.budget import Limits
+from holdfast.ledger.values import Admitted, Failure, Invocation, Leased, Refused, limits_of
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An item that is to be started, for the `attempt`th time."""
+    """An item that is to be started, for the `attempt`th time; if light perhaps `alone`."""
 
-    tenant: str
-    batch_id: UUID
     index: int
     attempt: int
     payload: bytes
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Items of one batch that are to be started, and what their runs are made of.
+
+    `light` are the versions of code of which a runner is there that executes many items with one run;
+    `defaults` are the tenant's limits.
+    """
+
+    tenant: str
+    batch_id: UUID
     spec: bytes
     priority: int
+    max_parallelism: int
+    defaults: Limits
+    light: frozenset[str]
+    items: Sequence[Due]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +73,11 @@ class Active:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An item with the envelope of the run that is to execute it."""
+    """The envelope of a run with the item that it executes, or the light ones."""
 
-    item: Due
+    items: Sequence[Due]
     invocation: Invocation
+    light: bool = False
 
 
 @dataclass(slots=True)
@@ -79,7 +97,7 @@ class Advanced:
     rests: bool = False
 
 
-Compose = Callable[[Sequence[Due]], list[Prepared]]
+Compose = Callable[[Work], list[Prepared]]
 """Makes the envelopes of items' runs."""
 
 Reserve = Callable[[Sequence[Invocation]], Placements]
@@ -98,22 +116,31 @@ _LEAVE: Final = "DELETE FROM batch_active WHERE batch_id = $1"
 # Those to be tried again first, by their time, then those never tried, by index; both read the same index.
 _DUE: Final = """
 (
-    SELECT index, attempts FROM batch_item
+    SELECT index, attempts, alone FROM batch_item
     WHERE batch_id = $1 AND status = 1 AND coalesce(not_before, '-infinity') > '-infinity'
           AND coalesce(not_before, '-infinity') <= statement_timestamp()
     ORDER BY coalesce(not_before, '-infinity'), index LIMIT $2
 ) UNION ALL (
-    SELECT index, attempts FROM batch_item
+    SELECT index, attempts, alone FROM batch_item
     WHERE batch_id = $1 AND status = 1 AND coalesce(not_before, '-infinity') = '-infinity'
     ORDER BY index LIMIT $2
 ) LIMIT $2
 """
 # In order only the first counts, and it holds up those behind it until its time has come.
 _FIRST: Final = """
-SELECT index, attempts FROM (
-    SELECT index, attempts, not_before FROM batch_item
+SELECT index, attempts, alone FROM (
+    SELECT index, attempts, alone, not_before FROM batch_item
     WHERE batch_id = $1 AND status = 1 ORDER BY index LIMIT least(1, $2::bigint)
 ) f WHERE not_before IS NULL OR not_before <= statement_timestamp()
+"""
+# The sessions are few.
+_SERVED: Final = """
+SELECT ARRAY(
+           SELECT DISTINCT served ->> 'agent_version'
+           FROM runner_session CROSS JOIN jsonb_array_elements(intents) AS served
+           WHERE expire_time > statement_timestamp() AND served ->> 'intent' = $2
+       ) AS light, deadline_ms, max_steps, max_tools, max_tokens, max_context
+FROM tenant WHERE tenant = $1
 """
 _PAYLOADS: Final = "SELECT index, payload FROM batch_input WHERE batch_id = $1 AND index = ANY($2::bigint[])"
 _LATER: Final = """
@@ -124,12 +151,12 @@ ORDER BY coalesce(not_before, '-infinity') LIMIT 1
 
 _STARTED: Final = """
 WITH u AS MATERIALIZED (
-    SELECT * FROM unnest($2::bigint[], $3::uuid[]) AS u (index, run_id)
+    SELECT * FROM unnest($2::bigint[], $3::uuid[], $4::boolean[]) AS u (index, run_id, light)
 ), flying AS (
-    INSERT INTO batch_run (run_id, batch_id, index) SELECT run_id, $1, index FROM u
+    INSERT INTO batch_run (run_id, batch_id, index, light) SELECT run_id, $1, index, light FROM u
 ), moved AS (
     UPDATE batch_item i
-    SET status = 2, attempts = i.attempts + 1, run_id = u.run_id, not_before = NULL, failure = NULL,
+    SET status = 2, attempts = i.attempts + 1, run_id = CASE WHEN NOT u.light THEN u.run_id END, not_before = NULL, failure = NULL,
         update_time = clock_timestamp()
     FROM u WHERE i.batch_id = $1 AND i.index = u.index
 ), left_pending AS (
@@ -219,20 +246,21 @@ async def _prepared(db: Database, which: Active, compose: Compose) -> list[Prepa
                 return []
         indexes = [item["index"] for item in found]
         payloads = dict(await connection.fetch(_PAYLOADS, which.batch_id, indexes)) if found else {}
-    return compose(
-        [
-            Due(
-                tenant=row["tenant"],
-                batch_id=row["batch_id"],
-                index=item["index"],
-                attempt=item["attempts"] + 1,
-                payload=payloads[item["index"]],
-                spec=row["spec"],
-                priority=row["priority"],
-            )
-            for item in found
-        ]
+        served = await connection.fetchrow(_SERVED, which.tenant, light_intent(row["intent"]))
+    items = [
+        Due(each["index"], each["attempts"] + 1, payloads[each["index"]], each["alone"]) for each in found
+    ]
+    work = Work(
+        tenant=row["tenant"],
+        batch_id=row["batch_id"],
+        spec=row["spec"],
+        priority=row["priority"],
+        max_parallelism=row["max_parallelism"],
+        defaults=Limits() if served is None else limits_of(served),
+        light=frozenset() if served is None else frozenset(served["light"]),
+        items=items,
     )
+    return compose(work) if items else []
 
 
 async def _due(connection: Connection, row: Any, most: int) -> Sequence[Any]:
@@ -279,18 +307,20 @@ async def _admit(connection: Connection, row: Any, items: int, ready: _Ready) ->
     due = {(item["index"], item["attempts"] + 1) for item in await _due(connection, row, items)}
     if not due:
         return Advanced(wait_s=await connection.fetchval(_LATER, row["batch_id"]))
-    going = [each for each in ready.prepared if (each.item.index, each.item.attempt) in due]
+    going = [
+        each for each in ready.prepared if due.issuperset((item.index, item.attempt) for item in each.items)
+    ]
     if not going:
         return Advanced(again=True)  # others have started what was prepared
     invocations = [each.invocation for each in going]
     answers = await admit_within(connection, invocations, ready.reserve(invocations), tenants=ready.tenants)
-    done = Advanced(again=len(going) == CHUNK)
-    started: list[tuple[int, UUID]] = []
+    done = Advanced(again=len(due) == CHUNK)
+    started: list[tuple[int, UUID, bool]] = []
     skipped: list[tuple[int, str]] = []
     pools: dict[str, None] = {}
     for each, answer in zip(going, answers, strict=True):
         if isinstance(answer, Admitted) and answer.created:
-            started.append((each.item.index, answer.run_id))
+            started += [(item.index, answer.run_id, each.light) for item in each.items]
             if answer.lease is None:
                 pools[answer.pool] = None
             else:
@@ -299,7 +329,7 @@ async def _admit(connection: Connection, row: Any, items: int, ready: _Ready) ->
             done.again = False  # it waits here instead of there
         else:
             failure = Failure("IDEMPOTENCY_KEY_REUSED", "A run of someone else's has the item's key.")
-            skipped.append((each.item.index, failure.to_json()))
+            skipped += [(item.index, failure.to_json()) for item in each.items]
     if started:
         await connection.execute(_STARTED, row["batch_id"], *map(list, zip(*started, strict=True)))
     if skipped:
