@@ -82,15 +82,14 @@ async def test_a_chunk_that_ends_badly_is_tried_item_by_item_and_only_the_culpri
     assert await counts(db, which) == {"PENDING": 3}
     rows = await fetch(db, "SELECT attempts, alone FROM batch_item")
     assert {(row["attempts"], row["alone"]) for row in rows} == {(0, True)}
-    await step(db, which)
-    runs = await ready.take(5)
-    assert len(runs) == 3
-    for at, each in enumerate(runs):
-        (item,) = await fetch(db, "SELECT index FROM batch_run WHERE run_id = $1", each.run_id)
-        if at == 1:
+    for index in range(3):
+        assert (await step(db, which)).items == 1
+        assert (await step(db, which)).items == 0, "one at a time, lest one takes another with it"
+        (each,) = await ready.take(5)
+        if index == 1:
             await end(db, each, None, S.DEAD_LETTERED)
         else:
-            alone = [{"index": item["index"], "status": int(S.SUCCEEDED), "result": "1"}]
+            alone = [{"index": index, "status": int(S.SUCCEEDED), "result": "1"}]
             await end(db, each, json.dumps(json.dumps(alone)).encode())
     assert await counts(db, which) == {"STAGED": 2, "SKIPPED": 1}
     (failed,) = await fetch(db, "SELECT failure FROM batch_item WHERE status = 6")
@@ -148,27 +147,34 @@ async def test_the_ledger_moves_a_light_item_as_the_domain_says(db: Database, re
             _says(S.SUCCEEDED, item, shared=True, tries=tries) for item in told
         ]
     for status in sorted(ENDED - {S.COMPENSATED, S.SUCCEEDED}):
-        for shared in (True, False):
+        for shared, alone in ((True, False), (False, False), (False, True)):
             for tries in (1, 2):
                 which = await new_batch(
                     db, 2 if shared else 1, max_attempts=tries, initial_backoff_ms=3_600_000
+                )
+                await execute(
+                    db, "UPDATE batch_item SET alone = $2 WHERE batch_id = $1", which.batch_id, alone
                 )
                 await step(db, which)
                 (run,) = await ready.take(1)
                 await end(db, run, None, status)
                 row, *_ = await fetch(db, "SELECT * FROM batch_item WHERE batch_id = $1", which.batch_id)
-                assert _of(row) == _says(status, None, shared=shared, tries=tries), (status, shared, tries)
+                expected = _says(status, None, shared=shared, tries=tries, alone=alone)
+                assert _of(row) == expected, (status, shared, alone, tries)
 
 
 def _of(row: Any) -> tuple[int, int, bool]:
     return row["status"], row["attempts"], row["alone"]
 
 
-def _says(chunk: RunStatus, item: RunStatus | None, *, shared: bool, tries: int) -> tuple[int, int, bool]:
+def _says(
+    chunk: RunStatus, item: RunStatus | None, *, shared: bool, tries: int, alone: bool = False
+) -> tuple[int, int, bool]:
     after: AfterLight = after_light(
         chunk,
         item,
         shared=shared,
+        alone=alone,
         out_of_time=chunk is S.PARTIAL,
         skip_staging=False,
         cancelled=False,

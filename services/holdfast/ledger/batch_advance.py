@@ -49,7 +49,7 @@ class Due:
 class Work:
     """Items of one batch that are to be started, and what their runs are made of.
 
-    `light` are the versions of code of which a runner is there that executes many items with one run;
+    `light` are the versions of code whose runners execute many items with one run;
     `defaults` are the tenant's limits.
     """
 
@@ -114,15 +114,22 @@ _LOCK: Final = f"{_LOOK} FOR NO KEY UPDATE OF b"
 _LEAVE: Final = "DELETE FROM batch_active WHERE batch_id = $1"
 
 # Those to be tried again first, by their time, then those never tried, by index; both read the same index.
+# Of those that are to be alone one at a time: what kills a runner shall not take others with it.
 _DUE: Final = """
 (
     SELECT index, attempts, alone FROM batch_item
-    WHERE batch_id = $1 AND status = 1 AND coalesce(not_before, '-infinity') > '-infinity'
+    WHERE batch_id = $1 AND status = 1 AND alone
+          AND (not_before IS NULL OR not_before <= statement_timestamp())
+          AND NOT EXISTS (SELECT FROM batch_item r WHERE r.batch_id = $1 AND r.status = 2 AND r.alone)
+    ORDER BY index LIMIT 1
+) UNION ALL (
+    SELECT index, attempts, alone FROM batch_item
+    WHERE batch_id = $1 AND status = 1 AND NOT alone AND coalesce(not_before, '-infinity') > '-infinity'
           AND coalesce(not_before, '-infinity') <= statement_timestamp()
     ORDER BY coalesce(not_before, '-infinity'), index LIMIT $2
 ) UNION ALL (
     SELECT index, attempts, alone FROM batch_item
-    WHERE batch_id = $1 AND status = 1 AND coalesce(not_before, '-infinity') = '-infinity'
+    WHERE batch_id = $1 AND status = 1 AND NOT alone AND coalesce(not_before, '-infinity') = '-infinity'
     ORDER BY index LIMIT $2
 ) LIMIT $2
 """
@@ -133,19 +140,24 @@ SELECT index, attempts, alone FROM (
     WHERE batch_id = $1 AND status = 1 ORDER BY index LIMIT least(1, $2::bigint)
 ) f WHERE not_before IS NULL OR not_before <= statement_timestamp()
 """
-# The sessions are few.
+# Whether the intent's items are light is its runners' word; while none is there, their last. Sessions and
+# versions of intents are few.
 _SERVED: Final = """
+WITH alive AS MATERIALIZED (
+    SELECT served ->> 'intent' AS intent, served ->> 'agent_version' AS agent_version
+    FROM runner_session CROSS JOIN jsonb_array_elements(intents) AS served
+    WHERE expire_time > statement_timestamp() AND served ->> 'intent' IN ($2, $3)
+)
 SELECT ARRAY(
-           SELECT DISTINCT served ->> 'agent_version'
-           FROM runner_session CROSS JOIN jsonb_array_elements(intents) AS served
-           WHERE expire_time > statement_timestamp() AND served ->> 'intent' = $2
+           SELECT agent_version FROM alive WHERE intent = $3
+           UNION SELECT agent_version FROM served_intent WHERE intent = $3 AND NOT EXISTS (SELECT FROM alive)
        ) AS light, deadline_ms, max_steps, max_tools, max_tokens, max_context
 FROM tenant WHERE tenant = $1
 """
 _PAYLOADS: Final = "SELECT index, payload FROM batch_input WHERE batch_id = $1 AND index = ANY($2::bigint[])"
 _LATER: Final = """
 SELECT extract(epoch FROM not_before - clock_timestamp())::float8 FROM batch_item
-WHERE batch_id = $1 AND status = 1 AND coalesce(not_before, '-infinity') > '-infinity'
+WHERE batch_id = $1 AND status = 1 AND NOT alone AND coalesce(not_before, '-infinity') > '-infinity'
 ORDER BY coalesce(not_before, '-infinity') LIMIT 1
 """
 
@@ -246,7 +258,7 @@ async def _prepared(db: Database, which: Active, compose: Compose) -> list[Prepa
                 return []
         indexes = [item["index"] for item in found]
         payloads = dict(await connection.fetch(_PAYLOADS, which.batch_id, indexes)) if found else {}
-        served = await connection.fetchrow(_SERVED, which.tenant, light_intent(row["intent"]))
+        served = await connection.fetchrow(_SERVED, which.tenant, row["intent"], light_intent(row["intent"]))
     items = [
         Due(each["index"], each["attempts"] + 1, payloads[each["index"]], each["alone"]) for each in found
     ]

@@ -225,6 +225,7 @@ def after_light(
     item: RunStatus | None,
     *,
     shared: bool,
+    alone: bool,
     out_of_time: bool,
     skip_staging: bool,
     cancelled: bool,
@@ -234,22 +235,18 @@ def after_light(
     """Return where a light item goes when its chunk ends; the ledger's trigger says the same in SQL.
 
     `item` is what the chunk says of it, None if it was not executed to its end. A chunk that ends badly says
-    nothing of anyone: of those that shared it each is tried by itself, and then it speaks for its only item.
+    nothing of anyone: of those that shared it each is tried by itself, and then it speaks for its only item,
+    which stays `alone` until it is heard of.
     """
     if chunk is RunStatus.SUCCEEDED:
         if item is None:
-            return AfterLight(I.CANCELLED if cancelled else I.PENDING, counts=False)
-        ended = item
+            return AfterLight(I.CANCELLED if cancelled else I.PENDING, counts=False, alone=alone)
+        ended, alone = item, False
     else:
         ended = chunk
         if not cancelled and chunk is not RunStatus.CANCELLED and (shared or out_of_time):
-            return AfterLight(I.PENDING, counts=False, alone=shared and not out_of_time)
-    return AfterLight(
-        after_run(
-            ended,
-            skip_staging=skip_staging,
-            cancelled=cancelled,
-            attempts=attempts,
-            max_attempts=max_attempts,
-        )
+            return AfterLight(I.PENDING, counts=False, alone=alone or (shared and not out_of_time))
+    status = after_run(
+        ended, skip_staging=skip_staging, cancelled=cancelled, attempts=attempts, max_attempts=max_attempts
     )
+    return AfterLight(status, alone=alone)

@@ -2,12 +2,13 @@
 -- Light items: many are executed by one run, a chunk, whose outcome says of each how it ended. And the next
 -- items of a batch are found without passing over those that wait for their next try.
 
--- Never tried ('-infinity'), then by the time of the next try.
-CREATE INDEX batch_item_due ON batch_item (batch_id, (coalesce(not_before, '-infinity')), index)
-WHERE status = 1;
-
 -- To be executed by a chunk of its own: one that it shared was ended by it, or by another of its items.
 ALTER TABLE batch_item ADD COLUMN alone boolean NOT NULL DEFAULT false;
+
+-- Never tried ('-infinity'), then by the time of the next try.
+CREATE INDEX batch_item_due ON batch_item (batch_id, (coalesce(not_before, '-infinity')), index)
+WHERE status = 1 AND NOT alone;
+CREATE INDEX batch_item_alone ON batch_item (batch_id, status, index) WHERE alone;
 
 ALTER TABLE batch_run ADD COLUMN light boolean NOT NULL DEFAULT false;
 ALTER TABLE batch_run DROP CONSTRAINT batch_run_pkey;
@@ -37,6 +38,7 @@ BEGIN
                     ELSE e.status END AS ended,
                g.light AND e.status NOT IN (5, 8)
                    AND (z.n > 1 OR coalesce(e.exhausted, 0) = 1) AS innocent,
+               g.light AND (e.status <> 5 OR coalesce((o ->> 'status')::smallint, 0) = 0) AS unheard,
                g.light AND z.n > 1 AND e.status NOT IN (5, 8) AND coalesce(e.exhausted, 0) <> 1 AS suspect,
                CASE WHEN g.light THEN convert_to(o ->> 'result', 'UTF8') ELSE e.result END AS result,
                CASE WHEN o IS NOT NULL THEN (o -> 'failure')::text::jsonb ELSE e.failure END AS failure,
@@ -65,8 +67,7 @@ BEGIN
                     WHEN r.ended = 10 AND r.attempts < r.max_attempts THEN 1
                     ELSE 6 END::smallint AS becomes,
                r.light AND (r.ended = 0 OR r.innocent) AS uncounted,
-               CASE WHEN r.light THEN r.suspect OR r.too_large OR (r.alone AND r.ended = 0) ELSE false END
-                   AS alone,
+               r.suspect OR r.too_large OR (r.alone AND r.unheard) AS alone,
                coalesce(r.failure, jsonb_build_object(
                    'reason', CASE WHEN r.ended = 6 THEN 'BUDGET_EXCEEDED' ELSE 'RUN_FAILED' END,
                    'message', CASE r.exhausted WHEN 1 THEN 'The run was out of time.'
