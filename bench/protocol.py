@@ -23,6 +23,8 @@ _MEASURES = (
     "resume",
     "decision",
     "batch_apply",
+    "batch_runs",
+    "batch_light",
 )
 
 
@@ -61,6 +63,8 @@ def read_question(arguments: list[str] | None = None) -> Question:
     what.add_argument("--resume", action="store_true", help="from a signal to the step after 1,000 others")
     what.add_argument("--decision", action="store_true", help="from a decision to the step after it")
     what.add_argument("--batch-apply", action="store_true", help="50,000 staged items to effects")
+    what.add_argument("--batch-runs", action="store_true", help="a batch's items a second, each a run")
+    what.add_argument("--batch-light", action="store_true", help="a batch's items a second, light ones")
     given = parser.parse_args(arguments)
     asked = [name for name in _MEASURES if getattr(given, name)]
     return Question(

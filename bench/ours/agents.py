@@ -57,6 +57,12 @@ async def one(run: Run, payload: dict[str, Any]) -> int:
     return await run.step(add, int(payload["number"]))
 
 
+@app.agent("w2_light", light=True)
+async def one_light(run: Run, payload: dict[str, Any]) -> int:
+    """One step, as a light item of a batch."""
+    return await run.step(add, int(payload["number"]))
+
+
 @app.agent("w4_tokens")
 async def tokens(run: Run, payload: dict[str, Any]) -> None:
     """Tokens at a steady pace, each saying when it was told."""

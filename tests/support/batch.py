@@ -5,17 +5,36 @@ from typing import Any
 
 from holdfast.kit.db import Database
 from holdfast.ledger import batch
+from holdfast.ledger.admission import Placements
 from holdfast.ledger.batch import NewBatch, NewItem
-from holdfast.ledger.batch_advance import Active, Advanced, Due, advance
+from holdfast.ledger.batch_advance import Active, Advanced, Prepared, Work, advance
 from holdfast.ledger.batch_view import BatchView, get
-from holdfast.ledger.domain.batch import ItemStatus
-from holdfast.ledger.values import Invocation
+from holdfast.ledger.domain.batch import ItemStatus, light_intent
+from holdfast.ledger.values import ServedIntent
 from tests.support.ledger import fetch, invocation
 
+LIGHT = light_intent("count")
+LIGHTLY = (ServedIntent("count", "1"), ServedIntent(LIGHT, "1"))
+"""What a runner serves that executes light items."""
 
-def compose(item: Due) -> Invocation:
-    key = f"batch/{item.batch_id}/{item.index}/{item.attempt}"
-    return invocation(tenant=item.tenant, idempotency_key=key, shape=4, priority=item.priority)
+
+def compose(work: Work) -> list[Prepared]:
+    if work.light:
+        together = [item for item in work.items if not item.alone]
+        groups = [[item] for item in work.items if item.alone] + [together] * bool(together)
+        return [Prepared(items, invocation(tenant=work.tenant, intent=LIGHT), light=True) for items in groups]
+    return [
+        Prepared(
+            [item],
+            invocation(
+                tenant=work.tenant,
+                idempotency_key=f"batch/{work.batch_id}/{item.index}/{item.attempt}",
+                shape=4,
+                priority=work.priority,
+            ),
+        )
+        for item in work.items
+    ]
 
 
 async def new_batch(
@@ -36,7 +55,7 @@ async def new_batch(
 
 
 async def step(db: Database, which: BatchView) -> Advanced:
-    return await advance(db, Active(which.batch_id, which.tenant), compose)
+    return await advance(db, Active(which.batch_id, which.tenant), compose, lambda _: Placements())
 
 
 async def seen(db: Database, which: BatchView) -> BatchView:

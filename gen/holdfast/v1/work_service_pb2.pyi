@@ -153,6 +153,7 @@ class ServedIntent(_message.Message):
     COMPATIBLE_VERSIONS_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
     ON_INPUT_FIELD_NUMBER: _builtins.int
+    LIGHT_ITEMS_FIELD_NUMBER: _builtins.int
     intent: _builtins.str
     """The intent."""
     agent_version: _builtins.str
@@ -161,6 +162,10 @@ class ServedIntent(_message.Message):
     """At most this many runs of the intent at once on this runner; 0 for no limit of its own."""
     on_input: Global___InputPolicy.ValueType
     """What becomes of input that arrives while a run is going on."""
+    light_items: _builtins.bool
+    """True if items of batches may come in chunks: runs of this intent with `#light` appended, whose
+    payload's `chunk` has the items as JSON text.
+    """
     @_builtins.property
     def compatible_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Versions whose started runs this code can go on with."""
@@ -173,10 +178,11 @@ class ServedIntent(_message.Message):
         compatible_versions: _abc.Iterable[_builtins.str] | None = ...,
         max_concurrent: _builtins.int = ...,
         on_input: Global___InputPolicy.ValueType = ...,
+        light_items: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "compatible_versions", b"compatible_versions", "intent", b"intent", "max_concurrent", b"max_concurrent", "on_input", b"on_input"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "compatible_versions", b"compatible_versions", "intent", b"intent", "light_items", b"light_items", "max_concurrent", b"max_concurrent", "on_input", b"on_input"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

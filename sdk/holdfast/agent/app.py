@@ -50,6 +50,7 @@ class Agent:
     degrade: tuple[Rung, ...] = ()
     trim: Trim = "error"
     undo: Terms = Terms(("failure",), DAY)  # noqa: RUF009 -- frozen
+    light: bool = False
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
@@ -105,6 +106,7 @@ class App:
         on_input: OnInput = "enqueue",
         undo_on: Iterable[UndoOn] = ("failure",),
         undo_within: float | timedelta = DAY,
+        light: bool = False,
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -120,8 +122,10 @@ class App:
         would probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says
         what becomes of messages that a model call has no room for. Steps that have an `undo` are undone when
         the run would end as `undo_on` says ("failure", "cancel", "exhausted"), the newest first, for at most
-        `undo_within` (seconds or a `timedelta`, up to 31 days), apart from its budget. Raises ValueError or
-        TypeError, in one sentence, for what cannot be served.
+        `undo_within` (seconds or a `timedelta`, up to 31 days), apart from its budget. With `light`, items of
+        batches are executed many at a time without runs of their own: recorded once, though after a crash
+        all of their code runs again; they stage no effects, rest at nothing, and have no gates, children or
+        undos. Raises ValueError or TypeError, in one sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -155,6 +159,7 @@ class App:
                 trim=trim,
                 on_input=on_input,
                 undo=undo,
+                light=light,
             )
             return fn
 

@@ -59,8 +59,9 @@ STOP_GRACE: Final = 1.0
 LAST_WORDS: Final = 2.0
 """Seconds that `on_exhausted` has."""
 
-_LOST: Final = frozenset({"FENCED", "RUN_NOT_FOUND", "COMMIT_OUT_OF_ORDER"})
-_STILL_HELD: Final = "COMMIT_OUT_OF_ORDER"
+LOST_REASONS: Final = frozenset({"FENCED", "RUN_NOT_FOUND", "COMMIT_OUT_OF_ORDER"})
+"""The lease is over, or as good as over."""
+STILL_HELD: Final = "COMMIT_OUT_OF_ORDER"
 """The lease is this runner's, but the ledger knows another past: only a new lease can tell which."""
 
 
@@ -305,8 +306,8 @@ class Execution:
 
     def _refused(self, refused: Refused) -> None:
         self._refusal = Failure(refused.reason, storable(refused.message, LONGEST_MESSAGE))
-        if refused.reason in _LOST:
-            self._still_held = refused.reason == _STILL_HELD
+        if refused.reason in LOST_REASONS:
+            self._still_held = refused.reason == STILL_HELD
             self.stop(LeaseLost(refused.message))
             return
         stopped: RunStopped = CommitRefused(refused.reason, refused.message)

@@ -1,62 +1,105 @@
-"""Keeps batches moving: chunk after chunk of items becomes runs, as many at a time as each may have."""
+"""Keeps batches moving: chunk after chunk of items becomes runs, as many at a time as each may have.
+
+Woken by what makes room (runs that end on runners connected here), by people's words, by items whose pause is
+over, and by the look of the `Caretaker`; it never polls by itself.
+"""
 
 import asyncio
-import json
 from typing import Final
 from uuid import UUID
 
-from holdfast.invoker.envelope import read_envelope
+from holdfast.invoker.batch_compose import Composer
+from holdfast.invoker.board import Board
 from holdfast.invoker.hints import Hints
+from holdfast.invoker.seating import Seats
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database
+from holdfast.kit.errors import LedgerUnavailable
 from holdfast.kit.loops import Loop
-from holdfast.kit.rpc.payload import value_of
-from holdfast.ledger.batch_advance import Due, active, advance
-from holdfast.ledger.values import Invocation
-from holdfast.v1 import batch_pb2, run_pb2
+from holdfast.kit.telemetry.logs import logger
+from holdfast.ledger.batch_advance import Active, Advanced, active, advance
 
-IDLE_S: Final = 1.0
-BUSY_S: Final = 0.05
-"""Between two looks while a batch has items in flight: their ends make room."""
+UNASKED_S: Final = 30.0
+"""After which it looks though nobody has woken it."""
+LONGEST_BACKOFF_S: Final = 1.0
+GATHER_S: Final = 0.02
+"""How long ends are gathered before room is filled again, so that a chunk is worth its transaction."""
+ENOUGH: Final = 0.25
+"""The share of what is in flight that need not be waited for any longer once it has ended."""
 _FIRST: Final = UUID(int=0)
+
+_log: Final = logger("batches")
 
 
 class BatchDriver:
     """The loop of an Invoker that does for batches what is next; any number of Invokers share the work."""
 
-    def __init__(self, db: Database, hints: Hints, settings: InvokerSettings) -> None:
+    def __init__(self, db: Database, board: Board, hints: Hints, settings: InvokerSettings) -> None:
         self._db = db
+        self._board = board
         self._hints = hints
-        self._max_attempts = settings.max_attempts
-        self.loop = Loop("batches", self.run_once, interval=IDLE_S, max_backoff=IDLE_S, eager=False)
+        self._composer = Composer(max_attempts=settings.max_attempts)
+        self._in_flight = 0
+        self._ended = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.loop = Loop(
+            "batches", self.run_once, interval=UNASKED_S, max_backoff=LONGEST_BACKOFF_S, eager=False
+        )
+
+    def ended(self, runs: int) -> None:
+        """Hear that runs have ended here, of batches or others; there may be room."""
+        if not self._in_flight or not runs:
+            return
+        self._ended += runs
+        if self._ended >= self._in_flight * ENOUGH:
+            self.loop.wake()
+        else:
+            self._wake_within(GATHER_S)
 
     async def run_once(self) -> int:
         """Do one step for each batch that is going on; returns how many items moved."""
-        moved, going, after = 0, 0, _FIRST
+        self._ended = 0
+        moved, in_flight, after = 0, 0, _FIRST
+        waits: list[float] = []
         while True:
             async with self._db.connection() as connection:
                 batches = await active(connection, after=after)
             for each in batches:
-                done = await advance(self._db, each, self._compose)
-                self._hints.queued(done.pools)
+                done = await self._advanced(each)
                 moved += done.items
-                going += not done.rests
+                in_flight += done.in_flight
+                waits += [0.0] if done.again else [] if done.wait_s is None else [max(0.0, done.wait_s)]
                 after = each.batch_id
             if not batches:
                 break
-        if going:
-            asyncio.get_running_loop().call_later(0 if moved else BUSY_S, self.loop.wake)
+        self._in_flight = in_flight
+        if waits:
+            self._wake_within(min(waits))
         return moved
 
-    def _compose(self, item: Due) -> Invocation:
-        """Return the envelope of an item's run: what the spec says, with the item's payload over its own."""
-        request = batch_pb2.BatchSpec.FromString(item.spec).invocation
-        fields = request.payload.fields
-        for name, value in json.loads(item.payload).items():
-            fields[name].CopyFrom(value_of(value))
-        request.priority = item.priority
-        request.idempotency_key = f"batch/{item.batch_id}/{item.index}/{item.attempt}"
-        request.correlation_id = request.correlation_id or str(item.batch_id)
-        return read_envelope(
-            request, tenant=item.tenant, shape=run_pb2.SHAPE_BATCH, max_attempts=self._max_attempts
-        )
+    async def _advanced(self, which: Active) -> Advanced:
+        """Do one step for a batch; one whose step fails does not hold up the others."""
+        seats = Seats(self._board)
+        try:
+            done = await advance(self._db, which, self._composer.compose, seats.reserve)
+        except BaseException as error:
+            seats.doubt()
+            if not isinstance(error, Exception) or isinstance(error, LedgerUnavailable):
+                raise
+            _log.error("batch not advanced", error=error, batch_id=str(which.batch_id))
+            return Advanced()
+        seats.fill(done.leases)
+        self._hints.queued(done.pools)
+        return done
+
+    def _wake_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(seconds, self._time_over)
+
+    def _time_over(self) -> None:
+        self._timer = None
+        self.loop.wake()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
 from holdfast.invoker.board import Board
@@ -40,16 +40,15 @@ class Caretaker:
         hints: Hints,
         settings: InvokerSettings,
         scheduling: Scheduling,
-        *,
-        staged: Callable[[], None],
+        others: Mapping[str, Loop],
     ) -> None:
+        """Take the loops of others that are to be woken by what a look finds, by its name in `Seen`."""
         self.invoker_id = new_id()
         self._db = db
         self._board = board
         self._hints = hints
         self._settings = settings
         self._turn = ""
-        self._staged = staged
         # After an outage of the ledger leases are renewed at once, or runners that live would lose theirs.
         beat = settings.heartbeat_interval / 2
         self._sweeper = _acting("sweep", self.sweep)
@@ -57,6 +56,14 @@ class Caretaker:
         self._waker = _acting("wake", self.wake)
         self._orphans = _acting("orphans", self.cancel_orphans)
         self.schedules = _acting("schedules", scheduling.fire)
+        self._woken = {
+            "expired": self._sweeper,
+            "due": self._due,
+            "woken": self._waker,
+            "orphaned": self._orphans,
+            "scheduled": self.schedules,
+            **others,
+        }
         self.heartbeats = Loop("heartbeat", self.heartbeat, interval=beat, max_backoff=min(beat, 1.0))
         self.retention = Loop("retention", self.retain, interval=HOUSEKEEPING_SECONDS)
         self.loops = [
@@ -119,17 +126,9 @@ class Caretaker:
         """Look once for all loops that act on time, and wake those that have something to do."""
         async with self._db.connection() as connection:
             seen = await look(connection)
-        for found, loop in (
-            (seen.expired, self._sweeper),
-            (seen.due, self._due),
-            (seen.woken, self._waker),
-            (seen.orphaned, self._orphans),
-            (seen.scheduled, self.schedules),
-        ):
-            if found:
+        for name, loop in self._woken.items():
+            if getattr(seen, name):
                 loop.wake()
-        if seen.staged:
-            self._staged()
         return 0
 
     async def sweep(self) -> int:

@@ -9,11 +9,12 @@ from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
 from holdfast.invoker.refusals import Refusals
+from holdfast.invoker.seating import reserve
 from holdfast.kit.db import Access, Database
 from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger.admission import Answer, Placements, Server, admit
-from holdfast.ledger.values import Admitted, Invocation, Refused, pool_of
+from holdfast.ledger.admission import Answer, admit
+from holdfast.ledger.values import Admitted, Invocation, Refused
 
 MAX_GROUP = 256
 MAX_GROUP_BYTES = 4 * 1024 * 1024
@@ -122,7 +123,7 @@ class Door:
 
     async def _admit_group(self, group: list[Waiting], way: Access | None = None) -> None:
         """Admit a group and answer each; whatever goes wrong is its answer, not the end of the loop."""
-        placements, reserved = self._placements([invocation for invocation, _ in group])
+        placements, reserved = reserve(self._board, [invocation for invocation, _ in group])
         try:
             answers = await admit(way or self._seat, [invocation for invocation, _ in group], placements)
             self._answer(group, answers, reserved)
@@ -153,25 +154,6 @@ class Door:
                 future.set_result(answer)
         reserved.give_back()
         self._hints.queued(list(queued))
-
-    def _placements(self, invocations: Sequence[Invocation]) -> tuple[Placements, Reservation]:
-        """Reserve credit of the runners that could take these runs at once."""
-        wanted = {(each.intent, each.agent_version) for each in invocations}
-        able = {pool_of(*want): (want[0], self._board.serving(pool_of(*want))) for want in wanted}
-        runners = dict.fromkeys(session for _, sessions in able.values() for session in sessions)
-        reserved = self._board.reserve(runners, len(invocations))
-        servers = {
-            pool: [
-                Server(session.session_id, served.agent_version)
-                for session in sessions
-                if session in reserved.slots
-                for served in session.intents
-                if served.intent == intent
-            ]
-            for pool, (intent, sessions) in able.items()
-        }
-        credit = {session.session_id: slots for session, slots in reserved.slots.items()}
-        return Placements(servers=servers, credit=credit), reserved
 
 
 def _fault_of(error: BaseException, runs: int) -> Fault:

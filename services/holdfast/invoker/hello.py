@@ -6,6 +6,7 @@ from uuid import UUID
 from holdfast.invoker.board import RunnerSession
 from holdfast.invoker.envelope import Violations
 from holdfast.kit.errors import StreamProtocol
+from holdfast.ledger.domain.batch import light_intent
 from holdfast.ledger.values import InputPolicy, LeaseRef, ServedIntent
 from holdfast.v1 import work_service_pb2
 
@@ -34,13 +35,14 @@ def read_hello(first: work_service_pb2.LeaseRequest | None) -> RunnerSession:
     assert session_id is not None  # settle() raised otherwise
     intents = tuple(
         ServedIntent(
-            s.intent,
+            name,
             s.agent_version,
             tuple(s.compatible_versions),
             s.max_concurrent,
             InputPolicy(s.on_input or InputPolicy.ENQUEUE),
         )
         for s in hello.intents
+        for name in ((s.intent, light_intent(s.intent)) if s.light_items else (s.intent,))
     )
     return RunnerSession(session_id, hello.address, intents, hello.attach_token)
 

@@ -81,7 +81,9 @@ class Parts:
         scheduling = Scheduling(db, hints, stopping, refusals, settings.max_attempts)
         door = Door(db, board, hints, intents, refusals)
         inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
-        caretaker = Caretaker(db, board, hints, settings, scheduling, staged=inbox.loop.wake)
+        batches = BatchDriver(db, board, hints, settings)
+        others = {"staged": inbox.loop, "batching": batches.loop}
+        caretaker = Caretaker(db, board, hints, settings, scheduling, others)
         return cls(
             settings=settings,
             db=db,
@@ -103,8 +105,8 @@ class Parts:
             scheduling=scheduling,
             hints=hints,
             capabilities=settings.capabilities(),
-            batches=BatchDriver(db, hints, settings),
             applier=BatchApplier(db, hints, settings),
+            batches=batches,
         )
 
 

@@ -31,6 +31,7 @@ class WorkServicer(work_service_pb2_grpc.WorkServiceServicer):
         self._claimer = parts.claimer
         self._hints = parts.hints
         self._caretaker = parts.caretaker
+        self._batches = parts.batches
         self._intents = parts.intents
         self._settings = parts.settings
         self._capabilities = parts.capabilities
@@ -116,6 +117,7 @@ class WorkServicer(work_service_pb2_grpc.WorkServiceServicer):
             ended = read_run_ids("credit.ended_run_ids", credit.ended_run_ids)
             session.left(ended)
             self._hints.left(ended)
+            self._batches.ended(len(ended))
         if credit.slots:
             self._claimer.credited()
 

@@ -22,7 +22,7 @@ from holdfast.ledger.domain.rate import Pace
 from holdfast.ledger.handoff import allow
 from holdfast.ledger.values import Invocation, limits_of
 
-__all__ = ["Answer", "Placements", "Server", "admit", "admit_within"]
+__all__ = ["Answer", "Placements", "Server", "admit", "admit_within", "lock_queues"]
 
 
 async def admit(
@@ -51,11 +51,20 @@ async def admit(
 
 
 async def admit_within(
-    connection: Connection, invocations: Sequence[Invocation], placements: Placements
+    connection: Connection,
+    invocations: Sequence[Invocation],
+    placements: Placements,
+    *,
+    tenants: Sequence[Any] | None = None,
 ) -> list[Answer]:
-    """Admit a group as part of the caller's transaction, which must not have locked anything yet."""
+    """Admit a group as part of the caller's transaction.
+
+    The transaction must not have locked anything yet, or only the tenants: `tenants` are then what
+    `lock_queues` returned.
+    """
     group = Group(invocations, placements)
-    tenants = await _lock(connection, {i.tenant for i in invocations})
+    if tenants is None:
+        tenants = await lock_queues(connection, {i.tenant for i in invocations})
     firsts = group.firsts()
     facts = await _look(connection, firsts, placements)
     doors = {row["tenant"]: _door(row, facts.now) for row in tenants}
@@ -68,7 +77,8 @@ async def admit_within(
     return group.answers()
 
 
-async def _lock(connection: Connection, tenants: set[str]) -> list[Any]:
+async def lock_queues(connection: Connection, tenants: set[str]) -> list[Any]:
+    """Lock the tenants' queues as `release.lock_tenants` does; return what admission reads of them."""
     rows = await connection.fetch(sql.LOCK_TENANTS, list(tenants))
     if len(rows) < len(tenants):
         # Seen for the first time. The insert may wait for, and lock, names out of order beside those

@@ -8,7 +8,7 @@ from holdfast.kit.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to do: sessions to sweep, timers, runs to wake or cancel, schedules, events to move."""
+    """What there is to do: sessions to sweep, timers, runs to wake or cancel, schedules, events to move, batches."""
 
     expired: bool
     due: bool
@@ -16,6 +16,7 @@ class Seen:
     orphaned: bool
     scheduled: bool
     staged: bool
+    batching: bool
 
 
 # Statements' own time, so each index is looked into once; none takes a volatile clock.
@@ -25,7 +26,8 @@ SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired
        EXISTS (SELECT FROM timer WHERE kind = 3 AND due_time <= now()) AS woken,
        EXISTS (SELECT FROM run_state WHERE cancel_requested AND status IN (1, 3)) AS orphaned,
        EXISTS (SELECT FROM schedule WHERE wake_time <= now()) AS scheduled,
-       EXISTS (SELECT FROM run_inbox) AS staged
+       EXISTS (SELECT FROM run_inbox) AS staged,
+       EXISTS (SELECT FROM batch_active) AS batching
 """
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast.agent import Agent, App, app_import
+from holdfast.agent.chunk import SUFFIX
 from holdfast.agent.model_ladder import Models
 from holdfast.kit.process import Refused
 from holdfast.v1 import work_service_pb2
@@ -24,6 +25,8 @@ class Served:
 
     app: App
     agent: Agent
+    chunks: bool = False
+    """Whether what is to be executed is a chunk of light items."""
 
     def models(self) -> Models:
         """Return the models that the agent may ask."""
@@ -36,17 +39,20 @@ class Agents:
     def __init__(self, apps: Iterable[App]) -> None:
         self.apps = tuple(apps)
         self._served: dict[str, Served] = {}
+        self._chunks: dict[str, Served] = {}
         for app in self.apps:
             for agent in app.agents.values():
                 if agent.intent in self._served:
                     raise Refused(f"Two of the apps have an agent for the intent {agent.intent}.")
                 self._served[agent.intent] = Served(app, agent)
+                if agent.light:
+                    self._chunks[agent.intent + SUFFIX] = Served(app, agent, chunks=True)
         if not self._served:
             raise Refused("None of the apps has an agent: there is nothing to run.")
 
     def find(self, intent: str) -> Served | None:
-        """Return the agent for an intent."""
-        return self._served.get(intent)
+        """Return the agent for an intent, or for chunks of light items of one."""
+        return self._served.get(intent) or self._chunks.get(intent)
 
     def intents(self) -> list[ServedIntent]:
         """Return what an Invoker is told that this runner serves."""
@@ -57,6 +63,7 @@ class Agents:
                 compatible_versions=served.app.compatible_versions,
                 max_concurrent=served.agent.max_concurrent,
                 on_input=_POLICIES[served.agent.on_input],
+                light_items=served.agent.light,
             )
             for intent, served in sorted(self._served.items())
         ]

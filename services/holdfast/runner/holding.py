@@ -9,6 +9,7 @@ import grpc
 
 from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.child import NO_CHILDREN, Children
+from holdfast.agent.chunk import Chunk
 from holdfast.agent.compensation import execution_of
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
@@ -46,7 +47,7 @@ class Held:
         self.invocation = invocation
         self.memory = RunMemory(invocation.run_id, invocation.last_sequence)
         self.mailbox = Mailbox()
-        self.execution: Execution | None = None
+        self.execution: Execution | Chunk | None = None
         self.stopped: RunStopped | None = None
         self.task: asyncio.Task[None] | None = None
         self._commits = commits
@@ -252,6 +253,8 @@ class Holding:
 
     async def _left(self, held: Held, served: Served) -> Left:
         gate = self._gate(served)
+        if served.chunks:
+            return await self._run_chunk(held, served, gate)
         if gate is None:
             return await self._run(held, served)
         async with gate:
@@ -275,6 +278,14 @@ class Holding:
             mailbox=held.mailbox,
             gates=self._gates_opened_by,
             children=self._children,
+        )
+        if held.stopped is not None:
+            held.execution.stop(held.stopped)
+        return await held.execution.run()
+
+    async def _run_chunk(self, held: Held, served: Served, gate: asyncio.Semaphore | None) -> Left:
+        held.execution = Chunk(
+            served.agent, held.invocation, held, models=served.models, gate=gate, reached=_reached
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)

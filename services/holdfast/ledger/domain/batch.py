@@ -104,6 +104,11 @@ MIN_ENDED_FOR_SHARE: Final = 100
 CHUNK: Final = 250
 """Items that are started in one transaction."""
 
+LIGHT_CHUNK: Final = 50
+"""Light items that one run executes at most."""
+_OVERLAP: Final = 4
+"""Chunks that share a batch's parallelism: while one waits for its slowest item, others go on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
@@ -209,3 +214,54 @@ def after_run(
     if run is RunStatus.DEAD_LETTERED and attempts < max_attempts:
         return I.PENDING
     return I.SKIPPED
+
+
+def light_intent(intent: str) -> str:
+    """Return the intent under which chunks of light items run; no caller can name it, for its character."""
+    return f"{intent}#light"
+
+
+def light_chunk(max_parallelism: int) -> int:
+    """Return how many light items one run executes."""
+    return max(1, min(LIGHT_CHUNK, max_parallelism // _OVERLAP))
+
+
+@dataclass(frozen=True, slots=True)
+class AfterLight:
+    """Where a light item goes; whether the try counts, and whether the next is a chunk of its own."""
+
+    status: ItemStatus
+    counts: bool = True
+    alone: bool = False
+
+
+def after_light(
+    chunk: RunStatus,
+    item: RunStatus | None,
+    *,
+    shared: bool,
+    alone: bool,
+    out_of_time: bool,
+    skip_staging: bool,
+    cancelled: bool,
+    attempts: int,
+    max_attempts: int,
+) -> AfterLight:
+    """Return where a light item goes when its chunk ends; the ledger's trigger says the same in SQL.
+
+    `item` is what the chunk says of it, None if it was not executed to its end. A chunk that ends badly says
+    nothing of anyone: of those that shared it each is tried by itself, and then it speaks for its only item,
+    which stays `alone` until it is heard of.
+    """
+    if chunk is RunStatus.SUCCEEDED:
+        if item is None:
+            return AfterLight(I.CANCELLED if cancelled else I.PENDING, counts=False, alone=alone)
+        ended, alone = item, False
+    else:
+        ended = chunk
+        if not cancelled and chunk is not RunStatus.CANCELLED and (shared or out_of_time):
+            return AfterLight(I.PENDING, counts=False, alone=alone or (shared and not out_of_time))
+    status = after_run(
+        ended, skip_staging=skip_staging, cancelled=cancelled, attempts=attempts, max_attempts=max_attempts
+    )
+    return AfterLight(status, alone=alone)
