@@ -336,6 +336,8 @@ class Commit(_message.Message):
     HANDOFF_FIELD_NUMBER: _builtins.int
     COMPENSATION_FIELD_NUMBER: _builtins.int
     CAPABILITY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     PARK_FIELD_NUMBER: _builtins.int
     REQUEUE_FIELD_NUMBER: _builtins.int
@@ -352,6 +354,14 @@ class Commit(_message.Message):
     """
     capability: _builtins.str
     """The lease's capability, as the runner last got it; not needed without identity."""
+    traceparent: _builtins.str
+    """Where the commit stands in the run's trace, as a W3C `traceparent`; its effects carry it on. One
+    that is malformed is left out.
+    """
+    correlation_id: _builtins.str
+    """What ties the run to others, as its envelope has it: for what is logged about this commit. One
+    longer than 255 bytes is left out.
+    """
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
         """Steps recorded."""
@@ -423,6 +433,8 @@ class Commit(_message.Message):
         handoff: _builtins.bool = ...,
         compensation: Global___Compensation | None = ...,
         capability: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
+        correlation_id: _builtins.str = ...,
         end: _run_pb2.Outcome | None = ...,
         park: Global___ParkMove | None = ...,
         requeue: Global___RequeueMove | None = ...,
@@ -430,7 +442,7 @@ class Commit(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compensate", b"compensate", "compensation", b"compensation", "end", b"end", "events", b"events", "move", b"move", "park", b"park", "requeue", b"requeue", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "compensate", b"compensate", "compensation", b"compensation", "consumed_signal_ids", b"consumed_signal_ids", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "handoff", b"handoff", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "session", b"session", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "compensate", b"compensate", "compensation", b"compensation", "consumed_signal_ids", b"consumed_signal_ids", "correlation_id", b"correlation_id", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "handoff", b"handoff", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "session", b"session", "steps", b"steps", "traceparent", b"traceparent", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_move: _TypeAlias = _typing.Literal["end", "park", "requeue", "compensate"]  # noqa: Y015
     _WhichOneofArgType_move: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015

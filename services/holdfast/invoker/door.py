@@ -5,6 +5,7 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 
+from holdfast.invoker.admission_trace import admission
 from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
@@ -47,8 +48,9 @@ class Door:
 
         If the caller goes away the run may still be admitted; its idempotency key finds it.
         """
-        await self._intents.check(invocation.intent)
-        return await self._enter(invocation)
+        with admission(invocation):
+            await self._intents.check(invocation.intent)
+            return await self._enter(invocation)
 
     async def admit_all(self, invocations: Sequence[Invocation]) -> list[Admitted | BaseException]:
         """Admit many in order; each is answered by itself."""
