@@ -13,8 +13,11 @@ import random
 import uuid
 from typing import Final
 
+from prometheus_client import CollectorRegistry
+
 from holdfast.dispatcher.answer import CallResult, cut_off
 from holdfast.dispatcher.delivery_trace import about, delivering
+from holdfast.dispatcher.metrics import DispatcherMetrics
 from holdfast.dispatcher.sender import Sender
 from holdfast.dispatcher.session import Session
 from holdfast.dispatcher.settling import Settling
@@ -53,13 +56,16 @@ class Dispatch:
         poll_interval: float = 1.0,
         heartbeat_interval: float = 2.0,
         lease_ttl: float = 10.0,
+        metrics: DispatcherMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or DispatcherMetrics(CollectorRegistry())
         self._db = db
         self._sender = sender
         self._clock = clock
         self._at_once = at_once
         self._session = Session(db, clock, lease_ttl)
         self._calls: set[asyncio.Task[None]] = set()
+        self._metrics.watch(self._calls)
         self._draining = asyncio.Event()
         self._last_destination = 0
         self._alarm: asyncio.TimerHandle | None = None
@@ -164,6 +170,7 @@ class Dispatch:
             settlement = _settlement(delivery, result, self._clock.monotonic() - began)
             self._settling.add(session_id, settlement)
             self._settle_loop.wake()
+            self._metrics.settled(delivery, settlement)
             _note(delivery, settlement)
 
     async def _sent(self, delivery: Delivery) -> CallResult:

@@ -168,4 +168,5 @@ def leased(row: Mapping[str, Any]) -> Leased:
         lent=Usage(row["lent_steps"], row["lent_tools"], row["lent_tokens"]),
         undoing=Failure.from_json(row["undoing"]),
         waits=row["waits"],
+        shape=row["shape"],
     )

@@ -133,6 +133,7 @@ class Leased:
     """Why its steps are to be undone, if they are."""
     waits: int = 0
     """How often it has been parked."""
+    shape: int = 1
 
 
 @dataclass(frozen=True, slots=True)

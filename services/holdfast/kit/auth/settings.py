@@ -50,6 +50,9 @@ class AccessSettings:
     health_listen: str = setting(
         "", help="host:port for health in plaintext, beside TLS: probes of Kubernetes speak nothing else"
     )
+    metrics_listen: str = setting(
+        "", help="host:port, the host in numbers, of /metrics for Prometheus; none by default"
+    )
 
     @property
     def tls(self) -> Tls:

@@ -136,3 +136,4 @@ def configure(service: str, *, level: str = "info", write: Callable[[str], objec
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Bridge)] + [_Bridge()]
     root.setLevel(max(_sink.level, INFO))
+    logging.getLogger("httpx").setLevel(WARNING)  # it would tell the URL of each call, queries included
