@@ -4,6 +4,7 @@ import contextlib
 import stat
 from pathlib import Path
 
+import httpx
 import pytest
 
 from holdfast.client.errors import HoldfastError
@@ -13,13 +14,18 @@ from holdfast.runner.settings import RunnerSettings
 from tests.access.guarded import CAPABILITY_KEY, KEY, Guarded, fetch, guarding, token_of
 from tests.cli.conftest import Ended, finish, start
 from tests.contract.description import rpcs
+from tests.support.collector import Collector
 
 BAD = "hf_" + "b" * 43
 
 
 @pytest.mark.timeout(300)
-async def test_secrets_are_in_no_log_and_no_error(database_url: str, tmp_path: Path) -> None:
-    async with guarding(database_url, tmp_path) as guarded:
+async def test_secrets_are_in_nothing_that_services_tell(database_url: str, tmp_path: Path) -> None:
+    watching = {"HOLDFAST_METRICS_LISTEN": "127.0.0.1:0"}
+    async with (
+        Collector() as collector,
+        guarding(database_url, tmp_path, environment=watching | collector.environment()) as guarded,
+    ):
         admin, signed = await token_of(database_url, "admin"), KEY.sign({"roles": ["admin"]})
         told: list[HoldfastError | None] = []
         async with guarded.client(admin) as client:
@@ -40,6 +46,11 @@ async def test_secrets_are_in_no_log_and_no_error(database_url: str, tmp_path: P
         }
         assert all(len(secret) >= 40 for secret in secrets.values())
         said = {name: guarded.suite.log(name) for name in guarded.suite.processes}
+        for name, process in guarded.suite.processes.items():
+            async with httpx.AsyncClient(trust_env=False) as reader:
+                said[f"metrics of {name}"] = (await reader.get(f"http://{process.metrics}/metrics")).text
+        await collector.until(lambda: bool(collector.find("lease")))
+        said["traces"] = collector.raw.decode("latin-1")
         said["errors"] = "\n".join(repr(error) + str(vars(error)) for error in told if error is not None)
         kept = await fetch(
             database_url, "SELECT a::text, t::text FROM access_token t LEFT JOIN audit a ON true"

@@ -83,6 +83,8 @@ MALFORMED: list[tuple[str, dict[str, Any]]] = [
     ("idempotency_key", {"idempotency_key": "a\0"}),
     ("correlation_id", {"correlation_id": LONG}),
     ("correlation_id", {"correlation_id": "\0"}),
+    ("traceparent", {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"}),
+    ("traceparent", {"traceparent": "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}),
     ("payload", {"payload": of("x" * (1 << 20))}),
     ("payload", {"payload": of("a\0b")}),
     ("payload", {"payload": {"a\0": 1}}),

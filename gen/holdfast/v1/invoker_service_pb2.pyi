@@ -99,6 +99,7 @@ class InvokeRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run's id, a UUID of any version; left empty, the server makes one."""
@@ -124,6 +125,10 @@ class InvokeRequest(_message.Message):
     """
     agent_version: _builtins.str
     """Run on this version of the agent's code only."""
+    traceparent: _builtins.str
+    """The trace the run goes on in, as a W3C `traceparent`; left empty, that of the call. Its effects
+    carry it on.
+    """
     @_builtins.property
     def caller(self) -> _run_pb2.Caller:
         """On whose behalf."""
@@ -177,11 +182,12 @@ class InvokeRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         agent_version: _builtins.str = ...,
         wait: _duration_pb2.Duration | None = ...,
+        traceparent: _builtins.str = ...,
         parent: Global___InvokeParent | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "handoff", b"handoff", "not_before", b"not_before", "parent", b"parent", "payload", b"payload", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "budget", b"budget", "caller", b"caller", "correlation_id", b"correlation_id", "handoff", b"handoff", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "not_before", b"not_before", "ordering_key", b"ordering_key", "parent", b"parent", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "budget", b"budget", "caller", b"caller", "correlation_id", b"correlation_id", "handoff", b"handoff", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "not_before", b"not_before", "ordering_key", b"ordering_key", "parent", b"parent", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "traceparent", b"traceparent", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

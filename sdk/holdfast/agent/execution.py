@@ -30,6 +30,7 @@ from holdfast.agent.engine.gate import Door
 from holdfast.agent.engine.journal import Journal, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
 from holdfast.agent.engine.nursery import Nursery
+from holdfast.agent.engine.observer import NOBODY, Observer
 from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.restart import Restarts
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
@@ -83,6 +84,7 @@ class Parts(TypedDict, total=False):
     gates: Gates
     children: Children
     clock: Callable[[], float]
+    observer: Observer
 
 
 class Execution:
@@ -101,12 +103,14 @@ class Execution:
         gates: Gates = NO_GATES,
         children: Children = NO_CHILDREN,
         clock: Callable[[], float] = time.monotonic,
+        observer: Observer = NOBODY,
         unrecorded: Callable[[str], Awaitable[None]] | None = None,
         ends: Callable[[RunStopped | None, BaseException | None], Move] | None = None,
     ) -> None:
         """Take the mailbox that pushed signals go to; what waited for the run before is in the history.
 
         `clock` is what the deadline is measured with, in seconds; the loop's own where that jumps.
+        `observer` watches what is executed.
         `unrecorded` is awaited with the key of each step that is about to be executed, for who replays only.
         `ends` decides where the run goes when that is not for the agent to say.
         """
@@ -118,7 +122,7 @@ class Execution:
         self._reached = reached
         self._loop = asyncio.get_running_loop()
         number_tasks(self._loop)
-        self._family = Family(history.emitted, history.keys())
+        self._family = Family(history.emitted, history.keys(), observer)
         self._meter = Meter(invocation.limits, invocation.spent, invocation.remaining, clock, invocation.lent)
         self._pipeline = Pipeline(
             invocation.run_id,

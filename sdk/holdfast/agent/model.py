@@ -127,6 +127,11 @@ class ModelEndpoint:
         return f"ModelEndpoint({self._where!r}, model={self._model!r})"
 
     @property
+    def url(self) -> str:
+        """Where it is, without what a query may hold."""
+        return self._where
+
+    @property
     def model(self) -> str:
         """The model asked when a call names no other."""
         return self._model

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from holdfast.client.retry import Retries, calling
+from holdfast.client.trace import trace_metadata
 
 R = TypeVar("R")
 
@@ -23,9 +24,10 @@ class Link:
 
     @property
     def metadata(self) -> Metadata:
-        """What names the tenant of a call, and proves who calls."""
+        """What names the tenant of a call, proves who calls, and in which trace."""
         named = (("holdfast-tenant", self.tenant),) if self.tenant else ()
-        return (*named, ("authorization", f"Bearer {self.token}")) if self.token else named
+        proven = (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return (*named, *proven, *trace_metadata())
 
     async def call(
         self,

@@ -4,15 +4,19 @@ import asyncio
 import os
 import sys
 
+from holdfast.approval.metrics import LOOK_SECONDS, ApprovalMetrics
 from holdfast.approval.servicer import ApprovalServicer
 from holdfast.approval.settings import ApprovalSettings
 from holdfast.approval.telling import Telling
 from holdfast.kit.db import Database, as_fault
+from holdfast.kit.db_metrics import watch_pool
+from holdfast.kit.loops import Loop
 from holdfast.kit.process import Stop, run_service
 from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
+from holdfast.kit.telemetry.metrics import Metrics
 from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.ledger.notice import Notices
@@ -34,10 +38,16 @@ async def main(stop: Stop) -> None:
     ) as db:
         notices = Notices(db)
         telling = Telling(db, notices)
-        servicer = ApprovalServicer(db, telling)
+        metrics = Metrics("approval")
+        watch_pool(metrics.registry, db)
+        counts = ApprovalMetrics(metrics.registry)
+        servicer = ApprovalServicer(db, telling, counts)
         listener = telling.listen()
         over = asyncio.Event()
-        bringing = asyncio.create_task(telling.loop.run(over))
+        tasks = [asyncio.create_task(telling.loop.run(over))]
+        if settings.metrics_listen:
+            gauges = Loop("gauges", lambda: counts.look(db), interval=LOOK_SECONDS)
+            tasks.append(asyncio.create_task(gauges.run(over)))
         try:
             await serve(
                 [Registration(add_ApprovalServiceServicer_to_server, servicer, NAME)],
@@ -48,11 +58,14 @@ async def main(stop: Stop) -> None:
                 drain=servicer.drain,
                 translate=as_fault,
                 access=ledger_access(db, settings),
+                metrics=metrics,
+                metrics_listen=settings.metrics_listen,
             )
         finally:
             over.set()
-            bringing.cancel()
-            await asyncio.gather(bringing, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await listener.close()
             await notices.close()
 

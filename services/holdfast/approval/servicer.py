@@ -6,7 +6,10 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from prometheus_client import CollectorRegistry
+
 from holdfast.approval.message import LONGEST_TEXT, json_of, policy_of
+from holdfast.approval.metrics import ApprovalMetrics
 from holdfast.approval.telling import Telling
 from holdfast.approval.view import approval_message
 from holdfast.approval.watch import Watch, may_decide
@@ -16,6 +19,7 @@ from holdfast.kit.rpc.page import cursor_of, size_of, token_of
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import agree, current_tenant
 from holdfast.kit.rpc.violation import Violations
+from holdfast.kit.telemetry.about import about_run
 from holdfast.ledger import approval_request, approval_view, approval_vote
 from holdfast.ledger.approval_change import key_of
 from holdfast.ledger.domain.approval import ApprovalStatus, Person, Verdict
@@ -30,8 +34,9 @@ _MOST: Final = 2**63
 class ApprovalServicer(Contract):
     """Serves `holdfast.v1.ApprovalService` on the ledger; `telling` passes on what has changed."""
 
-    def __init__(self, db: Database, telling: Telling) -> None:
+    def __init__(self, db: Database, telling: Telling, metrics: ApprovalMetrics | None = None) -> None:
         self._db = db
+        self._metrics = metrics or ApprovalMetrics(CollectorRegistry())
         self._telling = telling
         self._draining = asyncio.Event()
 
@@ -49,11 +54,14 @@ class ApprovalServicer(Contract):
         payload = json_of(request.payload, "payload", wrong)
         policy = policy_of(request.policy, wrong)
         wrong.check()
+        about_run(run_id)
         demand_lease(run_id, request.epoch)
         title = request.title or request.step
         asked = approval_request.Request(run_id, request.epoch, request.step, title, payload, policy)
         changed = await approval_request.request(self._db, asked)
         self._telling.changed([changed])
+        if not changed.repeated:
+            self._metrics.requested.inc()
         async with self._db.connection() as connection:
             stored = await approval_view.of_run(connection, run_id, changed.approval_id)
         return pb.RequestApprovalResponse(
@@ -94,6 +102,7 @@ class ApprovalServicer(Contract):
             revision=request.payload_revision,
         )
         self._telling.changed([changed])
+        self._metrics.votes.labels(Verdict(verdict).name.lower()).inc()
         return pb.DecideApprovalResponse(approval=await self._read(approval_id))
 
     async def GetApproval(  # noqa: N802

@@ -5,15 +5,18 @@ import os
 import sys
 
 from holdfast.checkpoint.group import Line
+from holdfast.checkpoint.metrics import MOVES, PROGRESS, CheckpointMetrics, LineMetrics
 from holdfast.checkpoint.servicer import CheckpointServicer
 from holdfast.checkpoint.settings import CheckpointSettings
 from holdfast.checkpoint.store import Storing
 from holdfast.kit.db import Database, as_fault
+from holdfast.kit.db_metrics import watch_pool
 from holdfast.kit.process import Stop, run_service
 from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
+from holdfast.kit.telemetry.metrics import Metrics
 from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.ledger.notice import Notices
@@ -34,7 +37,13 @@ async def main(stop: Stop) -> None:
         pool_size=settings.database_pool,
     ) as db:
         notices = Notices(db)
-        progress, moves = Line(Storing(db.seat(), notices)), Line(Storing(db.seat(), notices))
+        metrics = Metrics("checkpoint")
+        watch_pool(metrics.registry, db)
+        commits = CheckpointMetrics(metrics.registry)
+        progress, moves = (
+            Line(Storing(db.seat(), notices), LineMetrics(commits, line)) for line in (PROGRESS, MOVES)
+        )
+        commits.waits(lambda: len(progress) + len(moves))
         servicer = CheckpointServicer(
             db,
             notices,
@@ -55,6 +64,8 @@ async def main(stop: Stop) -> None:
                 translate=as_fault,
                 access=ledger_access(db, settings),
                 hot=[f"/{NAME}/Commit"],
+                metrics=metrics,
+                metrics_listen=settings.metrics_listen,
             )
         finally:
             progress.close()

@@ -6,13 +6,19 @@ progress and moves have a line each, so that the quick ones never wait for the t
 
 import asyncio
 import secrets
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
+from prometheus_client import CollectorRegistry
+
+from holdfast.checkpoint.metrics import PROGRESS, CheckpointMetrics, LineMetrics
 from holdfast.kit import crash_point
 from holdfast.kit.errors import Fault, Internal
+from holdfast.kit.telemetry import span
 from holdfast.kit.telemetry.logs import logger
+from holdfast.kit.telemetry.metrics import timed
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused
 
 _log: Final = logger("group")
@@ -31,7 +37,8 @@ class Sender(Protocol):
         """Take the answer; must neither raise nor wait."""
 
 
-_Waiting = tuple[CommitItem, int, Sender]
+_Waiting = tuple[CommitItem, int, Sender, int]
+"""The last is when it was put, in nanoseconds of Unix time."""
 
 
 class Line:
@@ -40,15 +47,19 @@ class Line:
     waiting ──put──▶ storing a group ──(more have arrived)──▶ storing the next ──(closed, empty)──▶ ended
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, metrics: LineMetrics | None = None) -> None:
         self._store = store
+        self._metrics = metrics or LineMetrics(CheckpointMetrics(CollectorRegistry()), PROGRESS)
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._closed = False
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def put(self, item: CommitItem, size: int, sender: Sender) -> None:
         """Queue a commit; its sender is answered exactly once, unless this process dies."""
-        self._waiting.append((item, size, sender))
+        self._waiting.append((item, size, sender, time.time_ns()))
         self._arrived.set()
 
     def close(self) -> None:
@@ -95,7 +106,8 @@ class Line:
         return group
 
     async def _round(self, group: list[_Waiting]) -> None:
-        items = [item for item, _, _ in group]
+        items = [item for item, *_ in group]
+        self._metrics.size.observe(len(items))
         crash_point.reach("checkpoint.before_commit")
         try:
             results = await self._store(items)
@@ -105,8 +117,29 @@ class Line:
         except Exception as error:  # noqa: BLE001 - one group's failure is not the end of the line
             results = [Refused(_unexpected(error, len(items)), retryable=True)] * len(items)
         crash_point.reach("checkpoint.after_commit")
-        for (item, size, sender), result in zip(group, results, strict=True):
+        for (item, size, sender, put_ns), result in zip(group, results, strict=True):
             sender.answer(item, size, result)
+            self._tell(item, result, put_ns, len(items))
+
+    def _tell(self, item: CommitItem, result: CommitResult, put_ns: int, together: int) -> None:
+        """Count an answer, and show in the run's trace how long it took and how many shared it."""
+        now = time.time_ns()
+        timed(self._metrics.seconds, max(0, now - put_ns) / 1e9, item.traceparent)
+        self._metrics.answered(item, result)
+        if not item.traceparent or not span.is_sampled(item.traceparent):
+            return
+        attributes: dict[str, str | int] = {
+            span.RUN_ID: str(item.run_id),
+            span.EPOCH: item.epoch,
+            "holdfast.commit.number": item.number,
+            "holdfast.commit.group_size": together,
+        }
+        if item.correlation_id:
+            attributes[span.CORRELATION_ID] = item.correlation_id
+        told = span.start("store", under=item.traceparent, attributes=attributes, start_ns=put_ns)
+        if isinstance(result, Refused):
+            span.failed(told, result.fault.reason)
+        told.end(now)
 
 
 def _unexpected(error: Exception, commits: int) -> Internal:

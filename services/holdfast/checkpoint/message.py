@@ -11,6 +11,7 @@ from typing import Any, Final
 from holdfast.checkpoint.message_move import move_of, undo_of
 from holdfast.checkpoint.message_session import session_of
 from holdfast.kit.errors import InvalidField, Violation
+from holdfast.kit.telemetry.span import is_traceparent
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record
 from holdfast.ledger.domain.commit import Charge
 from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
@@ -70,6 +71,8 @@ def item_of(commit: Commit) -> CommitItem:
         consumed=consumed,
         undo=undo,
         restarts=commit.restarts,
+        traceparent=commit.traceparent if is_traceparent(commit.traceparent) else "",
+        correlation_id=commit.correlation_id if len(commit.correlation_id) <= MAX_NAME else "",
     )
 
 

@@ -59,7 +59,7 @@ def _json(where: dict[str, Any]) -> None:
 
 def _words(where: dict[str, Any]) -> None:
     click.echo(click.style("Holdfast is up.", bold=True))
-    fields([(name, value) for name, value in where.items() if name not in {"pids", "grpc"}])
+    fields([(name, value) for name, value in where.items() if name not in {"pids", "grpc", "metrics"}])
     click.echo(
         f"invoker     {where['grpc']}\n\nTry, in another terminal:  holdfast invoke INTENT -d '{{}}' --watch"
     )

@@ -21,6 +21,7 @@ from holdfast.embedded import EmbeddedError, default_data_directory
 from holdfast.embedded.account import choose_account
 
 EXAMPLE: Final = "examples.support_triage:app"
+METRICS: Final = "HOLDFAST_METRICS_LISTEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ async def run_foreground(wishes: Wishes, show: Callable[[dict[str, Any]], None])
         runners=wishes.runners,
         port=wishes.port,
         console=True,
+        environment={METRICS: "127.0.0.1:0"},  # each at a port of its own, whatever the environment says
         sink=sink,
     )
     if not await _started(suite, stop):
@@ -86,6 +88,11 @@ def describe(suite: Suite) -> dict[str, Any]:
         "grpc": suite.addresses["invoker"],
         **kinds,
         "database_url": suite.database_url,
+        "metrics": {
+            name: f"http://{process.metrics}/metrics"
+            for name, process in suite.processes.items()
+            if process.metrics
+        },
         "pids": {name: process.pid for name, process in suite.processes.items()},
     }
 

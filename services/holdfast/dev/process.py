@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from holdfast.dev.error import SuiteError
 from holdfast.dev.output import TAIL_LINES, Lines, Sink
@@ -24,6 +24,13 @@ START_PATIENCE_S: Final = 60.0
 STOP_PATIENCE_S: Final = 20.0
 _CHUNK: Final = 64 * 1024
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
+
+
+class Where(NamedTuple):
+    """Where a process listens, and where it shows its metrics: empty if it does not."""
+
+    address: str
+    metrics: str
 
 
 class ServiceProcess:
@@ -41,6 +48,7 @@ class ServiceProcess:
     ) -> None:
         self.name = name
         self.address = address
+        self.metrics = ""
         self.starts = 0
         self.wanted = False  # it is meant to run: an end now is a death
         self._is_ready = False
@@ -105,7 +113,7 @@ class ServiceProcess:
 
     async def _start(self, patience: float) -> None:
         self.wanted = True
-        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        ready: asyncio.Future[Where] = asyncio.get_running_loop().create_future()
         self._is_ready = False
         self._process = process = await self._launch()
         self.starts += 1
@@ -116,7 +124,7 @@ class ServiceProcess:
         try:
             problem = await self._until_ready(process, ready, patience)
             if problem is None:
-                self.address = ready.result()
+                self.address, self.metrics = ready.result()
                 self._is_ready = True
         except BaseException:
             await self.kill()
@@ -199,11 +207,16 @@ class ServiceProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
-                env={**self._environment, "HOLDFAST_LISTEN": self.address, "HOLDFAST_DIE_WITH_PARENT": "1"},
+                env={**self._environment, **self._addresses(), "HOLDFAST_DIE_WITH_PARENT": "1"},
             )
 
+    def _addresses(self) -> dict[str, str]:
+        """Return where it is to listen: where it has before, if it has."""
+        shown = {"HOLDFAST_METRICS_LISTEN": self.metrics} if self.metrics else {}
+        return {"HOLDFAST_LISTEN": self.address, **shown}
+
     async def _until_ready(
-        self, process: asyncio.subprocess.Process, ready: "asyncio.Future[str]", patience: float
+        self, process: asyncio.subprocess.Process, ready: "asyncio.Future[Where]", patience: float
     ) -> str | None:
         """Wait until it is ready, or return what happened instead."""
         ended = asyncio.create_task(process.wait())
@@ -216,12 +229,12 @@ class ServiceProcess:
             ended.cancel()
         return None if ready.done() else f"ended while starting (code {process.returncode})"
 
-    async def _read_output(self, stream: asyncio.StreamReader, ready: "asyncio.Future[str]") -> None:
+    async def _read_output(self, stream: asyncio.StreamReader, ready: "asyncio.Future[Where]") -> None:
         def take(name: str, line: str) -> None:
-            if ready.done() or (address := _ready_address(line)) is None:
+            if ready.done() or (where := _where(line)) is None:
                 self._sink(name, line)
             else:
-                ready.set_result(address)
+                ready.set_result(where)
 
         await _pump(stream, Lines(self.name, take))
 
@@ -232,12 +245,14 @@ async def _pump(stream: asyncio.StreamReader, lines: Lines) -> None:
     lines.end()
 
 
-def _ready_address(line: str) -> str | None:
-    """Return the address of a readiness line; None for any other line, which agents may print first."""
+def _where(line: str) -> Where | None:
+    """Return the addresses of a readiness line; None for any other line, which agents may print first."""
     if not line.startswith("{"):
         return None
     try:
         message = json.loads(line)
     except ValueError:
         return None
-    return str(message["address"]) if message.get("ready") is True and "address" in message else None
+    if message.get("ready") is not True or "address" not in message:
+        return None
+    return Where(str(message["address"]), str(message.get("metrics", "")))

@@ -13,7 +13,11 @@ import random
 import uuid
 from typing import Final
 
+from prometheus_client import CollectorRegistry
+
 from holdfast.dispatcher.answer import CallResult, cut_off
+from holdfast.dispatcher.delivery_trace import about, delivering
+from holdfast.dispatcher.metrics import DispatcherMetrics
 from holdfast.dispatcher.sender import Sender
 from holdfast.dispatcher.session import Session
 from holdfast.dispatcher.settling import Settling
@@ -52,13 +56,16 @@ class Dispatch:
         poll_interval: float = 1.0,
         heartbeat_interval: float = 2.0,
         lease_ttl: float = 10.0,
+        metrics: DispatcherMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or DispatcherMetrics(CollectorRegistry())
         self._db = db
         self._sender = sender
         self._clock = clock
         self._at_once = at_once
         self._session = Session(db, clock, lease_ttl)
         self._calls: set[asyncio.Task[None]] = set()
+        self._metrics.watch(self._calls)
         self._draining = asyncio.Event()
         self._last_destination = 0
         self._alarm: asyncio.TimerHandle | None = None
@@ -155,15 +162,23 @@ class Dispatch:
             if await self._may_start(session_id, delivery):
                 result, began = cut_off(), self._clock.monotonic()
                 crash_point.reach("dispatcher.before_send")
-                result = await self._sender.send(delivery)
+                result = await self._sent(delivery)
                 crash_point.reach("dispatcher.after_send")
         except Exception as error:  # noqa: BLE001 - one call's fault must not take the lease with it
-            _log.error("call failed", error=error, effect_id=str(delivery.effect_id))
+            _log.error("call failed", error=error, **about(delivery))
         finally:
             settlement = _settlement(delivery, result, self._clock.monotonic() - began)
             self._settling.add(session_id, settlement)
             self._settle_loop.wake()
+            self._metrics.settled(delivery, settlement)
             _note(delivery, settlement)
+
+    async def _sent(self, delivery: Delivery) -> CallResult:
+        """Make the call, in a span that the destination's own goes on under."""
+        with delivering(delivery) as (traced, told):
+            result = await self._sender.send(traced)
+            told(result)
+            return result
 
     async def _may_start(self, session_id: uuid.UUID, delivery: Delivery) -> bool:
         """Wait for the call's time, and say whether it may be made still."""
@@ -208,7 +223,7 @@ def _note(delivery: Delivery, settlement: Settlement) -> None:
     if settlement.verdict.status is EffectStatus.DEAD_LETTERED:
         _log.warning(
             "effect set aside",
-            effect_id=str(delivery.effect_id),
+            **about(delivery),
             tenant=delivery.destination.tenant,
             destination=delivery.destination.name,
             reason=settlement.failure.reason if settlement.failure else "",

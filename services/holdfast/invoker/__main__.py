@@ -3,15 +3,18 @@
 import os
 import sys
 
+from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.parts import Parts, Running
 from holdfast.invoker.registrations import HOT, registrations
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database, as_fault
+from holdfast.kit.db_metrics import watch_pool
 from holdfast.kit.process import Stop, run_service
 from holdfast.kit.rpc.server import serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
+from holdfast.kit.telemetry.metrics import Metrics
 from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.ledger.session_settings import SESSION_SETTINGS
 
@@ -27,7 +30,9 @@ async def main(stop: Stop) -> None:
         server_settings=SESSION_SETTINGS,
         pool_size=settings.database_pool,
     ) as db:
-        parts = Parts.make(db, settings)
+        metrics = Metrics("invoker")
+        watch_pool(metrics.registry, db)
+        parts = Parts.make(db, settings, InvokerMetrics(metrics.registry))
         async with Running(parts, stop) as running:
             await serve(
                 registrations(parts),
@@ -39,6 +44,8 @@ async def main(stop: Stop) -> None:
                 translate=as_fault,
                 access=ledger_access(db, settings),
                 hot=HOT,
+                metrics=metrics,
+                metrics_listen=settings.metrics_listen,
             )
 
 

@@ -1,5 +1,6 @@
 """What the ledger leased, as the runner is told."""
 
+from holdfast.invoker.lease_trace import leased_traceparent
 from holdfast.kit.rpc.run import failure_message, timestamp
 from holdfast.ledger.values import Leased, Usage
 from holdfast.v1 import invoker_service_pb2, run_pb2, work_service_pb2
@@ -10,6 +11,7 @@ def leased_assignment(lease: Leased) -> work_service_pb2.Assignment:
     invocation = invoker_service_pb2.InvokeRequest.FromString(lease.envelope)
     invocation.run_id = str(lease.run_id)
     invocation.caller.tenant = lease.tenant
+    invocation.traceparent = leased_traceparent(lease, invocation.traceparent, invocation.correlation_id)
     limits = lease.limits
     budget = invocation.budget
     budget.deadline_ms = limits.deadline_ms

@@ -229,6 +229,10 @@ class Board:
         """Return all connected runners."""
         return list(self._sessions.values())
 
+    def credit(self) -> int:
+        """Return how many runs the connected runners could take at once."""
+        return sum(session.credit for session in self.sessions())
+
     def serves(self, pool: str) -> bool:
         """Say whether a connected runner takes runs of a pool."""
         return pool in self._pools

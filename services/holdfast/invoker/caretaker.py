@@ -5,8 +5,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
+from prometheus_client import CollectorRegistry
+
 from holdfast.invoker.board import Board
 from holdfast.invoker.hints import Hints
+from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.scheduling import Scheduling
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database
@@ -41,8 +44,11 @@ class Caretaker:
         settings: InvokerSettings,
         scheduling: Scheduling,
         others: Mapping[str, Loop],
+        *,
+        metrics: InvokerMetrics | None = None,
     ) -> None:
         """Take the loops of others that are to be woken by what a look finds, by its name in `Seen`."""
+        self._metrics = metrics or InvokerMetrics(CollectorRegistry())
         self.invoker_id = new_id()
         self._db = db
         self._board = board
@@ -141,12 +147,16 @@ class Caretaker:
                 dead_lettered=len(moved.dead_lettered),
                 ended=len(moved.ended),
             )
+            self._metrics.freed.labels("requeued").inc(len(moved.requeued))
+            self._metrics.freed.labels("ended").inc(len(moved.ended))
+            self._metrics.ended.labels("DEAD_LETTERED").inc(len(moved.dead_lettered))
         self._hints.moved(moved)
         return moved.count
 
     async def fire(self) -> int:
         """End runs past their deadline and ready those whose delay is over."""
         fired = await due.fire(self._db)
+        self._metrics.fired.inc(fired.fired)
         self._hints.moved(fired.moved)
         for session_id, lease in fired.revoked:
             session = self._board.get(session_id)
@@ -157,6 +167,7 @@ class Caretaker:
     async def wake(self) -> int:
         """Wake parked runs whose time has come."""
         woken = await due_wake.wake_due(self._db, after=self._turn)
+        self._metrics.fired.inc(woken.count)
         self._turn = woken.after
         self._hints.queued(woken.pools)
         return woken.count

@@ -1,6 +1,11 @@
 """Queued runs reach runners with credit: one claim at a time per process, for all its runners together."""
 
+import time
+
+from prometheus_client import CollectorRegistry
+
 from holdfast.invoker.board import Board
+from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop
 from holdfast.ledger.claim import Demand, claim
@@ -12,8 +17,9 @@ POLL_SECONDS = 1.0
 class Claimer:
     """Claims what the connected runners have credit for, when woken and once a second."""
 
-    def __init__(self, db: Database, board: Board) -> None:
+    def __init__(self, db: Database, board: Board, metrics: InvokerMetrics | None = None) -> None:
         self._db = db
+        self._metrics = metrics or InvokerMetrics(CollectorRegistry())
         self._board = board
         self._emptied = True
         self.loop = Loop("claim", self.run_once, interval=POLL_SECONDS, max_backoff=POLL_SECONDS)
@@ -34,6 +40,7 @@ class Claimer:
         wanted = reserved.total
         if not wanted:
             return 0
+        began = time.perf_counter()
         self._emptied = True  # unless there is more work meanwhile, or more than was wanted
         try:
             leases = await claim(
@@ -50,6 +57,8 @@ class Claimer:
         for lease in leases:
             reserved.spend(lease)
         reserved.give_back()
+        self._metrics.claim_seconds.observe(time.perf_counter() - began)
+        self._metrics.leased("claimed", leases)
         if len(leases) < wanted:
             return 0
         self._emptied = False

@@ -13,7 +13,7 @@ from typing import Any
 
 from holdfast.invoker.answers import Answers, refused, signalled
 from holdfast.invoker.deciding import check_decide
-from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.invoker.envelope import Violations, go_on_in_trace, read_envelope
 from holdfast.invoker.follower import Update
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.signal import Sent, read_input, read_interrupt
@@ -27,6 +27,7 @@ from holdfast.kit.errors import (
     StreamProtocol,
 )
 from holdfast.kit.rpc.person import Caller
+from holdfast.kit.telemetry.about import about_run
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import inspect
 from holdfast.ledger.values import Admitted, RunView
@@ -160,6 +161,7 @@ class Conversation:
         wrong = Violations("start.")
         if start.on_disconnect not in run_pb2.OnDisconnect.values():
             wrong.add("on_disconnect", "is not one of its values")
+        go_on_in_trace(start.invocation)
         invocation = read_envelope(
             start.invocation,
             tenant=self._tenant,
@@ -167,6 +169,7 @@ class Conversation:
             max_attempts=self._parts.settings.max_attempts,
             wrong=wrong.within("invocation."),
         )
+        about_run(invocation.run_id, invocation.correlation_id)
         self._cancel_if_left = start.on_disconnect == run_pb2.ON_DISCONNECT_CANCEL
         self._admission = asyncio.ensure_future(self._parts.door.admit(invocation))
         try:

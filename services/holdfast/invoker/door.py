@@ -2,19 +2,25 @@
 
 import asyncio
 import secrets
+import time
 from collections import deque
 from collections.abc import Sequence
 
+from prometheus_client import CollectorRegistry
+
+from holdfast.invoker.admission_trace import admission
 from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
+from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.refusals import Refusals
 from holdfast.invoker.seating import reserve
 from holdfast.kit.db import Access, Database
 from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
 from holdfast.kit.telemetry.logs import logger
+from holdfast.kit.telemetry.metrics import timed
 from holdfast.ledger.admission import Answer, admit
-from holdfast.ledger.values import Admitted, Invocation, Refused
+from holdfast.ledger.values import Admitted, Invocation, Leased, Refused
 
 MAX_GROUP = 256
 MAX_GROUP_BYTES = 4 * 1024 * 1024
@@ -30,8 +36,16 @@ class Door:
     """Admits invocations in groups: a lone one at once, those that arrive meanwhile together."""
 
     def __init__(
-        self, db: Database, board: Board, hints: Hints, intents: Intents, refusals: Refusals
+        self,
+        db: Database,
+        board: Board,
+        hints: Hints,
+        intents: Intents,
+        refusals: Refusals,
+        *,
+        metrics: InvokerMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or InvokerMetrics(CollectorRegistry())
         self._db = db
         self._seat = db.seat()
         self._board = board
@@ -48,8 +62,18 @@ class Door:
 
         If the caller goes away the run may still be admitted; its idempotency key finds it.
         """
-        await self._intents.check(invocation.intent)
-        return await self._enter(invocation)
+        began, seconds = time.perf_counter(), self._metrics.refused
+        try:
+            with admission(invocation):
+                await self._intents.check(invocation.intent)
+                admitted = await self._enter(invocation)
+            seconds = self._metrics.created if admitted.created else self._metrics.found
+        except Fault as fault:
+            self._metrics.refusals.labels(fault.reason).inc()
+            raise
+        finally:
+            timed(seconds, time.perf_counter() - began)
+        return admitted
 
     async def admit_all(self, invocations: Sequence[Invocation]) -> list[Admitted | BaseException]:
         """Admit many in order; each is answered by itself."""
@@ -138,10 +162,12 @@ class Door:
 
     def _answer(self, group: list[Waiting], answers: Sequence[Answer], reserved: Reservation) -> None:
         queued: dict[str, None] = {}
+        placed: list[Leased] = []
         for (invocation, future), answer in zip(group, answers, strict=True):
             if isinstance(answer, Admitted) and answer.created:
                 if answer.lease is not None:
                     reserved.spend(answer.lease)
+                    placed.append(answer.lease)
                 else:
                     queued[answer.pool] = None
             elif isinstance(answer, Refused):
@@ -153,6 +179,8 @@ class Door:
             else:
                 future.set_result(answer)
         reserved.give_back()
+        self._metrics.group_size.observe(len(group))
+        self._metrics.leased("placed", placed)
         self._hints.queued(list(queued))
 
 

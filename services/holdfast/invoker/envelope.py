@@ -12,6 +12,8 @@ from holdfast.kit.errors import InvalidField, TenantMismatch, Violation
 from holdfast.kit.ids import new_id
 from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_struct
 from holdfast.kit.rpc.person import on_behalf_of
+from holdfast.kit.telemetry import span
+from holdfast.kit.telemetry.about import about_run
 from holdfast.ledger.domain.lane import SESSION
 from holdfast.ledger.values import Invocation, Limits
 from holdfast.v1 import invoker_service_pb2, run_pb2
@@ -100,6 +102,7 @@ def named_run(request: _NamesRun, wrong: Violations) -> uuid.UUID:
     run_id = wrong.run_id("run_id", request.run_id)
     wrong.settle()
     assert run_id is not None  # settle() raised otherwise
+    about_run(run_id)
     return run_id
 
 
@@ -142,6 +145,8 @@ def read_envelope(
     _check_numbers(request, wrong)
     if request.HasField("parent") and check_parent(request.parent, wrong):
         wrong.add("parent", "must be empty: only Invoke starts children")
+    if request.traceparent and not span.is_traceparent(request.traceparent):
+        wrong.add("traceparent", "must be a traceparent of version 00, as W3C Trace Context has it")
     fingerprint = _fingerprint(request, tenant, wrong)
     not_before = _not_before(request, wrong)
     wrong.settle()
@@ -167,6 +172,12 @@ def read_envelope(
         max_attempts=max_attempts,
         handoff=limits_of(request.handoff.budget) if request.HasField("handoff") else None,
     )
+
+
+def go_on_in_trace(request: invoker_service_pb2.InvokeRequest) -> None:
+    """Let a run go on in the trace of the call that starts it, unless its envelope names another."""
+    if not request.traceparent:
+        request.traceparent = span.traceparent()
 
 
 def limits_of(budget: run_pb2.Budget, *, longest: bool = False) -> Limits:

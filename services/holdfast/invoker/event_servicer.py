@@ -4,7 +4,7 @@ from typing import Any
 
 import grpc
 
-from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.invoker.envelope import Violations, go_on_in_trace, read_envelope
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.refused_message import refused_message
 from holdfast.kit.errors import Fault, InvalidField, Unavailable
@@ -45,6 +45,7 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
         accepted: list[tuple[int, Invocation]] = []
         for index, event in enumerate(request.events):
             try:
+                go_on_in_trace(event)
                 invocation = read_envelope(
                     event,
                     tenant=tenant,

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
+from prometheus_client import CollectorRegistry
+
 from holdfast.invoker.batch_applier import BatchApplier
 from holdfast.invoker.batch_driver import BatchDriver
 from holdfast.invoker.board import Board
@@ -18,6 +20,7 @@ from holdfast.invoker.inbox import Inbox
 from holdfast.invoker.intents import Intents
 from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
+from holdfast.invoker.metrics import LOOK_SECONDS, InvokerMetrics
 from holdfast.invoker.refusals import Refusals
 from holdfast.invoker.scheduling import Scheduling
 from holdfast.invoker.settings import InvokerSettings
@@ -63,27 +66,30 @@ class Parts:
     capabilities: Capabilities | None
     batches: BatchDriver
     applier: BatchApplier
+    gauges: Loop
 
     @classmethod
-    def make(cls, db: Database, settings: InvokerSettings) -> Self:
+    def make(cls, db: Database, settings: InvokerSettings, metrics: InvokerMetrics | None = None) -> Self:
         """Put the parts together; nothing runs yet."""
+        metrics = metrics or InvokerMetrics(CollectorRegistry())
         board, live, notices = (
             Board(settings.heartbeat_interval * 2),
             Live(_attach_tokens(db), settings.tls),
             Notices(db),
         )
-        claimer = Claimer(db, board)
+        metrics.watch_board(lambda: len(board.sessions()), board.credit)
+        claimer = Claimer(db, board, metrics)
         intents = Intents(db, queue_unknown=settings.queue_unknown_intents)
         waiters, followers = Waiters(db), Followers(db, live)
         hints = Hints(board, claimer, waiters, followers, notices)
         refusals = Refusals(db)
         stopping = Stopping(db, board, live, hints)
         scheduling = Scheduling(db, hints, stopping, refusals, settings.max_attempts)
-        door = Door(db, board, hints, intents, refusals)
+        door = Door(db, board, hints, intents, refusals, metrics=metrics)
         inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
         batches = BatchDriver(db, board, hints, settings)
         others = {"staged": inbox.loop, "batching": batches.loop}
-        caretaker = Caretaker(db, board, hints, settings, scheduling, others)
+        caretaker = Caretaker(db, board, hints, settings, scheduling, others, metrics=metrics)
         return cls(
             settings=settings,
             db=db,
@@ -107,6 +113,7 @@ class Parts:
             capabilities=settings.capabilities(),
             applier=BatchApplier(db, hints, settings),
             batches=batches,
+            gauges=Loop("gauges", lambda: metrics.queues.look(db), interval=LOOK_SECONDS),
         )
 
 
@@ -138,6 +145,8 @@ class Running:
         serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
         for loop in (*serving, parts.caretaker.heartbeats):
             self._loop(loop, self._over)
+        if parts.settings.metrics_listen:
+            self._loop(parts.gauges, self._over)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -9,6 +9,7 @@ import grpc
 from holdfast.invoker.conversation import Conversation
 from holdfast.invoker.envelope import (
     Violations,
+    go_on_in_trace,
     named_run,
     named_session,
     read_envelope,
@@ -58,6 +59,7 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
         """Start a run, or find the one its idempotency key stands for."""
         tenant, wrong = current_tenant(), Violations()
         parent = take_parent(request, wrong)
+        go_on_in_trace(request)
         if parent is None and current_capability() is not None:
             raise CapabilityRefused("A runner starts children of the run it holds, and nothing else.")
         invocation = read_envelope(

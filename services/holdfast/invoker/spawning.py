@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from holdfast.invoker.admission_trace import admission
 from holdfast.invoker.envelope import Violations, check_parent
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
@@ -24,12 +25,13 @@ class Spawning:
 
     async def spawn(self, child: Invocation, parent: Parent) -> Spawned:
         """Start a child, or find it; raises the Fault that refuses it. Repeatable as `ledger.spawn`."""
-        await self._intents.check(child.intent)
-        try:
-            spawned = await spawn(self._db, child, parent)
-        except ResourceExhausted as fault:
-            self._refusals.note(child.tenant, fault)
-            raise
+        with admission(child):
+            await self._intents.check(child.intent)
+            try:
+                spawned = await spawn(self._db, child, parent)
+            except ResourceExhausted as fault:
+                self._refusals.note(child.tenant, fault)
+                raise
         if spawned.admitted.created:
             self._hints.queued([spawned.admitted.pool])
         return spawned

@@ -143,6 +143,18 @@ class Database(Access):
         return seat
 
     @property
+    def pool_size(self) -> int:
+        """How many connections there may be at most."""
+        size: int = self._pool.get_max_size()
+        return size
+
+    @property
+    def pool_used(self) -> int:
+        """How many are borrowed or kept by a seat now."""
+        used: int = self._pool.get_size() - self._pool.get_idle_size()
+        return used
+
+    @property
     def engine(self) -> AsyncEngine:
         """The SQLAlchemy engine for composed cold queries, with a small pool of its own."""
         if self._engine is None:

@@ -215,6 +215,7 @@ def lease_of(invocation: Invocation, server: Server, limits: Limits, now: dateti
         last_sequence=1,
         usage=Usage(),
         cancel_requested=False,
+        shape=invocation.shape,
     )
 
 

@@ -21,8 +21,9 @@ _NAMES: Final = UUID("5e3c7f2a-94b1-4b5d-8a36-1d0f6c2e9b47")
 
 WITH_LISTENER: Final = f"""
 SELECT s.run_id, s.tenant, s.epoch, s.attempt, split_part(s.pool, '@', 1) AS intent, t.alert_destination,
-       o.failure
-FROM run_state s JOIN tenant t ON t.tenant = s.tenant JOIN run_outcome o ON o.run_id = s.run_id
+       o.failure, r.correlation_id
+FROM run_state s JOIN run r ON r.run_id = s.run_id JOIN tenant t ON t.tenant = s.tenant
+JOIN run_outcome o ON o.run_id = s.run_id
 WHERE s.run_id = ANY($1::uuid[]) AND s.status = {RunStatus.DEAD_LETTERED:d} AND t.alert_destination <> ''
 ORDER BY s.run_id
 """  # noqa: S608 - a number of ours
@@ -41,7 +42,12 @@ async def dead_lettered(connection: Connection, run_ids: Sequence[UUID]) -> None
             async with connection.transaction():  # a savepoint: what it refuses undoes only itself
                 await outbox.stage(connection, [_effect(row)])
         except (DestinationNotFound, InvalidField) as fault:
-            _log.warning("nobody was told of a dead letter", run_id=str(row["run_id"]), reason=fault.reason)
+            _log.warning(
+                "nobody was told of a dead letter",
+                run_id=str(row["run_id"]),
+                correlation_id=row["correlation_id"],
+                reason=fault.reason,
+            )
 
 
 def _effect(row: Any) -> outbox.StagedEffect:

@@ -167,4 +167,6 @@ def leased(row: Mapping[str, Any]) -> Leased:
         mail_last=row["mail_last"],
         lent=Usage(row["lent_steps"], row["lent_tools"], row["lent_tokens"]),
         undoing=Failure.from_json(row["undoing"]),
+        waits=row["waits"],
+        shape=row["shape"],
     )

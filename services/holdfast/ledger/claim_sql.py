@@ -71,11 +71,11 @@ WITH share AS MATERIALIZED (
     FROM picked p
     JOIN run r ON r.run_id = p.run_id
     WHERE s.run_id = p.run_id
-    RETURNING p.seat, p.pool AS taken_from, ($6::uuid[])[p.seat] AS session_id, r.intent, r.envelope,
+    RETURNING p.seat, p.pool AS taken_from, ($6::uuid[])[p.seat] AS session_id, r.intent, r.envelope, r.shape,
               s.run_id, s.tenant, s.epoch, s.attempt, s.max_attempts, s.deadline_ms, s.max_steps, s.max_tools,
               s.max_tokens, s.max_context, s.create_time, s.deadline_time, s.last_commit, s.last_sequence,
               s.steps, s.tools, s.tokens, s.context, s.cancel_requested, s.mail_last, s.lent_steps,
-              s.lent_tools, s.lent_tokens, s.undoing::text AS undoing
+              s.lent_tools, s.lent_tokens, s.waits, s.undoing::text AS undoing
 ), leases AS (
     INSERT INTO lease (run_id, session_id, epoch, tenant)
     SELECT run_id, session_id, epoch, tenant FROM started

@@ -97,7 +97,7 @@ async def _isolating(store: _Store, items: Sequence[CommitItem]) -> list[CommitR
         if refusal is None:
             raise
         if len(items) == 1:
-            _log.warning("commit refused", run_id=str(items[0].run_id), reason=refusal.reason)
+            _log.warning("commit refused", reason=refusal.reason, **items[0].about)
             return [Refused(refusal)]
         at = _culprit(refusal, items)
     middle = len(items) // 2

@@ -174,6 +174,7 @@ def _staged(item: CommitItem, tenant: str) -> list[outbox.StagedEffect]:
             ordering_key=effect.ordering_key,
             body=effect.body,
             not_before=effect.not_before,
+            traceparent=item.traceparent,
         )
         for effect in item.effects
     ]

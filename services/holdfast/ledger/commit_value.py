@@ -110,6 +110,20 @@ class CommitItem:
     """Said with the intent of a step that has an undo."""
     restarts: bool = False
     """The agent begins anew."""
+    traceparent: str = ""
+    """Where it stands in the run's trace."""
+    correlation_id: str = ""
+    """What ties the run to others, for the log."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Say which run it is of, for the log."""
+        told = {"run_id": str(self.run_id)}
+        if self.correlation_id:
+            told["correlation_id"] = self.correlation_id
+        if self.traceparent:
+            told["trace_id"] = self.traceparent[3:35]
+        return told
 
     @property
     def is_plain(self) -> bool:

@@ -24,7 +24,7 @@ JOIN mailbox m ON m.run_id = u.run_id AND m.key = u.key AND NOT m.consumed
 # One row per run and key, gathered: PostgreSQL takes no array of arrays of different lengths.
 _REST: Final = """
 WITH kept AS (
-    UPDATE run_state s SET park_keys = coalesce(k.keys, '{}')
+    UPDATE run_state s SET park_keys = coalesce(k.keys, '{}'), waits = s.waits + 1
     FROM unnest($1::uuid[]) AS r (run_id)
     LEFT JOIN (
         SELECT run_id, array_agg(key) AS keys

@@ -37,10 +37,10 @@ SET invoker_id = excluded.invoker_id, address = excluded.address, intents = excl
 """
 
 _HELD: Final = """
-SELECT l.session_id, r.intent, r.envelope, s.run_id, s.tenant, l.epoch, s.attempt, s.max_attempts,
+SELECT l.session_id, r.intent, r.envelope, r.shape, s.run_id, s.tenant, l.epoch, s.attempt, s.max_attempts,
        s.deadline_ms, s.max_steps, s.max_tools, s.max_tokens, s.max_context, s.create_time,
        s.last_commit, s.last_sequence, s.steps, s.tools, s.tokens, s.context, s.cancel_requested, s.mail_last,
-       s.lent_steps, s.lent_tools, s.lent_tokens, s.undoing::text AS undoing,
+       s.lent_steps, s.lent_tools, s.lent_tokens, s.waits, s.undoing::text AS undoing,
        s.deadline_time, extract(epoch FROM s.deadline_time - clock_timestamp())::float8 AS remaining_s
 FROM lease l JOIN run_state s ON s.run_id = l.run_id JOIN run r ON r.run_id = l.run_id
 WHERE l.session_id = ANY($1::uuid[]) ORDER BY s.seq

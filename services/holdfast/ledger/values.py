@@ -131,6 +131,9 @@ class Leased:
     """What of its limits is set aside for its children."""
     undoing: Failure | None = None
     """Why its steps are to be undone, if they are."""
+    waits: int = 0
+    """How often it has been parked."""
+    shape: int = 1
 
 
 @dataclass(frozen=True, slots=True)

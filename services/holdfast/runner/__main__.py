@@ -11,17 +11,20 @@ from typing import Any
 from holdfast.kit.auth.access import Access
 from holdfast.kit.auth.attach import AttachToken
 from holdfast.kit.auth.proof import Proof
+from holdfast.kit.metrics_page import shown
 from holdfast.kit.process import Stop, announce, run_service
 from holdfast.kit.rpc.server import Registration, Server
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
+from holdfast.kit.telemetry.metrics import Metrics
 from holdfast.runner.agents import Agents, import_apps
 from holdfast.runner.children import InvokerChildren
 from holdfast.runner.commit_stream import CommitStream
 from holdfast.runner.gates import ApprovalGates
 from holdfast.runner.holding import Holding
 from holdfast.runner.lease_stream import LeaseStream
+from holdfast.runner.metrics import RunnerMetrics
 from holdfast.runner.servicer import RunnerServicer
 from holdfast.runner.settings import RunnerSettings
 from holdfast.runner.standard_output import kept_for_us
@@ -37,12 +40,16 @@ async def main(stop: Stop) -> None:
     tracing.configure("runner", os.environ)
     proof = Proof(settings.token, settings.token_file)
     attach_token = secrets.token_urlsafe(32) if settings.identity else ""
-    with kept_for_us() as standard_output:
+    async with contextlib.AsyncExitStack() as stack:
+        standard_output = stack.enter_context(kept_for_us())
         agents = Agents(import_apps(settings.agents))
         commits = CommitStream(settings.checkpoint_address, proof, settings.tls)
         gates = ApprovalGates(settings.approval_address, proof, settings.tls)
         children = InvokerChildren(settings.invoker_address, proof, settings.tls)
-        holding = Holding(agents, commits, settings.slots, gates, children)
+        metrics = Metrics("runner")
+        holding = Holding(
+            agents, commits, settings.slots, gates, children, metrics=RunnerMetrics(metrics.registry)
+        )
         servicer = RunnerServicer(holding, holding.drain)
         server = Server(
             [Registration(add_RunnerServiceServicer_to_server, servicer, NAME)],
@@ -53,6 +60,7 @@ async def main(stop: Stop) -> None:
                 tls=settings.tls,
                 health_listen=settings.health_listen,
             ),
+            metrics=metrics,
         )
         await server.start()
         leases = LeaseStream(
@@ -66,10 +74,11 @@ async def main(stop: Stop) -> None:
         )
         streams = [asyncio.create_task(commits.run()), asyncio.create_task(leases.run())]
         try:
+            page = await stack.enter_async_context(shown(metrics, settings.metrics_listen))
             # Ready is who can be sent work: before that its intents may be unknown at the door.
             await _until([stop.wait(), leases.in_session.wait()], streams)
             with contextlib.redirect_stdout(standard_output):
-                announce("runner", server.address)
+                announce("runner", server.address, **({"metrics": page} if page else {}))
             await _until([stop.wait()], streams)
             await server.set_serving(False)
             await holding.drain(settings.drain_grace)

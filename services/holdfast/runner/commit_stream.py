@@ -7,7 +7,8 @@ waiting ──(next tick)──▶ sent ──(committed | refused)──▶ ans
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import grpc
@@ -32,15 +33,18 @@ LONGEST_PAUSE: Final = 2.0
 Answered = Callable[[Answer], None]
 Key = tuple[str, int]
 
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
 _log: Final = logger("commit")
 
 
 class _Open:
     """A commit that is not answered."""
 
-    __slots__ = ("answered", "commit", "refusals", "size")
+    __slots__ = ("about", "answered", "commit", "refusals", "size")
 
-    def __init__(self, commit: Commit, answered: Answered) -> None:
+    def __init__(self, commit: Commit, answered: Answered, about: Mapping[str, str]) -> None:
+        self.about = about
         self.commit = commit
         self.answered = answered
         self.size = commit.ByteSize() + 8
@@ -65,10 +69,13 @@ class CommitStream:
         """The service that is used now."""
         return CheckpointServiceStub(self._channels[self._current])
 
-    def commit(self, commit: Commit, answered: Answered) -> None:
-        """Send a commit with the others of this tick; a run has at most one open under an epoch."""
+    def commit(self, commit: Commit, answered: Answered, about: Mapping[str, str] = _NOTHING) -> None:
+        """Send a commit with the others of this tick; a run has at most one open under an epoch.
+
+        What is logged of it says `about` which run it is, beside its id.
+        """
         key = (commit.run_id, commit.epoch)
-        each = _Open(commit, answered)
+        each = _Open(commit, answered, about)
         if each.size > MAX_BYTES:  # it would break the stream for all runs, again and again
             refusal = Refused(
                 "INVALID_FIELD", f"the commit takes {each.size:,} bytes, and {MAX_BYTES:,} are the most"
@@ -162,7 +169,8 @@ class CommitStream:
     def _try_later(self, key: Key, each: _Open, answer: CommitAnswer) -> None:
         each.refusals += 1
         pause = _pause(each.refusals)
-        _log.warning("commit put off", run_id=key[0], reason=answer.refused.reason, pause_s=round(pause, 3))
+        about = {**each.about, "run_id": key[0]}
+        _log.warning("commit put off", reason=answer.refused.reason, pause_s=round(pause, 3), **about)
         asyncio.get_running_loop().call_later(pause, self._again, key, each)
 
     def _again(self, key: Key, each: _Open) -> None:

@@ -42,7 +42,7 @@ class ApprovalGates:
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _PASSING:
                     raise Permanent(error.details() or "", reason=reason_of(error)) from error
-                _log.warning("gate not opened", run_id=asked.run_id, code=error.code().name)
+                _log.warning("gate not opened", code=error.code().name)
                 self._current = (self._current + 1) % len(self._channels)
             else:
                 return Opened(opened.approval.approval_id, opened.mailbox_key, opened.reattached)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.child import NO_CHILDREN, Children
@@ -22,6 +23,8 @@ from holdfast.runner.agents import Agents, Served
 from holdfast.runner.capability import LeaseCapability, work_for
 from holdfast.runner.commit_stream import CommitStream
 from holdfast.runner.memory import RunMemory
+from holdfast.runner.metrics import RunnerMetrics
+from holdfast.runner.observation import Observation, Sent, fields_of
 from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.mailbox_pb2 import MailboxSignal
 from holdfast.v1.transcript_pb2 import RunEvent
@@ -42,7 +45,10 @@ _log: Final = logger("runner")
 class Held:
     """One run under one lease; the journal of its execution."""
 
-    def __init__(self, invocation: Invocation, commits: CommitStream, capability: str = "") -> None:
+    def __init__(
+        self, invocation: Invocation, commits: CommitStream, observation: Observation, capability: str = ""
+    ) -> None:
+        self.observation = observation
         self.capability = LeaseCapability(capability)
         self.invocation = invocation
         self.memory = RunMemory(invocation.run_id, invocation.last_sequence)
@@ -67,15 +73,19 @@ class Held:
     def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         """Send a commit, and remember up to where the transcript is durable."""
         commit.capability = self.capability.text
+        sent = Sent(self.observation, commit.number)
+        commit.traceparent = sent.traceparent
+        commit.correlation_id = self.invocation.correlation_id
         events = commit.events.events
         last = events[-1].sequence if events else 0
 
         def noted(answer: Answer) -> None:
+            sent.answered(answer)
             if last and isinstance(answer, Committed):
                 self.memory.committed = last
             answered(answer)
 
-        self._commits.commit(commit, noted)
+        self._commits.commit(commit, noted, self.observation.fields)
 
     def happened(self, event: RunEvent) -> None:
         """Keep an event for those who follow the run."""
@@ -96,8 +106,12 @@ class Holding:
         slots: int,
         gates: Gates = NO_GATES,
         children: Children = NO_CHILDREN,
+        *,
+        metrics: RunnerMetrics | None = None,
     ) -> None:
         self.slots = slots
+        self._metrics = metrics or RunnerMetrics(CollectorRegistry())
+        self._metrics.holds(self, lambda: self.free)
         self._gates_opened_by = gates
         self._children = children
         self.freed: Callable[[str | None], None] = lambda _: None
@@ -146,7 +160,8 @@ class Holding:
         for assignment in assignments:
             served = self._agents.find(assignment.invocation.intent)
             if served is None or self.draining:
-                self._return(assignment.run_id, assignment.epoch, "draining" if served else "unknown intent")
+                cause = "draining" if served else "unknown intent"
+                self._return(read_assignment(assignment), cause)
             else:
                 self._begin(assignment, served)
 
@@ -159,7 +174,9 @@ class Holding:
             old.stop(LeaseLost("the run was leased again"))
         elif self._settled(run_id, assignment.epoch):
             return  # told late: what the Invoker read is older than the move that was acknowledged here
-        held = Held(read_assignment(assignment), self._commits, assignment.capability)
+        invocation = read_assignment(assignment)
+        observation = Observation(invocation, served.agent.version, self._metrics)
+        held = Held(invocation, self._commits, observation, assignment.capability)
         self._held[run_id] = held
         self._all.add(held)
         held.task = asyncio.create_task(self._execute(held, served))
@@ -217,7 +234,7 @@ class Holding:
             await self._emptied(3.0)
         for held in tuple(self._all):  # the Checkpoint service is away: the Invoker takes them
             held.stop(LeaseLost("the runner ends"))
-            self._return(held.invocation.run_id, held.invocation.epoch, "draining")
+            self._return(held.invocation, "draining")
         return running - late, late
 
     async def _emptied(self, patience: float) -> None:
@@ -232,23 +249,26 @@ class Holding:
         if held is not None and held.invocation.epoch == lease.epoch:
             held.stop(stopped)
 
-    def _return(self, run_id: str, epoch: int, cause: str) -> None:
-        _log.info("lease handed back", run_id=run_id, cause=cause)
-        self.handed_back(LeaseRef(run_id=run_id, epoch=epoch))
+    def _return(self, invocation: Invocation, cause: str) -> None:
+        _log.info("lease handed back", cause=cause, **fields_of(invocation))
+        self.handed_back(LeaseRef(run_id=invocation.run_id, epoch=invocation.epoch))
 
     async def _execute(self, held: Held, served: Served) -> None:
         """Execute one run; whatever happens, its slot is free afterwards."""
         left = Left.LOST
         try:
             work_for(held.capability)
-            left = await self._left(held, served)
+            with held.observation.activation() as activation:
+                left = await self._left(held, served)
+                activation.set_attribute("holdfast.left", left.name.lower())
         except asyncio.CancelledError:
             if held.stopped is None:
                 raise  # the process ends without ceremony
         except Exception as error:  # noqa: BLE001 -- a fault of ours must not take other runs with it
-            _log.error("execution failed", error=error, run_id=held.invocation.run_id)
+            _log.error("execution failed", error=error)
             left = Left.REFUSED
         finally:
+            self._metrics.activations.labels(held.invocation.intent, left.name.lower()).inc()
             await self._let_go(held, left)
 
     async def _left(self, held: Held, served: Served) -> Left:
@@ -278,6 +298,7 @@ class Holding:
             mailbox=held.mailbox,
             gates=self._gates_opened_by,
             children=self._children,
+            observer=held.observation,
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)
@@ -299,7 +320,7 @@ class Holding:
             except grpc.aio.AioRpcError as error:
                 if error.code() in _OVER:
                     return None
-                _log.warning("history not loaded", run_id=invocation.run_id, code=error.code().name)
+                _log.warning("history not loaded", code=error.code().name)
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._commits.next_address()
             await asyncio.sleep(LOAD_PAUSE)
@@ -317,7 +338,7 @@ class Holding:
                 self._gone.popitem(last=False)
         held.memory.leave(ended=ended)
         if left is Left.REFUSED:
-            self._return(run_id, epoch, "it cannot be committed")
+            self._return(held.invocation, "it cannot be committed")
         self.freed(run_id if ended else None)
         if self.draining:
             async with self._changed:

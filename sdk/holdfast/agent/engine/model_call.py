@@ -202,16 +202,19 @@ class ModelCall:
             if wishes.stream:
                 self.transcript.token(frame, text)
 
-        return await endpoint.chat(
-            self.shown,
-            tools=wishes.tools,
-            model=model,
-            max_tokens=self._limit(endpoint),
-            temperature=wishes.temperature,
-            on_token=told,
-            idempotency_key=f"{self.run_id}/{key}",
-            options=wishes.options,
-        )
+        with frame.owner.observer.model(model or endpoint.model, endpoint.url) as watching:
+            reply = await endpoint.chat(
+                self.shown,
+                tools=wishes.tools,
+                model=model,
+                max_tokens=self._limit(endpoint),
+                temperature=wishes.temperature,
+                on_token=told,
+                idempotency_key=f"{self.run_id}/{key}",
+                options=wishes.options,
+            )
+            watching.answered(reply)
+        return reply
 
     def _limit(self, endpoint: ModelEndpoint) -> int | None:
         """Return how much may be written: no more than is left, and than the model has room for."""

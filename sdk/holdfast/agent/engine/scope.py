@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from holdfast.agent.engine.mailbox import Signal
+from holdfast.agent.engine.observer import NOBODY, Observer
 from holdfast.agent.engine.patch import ahead_of, mark_of, whole
 from holdfast.agent.wire.draft import EXPECTED, MOVED, STAGED, Effect
 
@@ -139,11 +140,14 @@ class Frame(Place):
 class Family:
     """All tasks of one run, and what its scopes have told in earlier attempts."""
 
-    __slots__ = ("ahead", "emitted", "replaying", "stopping", "tasks")
+    __slots__ = ("ahead", "emitted", "observer", "replaying", "stopping", "tasks")
 
-    def __init__(self, emitted: dict[str, int], keys: Iterable[str] = ()) -> None:
-        """Take the `keys` of the steps that are recorded."""
+    def __init__(
+        self, emitted: dict[str, int], keys: Iterable[str] = (), observer: Observer = NOBODY
+    ) -> None:
+        """Take the `keys` of the steps that are recorded, and who watches."""
         self.emitted = emitted
+        self.observer = observer
         self.ahead = ahead_of(keys)
         self.replaying: set[str] = set()
         """The keys asked for while their scope was replaying: what is inside of them is, too."""

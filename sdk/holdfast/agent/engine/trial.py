@@ -92,10 +92,11 @@ class Trials:
         tries = Tries(Usage(steps=1, tools=tools), Frame(self._family, key))
         began = time.perf_counter()
         try:
-            if call.policy.interruptible:
-                done = await self._interruptible(key, call, asked, tries)
-            else:
-                done = await self._tried(key, call, asked, tries)
+            with self._family.observer.step(key, call.name, call.kind):
+                if call.policy.interruptible:
+                    done = await self._interruptible(key, call, asked, tries)
+                else:
+                    done = await self._tried(key, call, asked, tries)
         except (StepFailed, Interrupted):
             raise
         except BaseException:
@@ -225,6 +226,7 @@ class Trials:
             elsewhere = getattr(error, "elsewhere", False)
             delay = 0.0 if elsewhere else max(pause(tries), getattr(error, "retry_after", None) or 0.0)
             self._transcript.step_failed(frame, failed.told_as, failure, delay)
+            self._family.observer.tried_again(call.kind)
             return delay
         self._meter.charge(failed.usage)
         record = make_record(

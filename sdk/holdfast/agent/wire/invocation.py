@@ -48,6 +48,8 @@ class Invocation:
     mail_last: int = 0
     time: float = 0.0
     """The ledger's clock when it was leased, in seconds of Unix time."""
+    traceparent: str = ""
+    """Where it goes on in its trace, as W3C Trace Context has it; empty where nothing is traced."""
     compensating: Failure | None = None
     """Why its steps are to be undone, instead of its agent to go on."""
 
@@ -80,6 +82,7 @@ def read_assignment(assignment: Assignment) -> Invocation:
         user=envelope.caller.user,
         correlation_id=envelope.correlation_id,
         session_id=envelope.session_id,
+        traceparent=envelope.traceparent,
         handoff=_limits(envelope.handoff.budget) if envelope.HasField("handoff") else None,
         labels=dict(envelope.labels),
         create_time=assignment.create_time.ToDatetime(UTC),

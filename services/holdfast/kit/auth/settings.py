@@ -52,6 +52,9 @@ class AccessSettings:
     health_listen: str = setting(
         "", help="host:port for health in plaintext, beside TLS: probes of Kubernetes speak nothing else"
     )
+    metrics_listen: str = setting(
+        "", help="host:port, the host in numbers, of /metrics for Prometheus; none by default"
+    )
 
     max_calls: int = setting(
         MOST_CALLS, help="calls in flight, open streams among them, in one process; 0: no bound", minimum=0

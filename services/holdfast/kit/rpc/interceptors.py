@@ -11,7 +11,7 @@ from holdfast.kit.rpc.crowd import CrowdLayer
 from holdfast.kit.rpc.deadline import DeadlineLayer
 from holdfast.kit.rpc.faults import FaultLayer, Translate
 from holdfast.kit.rpc.identity import IdentityLayer
-from holdfast.kit.rpc.request_log import RequestLogLayer
+from holdfast.kit.rpc.request_log import Ended, RequestLogLayer
 from holdfast.kit.rpc.tracing import server_layers
 
 OPEN: Final = Access()
@@ -23,17 +23,19 @@ def server_interceptors(
     translate: Translate | None = None,
     hot: Collection[str] = (),
     access: Access = OPEN,
+    ended: Ended | None = None,
     more: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> list[grpc.aio.ServerInterceptor]:
     """Return request log → errors → tracing → identity → crowd → audit → deadline → `more`.
 
     `translate` makes faults of exceptions the kit does not know (a service with a ledger passes
-    `kit.db.as_fault`); `hot` names the methods whose success is logged at debug only.
+    `kit.db.as_fault`); `hot` names the methods whose success is logged at debug only; `ended` hears of
+    every call.
 
     The outermost keeps what the others make of a method, so each in `more` is asked once per method too.
     """
     return [
-        RequestLogLayer(hot),
+        RequestLogLayer(hot, ended),
         FaultLayer(translate),
         *server_layers(),
         IdentityLayer(access),

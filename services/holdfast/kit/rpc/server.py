@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from holdfast.kit.auth.access import Access
+from holdfast.kit.metrics_page import shown
 from holdfast.kit.process import Refused, Stop, announce
 from holdfast.kit.rpc.faults import Translate
 from holdfast.kit.rpc.interceptors import OPEN, server_interceptors
@@ -16,6 +17,7 @@ from holdfast.kit.rpc.limits import MESSAGE_OPTIONS
 from holdfast.kit.rpc.reflection import add_reflection
 from holdfast.kit.rpc.tls import server_credentials
 from holdfast.kit.telemetry.logs import logger
+from holdfast.kit.telemetry.metrics import Metrics
 
 _log: Final = logger("server")
 _HEALTH: Final = "grpc.health.v1.Health"
@@ -59,6 +61,7 @@ class Server:
         hot: Collection[str] = (),
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         access: Access = OPEN,
+        metrics: Metrics | None = None,
         allow_insecure_bind: bool = False,
         max_connection_age: float | None = None,
         max_connection_age_grace: float = 30.0,
@@ -66,7 +69,8 @@ class Server:
     ) -> None:
         """Make a server for `address` (`host:port`, port 0 for any free one, or `unix:/path`).
 
-        `translate`, `hot` and `interceptors` (innermost) are those of `server_interceptors`. With
+        `translate`, `hot` and `interceptors` (innermost) are those of `server_interceptors`; `metrics` count
+        the calls. With
         `max_connection_age` (seconds) clients connect anew from time to time, and find new replicas. `access`
         says who may call; where anybody may, an address others can reach is refused unless it or
         `allow_insecure_bind` allows it.
@@ -89,7 +93,13 @@ class Server:
             options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
             options.append(("grpc.max_connection_age_grace_ms", round(max_connection_age_grace * 1000)))
         self._server = grpc.aio.server(
-            interceptors=server_interceptors(translate=translate, hot=hot, access=access, more=interceptors),
+            interceptors=server_interceptors(
+                translate=translate,
+                hot=hot,
+                access=access,
+                ended=None if metrics is None else metrics.calls.ended,
+                more=interceptors,
+            ),
             options=options,
         )
 
@@ -151,24 +161,28 @@ async def serve(
     service: str,
     grace: float = 10.0,
     drain: Callable[[], Awaitable[None]] | None = None,
+    metrics: Metrics | None = None,
+    metrics_listen: str = "",
     **options: Any,
 ) -> None:
     """Serve until `stop`, announcing readiness on standard output; the whole life of a service's server.
 
-    `drain` runs between NOT_SERVING and the end of the open calls: stop leasing, hand leases back. `options`
-    are those of `Server`.
+    `drain` runs between NOT_SERVING and the end of the open calls: stop leasing, hand leases back. `metrics`
+    are shown at `metrics_listen`, if there is such an address. `options` are those of `Server`.
     """
-    server = Server(registrations, address, **options)
-    await server.start()
-    try:
-        _log.info("serving", address=server.address)
-        announce(service, server.address)
-        await stop.wait()
-        await server.health.enter_graceful_shutdown()
-        if drain is not None:
-            await drain()
-    finally:
-        await server.stop(grace)
+    metrics = metrics or Metrics(service)
+    server = Server(registrations, address, metrics=metrics, **options)
+    async with shown(metrics, metrics_listen) as page:
+        await server.start()
+        try:
+            _log.info("serving", address=server.address)
+            announce(service, server.address, **({"metrics": page} if page else {}))
+            await stop.wait()
+            await server.health.enter_graceful_shutdown()
+            if drain is not None:
+                await drain()
+        finally:
+            await server.stop(grace)
 
 
 def _in_use(address: str) -> Refused:

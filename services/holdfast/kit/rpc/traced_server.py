@@ -12,6 +12,7 @@ from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from holdfast.kit.errors import Fault
 from holdfast.kit.rpc.layer import EXEMPT, Behaviour, Context, Layer
+from holdfast.kit.telemetry import logs
 
 _FAILURES = frozenset(
     {
@@ -23,6 +24,21 @@ _FAILURES = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+
+
+class _Discreet(Tracer):
+    """Starts spans that keep no text of an exception: it may quote what a caller has sent."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    def start_span(self, *arguments: Any, **options: Any) -> Span:
+        """Start a span."""
+        return self._tracer.start_span(*arguments, **(options | {"record_exception": False}))
+
+    def start_as_current_span(self, *arguments: Any, **options: Any) -> Any:
+        """Start a span for a block."""
+        return self._tracer.start_as_current_span(*arguments, **(options | {"record_exception": False}))
 
 
 class _Details:
@@ -37,7 +53,7 @@ class TracingLayer(Layer):
 
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
-        self._spans = OpenTelemetryAioServerInterceptor(tracer)
+        self._spans = OpenTelemetryAioServerInterceptor(_Discreet(tracer))
 
     def around(self, method: str, inner: Behaviour) -> Behaviour:
         """Await `inner` in a span, whatever its arity."""
@@ -48,6 +64,7 @@ class TracingLayer(Layer):
 
         async def traced(request: Any, context: Context) -> Any:
             with remote(context), start(details, context) as span:
+                logs.bind(trace_id=f"{span.get_span_context().trace_id:032x}")  # the call's task is its own
                 try:
                     return await inner(request, context)
                 except Fault as fault:

@@ -1,15 +1,18 @@
 """One JSON line per event on standard error, never a payload.
 
-A line is `{"time", "level", "service", "logger", "event", …fields}`. Lines of libraries that use the standard
-`logging` take the same form once `configure` was called.
+A line is `{"time", "level", "service", "logger", "event", …fields}`. What a task was told to say with all its
+lines (`bind`: the run it works for, the trace it is in) comes before what a line says itself. Lines of
+libraries that use the standard `logging` take the same form once `configure` was called.
 """
 
 import json
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Final
 
 DEBUG: Final = 10
@@ -20,6 +23,18 @@ _LEVELS: Final = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERR
 _NAMES: Final = {number: name for name, number in _LEVELS.items()}
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+
+_bound: ContextVar[Mapping[str, object]] = ContextVar("holdfast_log", default=MappingProxyType({}))
+
+
+def bind(**fields: object) -> None:
+    """Say these with every line of this task, and of those it starts from now on; the last word counts."""
+    _bound.set({**_bound.get(), **fields})
+
+
+def bound_trace() -> str:
+    """Return the id of the trace that this task's lines name; empty if they name none."""
+    return str(_bound.get().get("trace_id", ""))
 
 
 class _Sink:
@@ -38,6 +53,7 @@ class _Sink:
             "service": self.service,
             "logger": name,
             "event": event,
+            **_bound.get(),
             **fields,
         }
         write = self.write or sys.stderr.write
@@ -120,3 +136,4 @@ def configure(service: str, *, level: str = "info", write: Callable[[str], objec
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Bridge)] + [_Bridge()]
     root.setLevel(max(_sink.level, INFO))
+    logging.getLogger("httpx").setLevel(WARNING)  # it would tell the URL of each call, queries included

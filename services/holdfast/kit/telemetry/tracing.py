@@ -1,7 +1,7 @@
 """Traces leave the process only where an operator asked for them.
 
 Off unless `configure` finds `OTEL_EXPORTER_OTLP_ENDPOINT`, or a tracer provider is set. What traces calls is
-in `kit.rpc`.
+in `kit.rpc`; what traces everything else uses `kit.telemetry.span`.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 def configure(service: str, environ: Mapping[str, str]) -> None:
     """Export spans to the endpoint that `environ` names, if any. Call once, before servers and channels.
 
-    What else the exporter is told stands in the environment, too (`OTEL_EXPORTER_OTLP_HEADERS`, …). What is
-    left at the process's end is sent then.
+    What else the exporter is told stands in the environment, too (`OTEL_EXPORTER_OTLP_HEADERS`,
+    `OTEL_TRACES_SAMPLER`, …). What is left at the process's end is sent then.
     """
     if not environ.get(ENDPOINT):
         return
@@ -25,7 +25,11 @@ def configure(service: str, environ: Mapping[str, str]) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=Resource.create({"service.name": f"holdfast-{service}"}))
+    from holdfast.kit.telemetry.trace_id import ChosenIds
+
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": f"holdfast-{service}"}), id_generator=ChosenIds()
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
 

@@ -1,0 +1,180 @@
+"""What a run does here becomes spans and counts; what a replay returns from its records becomes neither.
+
+run's trace ─ lease ─ invoke_agent ─┬─ step ─ chat
+├─ execute_tool
+└─ commit
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS
+from opentelemetry.trace import Span, SpanKind
+
+from holdfast.agent.engine.journal import Answer, Refused
+from holdfast.agent.error import Interrupted, RunStopped, StepFailed
+from holdfast.agent.model import ModelReply
+from holdfast.agent.wire.draft import FUNCTION, MODEL, TOOL
+from holdfast.agent.wire.invocation import Invocation
+from holdfast.kit.telemetry import gen_ai, logs, span
+from holdfast.kit.telemetry.about import about_run
+from holdfast.kit.telemetry.metrics import timed
+from holdfast.runner.metrics import RunnerMetrics
+
+_KINDS: Final = {FUNCTION: "function", MODEL: "model", TOOL: "tool"}
+"""Of the steps that are watched: a wait is what happens between two spans."""
+
+
+class Observation:
+    """Watches one run under one lease; `traceparent` is where its activation stands in its trace."""
+
+    def __init__(self, invocation: Invocation, agent_version: str, metrics: RunnerMetrics) -> None:
+        self._metrics = metrics
+        self._about: dict[str, Any] = {span.RUN_ID: invocation.run_id, span.TENANT: invocation.tenant}
+        if invocation.correlation_id:
+            self._about[span.CORRELATION_ID] = invocation.correlation_id
+        self._invocation = invocation
+        self._agent_version = agent_version
+        self.traceparent = invocation.traceparent
+        self.fields = fields_of(invocation)
+        """What log lines about the run say."""
+
+    @contextmanager
+    def activation(self) -> Iterator[Span]:
+        """Be around everything that is done for the run here."""
+        invocation = self._invocation
+        about_run(invocation.run_id, invocation.correlation_id)
+        attributes = self._about | {
+            gen_ai.OPERATION: gen_ai.INVOKE_AGENT,
+            gen_ai.AGENT_NAME: invocation.intent,
+            span.INTENT: invocation.intent,
+            span.EPOCH: invocation.epoch,
+            span.ATTEMPT: invocation.attempt,
+        }
+        if self._agent_version:
+            attributes[gen_ai.AGENT_VERSION] = self._agent_version
+        if invocation.session_id:
+            attributes[gen_ai.CONVERSATION_ID] = invocation.session_id
+        begun = span.start(
+            f"{gen_ai.INVOKE_AGENT} {invocation.intent}", under=invocation.traceparent, attributes=attributes
+        )
+        self.traceparent = span.traceparent(begun) or invocation.traceparent
+        if self.traceparent:
+            logs.bind(trace_id=self.traceparent[3:35])
+        with span.within(begun):
+            yield begun
+
+    @contextmanager
+    def step(self, key: str, name: str, kind: int) -> Iterator[None]:
+        """Be around a step that is executed."""
+        called = _KINDS.get(kind)
+        if called is None:
+            yield
+            return
+        attributes = self._about | {span.STEP: key, "holdfast.step.kind": called}
+        title = f"step {name}"
+        if kind == TOOL:
+            title = f"{gen_ai.EXECUTE_TOOL} {name}"
+            attributes |= {
+                gen_ai.OPERATION: gen_ai.EXECUTE_TOOL,
+                gen_ai.TOOL_NAME: name,
+                gen_ai.TOOL_TYPE: gen_ai.FUNCTION,
+            }
+        with self._timed(span.start(title, attributes=attributes), self._metrics.step_seconds.labels, called):
+            yield
+
+    def tried_again(self, kind: int) -> None:
+        """Count a try that failed and is followed by another."""
+        self._metrics.retries.labels(_KINDS.get(kind, "wait")).inc()
+
+    @contextmanager
+    def model(self, model: str, where: str) -> Iterator["_Asked"]:
+        """Be around one call of a model."""
+        attributes = self._about | {
+            gen_ai.OPERATION: gen_ai.CHAT,
+            gen_ai.PROVIDER: gen_ai.OPENAI,
+            gen_ai.REQUEST_MODEL: model,
+            SERVER_ADDRESS: urlsplit(where).hostname or "",
+        }
+        begun = span.start(f"{gen_ai.CHAT} {model}", kind=SpanKind.CLIENT, attributes=attributes)
+        with self._timed(begun, self._metrics.model_seconds, model):
+            yield _Asked(begun, model, self._metrics)
+
+    @contextmanager
+    def _timed(self, begun: Span, seconds: Any, label: str) -> Iterator[None]:
+        """Be in a span, and note how long it took and how it ended."""
+        began = time.perf_counter()
+        outcome = "stopped"
+        try:
+            with span.within(begun):
+                try:
+                    yield
+                except StepFailed as error:
+                    span.failed(begun, error.failure.reason)
+                    raise
+        except (Interrupted, RunStopped):
+            raise
+        except Exception:
+            outcome = "failed"
+            raise
+        else:
+            outcome = "succeeded"
+        finally:
+            timed(seconds(label, outcome), time.perf_counter() - began, self.traceparent)
+
+
+def fields_of(invocation: Invocation) -> dict[str, str]:
+    """Return what a log line about a run says."""
+    fields = {"run_id": invocation.run_id}
+    if invocation.correlation_id:
+        fields["correlation_id"] = invocation.correlation_id
+    if invocation.traceparent:
+        fields["trace_id"] = invocation.traceparent[3:35]
+    return fields
+
+
+class Sent:
+    """One commit on its way: a span of the run's trace, which the effects in it carry on."""
+
+    __slots__ = ("_began", "_metrics", "_span", "_under", "traceparent")
+
+    def __init__(self, under: "Observation", number: int) -> None:
+        self._metrics = under._metrics  # noqa: SLF001 - one module
+        self._under = under.traceparent
+        attributes = under._about | {"holdfast.commit.number": number}  # noqa: SLF001 - as above
+        self._span = span.start("commit", under=self._under, kind=SpanKind.CLIENT, attributes=attributes)
+        self.traceparent = span.traceparent(self._span) or self._under
+        self._began = time.perf_counter()
+
+    def answered(self, answer: Answer) -> None:
+        """End with what came back."""
+        if isinstance(answer, Refused):
+            self._metrics.commits_refused.labels(answer.reason).inc()
+            span.failed(self._span, answer.reason)
+        self._span.end()
+        timed(self._metrics.commit_seconds, time.perf_counter() - self._began, self._under)
+
+
+class _Asked:
+    """A model that was asked."""
+
+    __slots__ = ("_metrics", "_model", "_span")
+
+    def __init__(self, begun: Span, model: str, metrics: RunnerMetrics) -> None:
+        self._span = begun
+        self._model = model
+        self._metrics = metrics
+
+    def answered(self, reply: ModelReply) -> None:
+        """Take note of what it cost, and not of what it said."""
+        usage = reply.usage
+        self._metrics.model_tokens(self._model, "input").inc(usage.input_tokens)
+        self._metrics.model_tokens(self._model, "output").inc(usage.output_tokens)
+        if self._span.is_recording():
+            self._span.set_attribute(gen_ai.RESPONSE_MODEL, reply.model)
+            self._span.set_attribute(gen_ai.FINISH_REASONS, [reply.finish_reason])
+            self._span.set_attribute(gen_ai.INPUT_TOKENS, usage.input_tokens)
+            self._span.set_attribute(gen_ai.OUTPUT_TOKENS, usage.output_tokens)

@@ -1,0 +1,63 @@
+"""What was given in confidence is in nothing that the services tell of themselves."""
+
+import json
+import re
+
+from tests.telemetry.conftest import MODEL_KEY, SERVICES, SIGNING_SECRET, Watched
+
+PATIENCE_S = 60.0
+PAYLOAD = "canary-of-a-payload-7f3a"
+
+
+async def test_secrets_and_payloads_are_in_no_log_no_trace_and_no_metric(watched: Watched) -> None:
+    client, collector = watched.client, watched.collector
+    asked = {"topic": PAYLOAD}
+    done = await client.invoke("telemetry.work", asked, wait=PATIENCE_S)
+    assert done.run.status.name == "SUCCEEDED"
+    failed = await client.invoke("telemetry.fail", asked, wait=PATIENCE_S)
+    assert PAYLOAD in str(failed.run)  # the run itself is its caller's to read
+    await collector.until(lambda: bool(collector.find("deliver sink", run_id=done.run_id)))
+    await collector.until(lambda: bool(collector.find("invoke_agent telemetry.fail", run_id=failed.run_id)))
+
+    said = {name: watched.suite.log(name) for name in SERVICES}
+    said["traces"] = collector.raw.decode("latin-1")
+    said |= {f"metrics of {name}": await watched.page(name) for name in SERVICES}
+    assert all(len(text) > 100 for text in said.values()), {name: len(text) for name, text in said.items()}
+    password = re.search(r"://[^:/]*:([^@]+)@", watched.suite.database_url)
+    secrets = {
+        "a payload": PAYLOAD,
+        "the model's key": MODEL_KEY,
+        "a signing secret": SIGNING_SECRET,
+        "the database's password": password[1] if password else None,
+    }
+    found = [
+        (what, where)
+        for what, secret in secrets.items()
+        if secret is not None
+        for where in said
+        if secret in said[where]
+    ]
+    assert found == []
+    assert PAYLOAD in str(watched.receiver.deliveries[-1].body)  # it was there to be told
+
+
+async def test_every_line_about_a_run_says_which_what_it_is_tied_to_and_its_trace(watched: Watched) -> None:
+    collector = watched.collector
+    handle = await watched.client.invoke(
+        "telemetry.work", {"topic": "boats"}, correlation_id="order-7", wait=PATIENCE_S
+    )
+    run_id = handle.run_id
+    await watched.client.get_run(run_id)
+    await collector.until(lambda: bool(collector.find("lease", run_id=run_id)))
+    trace = collector.find("lease", run_id=run_id)[0].trace
+
+    def lines(service: str, **holding: str) -> list[dict[str, str]]:
+        every = [json.loads(line) for line in watched.suite.log(service).splitlines() if line.startswith("{")]
+        return [line for line in every if holding.items() <= line.items()]
+
+    (authors,) = lines("runner", logger="author", event="looking up")
+    about = {"run_id": run_id, "correlation_id": "order-7", "trace_id": trace}
+    assert about.items() <= authors.items()
+    (read,) = lines("invoker", event="call", method="/holdfast.v1.InvokerService/GetRun")
+    assert read["run_id"] == run_id
+    assert len(read["trace_id"]) == 32
