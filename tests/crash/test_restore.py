@@ -1,4 +1,4 @@
-"""A dump taken while work goes on is a ledger to go on from: the drill of docs/operating.md, as it stands there."""
+"""A dump taken while work goes on is a ledger to go on from: the drill of docs/operating.md."""
 
 import asyncio
 import os

@@ -26,7 +26,7 @@ A = StringValue(value="a")
 
 
 class Slow(Echo):
-    """Answers `one` when it is let go, and counts who is in."""
+    """Answers `one` when it is let go, counting who is in, and fails whoever asks for `many`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +43,10 @@ class Slow(Echo):
         finally:
             self.inside -= 1
         return request
+
+    async def many(self, request: StringValue, _context: Any) -> AsyncIterator[StringValue]:
+        yield request
+        raise RuntimeError("broken")
 
     async def until(self, count: int) -> None:
         """Wait until so many are in."""
@@ -80,11 +84,6 @@ async def test_a_tenant_at_its_bound_is_refused_and_another_is_not() -> None:
 async def test_calls_that_are_cancelled_or_fail_make_room() -> None:
     slow = Slow()
 
-    async def fails(_request: StringValue, _context: Any) -> AsyncIterator[StringValue]:
-        raise RuntimeError("broken")
-        yield A
-
-    slow.many = fails  # type: ignore[method-assign]
     async with echo(slow, access=Access(edge=Edge(calls=1))) as stub:
         for _ in range(3):
             call = stub.one(A)

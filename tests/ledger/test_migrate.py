@@ -70,7 +70,7 @@ async def test_nothing_is_left_outside_our_schema(database_url: str) -> None:
 def another(monkeypatch: pytest.MonkeyPatch) -> str:
     """A migration more, which takes a lock that excludes everybody; its name."""
     module = sys.modules["holdfast.ledger.migrate"]
-    known: Any = module._files  # type: ignore[attr-defined]
+    known: Any = module._files
     more = Migration("9999_more", "before", "ALTER TABLE run_state ADD COLUMN more integer")
     monkeypatch.setattr(module, "_files", lambda: [*known(), more])
     return more.name
@@ -107,7 +107,7 @@ async def test_a_migration_that_has_to_wait_lets_others_go_first(database_url: s
     async with reading(database_url):
         migrating = asyncio.create_task(migrate(database_url, lock_timeout=0.2))
         async with asyncio.timeout(30):
-            while not await waits(database_url):
+            while not await waits(database_url):  # noqa: ASYNC110 -- the server waits, which tells nobody
                 await asyncio.sleep(0.01)
             # Whoever comes now stands behind the migration: it must give way.
             await run(database_url, "SELECT count(*) FROM holdfast.run_state")

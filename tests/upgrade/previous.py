@@ -1,4 +1,4 @@
-"""The release before this one, as far as the ledger's schema goes: the last commit without its newest migration."""
+"""The release before this one, by the ledger's schema: the last commit without its newest migration."""
 
 import subprocess
 from pathlib import Path

@@ -335,6 +335,7 @@ class Commit(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     HANDOFF_FIELD_NUMBER: _builtins.int
     COMPENSATION_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
     CAPABILITY_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
@@ -351,6 +352,10 @@ class Commit(_message.Message):
     handoff: _builtins.bool
     """The run moves to the background: from here on the budget its envelope allows for that is in
     force. The run stays with its runner; refused if it was not allowed, or has been done already.
+    """
+    restarts: _builtins.bool
+    """The agent begins anew with a signal that this commit consumes: the gates of the run that are open
+    are closed, and the children that go with it are asked to stop.
     """
     capability: _builtins.str
     """The lease's capability, as the runner last got it; not needed without identity."""
@@ -432,6 +437,7 @@ class Commit(_message.Message):
         session: Global___SessionWrite | None = ...,
         handoff: _builtins.bool = ...,
         compensation: Global___Compensation | None = ...,
+        restarts: _builtins.bool = ...,
         capability: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
@@ -442,7 +448,7 @@ class Commit(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compensate", b"compensate", "compensation", b"compensation", "end", b"end", "events", b"events", "move", b"move", "park", b"park", "requeue", b"requeue", "session", b"session", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "compensate", b"compensate", "compensation", b"compensation", "consumed_signal_ids", b"consumed_signal_ids", "correlation_id", b"correlation_id", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "handoff", b"handoff", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "run_id", b"run_id", "session", b"session", "steps", b"steps", "traceparent", b"traceparent", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capability", b"capability", "compensate", b"compensate", "compensation", b"compensation", "consumed_signal_ids", b"consumed_signal_ids", "correlation_id", b"correlation_id", "effects", b"effects", "emitted", b"emitted", "end", b"end", "epoch", b"epoch", "events", b"events", "handoff", b"handoff", "move", b"move", "number", b"number", "park", b"park", "requeue", b"requeue", "restarts", b"restarts", "run_id", b"run_id", "session", b"session", "steps", b"steps", "traceparent", b"traceparent", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_move: _TypeAlias = _typing.Literal["end", "park", "requeue", "compensate"]  # noqa: Y015
     _WhichOneofArgType_move: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015

@@ -128,7 +128,7 @@ class Run:
 
     @property
     def inputs(self) -> tuple[Any, ...]:
-        """What was said to the run that had its agent begin anew, the oldest first; see `on_input="restart"`."""
+        """What was said that had the agent begin anew, the oldest first; see `on_input="restart"`."""
         return self._restarts.inputs
 
     @property

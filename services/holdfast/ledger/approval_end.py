@@ -1,4 +1,4 @@
-"""A run that ends, or whose agent begins anew, waits no more for gates that nobody has decided: they close."""
+"""A run that ends, or begins anew, waits no more for gates that nobody has decided: they close."""
 
 import json
 from collections.abc import Sequence

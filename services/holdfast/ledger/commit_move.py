@@ -1,4 +1,4 @@
-"""Commits that end, requeue, park, hand off or restart their run, release effects or consume signals: one transaction.
+"""Commits that move or restart their run, release effects or consume signals: one transaction.
 
 Lock order: tenants (the mutex of their queues: pools, lanes and leases with them, and of their sessions),
 run_state, outbox lanes.

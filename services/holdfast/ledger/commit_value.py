@@ -127,7 +127,7 @@ class CommitItem:
 
     @property
     def is_plain(self) -> bool:
-        """Say whether it is progress alone: no effect, no signal, and the run stays with its runner, as it is."""
+        """Say whether it is progress alone: no effect, no signal, and the run stays with its runner."""
         if self.consumed or self.handoff or self.restarts:
             return False
         return self.move is None and not self.effects

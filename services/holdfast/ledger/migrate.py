@@ -21,7 +21,7 @@ import asyncpg
 Phase = Literal["before", "after"]
 
 LOCK_TIMEOUT: Final = 2.0
-"""Seconds that a change of the schema waits for a lock: whoever comes after it for the table waits as long."""
+"""Seconds that a change of the schema waits for a lock: who comes after it for the table waits, too."""
 PATIENCE: Final = 300.0
 """Seconds for which it is tried again, with pauses in which others come to their turn."""
 _PAUSE: Final = 1.0

@@ -1,7 +1,7 @@
 """An agent whose input policy is "restart" begins anew when input comes, knowing all that was said so far.
 
 input arrives ──(a step with an undo has begun)──▶ it waits, as it would with "enqueue"
-   └──▶ the run is handed back ──(next lease)──▶ the input is recorded ──▶ the agent is called in a scope of its own
+   └──▶ the run is handed back ──(next lease)──▶ the input is recorded ──▶ the agent is called anew
 
 Each pass has a scope named by the record that began it, so that nothing of the pass before is replayed, or
 taken for drift. Whoever dies in between finds either the input waiting or its record, and does the same.

@@ -25,7 +25,7 @@ Write = Callable[[Entry], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may call a server, and how much at once; without `credentials` whoever reaches it, as whom they say."""
+    """Who may call a server, and how much; without `credentials` whoever reaches it, as whom they say."""
 
     credentials: Authenticator | None = None
     audit: Write | None = None
