@@ -54,6 +54,7 @@ async def run_foreground(wishes: Wishes, show: Callable[[dict[str, Any]], None])
         runners=wishes.runners,
         port=wishes.port,
         console=True,
+        edge=True,
         sink=sink,
     )
     if not await _started(suite, stop):
@@ -80,8 +81,8 @@ async def run_foreground(wishes: Wishes, show: Callable[[dict[str, Any]], None])
 def describe(suite: Suite) -> dict[str, Any]:
     """Return where everything is, as programs read it."""
     kinds = {name: address for name, address in suite.addresses.items() if name != "invoker"}
-    if "console" in kinds:
-        kinds["console"] = f"http://{kinds['console']}"
+    for front in kinds.keys() & {"console", "edge"}:
+        kinds[front] = f"http://{kinds[front]}"
     return {
         "grpc": suite.addresses["invoker"],
         **kinds,
