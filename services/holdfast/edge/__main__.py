@@ -2,34 +2,20 @@
 
 import asyncio
 import os
-import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 
-import uvicorn
-
-from holdfast.edge.app import application
-from holdfast.edge.connection import patient_for
 from holdfast.edge.declaration import read_sources
 from holdfast.edge.intake import Intake
 from holdfast.edge.nats_source import NatsReader
 from holdfast.edge.secret import Secrets
+from holdfast.edge.serving import serve
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import HttpSource, NatsSource, Source
-from holdfast.kit.process import Refused, Stop, announce, run_service
+from holdfast.kit.process import Stop, announce, run_service
 from holdfast.kit.settings import SettingsError, load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process, which asks it to end."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take no signal."""
-        yield
 
 
 async def main(stop: Stop) -> None:
@@ -45,7 +31,8 @@ async def main(stop: Stop) -> None:
     for task in reading:
         task.add_done_callback(lambda _: stop.ask("a source ended"))
     try:
-        await _serve(settings, [one for one in sources if isinstance(one, HttpSource)], intake, secrets, stop)
+        hooks = [source for source in sources if isinstance(source, HttpSource)]
+        await serve(settings, hooks, intake, secrets, stop=stop, ready=partial(announce, "edge"))
         if reading:
             await asyncio.gather(*reading)  # ended by the stop; raises if one ended by a fault
     finally:
@@ -64,43 +51,6 @@ def _sources(settings: EdgeSettings) -> list[Source]:
                 "runs: that is for loopback alone."
             )
     return sources
-
-
-async def _serve(
-    settings: EdgeSettings, sources: Sequence[HttpSource], intake: Intake, secrets: Secrets, stop: Stop
-) -> None:
-    config = uvicorn.Config(
-        application(sources, intake, secrets, at_once=settings.requests_at_once),
-        http=patient_for(settings.header_timeout),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=settings.requests_at_once * 4,  # of connections, idle ones too
-        timeout_graceful_shutdown=max(1, int(settings.drain_grace)),
-    )
-    server = _Server(config)
-    with _listening(settings.listen) as listener:
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        host, port = listener.getsockname()[:2]
-        announce("edge", f"{host}:{port}")
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        server.should_exit = True
-        await serving
-
-
-def _listening(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    try:
-        return socket.create_server(
-            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
-        )
-    except OSError as error:
-        raise Refused(f"The edge cannot listen on {address}: {error.strerror}.") from error
 
 
 if __name__ == "__main__":

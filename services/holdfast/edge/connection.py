@@ -21,7 +21,7 @@ def patient_for(seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             """Take some of a request."""
-            began = self.cycle
+            began: Any = self.cycle  # None before the first
             super().data_received(data)
             if self.cycle is not began:
                 self._end_wait()

@@ -1,7 +1,7 @@
 """Pulling from a durable JetStream consumer: what there is, else the first that comes within a moment.
 
-One request is under way at a time; what it brings while other messages are handled waits in the client. Status
-messages (ADR-13 of NATS) end a request: 404 and 408 when there was nothing, 409 if the server has to.
+One request is under way at a time; what it brings meanwhile waits in the client. Status
+messages (ADR-13 of NATS) end a request: 404, 408 if there was nothing, 409 if the server has to end it.
 """
 
 import asyncio

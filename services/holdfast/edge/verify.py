@@ -1,8 +1,8 @@
 """Whether a webhook comes from who it says: an HMAC over the bytes received, before they are read.
 
 Sources: the Standard Webhooks specification (`webhook-id`, `webhook-timestamp`, `webhook-signature`),
-GitHub's "Validating webhook deliveries" (`X-Hub-Signature-256`), Stripe's "Verify webhook signatures manually"
-(`Stripe-Signature`).
+GitHub's "Validating webhook deliveries" (`X-Hub-Signature-256`), Stripe's "Verify webhook signatures
+manually" (`Stripe-Signature`).
 """
 
 import base64
