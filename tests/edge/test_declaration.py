@@ -1,4 +1,4 @@
-"""A declaration that cannot be meant is refused in one sentence that names the field, before anything listens."""
+"""A declaration that cannot be meant is refused in one sentence that names the field."""
 
 import asyncio
 import os

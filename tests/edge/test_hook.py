@@ -182,7 +182,7 @@ async def test_without_an_invoker_nothing_is_taken_and_with_it_again_all_is(
     async with edge(door) as hooks:
         kept = door.parts.door.admit_all
 
-        async def away(*given: object) -> object:
+        async def away(*_: object) -> object:
             from holdfast.kit.errors import LedgerUnavailable
 
             raise LedgerUnavailable("away")

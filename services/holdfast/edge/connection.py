@@ -21,11 +21,11 @@ def patient_for(seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             """Take some of a request."""
-            began: Any = self.cycle  # None before the first
+            began = self.cycle
             super().data_received(data)
             if self.cycle is not began:
                 self._end_wait()
-            elif self._limit is None and began is not None and began.response_complete:
+            elif self._limit is None and _is_over(began):
                 self._wait()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -46,3 +46,8 @@ def patient_for(seconds: float) -> type[H11Protocol]:
             self.transport.close()
 
     return Impatient
+
+
+def _is_over(cycle: Any) -> bool:
+    """Say whether there was a request, and it is answered."""
+    return cycle is not None and bool(cycle.response_complete)
