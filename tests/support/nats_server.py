@@ -23,14 +23,15 @@ _PATIENCE_S: Final = 30.0
 class NatsServer:
     """A server on a port of its own; `config` is its configuration beside that."""
 
-    def __init__(self, folder: Path, config: str = "") -> None:
+    def __init__(self, folder: Path, config: str = "", *, jetstream: bool = True) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         self.url = f"nats://127.0.0.1:{self.port}"
         self._file = folder / "nats.conf"
         self._file.write_text(
             f'host: "127.0.0.1"\nport: {self.port}\n'
-            f'jetstream: {{ store_dir: "{folder / "jetstream"}", sync_interval: always }}\n{config}'
+            + (f'jetstream: {{ store_dir: "{folder / "jetstream"}", sync_interval: always }}\n' * jetstream)
+            + config
         )
         self._process: asyncio.subprocess.Process | None = None
 
@@ -77,9 +78,9 @@ class NatsServer:
 
 
 @asynccontextmanager
-async def nats_server(folder: Path, config: str = "") -> AsyncIterator[NatsServer]:
+async def nats_server(folder: Path, config: str = "", *, jetstream: bool = True) -> AsyncIterator[NatsServer]:
     """Run a server for a block."""
-    server = NatsServer(folder, config)
+    server = NatsServer(folder, config, jetstream=jetstream)
     await server.start()
     try:
         yield server

@@ -14,6 +14,7 @@ _BLOCK: Final = r"-+BEGIN {}-+\s+([A-Za-z0-9_.=-]+)\s+-+END {}-+"
 _JWT: Final = re.compile(_BLOCK.format("NATS USER JWT", "NATS USER JWT"))
 _SEED: Final = re.compile(_BLOCK.format("USER NKEY SEED", "USER NKEY SEED"))
 _SEED_BYTES: Final = 36
+_SEED_PREFIX: Final = 18 << 3
 
 
 def login_of(secret: str) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def _key_of(seed: str) -> Ed25519PrivateKey:
         raw = base64.b32decode(seed + "=" * (-len(seed) % 8))
     except binascii.Error:
         raw = b""
-    if len(raw) != _SEED_BYTES or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little"):
+    whole = len(raw) == _SEED_BYTES and raw[0] & 0xF8 == _SEED_PREFIX
+    if not whole or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little"):
         raise ValueError("The seed of NATS is malformed.")
     return Ed25519PrivateKey.from_private_bytes(raw[2:34])
