@@ -118,12 +118,20 @@ bench: $(STAMP) ## measure the work beside its peers (CASE=name for one)
 	@$(PYTHON) -m bench $(if $(CASE),--case $(CASE))
 
 .PHONY: tools
-tools: ## grpcurl into .tools/bin, where Go is at hand
+tools: nats ## grpcurl and nats-server into .tools/bin, where Go is at hand
 	@if [ -x .tools/bin/grpcurl ]; then :; \
 	elif ! command -v go >/dev/null; then echo "no grpcurl: it is built with Go, and Go is not installed (optional)"; \
 	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 2>.tools.log; then \
 	  rm -f .tools.log; echo "grpcurl is in .tools/bin"; \
 	else echo "no grpcurl: 'go install' failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
+
+.PHONY: nats
+nats: ## nats-server into .tools/bin, which the tests of NATS speak to, where Go is at hand
+	@if [ -x .tools/bin/nats-server ]; then :; \
+	elif ! command -v go >/dev/null; then echo "no nats-server: it is built with Go, and Go is not installed (optional)"; \
+	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/nats-io/nats-server/v2@v2.15.3 2>.tools-nats.log; then \
+	  rm -f .tools-nats.log; echo "nats-server is in .tools/bin"; \
+	else echo "no nats-server: 'go install' failed (optional):"; tail -n 3 .tools-nats.log; rm -f .tools-nats.log; fi
 
 .PHONY: chart-tools
 chart-tools: ## helm and a strict reader of manifests into .tools/bin, where Go is at hand

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from examples.standins.fault import Fault
@@ -309,3 +310,42 @@ async def test_runs_are_held_and_let_go_one_or_all_that_match(terminal: Terminal
     assert [await state(run_id) for run_id in runs] == [("CANCELLED", False)] * 2
     for wrong in (["cancel"], ["cancel", runs[0], "--intent", "greet"], ["retry", "--yes"]):
         assert (await terminal.type("runs", *wrong)).code == 2
+
+
+async def test_refused_events_are_listed_sent_again_and_given_up(terminal: Terminal, suite: Suite) -> None:
+    connection = await asyncpg.connect(suite.database_url)
+    stage = 'SELECT holdfast.enqueue_run($1, \'{"name": "Ada"}\', $2)'
+    try:
+        for key in ("first", "second"):
+            await connection.execute(stage, "not.yet", key)
+        async with asyncio.timeout(DEADLINE_S):
+            while len(listed := (await terminal.type("events", "refused", "-o", "json")).json) < 2:
+                pass
+        assert [(one["idempotency_key"], one["intent"], one["source"]) for one in listed] == [
+            ("first", "not.yet", ""),
+            ("second", "not.yet", ""),
+        ]
+        assert "UNKNOWN_INTENT" in listed[0]["refusal"]
+        shown = await terminal.type("events", "refused", "--limit", "1")
+        assert "first" in shown.out
+        assert "second" not in shown.out
+        first, second = (str(one["event_id"]) for one in listed)
+        # Its cause gone, it becomes a run; a later release would serve the intent.
+        await connection.execute(
+            "UPDATE holdfast.run_inbox_refused SET intent = 'greet' WHERE seq = $1", int(first)
+        )
+    finally:
+        await connection.close()
+    again = await terminal.type("events", "retry", first)
+    assert again.code == 0, again.err
+    assert again.json[0]["was"] == int(first)
+    given_up = await terminal.type("events", "discard", second)
+    assert (given_up.code, given_up.err) == (0, f"{second} is gone.\n")
+    assert (await terminal.type("events", "refused")).out.strip() == "No refused events."
+    gone = await terminal.type("events", "discard", second)
+    assert gone.code != 0
+    assert "EVENT_NOT_FOUND" in gone.err
+    async with asyncio.timeout(DEADLINE_S):
+        while not (runs := (await terminal.type("runs", "list", "-o", "json")).json):
+            pass
+    assert [run["intent"] for run in runs] == ["greet"]

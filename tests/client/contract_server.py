@@ -123,6 +123,10 @@ class ScriptedEvents(event_service_pb2_grpc.EventServiceServicer):
             results.append(event_service_pb2.PublishedEvent(refusal=refusal))
         return event_service_pb2.PublishEventsResponse(results=results)
 
+    async def SetAsideEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del request, context
+        return event_service_pb2.SetAsideEventsResponse()
+
     async def ListRefusedEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
         del request, context
         return event_service_pb2.ListRefusedEventsResponse()

@@ -174,6 +174,15 @@ async def test_a_grpc_destination_comes_back_as_it_was_given(client: Client, sch
         await client.outbox.put_destination(Destination("crm", url, secret_name="s"))
 
 
+@pytest.mark.parametrize("scheme", ["nats", "natss"])
+async def test_a_nats_destination_comes_back_as_it_was_given(client: Client, scheme: str) -> None:
+    url = f"{scheme}://nats.example:4222/shop.orders"
+    given = Destination("shop", url, headers={"x": "1"}, secret_name="shop")
+    assert await client.outbox.put_destination(given) == given
+    with pytest.raises(ValueError, match="status_url"):
+        await client.outbox.put_destination(Destination("shop", url, status_url="https://x/{key}"))
+
+
 async def test_a_destination_comes_back_as_it_was_given(client: Client) -> None:
     given = Destination(
         "crm", "https://crm.example/in", headers={"x": "1"}, timeout=2.5, max_attempts=3, breaker_failures=2

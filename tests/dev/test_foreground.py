@@ -115,7 +115,17 @@ def alive(pids: list[int]) -> list[int]:
 
 async def test_it_runs_agents_and_ctrl_c_leaves_nothing(dev: Dev, folder: Path) -> None:
     assert set(dev.where) == {
-        *("grpc", "checkpoint", "approval", "dispatcher", "runner", "console", "database_url", "pids"),
+        *(
+            "grpc",
+            "checkpoint",
+            "approval",
+            "dispatcher",
+            "runner",
+            "console",
+            "edge",
+            "database_url",
+            "pids",
+        ),
     }
     async with httpx.AsyncClient(base_url=dev.where["console"], follow_redirects=True) as browser:
         assert "Sign in" in (await browser.get("/")).text

@@ -49,6 +49,9 @@ def test_only_the_console_is_told_what_signs_its_cookies(monkeypatch: pytest.Mon
     assert (told["HOLDFAST_CONSOLE_SECRET"], told["HOLDFAST_INVOKER_ADDRESS"]) == ("s" * 32, "i:1,i:2")
     assert not {"HOLDFAST_DATABASE_URL", "HOLDFAST_SECRET_A"} & told.keys()
     assert "HOLDFAST_CONSOLE_SECRET" not in plan.environment_of("runner", {})
+    edge = plan.environment_of("edge", {})
+    assert edge["HOLDFAST_SECRET_A"] == "y", "it verifies with secrets"
+    assert not {"HOLDFAST_CONSOLE_SECRET", "HOLDFAST_DATABASE_URL"} & edge.keys()
     monkeypatch.delenv("HOLDFAST_CONSOLE_SECRET")
     assert len(plan.console_environment([], addresses)["HOLDFAST_CONSOLE_SECRET"]) == 64
 

@@ -237,6 +237,43 @@ async def test_a_grpc_destination_is_made_shown_and_refused_field_by_field(outbo
     assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
 
 
+async def test_a_nats_destination_is_made_shown_and_refused_field_by_field(outbox: Any) -> None:
+    def put(mode: Any = 0, **more: Any) -> Any:
+        given = {"server": "hooks.example:443", "subject": "shop.orders", "secret_name": "shop"}
+        endpoint = effect_pb2.NatsEndpoint(**{**given, "headers": {"X-Team": "a"}, **more})
+        wanted = effect_pb2.Destination(name="nats", nats=endpoint, delivery_mode=mode)
+        return outbox.PutDestination(pb.PutDestinationRequest(destination=wanted))
+
+    made = (await put()).destination
+    assert (made.nats.server, made.nats.subject) == ("hooks.example:443", "shop.orders")
+    assert (made.nats.secret_name, dict(made.nats.headers), made.nats.plaintext) == (
+        "shop",
+        {"X-Team": "a"},
+        False,
+    )
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"server": "hooks.example"}, "server"),
+        ({"server": "u@hooks.example:443"}, "server"),
+        ({"subject": ""}, "subject"),
+        ({"subject": "shop.*"}, "subject"),
+        ({"subject": "shop..a"}, "subject"),
+        ({"subject": "$JS.API.STREAM.DELETE.SHOP"}, "subject"),
+        ({"subject": "a b"}, "subject"),
+        ({"secret_name": "../x"}, "secret_name"),
+        ({"headers": {"Nats-Msg-Id": "1"}}, "headers[Nats-Msg-Id]"),
+        ({"headers": {"idempotency-key": "1"}}, "headers[idempotency-key]"),
+    ]
+    for more, field in wrong:
+        invalid = ("INVALID_ARGUMENT", "INVALID_FIELD", {f"destination.nats.{field}"})
+        assert await refusal(put(**more)) == invalid
+    _, _, fields = await refusal(put(mode=effect_pb2.DELIVERY_MODE_CONFIRM))
+    assert "destination.delivery_mode" in fields
+    # 4222 is none of the usual ports, and without TLS only private addresses are called.
+    for more in ({"server": "inside.example:443"}, {"server": "hooks.example:4222"}, {"plaintext": True}):
+        code, reason, _ = await refusal(put(**more))
+        assert (code, reason) == ("FAILED_PRECONDITION", "DESTINATION_REFUSED")
+
+
 async def test_destinations_are_listed_by_name_page_by_page_each_tenant_its_own(
     db: Database, outbox: Any
 ) -> None:

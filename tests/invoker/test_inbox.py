@@ -8,6 +8,8 @@ import pytest
 
 from holdfast.invoker.inbox import Inbox
 from holdfast.v1 import event_service_pb2 as pb
+from holdfast.v1.invoker_service_pb2 import InvokeRequest
+from holdfast.v1.run_pb2 import Caller
 from tests.invoker.stand import Invoker, invoker, reason_of
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -173,3 +175,46 @@ async def test_two_invokers_share_the_inbox(door: Invoker) -> None:
         numbers = [int(row["idempotency_key"]) for row in rows]
         assert numbers == sorted(numbers)
     assert len(await keys(door)) == 200
+
+
+def aside(key: str, body: bytes = b"", **more: Any) -> pb.SetAsideEvent:
+    event = InvokeRequest(intent=more.pop("intent", "later"), idempotency_key=key, **more)
+    if not body:
+        event.payload.update({"n": 1})
+    refusal = pb.EventRefusal(code=5, reason="UNKNOWN_INTENT", message="nobody serves it")
+    return pb.SetAsideEvent(event=event, body=body, refusal=refusal)
+
+
+async def test_what_a_source_sets_aside_is_listed_once_and_sent_again_as_it_was(door: Invoker) -> None:
+    request = pb.SetAsideEventsRequest(
+        source="hooks", events=[aside("a", ordering_key="k", labels={"x": "y"}), aside("b", b'{"n": \xff\0')]
+    )
+    for _ in range(2):
+        await door.events.SetAsideEvents(request)
+    first, second = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    assert (first.source, first.payload["n"], first.refusal.reason) == ("hooks", 1, "UNKNOWN_INTENT")
+    assert (second.text, second.HasField("payload")) == ('{"n": \\xff\\x00', False)
+    door.parts.intents.add(["later"])
+    for one in (first, second):
+        await door.events.RetryRefusedEvent(pb.RetryRefusedEventRequest(event_id=one.event_id))
+    await drained(door)
+    assert await keys(door) == ["a"]
+    (again,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    assert (again.source, again.idempotency_key, again.refusal.field) == ("hooks", "b", "payload")
+
+
+async def test_what_cannot_be_set_aside_is_refused_naming_each_field(door: Invoker) -> None:
+    requests = {
+        "source": pb.SetAsideEventsRequest(events=[aside("a")]),
+        "events": pb.SetAsideEventsRequest(source="s"),
+        "events[0].event.idempotency_key": pb.SetAsideEventsRequest(source="s", events=[aside("")]),
+        "events[0].event.intent": pb.SetAsideEventsRequest(source="s", events=[aside("a", intent="a b")]),
+    }
+    for field, request in requests.items():
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await door.events.SetAsideEvents(request)
+        assert field in str(refused.value.details())
+    other = aside("a", caller=Caller(tenant="other"))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await door.events.SetAsideEvents(pb.SetAsideEventsRequest(source="s", events=[other]))
+    assert reason_of(refused.value) == "TENANT_MISMATCH"

@@ -45,7 +45,8 @@ class Dispatchers:
     async def start(self, *, resolve: Resolve = system_resolve, **options: Any) -> Dispatch:
         """Start one; `options` are those of `Dispatch`."""
         policy = AddressPolicy(allow_private=True, resolve=resolve)
-        secrets = Secrets({"HOLDFAST_SECRET_RECEIVER": SECRET, "HOLDFAST_SECRET_BROKEN": "whsec_!"})
+        known = {"HOLDFAST_SECRET_RECEIVER": SECRET, "HOLDFAST_SECRET_BROKEN": "whsec_!"}
+        secrets = Secrets(known | dict(options.pop("secrets", {})))
         sender = Sender(policy, secrets, SystemClock(), at_once=64)
         given = {"at_once": 64, "poll_interval": 0.2, **options}
         dispatch = Dispatch(self._db, sender, SystemClock(), **given)

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18holdfast/v1/effect.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\"\xd5\x03\n\x06\x45\x66\x66\x65\x63t\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x14\n\x0cordering_key\x18\x06 \x01(\t\x12$\n\x04\x62ody\x18\x07 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x06status\x18\x08 \x01(\x0e\x32\x19.holdfast.v1.EffectStatus\x12\x10\n\x08\x61ttempts\x18\t \x01(\x05\x12*\n\x0clast_failure\x18\n \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x35\n\x11next_attempt_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65liver_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x07history\x18\x0e \x03(\x0b\x32\x1c.holdfast.v1.DeliveryAttempt\"\xa4\x01\n\x0f\x44\x65liveryAttempt\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bhttp_status\x18\x02 \x01(\x05\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaf\x03\n\x0b\x44\x65stination\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04http\x18\x02 \x01(\x0b\x32\x19.holdfast.v1.HttpEndpointH\x00\x12)\n\x04grpc\x18\x0b \x01(\x0b\x32\x19.holdfast.v1.GrpcEndpointH\x00\x12\x16\n\x0emax_concurrent\x18\x03 \x01(\x05\x12\x16\n\x0emax_per_second\x18\x04 \x01(\x01\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05retry\x18\x06 \x01(\x0b\x32\x18.holdfast.v1.RetryPolicy\x12\x30\n\rdelivery_mode\x18\x07 \x01(\x0e\x32\x19.holdfast.v1.DeliveryMode\x12\x32\n\x0e\x62reaker_policy\x18\x08 \x01(\x0b\x32\x1a.holdfast.v1.BreakerPolicy\x12%\n\x07\x62reaker\x18\t \x01(\x0b\x32\x14.holdfast.v1.Breaker\x12\x1e\n\x16max_retries_per_second\x18\n \x01(\x01\x42\n\n\x08\x65ndpoint\"\xad\x01\n\x0cHttpEndpoint\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x13\n\x0bsecret_name\x18\x02 \x01(\t\x12\x37\n\x07headers\x18\x03 \x03(\x0b\x32&.holdfast.v1.HttpEndpoint.HeadersEntry\x12\x12\n\nstatus_url\x18\x04 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xba\x01\n\x0cGrpcEndpoint\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x08\x12\x0b\n\x03raw\x18\x04 \x01(\x08\x12\x39\n\x08metadata\x18\x05 \x03(\x0b\x32\'.holdfast.v1.GrpcEndpoint.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\rBreakerPolicy\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\x05\x12.\n\x0breset_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa4\x01\n\x07\x42reaker\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.holdfast.v1.BreakerState\x12\x10\n\x08\x66\x61ilures\x18\x02 \x01(\x05\x12-\n\topen_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nprobe_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xbe\x01\n\x0c\x45\x66\x66\x65\x63tStatus\x12\x1d\n\x19\x45\x46\x46\x45\x43T_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45\x46\x46\x45\x43T_STATUS_PENDING\x10\x01\x12\x19\n\x15\x45\x46\x46\x45\x43T_STATUS_SENDING\x10\x02\x12\x1b\n\x17\x45\x46\x46\x45\x43T_STATUS_DELIVERED\x10\x03\x12\x1f\n\x1b\x45\x46\x46\x45\x43T_STATUS_DEAD_LETTERED\x10\x04\x12\x1b\n\x17\x45\x46\x46\x45\x43T_STATUS_DISCARDED\x10\x05*\x89\x01\n\x0c\x44\x65liveryMode\x12\x1d\n\x19\x44\x45LIVERY_MODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45LIVERY_MODE_AT_LEAST_ONCE\x10\x01\x12\x1e\n\x1a\x44\x45LIVERY_MODE_AT_MOST_ONCE\x10\x02\x12\x19\n\x15\x44\x45LIVERY_MODE_CONFIRM\x10\x03*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18holdfast/v1/effect.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\"\xd5\x03\n\x06\x45\x66\x66\x65\x63t\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x14\n\x0cordering_key\x18\x06 \x01(\t\x12$\n\x04\x62ody\x18\x07 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x06status\x18\x08 \x01(\x0e\x32\x19.holdfast.v1.EffectStatus\x12\x10\n\x08\x61ttempts\x18\t \x01(\x05\x12*\n\x0clast_failure\x18\n \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x35\n\x11next_attempt_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x64\x65liver_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x07history\x18\x0e \x03(\x0b\x32\x1c.holdfast.v1.DeliveryAttempt\"\xa4\x01\n\x0f\x44\x65liveryAttempt\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bhttp_status\x18\x02 \x01(\x05\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xda\x03\n\x0b\x44\x65stination\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04http\x18\x02 \x01(\x0b\x32\x19.holdfast.v1.HttpEndpointH\x00\x12)\n\x04grpc\x18\x0b \x01(\x0b\x32\x19.holdfast.v1.GrpcEndpointH\x00\x12)\n\x04nats\x18\x0c \x01(\x0b\x32\x19.holdfast.v1.NatsEndpointH\x00\x12\x16\n\x0emax_concurrent\x18\x03 \x01(\x05\x12\x16\n\x0emax_per_second\x18\x04 \x01(\x01\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05retry\x18\x06 \x01(\x0b\x32\x18.holdfast.v1.RetryPolicy\x12\x30\n\rdelivery_mode\x18\x07 \x01(\x0e\x32\x19.holdfast.v1.DeliveryMode\x12\x32\n\x0e\x62reaker_policy\x18\x08 \x01(\x0b\x32\x1a.holdfast.v1.BreakerPolicy\x12%\n\x07\x62reaker\x18\t \x01(\x0b\x32\x14.holdfast.v1.Breaker\x12\x1e\n\x16max_retries_per_second\x18\n \x01(\x01\x42\n\n\x08\x65ndpoint\"\xad\x01\n\x0cHttpEndpoint\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x13\n\x0bsecret_name\x18\x02 \x01(\t\x12\x37\n\x07headers\x18\x03 \x03(\x0b\x32&.holdfast.v1.HttpEndpoint.HeadersEntry\x12\x12\n\nstatus_url\x18\x04 \x01(\t\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xba\x01\n\x0cGrpcEndpoint\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x08\x12\x0b\n\x03raw\x18\x04 \x01(\x08\x12\x39\n\x08metadata\x18\x05 \x03(\x0b\x32\'.holdfast.v1.GrpcEndpoint.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc0\x01\n\x0cNatsEndpoint\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tplaintext\x18\x03 \x01(\x08\x12\x13\n\x0bsecret_name\x18\x04 \x01(\t\x12\x37\n\x07headers\x18\x05 \x03(\x0b\x32&.holdfast.v1.NatsEndpoint.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\rBreakerPolicy\x12\x10\n\x08\x66\x61ilures\x18\x01 \x01(\x05\x12.\n\x0breset_after\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa4\x01\n\x07\x42reaker\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.holdfast.v1.BreakerState\x12\x10\n\x08\x66\x61ilures\x18\x02 \x01(\x05\x12-\n\topen_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nprobe_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xbe\x01\n\x0c\x45\x66\x66\x65\x63tStatus\x12\x1d\n\x19\x45\x46\x46\x45\x43T_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45\x46\x46\x45\x43T_STATUS_PENDING\x10\x01\x12\x19\n\x15\x45\x46\x46\x45\x43T_STATUS_SENDING\x10\x02\x12\x1b\n\x17\x45\x46\x46\x45\x43T_STATUS_DELIVERED\x10\x03\x12\x1f\n\x1b\x45\x46\x46\x45\x43T_STATUS_DEAD_LETTERED\x10\x04\x12\x1b\n\x17\x45\x46\x46\x45\x43T_STATUS_DISCARDED\x10\x05*\x89\x01\n\x0c\x44\x65liveryMode\x12\x1d\n\x19\x44\x45LIVERY_MODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45LIVERY_MODE_AT_LEAST_ONCE\x10\x01\x12\x1e\n\x1a\x44\x45LIVERY_MODE_AT_MOST_ONCE\x10\x02\x12\x19\n\x15\x44\x45LIVERY_MODE_CONFIRM\x10\x03*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,28 +40,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HTTPENDPOINT_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_GRPCENDPOINT_METADATAENTRY']._loaded_options = None
   _globals['_GRPCENDPOINT_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_EFFECTSTATUS']._serialized_start=1848
-  _globals['_EFFECTSTATUS']._serialized_end=2038
-  _globals['_DELIVERYMODE']._serialized_start=2041
-  _globals['_DELIVERYMODE']._serialized_end=2178
-  _globals['_BREAKERSTATE']._serialized_start=2180
-  _globals['_BREAKERSTATE']._serialized_end=2304
+  _globals['_NATSENDPOINT_HEADERSENTRY']._loaded_options = None
+  _globals['_NATSENDPOINT_HEADERSENTRY']._serialized_options = b'8\001'
+  _globals['_EFFECTSTATUS']._serialized_start=2086
+  _globals['_EFFECTSTATUS']._serialized_end=2276
+  _globals['_DELIVERYMODE']._serialized_start=2279
+  _globals['_DELIVERYMODE']._serialized_end=2416
+  _globals['_BREAKERSTATE']._serialized_start=2418
+  _globals['_BREAKERSTATE']._serialized_end=2542
   _globals['_EFFECT']._serialized_start=160
   _globals['_EFFECT']._serialized_end=629
   _globals['_DELIVERYATTEMPT']._serialized_start=632
   _globals['_DELIVERYATTEMPT']._serialized_end=796
   _globals['_DESTINATION']._serialized_start=799
-  _globals['_DESTINATION']._serialized_end=1230
-  _globals['_HTTPENDPOINT']._serialized_start=1233
-  _globals['_HTTPENDPOINT']._serialized_end=1406
-  _globals['_HTTPENDPOINT_HEADERSENTRY']._serialized_start=1360
-  _globals['_HTTPENDPOINT_HEADERSENTRY']._serialized_end=1406
-  _globals['_GRPCENDPOINT']._serialized_start=1409
-  _globals['_GRPCENDPOINT']._serialized_end=1595
-  _globals['_GRPCENDPOINT_METADATAENTRY']._serialized_start=1548
-  _globals['_GRPCENDPOINT_METADATAENTRY']._serialized_end=1595
-  _globals['_BREAKERPOLICY']._serialized_start=1597
-  _globals['_BREAKERPOLICY']._serialized_end=1678
-  _globals['_BREAKER']._serialized_start=1681
-  _globals['_BREAKER']._serialized_end=1845
+  _globals['_DESTINATION']._serialized_end=1273
+  _globals['_HTTPENDPOINT']._serialized_start=1276
+  _globals['_HTTPENDPOINT']._serialized_end=1449
+  _globals['_HTTPENDPOINT_HEADERSENTRY']._serialized_start=1403
+  _globals['_HTTPENDPOINT_HEADERSENTRY']._serialized_end=1449
+  _globals['_GRPCENDPOINT']._serialized_start=1452
+  _globals['_GRPCENDPOINT']._serialized_end=1638
+  _globals['_GRPCENDPOINT_METADATAENTRY']._serialized_start=1591
+  _globals['_GRPCENDPOINT_METADATAENTRY']._serialized_end=1638
+  _globals['_NATSENDPOINT']._serialized_start=1641
+  _globals['_NATSENDPOINT']._serialized_end=1833
+  _globals['_NATSENDPOINT_HEADERSENTRY']._serialized_start=1403
+  _globals['_NATSENDPOINT_HEADERSENTRY']._serialized_end=1449
+  _globals['_BREAKERPOLICY']._serialized_start=1835
+  _globals['_BREAKERPOLICY']._serialized_end=1916
+  _globals['_BREAKER']._serialized_start=1919
+  _globals['_BREAKER']._serialized_end=2083
 # @@protoc_insertion_point(module_scope)

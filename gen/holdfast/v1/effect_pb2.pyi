@@ -250,6 +250,7 @@ class Destination(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     HTTP_FIELD_NUMBER: _builtins.int
     GRPC_FIELD_NUMBER: _builtins.int
+    NATS_FIELD_NUMBER: _builtins.int
     MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
     MAX_PER_SECOND_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
@@ -279,6 +280,10 @@ class Destination(_message.Message):
         """By a unary gRPC call. Not signed; not in the mode CONFIRM."""
 
     @_builtins.property
+    def nats(self) -> Global___NatsEndpoint:
+        """To a subject of a JetStream stream. Not in the mode CONFIRM."""
+
+    @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long a call may take; default 10 s, at most 60 s."""
 
@@ -300,6 +305,7 @@ class Destination(_message.Message):
         name: _builtins.str = ...,
         http: Global___HttpEndpoint | None = ...,
         grpc: Global___GrpcEndpoint | None = ...,
+        nats: Global___NatsEndpoint | None = ...,
         max_concurrent: _builtins.int = ...,
         max_per_second: _builtins.float = ...,
         timeout: _duration_pb2.Duration | None = ...,
@@ -309,11 +315,11 @@ class Destination(_message.Message):
         breaker: Global___Breaker | None = ...,
         max_retries_per_second: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "endpoint", b"endpoint", "grpc", b"grpc", "http", b"http", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "endpoint", b"endpoint", "grpc", b"grpc", "http", b"http", "nats", b"nats", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "delivery_mode", b"delivery_mode", "endpoint", b"endpoint", "grpc", b"grpc", "http", b"http", "max_concurrent", b"max_concurrent", "max_per_second", b"max_per_second", "max_retries_per_second", b"max_retries_per_second", "name", b"name", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "breaker_policy", b"breaker_policy", "delivery_mode", b"delivery_mode", "endpoint", b"endpoint", "grpc", b"grpc", "http", b"http", "max_concurrent", b"max_concurrent", "max_per_second", b"max_per_second", "max_retries_per_second", b"max_retries_per_second", "name", b"name", "nats", b"nats", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_endpoint: _TypeAlias = _typing.Literal["http", "grpc"]  # noqa: Y015
+    _WhichOneofReturnType_endpoint: _TypeAlias = _typing.Literal["http", "grpc", "nats"]  # noqa: Y015
     _WhichOneofArgType_endpoint: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_endpoint) -> _WhichOneofReturnType_endpoint | None: ...
 
@@ -440,6 +446,70 @@ class GrpcEndpoint(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GrpcEndpoint: _TypeAlias = GrpcEndpoint  # noqa: Y015
+
+@_typing.final
+class NatsEndpoint(_message.Message):
+    """A NATS destination: an effect is delivered when the stream of its subject has acknowledged it. The header
+    `Nats-Msg-Id` is tenant and idempotency key, by which the stream knows what it has already.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PLAINTEXT_FIELD_NUMBER: _builtins.int
+    SECRET_NAME_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """`host:port`."""
+    subject: _builtins.str
+    """The subject: names of letters, digits, `_` and `-`, with dots between."""
+    plaintext: _builtins.bool
+    """Without TLS, where the operator allows it."""
+    secret_name: _builtins.str
+    """The name of the credentials in the dispatcher's environment or mounted files, never the credentials. The operator
+    says there for which server they are. Empty for none.
+    """
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Fixed headers; none of NATS's own."""
+
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        plaintext: _builtins.bool = ...,
+        secret_name: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "plaintext", b"plaintext", "secret_name", b"secret_name", "server", b"server", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NatsEndpoint: _TypeAlias = NatsEndpoint  # noqa: Y015
 
 @_typing.final
 class BreakerPolicy(_message.Message):

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from holdfast.v1 import invoker_service_pb2 as holdfast_dot_v1_dot_invoker__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fholdfast/v1/event_service.proto\x12\x0bholdfast.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!holdfast/v1/invoker_service.proto\"\x97\x02\n\x0cRefusedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12\x0e\n\x06intent\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12(\n\x07payload\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12*\n\x07refusal\x18\x06 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brefuse_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"A\n\x18ListRefusedEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x19ListRefusedEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.holdfast.v1.RefusedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x18RetryRefusedEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\"-\n\x19RetryRefusedEventResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\".\n\x1a\x44iscardRefusedEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\"\x1d\n\x1b\x44iscardRefusedEventResponse\"B\n\x14PublishEventsRequest\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.holdfast.v1.InvokeRequest\"E\n\x15PublishEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.holdfast.v1.PublishedEvent\"_\n\x0ePublishedEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"L\n\x0c\x45ventRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t2\x98\x03\n\x0c\x45ventService\x12V\n\rPublishEvents\x12!.holdfast.v1.PublishEventsRequest\x1a\".holdfast.v1.PublishEventsResponse\x12\x62\n\x11ListRefusedEvents\x12%.holdfast.v1.ListRefusedEventsRequest\x1a&.holdfast.v1.ListRefusedEventsResponse\x12\x62\n\x11RetryRefusedEvent\x12%.holdfast.v1.RetryRefusedEventRequest\x1a&.holdfast.v1.RetryRefusedEventResponse\x12h\n\x13\x44iscardRefusedEvent\x12\'.holdfast.v1.DiscardRefusedEventRequest\x1a(.holdfast.v1.DiscardRefusedEventResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fholdfast/v1/event_service.proto\x12\x0bholdfast.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!holdfast/v1/invoker_service.proto\"\xb5\x02\n\x0cRefusedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12\x0e\n\x06intent\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12(\n\x07payload\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12*\n\x07refusal\x18\x06 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brefuse_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0c\n\x04text\x18\n \x01(\t\"S\n\x15SetAsideEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12*\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1a.holdfast.v1.SetAsideEvent\"\x18\n\x16SetAsideEventsResponse\"t\n\rSetAsideEvent\x12)\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequest\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"A\n\x18ListRefusedEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x19ListRefusedEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.holdfast.v1.RefusedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x18RetryRefusedEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\"-\n\x19RetryRefusedEventResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\".\n\x1a\x44iscardRefusedEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\"\x1d\n\x1b\x44iscardRefusedEventResponse\"B\n\x14PublishEventsRequest\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.holdfast.v1.InvokeRequest\"E\n\x15PublishEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.holdfast.v1.PublishedEvent\"_\n\x0ePublishedEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"L\n\x0c\x45ventRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t2\xf3\x03\n\x0c\x45ventService\x12V\n\rPublishEvents\x12!.holdfast.v1.PublishEventsRequest\x1a\".holdfast.v1.PublishEventsResponse\x12Y\n\x0eSetAsideEvents\x12\".holdfast.v1.SetAsideEventsRequest\x1a#.holdfast.v1.SetAsideEventsResponse\x12\x62\n\x11ListRefusedEvents\x12%.holdfast.v1.ListRefusedEventsRequest\x1a&.holdfast.v1.ListRefusedEventsResponse\x12\x62\n\x11RetryRefusedEvent\x12%.holdfast.v1.RetryRefusedEventRequest\x1a&.holdfast.v1.RetryRefusedEventResponse\x12h\n\x13\x44iscardRefusedEvent\x12\'.holdfast.v1.DiscardRefusedEventRequest\x1a(.holdfast.v1.DiscardRefusedEventResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
   _globals['_REFUSEDEVENT']._serialized_start=147
-  _globals['_REFUSEDEVENT']._serialized_end=426
-  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_start=428
-  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_end=493
-  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_start=495
-  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_end=590
-  _globals['_RETRYREFUSEDEVENTREQUEST']._serialized_start=592
-  _globals['_RETRYREFUSEDEVENTREQUEST']._serialized_end=636
-  _globals['_RETRYREFUSEDEVENTRESPONSE']._serialized_start=638
-  _globals['_RETRYREFUSEDEVENTRESPONSE']._serialized_end=683
-  _globals['_DISCARDREFUSEDEVENTREQUEST']._serialized_start=685
-  _globals['_DISCARDREFUSEDEVENTREQUEST']._serialized_end=731
-  _globals['_DISCARDREFUSEDEVENTRESPONSE']._serialized_start=733
-  _globals['_DISCARDREFUSEDEVENTRESPONSE']._serialized_end=762
-  _globals['_PUBLISHEVENTSREQUEST']._serialized_start=764
-  _globals['_PUBLISHEVENTSREQUEST']._serialized_end=830
-  _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=832
-  _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=901
-  _globals['_PUBLISHEDEVENT']._serialized_start=903
-  _globals['_PUBLISHEDEVENT']._serialized_end=998
-  _globals['_EVENTREFUSAL']._serialized_start=1000
-  _globals['_EVENTREFUSAL']._serialized_end=1076
-  _globals['_EVENTSERVICE']._serialized_start=1079
-  _globals['_EVENTSERVICE']._serialized_end=1487
+  _globals['_REFUSEDEVENT']._serialized_end=456
+  _globals['_SETASIDEEVENTSREQUEST']._serialized_start=458
+  _globals['_SETASIDEEVENTSREQUEST']._serialized_end=541
+  _globals['_SETASIDEEVENTSRESPONSE']._serialized_start=543
+  _globals['_SETASIDEEVENTSRESPONSE']._serialized_end=567
+  _globals['_SETASIDEEVENT']._serialized_start=569
+  _globals['_SETASIDEEVENT']._serialized_end=685
+  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_start=687
+  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_end=752
+  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_start=754
+  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_end=849
+  _globals['_RETRYREFUSEDEVENTREQUEST']._serialized_start=851
+  _globals['_RETRYREFUSEDEVENTREQUEST']._serialized_end=895
+  _globals['_RETRYREFUSEDEVENTRESPONSE']._serialized_start=897
+  _globals['_RETRYREFUSEDEVENTRESPONSE']._serialized_end=942
+  _globals['_DISCARDREFUSEDEVENTREQUEST']._serialized_start=944
+  _globals['_DISCARDREFUSEDEVENTREQUEST']._serialized_end=990
+  _globals['_DISCARDREFUSEDEVENTRESPONSE']._serialized_start=992
+  _globals['_DISCARDREFUSEDEVENTRESPONSE']._serialized_end=1021
+  _globals['_PUBLISHEVENTSREQUEST']._serialized_start=1023
+  _globals['_PUBLISHEVENTSREQUEST']._serialized_end=1089
+  _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=1091
+  _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=1160
+  _globals['_PUBLISHEDEVENT']._serialized_start=1162
+  _globals['_PUBLISHEDEVENT']._serialized_end=1257
+  _globals['_EVENTREFUSAL']._serialized_start=1259
+  _globals['_EVENTREFUSAL']._serialized_end=1335
+  _globals['_EVENTSERVICE']._serialized_start=1338
+  _globals['_EVENTSERVICE']._serialized_end=1837
 # @@protoc_insertion_point(module_scope)

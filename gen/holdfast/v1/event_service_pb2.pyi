@@ -35,6 +35,8 @@ class RefusedEvent(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REFUSE_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     event_id: _builtins.int
     """Its number, as `enqueue_run` returned it."""
     intent: _builtins.str
@@ -43,6 +45,10 @@ class RefusedEvent(_message.Message):
     """The event's own key."""
     ordering_key: _builtins.str
     """The order it belongs to; empty for none."""
+    source: _builtins.str
+    """The source that received it; empty if a service staged it."""
+    text: _builtins.str
+    """The beginning of what was received, where `payload` cannot hold it."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
         """Its payload, if the contract can hold it."""
@@ -70,14 +76,99 @@ class RefusedEvent(_message.Message):
         refusal: Global___EventRefusal | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         refuse_time: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "payload", b"payload", "refusal", b"refusal", "refuse_time", b"refuse_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event_id", b"event_id", "idempotency_key", b"idempotency_key", "intent", b"intent", "ordering_key", b"ordering_key", "payload", b"payload", "refusal", b"refusal", "refuse_time", b"refuse_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "event_id", b"event_id", "idempotency_key", b"idempotency_key", "intent", b"intent", "ordering_key", b"ordering_key", "payload", b"payload", "refusal", b"refusal", "refuse_time", b"refuse_time", "source", b"source", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RefusedEvent: _TypeAlias = RefusedEvent  # noqa: Y015
+
+@_typing.final
+class SetAsideEventsRequest(_message.Message):
+    """Events that a source received and that cannot become runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """The source's name."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetAsideEvent]:
+        """1 to 1,000 events."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        events: _abc.Iterable[Global___SetAsideEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAsideEventsRequest: _TypeAlias = SetAsideEventsRequest  # noqa: Y015
+
+@_typing.final
+class SetAsideEventsResponse(_message.Message):
+    """The events are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAsideEventsResponse: _TypeAlias = SetAsideEventsResponse  # noqa: Y015
+
+@_typing.final
+class SetAsideEvent(_message.Message):
+    """An event that a source received and that cannot become a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    """What was received, where no payload could be made of it; kept as text, and at most 64 KiB of it. Such an event is
+    refused again when it is sent again.
+    """
+    @_builtins.property
+    def event(self) -> _invoker_service_pb2.InvokeRequest:
+        """The envelope it would have had, with its `idempotency_key`. Kept of it are intent, payload, keys, user, priority,
+        labels, correlation id and `not_before`.
+        """
+
+    @_builtins.property
+    def refusal(self) -> Global___EventRefusal:
+        """Why it cannot become a run."""
+
+    def __init__(
+        self,
+        *,
+        event: _invoker_service_pb2.InvokeRequest | None = ...,
+        body: _builtins.bytes = ...,
+        refusal: Global___EventRefusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "event", b"event", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAsideEvent: _TypeAlias = SetAsideEvent  # noqa: Y015
 
 @_typing.final
 class ListRefusedEventsRequest(_message.Message):

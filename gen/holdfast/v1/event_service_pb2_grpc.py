@@ -40,6 +40,11 @@ class EventServiceStub:
                 request_serializer=holdfast_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
                 response_deserializer=holdfast_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
                 _registered_method=True)
+        self.SetAsideEvents = channel.unary_unary(
+                '/holdfast.v1.EventService/SetAsideEvents',
+                request_serializer=holdfast_dot_v1_dot_event__service__pb2.SetAsideEventsRequest.SerializeToString,
+                response_deserializer=holdfast_dot_v1_dot_event__service__pb2.SetAsideEventsResponse.FromString,
+                _registered_method=True)
         self.ListRefusedEvents = channel.unary_unary(
                 '/holdfast.v1.EventService/ListRefusedEvents',
                 request_serializer=holdfast_dot_v1_dot_event__service__pb2.ListRefusedEventsRequest.SerializeToString,
@@ -74,8 +79,21 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAsideEvents(self, request, context):
+        """Sets events aside that a source received and that cannot become runs, for people to look at: at most 1,000 at
+        once. They are durable when the call answers, so the source may tell its sender that it has them.
+
+        Repeatable with the same source and idempotency keys: an event is set aside once.
+
+        Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRefusedEvents(self, request, context):
-        """Lists the events that services staged with `holdfast.enqueue_run` and that could not become runs, oldest first.
+        """Lists the events that services staged with `holdfast.enqueue_run`, or sources received, and that could not
+        become runs, oldest first.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """
@@ -114,6 +132,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.PublishEvents,
                     request_deserializer=holdfast_dot_v1_dot_event__service__pb2.PublishEventsRequest.FromString,
                     response_serializer=holdfast_dot_v1_dot_event__service__pb2.PublishEventsResponse.SerializeToString,
+            ),
+            'SetAsideEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAsideEvents,
+                    request_deserializer=holdfast_dot_v1_dot_event__service__pb2.SetAsideEventsRequest.FromString,
+                    response_serializer=holdfast_dot_v1_dot_event__service__pb2.SetAsideEventsResponse.SerializeToString,
             ),
             'ListRefusedEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRefusedEvents,
@@ -159,6 +182,33 @@ class EventService:
             '/holdfast.v1.EventService/PublishEvents',
             holdfast_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
             holdfast_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAsideEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/holdfast.v1.EventService/SetAsideEvents',
+            holdfast_dot_v1_dot_event__service__pb2.SetAsideEventsRequest.SerializeToString,
+            holdfast_dot_v1_dot_event__service__pb2.SetAsideEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

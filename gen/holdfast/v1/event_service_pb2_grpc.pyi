@@ -25,8 +25,17 @@ class EventServiceStub:
     Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE.
     """
+    SetAsideEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.SetAsideEventsRequest, _event_service_pb2.SetAsideEventsResponse]
+    """Sets events aside that a source received and that cannot become runs, for people to look at: at most 1,000 at
+    once. They are durable when the call answers, so the source may tell its sender that it has them.
+
+    Repeatable with the same source and idempotency keys: an event is set aside once.
+
+    Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+    """
     ListRefusedEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListRefusedEventsRequest, _event_service_pb2.ListRefusedEventsResponse]
-    """Lists the events that services staged with `holdfast.enqueue_run` and that could not become runs, oldest first.
+    """Lists the events that services staged with `holdfast.enqueue_run`, or sources received, and that could not
+    become runs, oldest first.
 
     Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
@@ -66,12 +75,27 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def SetAsideEvents(
+        self,
+        request: _event_service_pb2.SetAsideEventsRequest,
+        context: _aio.ServicerContext[_event_service_pb2.SetAsideEventsRequest, _abc.Awaitable[_event_service_pb2.SetAsideEventsResponse]],
+    ) -> _abc.Awaitable[_event_service_pb2.SetAsideEventsResponse]:
+        """Sets events aside that a source received and that cannot become runs, for people to look at: at most 1,000 at
+        once. They are durable when the call answers, so the source may tell its sender that it has them.
+
+        Repeatable with the same source and idempotency keys: an event is set aside once.
+
+        Errors include: INVALID_FIELD, TENANT_MISMATCH, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
     def ListRefusedEvents(
         self,
         request: _event_service_pb2.ListRefusedEventsRequest,
         context: _aio.ServicerContext[_event_service_pb2.ListRefusedEventsRequest, _abc.Awaitable[_event_service_pb2.ListRefusedEventsResponse]],
     ) -> _abc.Awaitable[_event_service_pb2.ListRefusedEventsResponse]:
-        """Lists the events that services staged with `holdfast.enqueue_run` and that could not become runs, oldest first.
+        """Lists the events that services staged with `holdfast.enqueue_run`, or sources received, and that could not
+        become runs, oldest first.
 
         Errors include: INVALID_FIELD, UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE.
         """

@@ -45,7 +45,7 @@ from holdfast.client.number import (
 )
 from holdfast.client.outbox import Outbox
 from holdfast.client.past import Past
-from holdfast.client.refused_events import RefusedEvent, RefusedEvents
+from holdfast.client.refused_events import Aside, RefusedEvent, RefusedEvents
 from holdfast.client.retry import Retries
 from holdfast.client.run import (
     Budget,
@@ -76,6 +76,7 @@ __all__ = [
     "Approval",
     "ApprovalStatus",
     "Approvals",
+    "Aside",
     "AuditEntry",
     "AuditRecord",
     "Batch",

@@ -55,7 +55,8 @@ class Destination:
 
     `url` is one of HTTP, or `grpcs://host:port/package.Service/Method` for a unary gRPC call, `grpc://…` for
     one without TLS; with `?raw` at its end bodies are the request's bytes in base64. `headers` are metadata
-    then, and there is neither a secret nor a status URL.
+    then, and there is neither a secret nor a status URL. `natss://host:port/subject` publishes to a JetStream
+    stream, `nats://…` without TLS; `secret_name` names the credentials then, and there is no status URL.
     """
 
     name: str

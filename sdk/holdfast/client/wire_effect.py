@@ -31,9 +31,9 @@ def destination_of(message: effect_pb2.Destination) -> Destination:
     """Return a destination."""
     return Destination(
         name=message.name,
-        url=_grpc_url(message.grpc) if message.HasField("grpc") else message.http.url,
-        secret_name=message.http.secret_name,
-        headers=dict(message.grpc.metadata if message.HasField("grpc") else message.http.headers),
+        url=_url(message),
+        secret_name=message.nats.secret_name or message.http.secret_name,
+        headers=_headers(message),
         max_concurrent=message.max_concurrent,
         max_per_second=message.max_per_second,
         timeout=seconds_of(message.timeout),
@@ -52,7 +52,7 @@ def destination_of(message: effect_pb2.Destination) -> Destination:
 def destination_message(destination: Destination) -> effect_pb2.Destination:
     """Return a destination as the contract has it; what is 0 is left out.
 
-    Raises `ValueError` for a gRPC destination with a secret or a status URL.
+    Raises `ValueError` for a gRPC destination with a secret, and for a status URL of what is not HTTP.
     """
     message = effect_pb2.Destination(
         name=destination.name,
@@ -63,6 +63,8 @@ def destination_message(destination: Destination) -> effect_pb2.Destination:
     )
     if destination.url.startswith(("grpc://", "grpcs://")):
         message.grpc.CopyFrom(_grpc_endpoint(destination))
+    elif destination.url.startswith(("nats://", "natss://")):
+        message.nats.CopyFrom(_nats_endpoint(destination))
     else:
         http = effect_pb2.HttpEndpoint(url=destination.url, headers=destination.headers)
         http.secret_name, http.status_url = destination.secret_name, destination.status_url
@@ -76,6 +78,37 @@ def destination_message(destination: Destination) -> effect_pb2.Destination:
         if destination.breaker_reset_after:
             message.breaker_policy.reset_after.CopyFrom(duration_of(destination.breaker_reset_after))
     return message
+
+
+def _url(message: effect_pb2.Destination) -> str:
+    match message.WhichOneof("endpoint"):
+        case "grpc":
+            return _grpc_url(message.grpc)
+        case "nats":
+            scheme = "nats" if message.nats.plaintext else "natss"
+            return f"{scheme}://{message.nats.server}/{message.nats.subject}"
+        case _:
+            return message.http.url
+
+
+def _headers(message: effect_pb2.Destination) -> dict[str, str]:
+    if message.HasField("grpc"):
+        return dict(message.grpc.metadata)
+    return dict(message.nats.headers if message.HasField("nats") else message.http.headers)
+
+
+def _nats_endpoint(destination: Destination) -> effect_pb2.NatsEndpoint:
+    if destination.status_url:
+        raise ValueError("status_url is for destinations of HTTP")
+    scheme, _, rest = destination.url.partition("://")
+    server, _, subject = rest.partition("/")
+    return effect_pb2.NatsEndpoint(
+        server=server,
+        subject=subject,
+        plaintext=scheme == "nats",
+        secret_name=destination.secret_name,
+        headers=destination.headers,
+    )
 
 
 def _grpc_endpoint(destination: Destination) -> effect_pb2.GrpcEndpoint:

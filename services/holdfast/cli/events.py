@@ -48,7 +48,7 @@ def _fate(answer: Published) -> str:
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
 @speaks
 async def refused(target: Target, limit: int) -> None:
-    """List events staged with holdfast.enqueue_run that could not become runs, oldest first."""
+    """List events that were staged, or that a source received, and could not become runs, oldest first."""
     shown: list[RefusedEvent] = []
     async with target.client() as client:
         async for event in client.refused_events.list(page_size=min(limit, 200)):
@@ -59,10 +59,10 @@ async def refused(target: Target, limit: int) -> None:
                 break
     if target.form == "table":
         rows = [
-            (one.event_id, one.intent, one.idempotency_key, one.create_time, refusal(one.refusal))
+            (one.event_id, one.source, one.intent, one.idempotency_key, one.create_time, refusal(one.refusal))
             for one in shown
         ]
-        table(["EVENT", "INTENT", "KEY", "STAGED", "WHY"], rows, empty="No refused events.")
+        table(["EVENT", "SOURCE", "INTENT", "KEY", "RECEIVED", "WHY"], rows, empty="No refused events.")
 
 
 @command.command()

@@ -139,7 +139,8 @@ async def put_destination(
     """Make or change a destination.
 
     NAME is how agents call it, URL where its effects are sent; what is left out takes its default. A URL
-    grpcs://host:port/package.Service/Method is a unary gRPC call, grpc://… one without TLS.
+    grpcs://host:port/package.Service/Method is a unary gRPC call, natss://host:port/subject publishes to a
+    JetStream stream; grpc://… and nats://… are those without TLS.
     """
     wanted = Destination(headers=dict(headers), delivery_mode=DeliveryMode[delivery_mode], **given)
     async with target.client() as client:

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-SERVICES = ("invoker", "checkpoint", "runner", "approval", "dispatcher", "console")
+SERVICES = ("invoker", "checkpoint", "runner", "approval", "dispatcher", "console", "edge")
 
 
 @click.command()

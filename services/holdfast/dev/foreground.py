@@ -56,6 +56,7 @@ async def run_foreground(wishes: Wishes, show: Callable[[dict[str, Any]], None])
         port=wishes.port,
         console=True,
         environment={METRICS: "127.0.0.1:0"},  # each at a port of its own, whatever the environment says
+        edge=True,
         sink=sink,
     )
     if not await _started(suite, stop):
@@ -82,8 +83,8 @@ async def run_foreground(wishes: Wishes, show: Callable[[dict[str, Any]], None])
 def describe(suite: Suite) -> dict[str, Any]:
     """Return where everything is, as programs read it."""
     kinds = {name: address for name, address in suite.addresses.items() if name != "invoker"}
-    if "console" in kinds:
-        kinds["console"] = f"http://{kinds['console']}"
+    for front in kinds.keys() & {"console", "edge"}:
+        kinds[front] = f"http://{kinds[front]}"
     return {
         "grpc": suite.addresses["invoker"],
         **kinds,

@@ -14,13 +14,17 @@ _SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, *_SIGNING, _CONSOLE_SECRET)
 """What the names begin with: the way to the database, and what signs effects, leases and cookies."""
 
 _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"runner": _SECRETS_OF_THE_PLATFORM, "console": (*_WAY_TO_THE_DATABASE, *_SIGNING)}
+    {
+        "runner": _SECRETS_OF_THE_PLATFORM,
+        "console": (*_WAY_TO_THE_DATABASE, *_SIGNING),
+        "edge": (*_WAY_TO_THE_DATABASE, "HOLDFAST_CAPABILITY", _CONSOLE_SECRET),  # it verifies with secrets
+    }
 )
 
 FOUNDATION = ("invoker", "checkpoint", "approval", "dispatcher")
 """The kinds that stand before a runner starts, for it dials two of them."""
 
-STOPPING = ("console", "runner", "invoker", "checkpoint", "dispatcher", "approval")
+STOPPING = ("edge", "console", "runner", "invoker", "checkpoint", "dispatcher", "approval")
 """The kinds in the order they stop: leases are handed back while there is someone to take them."""
 
 
@@ -38,12 +42,17 @@ class Plan:
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     modules: Mapping[str, str] = field(default_factory=dict)
     console: bool = False
+    edge: bool = False
 
     def names(self) -> list[str]:
         """Return the processes' names: the kind, from the second on with a number."""
-        return [*_numbered("invoker", self.invokers), *FOUNDATION[1:], *_numbered("runner", self.runners)] + (
-            ["console"] if self.console else []
-        )
+        fronts = [name for name, wanted in (("console", self.console), ("edge", self.edge)) if wanted]
+        return [
+            *_numbered("invoker", self.invokers),
+            *FOUNDATION[1:],
+            *_numbered("runner", self.runners),
+            *fronts,
+        ]
 
     def module_of(self, name: str) -> str:
         """Return the module that a process runs."""
@@ -51,7 +60,7 @@ class Plan:
         return self.modules.get(kind, f"holdfast.{kind}")
 
     def environment_of(self, name: str, own: Mapping[str, str]) -> dict[str, str]:
-        """Return all that a process is told; a runner and the console are told no secret of the others."""
+        """Return all that a process is told; a runner and the fronts are told no secret of the others."""
         kind = kind_of(name)
         told = {**os.environ, **own, **self.environment}
         told |= {**self.environments.get(kind, _NONE), **(self.environments.get(name, _NONE))}

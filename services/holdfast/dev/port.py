@@ -13,6 +13,7 @@ USUAL = {
     "approval": 7404,
     "dispatcher": 7405,
     "console": 7480,
+    "edge": 7490,
 }
 
 

@@ -40,6 +40,7 @@ class Suite:
         invokers: int = 1,
         runners: int = 1,
         console: bool = False,
+        edge: bool = False,
         port: int = 0,
         environment: Mapping[str, str] = _NONE,
         environments: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
@@ -53,13 +54,14 @@ class Suite:
         `environments` are by kind or process name (`{"runner-2": {…}}`), `modules` by kind what runs
         instead of the service's own. With `supervise` a service that
         dies is started again. `sink` takes the log lines; without one they go to files in `log_directory`,
-        which is temporary. With `console` the web console is part of it.
+        which is temporary. With `console` the web console is part of it,
+        with `edge` what takes events from outside.
         """
         self.supervise = supervise
         self.processes: dict[str, ServiceProcess] = {}
         self.postgres: EmbeddedPostgres | None = None
         self.log_directory: Path | None = None
-        self._plan = Plan(agents, invokers, runners, environment, environments, modules, console)
+        self._plan = Plan(agents, invokers, runners, environment, environments, modules, console, edge)
         self._given_url = database_url
         self._data_directory = None if ephemeral else data_directory
         self._ephemeral = ephemeral
@@ -148,7 +150,11 @@ class Suite:
         if "console" in addresses:
             told = self._plan.console_environment(self.invoker_addresses, self.addresses)
             self._add("console", told, addresses["console"], sink)
-        await _all_of(*(process.start() for process in (*self.runners, *self._of_kind("console"))))
+        if "edge" in addresses:
+            told = {"HOLDFAST_INVOKER_ADDRESS": ",".join(self.invoker_addresses)}
+            self._add("edge", told, addresses["edge"], sink)
+        last = (*self.runners, *self._of_kind("console"), *self._of_kind("edge"))
+        await _all_of(*(process.start() for process in last))
         if self.supervise:
             self._watchdogs = [asyncio.create_task(keep_running(p, sink)) for p in self.processes.values()]
 

@@ -21,11 +21,11 @@ from holdfast.dispatcher.address import AddressPolicy, AddressRefusedError, Endp
 from holdfast.dispatcher.answer import CallResult, of_failure
 from holdfast.dispatcher.grpc_shape import BodyUnfitError, ShapeUnknownError, encoded, input_of
 from holdfast.dispatcher.request import header_key
+from holdfast.dispatcher.scheme import checked_as
 from holdfast.ledger.domain.delivery import Answer, BreakerVote
 from holdfast.ledger.outbox_claim import Delivery
 
-SCHEMES: Final = {"grpcs": "https", "grpc": "http"}
-"""By which rules of addresses each goes."""
+SCHEMES: Final = frozenset({"grpcs", "grpc"})
 RAW: Final = "?raw"
 _MOST_CHANNELS: Final = 256
 _MOST_READ: Final = 1_048_576
@@ -52,12 +52,6 @@ def parts_of(url: str) -> tuple[str, str, bool, bool]:
     scheme, _, rest = url.partition("://")
     target, _, path = rest.partition("/")
     return target, path.removesuffix(RAW), scheme == "grpc", path.endswith(RAW)
-
-
-def checked_as(url: str) -> str:
-    """Return the URL by which the operator's rules judge this one."""
-    scheme, mark, rest = url.partition("://")
-    return SCHEMES.get(scheme, scheme) + mark + rest
 
 
 def of_code(code: grpc.StatusCode, *, sent: bool = True) -> CallResult:

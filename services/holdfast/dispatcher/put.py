@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Final
 
 from holdfast.dispatcher.grpc_call import url_of
+from holdfast.dispatcher.nats_call import SUBJECT
+from holdfast.dispatcher.nats_call import url_of as nats_url_of
 from holdfast.dispatcher.request import KEY, RESERVED_HEADERS
 from holdfast.dispatcher.secret import is_secret_name
 from holdfast.kit.rpc.violation import Violations
@@ -32,14 +34,14 @@ def destination_from(tenant: str, asked: effect_pb2.Destination) -> Destination:
     violations = Violations()
     mode = _mode(violations, asked.delivery_mode)
     url, headers = _endpoint(violations, asked)
-    if mode is DeliveryMode.CONFIRM and asked.WhichOneof("endpoint") == "grpc":
-        violations.add("destination.delivery_mode", "must not be CONFIRM for gRPC")
+    if mode is DeliveryMode.CONFIRM and asked.WhichOneof("endpoint") in ("grpc", "nats"):
+        violations.add("destination.delivery_mode", "must not be CONFIRM but for HTTP")
         mode = DeliveryMode.AT_LEAST_ONCE
     destination = Destination(
         tenant=tenant,
         name=violations.text("destination.name", asked.name),
         url=url,
-        secret_name=_secret_name(violations, asked.http.secret_name),
+        secret_name=_secret_name(violations, asked),
         headers=headers,
         max_concurrent=violations.number(
             "destination.max_concurrent", asked.max_concurrent, default=16, most=1000
@@ -69,8 +71,10 @@ def _endpoint(violations: Violations, asked: effect_pb2.Destination) -> tuple[st
             return asked.http.url, _headers(violations, "destination.http.headers", asked.http.headers)
         case "grpc":
             return _grpc_url(violations, asked.grpc), _metadata(violations, asked.grpc.metadata)
+        case "nats":
+            return _nats_url(violations, asked.nats), _nats_headers(violations, asked.nats.headers)
         case _:
-            violations.add("destination.http", "must be given, or destination.grpc: it says where effects go")
+            violations.add("destination.http", "must be given, or grpc, or nats: it says where effects go")
             return "", {}
 
 
@@ -82,6 +86,24 @@ def _grpc_url(violations: Violations, asked: effect_pb2.GrpcEndpoint) -> str:
     return url_of(asked.target, asked.method, plaintext=asked.plaintext, raw=asked.raw)
 
 
+def _nats_url(violations: Violations, asked: effect_pb2.NatsEndpoint) -> str:
+    if not _TARGET.fullmatch(asked.server):
+        violations.add("destination.nats.server", "must be host:port")
+    if not SUBJECT.fullmatch(asked.subject):
+        violations.add(
+            "destination.nats.subject", "must be names of letters, digits, '_' and '-' with dots between"
+        )
+    return nats_url_of(asked.server, asked.subject, plaintext=asked.plaintext)
+
+
+def _nats_headers(violations: Violations, asked: Mapping[str, str]) -> dict[str, str]:
+    field = "destination.nats.headers"
+    for name in asked:
+        if name.lower().startswith("nats-"):
+            violations.add(f"{field}[{name[:100]}]", "is NATS's own")
+    return _headers(violations, field, asked)
+
+
 def _metadata(violations: Violations, asked: Mapping[str, str]) -> dict[str, str]:
     field = "destination.grpc.metadata"
     for key in asked:
@@ -90,10 +112,13 @@ def _metadata(violations: Violations, asked: Mapping[str, str]) -> dict[str, str
     return _headers(violations, field, asked)
 
 
-def _secret_name(violations: Violations, name: str) -> str:
+def _secret_name(violations: Violations, asked: effect_pb2.Destination) -> str:
+    kind, endpoint = ("nats", asked.nats) if asked.HasField("nats") else ("http", asked.http)
+    name: str = endpoint.secret_name
     if name and not is_secret_name(name):
         violations.add(
-            "destination.http.secret_name", "must be at most 64 letters, digits, dots, dashes and underscores"
+            f"destination.{kind}.secret_name",
+            "must be at most 64 letters, digits, dots, dashes and underscores",
         )
     return name
 

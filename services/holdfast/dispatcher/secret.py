@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
+from holdfast.kit.nats_login import login_of
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _OF_ALL: Final = "default"
 _MOST_KEYS: Final = 8  # what receivers let a header's list of signatures be long
@@ -60,6 +62,22 @@ class Secrets:
             return Signer([Webhook(key) for key in keys])
         except (ValueError, EmptyWebhookSecretError) as error:
             raise SecretMissingError(f"The signing secret {name!r} is not base64 (whsec_…).") from error
+
+    def login(self, tenant: str, name: str, server: str) -> str:
+        """Return what shows a NATS server who connects, as `login_of` takes it. Raises `SecretMissingError`.
+
+        The secret begins with the `host:port` it is for: it is shown to nobody else, whatever a destination
+        says.
+        """
+        text = self._text(tenant, name) if is_secret_name(name) else None
+        place, _, login = (text or "").replace("\n", " ", 1).partition(" ")
+        if place.lower() != server.lower() or not login.strip():
+            raise SecretMissingError(f"The operator has given no credentials {name!r} for {server}.")
+        try:
+            login_of(login)
+        except ValueError as error:
+            raise SecretMissingError(f"The credentials {name!r} are malformed: {error}") from error
+        return login
 
     def _text(self, tenant: str, name: str) -> str | None:
         if tenant == _OF_ALL:

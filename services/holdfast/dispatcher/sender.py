@@ -13,6 +13,7 @@ from holdfast.dispatcher.address import AddressPolicy
 from holdfast.dispatcher.answer import CallResult, of_failure, of_inquiry, of_status
 from holdfast.dispatcher.connection import Connections
 from holdfast.dispatcher.grpc_call import GrpcCalls, is_grpc
+from holdfast.dispatcher.nats_call import NatsCalls, is_nats
 from holdfast.dispatcher.request import OutgoingRequest, inquiry, outgoing
 from holdfast.dispatcher.secret import Secrets
 from holdfast.kit.clock import Clock
@@ -33,6 +34,7 @@ class Sender:
         self._clock = clock
         self._connections = Connections(policy, most_idle=at_once)
         self._grpc = GrpcCalls(policy)
+        self._nats = NatsCalls(policy, secrets)
 
     async def send(self, delivery: Delivery) -> CallResult:
         """Make the call, and say what came of it; takes at most the destination's timeout.
@@ -41,6 +43,8 @@ class Sender:
         """
         if is_grpc(delivery.destination.url):
             return await self._grpc.send(delivery)
+        if is_nats(delivery.destination.url):
+            return await self._nats.send(delivery)
         if not (delivery.unsure and delivery.destination.mode is DeliveryMode.CONFIRM):
             return await self._call(delivery, outgoing)
         known = of_inquiry(await self._call(delivery, inquiry))
@@ -63,6 +67,7 @@ class Sender:
         """Close all connections."""
         await self._connections.close()
         await self._grpc.close()
+        await self._nats.close()
 
     async def _exchange(
         self, outgoing: OutgoingRequest, limit: asyncio.Timeout, timeout: float

@@ -7,9 +7,9 @@ from typing import Any, Final
 from holdfast.dispatcher.acting import LONGEST_REASON, act
 from holdfast.dispatcher.address import AddressPolicy, AddressRefusedError
 from holdfast.dispatcher.filter import filter_of
-from holdfast.dispatcher.grpc_call import checked_as
 from holdfast.dispatcher.put import destination_from
 from holdfast.dispatcher.request import KEY
+from holdfast.dispatcher.scheme import checked_as
 from holdfast.dispatcher.view import destination_message, effect_message
 from holdfast.kit.db import Database
 from holdfast.kit.errors import DestinationRefused

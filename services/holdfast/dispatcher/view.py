@@ -9,6 +9,8 @@ from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.dispatcher.grpc_call import is_grpc, parts_of
+from holdfast.dispatcher.nats_call import is_nats
+from holdfast.dispatcher.nats_call import parts_of as nats_parts_of
 from holdfast.ledger.destination import DestinationView
 from holdfast.ledger.domain.breaker import Breaker
 from holdfast.ledger.outbox_inspect import AttemptView, EffectView
@@ -62,6 +64,13 @@ def destination_message(view: DestinationView) -> effect_pb2.Destination:
         grpc = effect_pb2.GrpcEndpoint(target=target, method=method, plaintext=plaintext, raw=raw)
         grpc.metadata.update(of.headers)
         message.grpc.CopyFrom(grpc)
+    elif is_nats(of.url):
+        server, subject, without_tls = nats_parts_of(of.url)
+        nats = effect_pb2.NatsEndpoint(
+            server=server, subject=subject, plaintext=without_tls, secret_name=of.secret_name
+        )
+        nats.headers.update(of.headers)
+        message.nats.CopyFrom(nats)
     else:
         http = effect_pb2.HttpEndpoint(url=of.url, secret_name=of.secret_name, status_url=of.status_url)
         http.headers.update(of.headers)

@@ -5,6 +5,7 @@ from typing import Any
 import grpc
 
 from holdfast.invoker.envelope import Violations, go_on_in_trace, read_envelope
+from holdfast.invoker.aside import aside_from
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.refused_message import refused_message
 from holdfast.kit.errors import Fault, InvalidField, Unavailable
@@ -67,12 +68,33 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
             results[index] = _answer(answer)
         return pb.PublishEventsResponse(results=[result for result in results if result is not None])
 
+    async def SetAsideEvents(  # noqa: N802
+        self,
+        request: pb.SetAsideEventsRequest,
+        _context: Context,
+    ) -> pb.SetAsideEventsResponse:
+        """Keep what a source received and cannot become runs."""
+        wrong, tenant = Violations(), current_tenant()
+        if not request.source:
+            wrong.add("source", "must be given")
+        wrong.text("source", request.source)
+        if not 1 <= len(request.events) <= MAX_EVENTS:
+            wrong.add("events", f"must be 1 to {MAX_EVENTS:,}")
+        events = [
+            aside_from(event, wrong.within(f"events[{index}]."), tenant=tenant)
+            for index, event in enumerate(request.events)
+        ]
+        wrong.settle()
+        async with self._db.connection() as connection:
+            await inbox_refused.set_aside(connection, tenant, request.source, events)
+        return pb.SetAsideEventsResponse()
+
     async def ListRefusedEvents(  # noqa: N802
         self,
         request: pb.ListRefusedEventsRequest,
         _context: Context,
     ) -> pb.ListRefusedEventsResponse:
-        """List what services staged and could not become runs."""
+        """List what services staged, or sources received, and could not become runs."""
         wrong = PageViolations()
         limit = page.size_of(wrong, request.page_size)
         after = page.cursor_of(wrong, "refused_events", request.page_token)

@@ -9,6 +9,7 @@ from typing import Final
 from holdfast.invoker.door import Door
 from holdfast.invoker.envelope import read_envelope
 from holdfast.invoker.intents import Intents
+from holdfast.kit import crash_point
 from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, Internal, InvalidField, ResourceExhausted, Unavailable, Violation
 from holdfast.kit.loops import Loop
@@ -63,6 +64,8 @@ class Inbox:
                 return 0
             fates = _Fates()
             await self._move(held.events, fates)
+            if fates.moved:
+                crash_point.reach("invoker.inbox_admitted")
             await inbox.settle(held, fates.moved, fates.refused)
         before, self._after = self._after, held.events[-1].tenant if held.events else ""
         for (tenant, seq), cause in fates.refused.items():
@@ -137,7 +140,10 @@ def _envelope(event: InboxEvent) -> invoker_service_pb2.InvokeRequest:
     if event.not_before is not None:
         request.not_before.FromDatetime(event.not_before)
     try:
-        request.payload.CopyFrom(value_of(json.loads(event.payload)).struct_value)
+        payload = json.loads(event.payload)
+        if not isinstance(payload, dict):
+            raise _malformed("payload", "is not a JSON object")
+        request.payload.CopyFrom(value_of(payload).struct_value)
     except (ValueError, OverflowError, RecursionError, TypeError) as error:
         raise _malformed("payload", "is more than the contract's JSON can hold") from error
     return request

@@ -1,6 +1,7 @@
 """A refused event as the contract has it."""
 
 import json
+from typing import Final
 
 import grpc
 
@@ -8,6 +9,8 @@ from holdfast.kit.errors import FAULTS
 from holdfast.kit.rpc.payload import value_of
 from holdfast.ledger.inbox_refused import RefusedEvent
 from holdfast.v1 import event_service_pb2 as pb
+
+_LONGEST_TEXT: Final = 4_096  # of each event: a page of 500 stays within a message
 
 
 def refused_message(event: RefusedEvent) -> pb.RefusedEvent:
@@ -19,12 +22,18 @@ def refused_message(event: RefusedEvent) -> pb.RefusedEvent:
         intent=event.intent,
         idempotency_key=event.idempotency_key,
         ordering_key=event.ordering_key,
+        source=event.source,
         refusal=pb.EventRefusal(code=code, reason=event.reason, message=event.message, field=event.field),
     )
     message.create_time.FromDatetime(event.create_time)
     message.refuse_time.FromDatetime(event.refuse_time)
     try:
-        message.payload.CopyFrom(value_of(json.loads(event.payload)).struct_value)
+        payload = json.loads(event.payload)
+        if isinstance(payload, dict):
+            message.payload.CopyFrom(value_of(payload).struct_value)
+        else:
+            message.text = event.payload[:_LONGEST_TEXT]
     except (ValueError, OverflowError, RecursionError, TypeError):
         message.ClearField("payload")
+        message.text = event.payload[:_LONGEST_TEXT]
     return message

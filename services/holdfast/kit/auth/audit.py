@@ -45,6 +45,8 @@ def _take(found: dict[str, str], descriptor: Any, path: str, value: Any) -> None
     if descriptor.enum_type is not None and isinstance(value, int):
         known = descriptor.enum_type.values_by_number.get(value)
         text = known.name if known is not None else str(value)
+    elif isinstance(value, (str, int)):
+        text = str(value)
     else:
-        text = value if isinstance(value, str) else ",".join(str(one) for one in value)
+        text = ",".join(str(one) for one in value)
     found[path] = text[:_LONGEST].replace("\0", "")

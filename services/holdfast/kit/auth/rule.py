@@ -60,6 +60,7 @@ _SERVICES: Final[Mapping[str, Mapping[str, Rule]]] = {
     },
     "EventService": {
         "PublishEvents": _rule(INVOKE),
+        "SetAsideEvents": _rule(INVOKE),
         "ListRefusedEvents": _READ,
         "RetryRefusedEvent": _OPERATE,
         "DiscardRefusedEvent": _OPERATE,

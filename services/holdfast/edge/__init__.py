@@ -1,0 +1,1 @@
+"""The edge: events from outside become runs, each once; who sends is told so only when it is durable."""

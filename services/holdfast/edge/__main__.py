@@ -1,0 +1,57 @@
+"""Runs the edge: `python -m holdfast.edge`."""
+
+import asyncio
+import os
+import sys
+from functools import partial
+
+from holdfast.edge.declaration import read_sources
+from holdfast.edge.intake import Intake
+from holdfast.edge.nats_source import NatsReader
+from holdfast.edge.secret import Secrets
+from holdfast.edge.serving import serve
+from holdfast.edge.settings import EdgeSettings
+from holdfast.edge.source import HttpSource, NatsSource, Source
+from holdfast.kit.process import Stop, announce, run_service
+from holdfast.kit.settings import SettingsError, load
+from holdfast.kit.telemetry import tracing
+from holdfast.kit.telemetry.logs import configure
+
+
+async def main(stop: Stop) -> None:
+    """Take events until told to stop."""
+    settings = load(EdgeSettings, os.environ)
+    configure("edge")
+    tracing.configure("edge", os.environ)
+    sources = _sources(settings)
+    secrets = Secrets(os.environ, settings.secrets_dir)
+    intake = Intake(settings, secrets)
+    readers = [NatsReader(source, intake, secrets) for source in sources if isinstance(source, NatsSource)]
+    reading = [asyncio.create_task(reader.run(stop)) for reader in readers]
+    for task in reading:
+        task.add_done_callback(lambda _: stop.ask("a source ended"))
+    try:
+        hooks = [source for source in sources if isinstance(source, HttpSource)]
+        await serve(settings, hooks, intake, secrets, stop=stop, ready=partial(announce, "edge"))
+        if reading:
+            await asyncio.gather(*reading)  # ended by the stop; raises if one ended by a fault
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        await intake.close()
+
+
+def _sources(settings: EdgeSettings) -> list[Source]:
+    sources = read_sources(settings.sources_file) if settings.sources_file is not None else []
+    for source in sources:
+        if isinstance(source, HttpSource) and source.verify == "none" and not settings.is_private:
+            raise SettingsError(
+                f"[http.{source.of.name}] verify is 'none', so whoever reaches {settings.listen} could start "
+                "runs: that is for loopback alone."
+            )
+    return sources
+
+
+if __name__ == "__main__":
+    sys.exit(run_service(main, settings=lambda: load(EdgeSettings, os.environ)))

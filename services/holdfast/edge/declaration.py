@@ -1,0 +1,222 @@
+"""The file of sources: TOML, a table for each, read once and refused in one sentence that names the field.
+
+[http.github]
+path = "/hooks/github"
+verify = "github"
+secret = "github"                                # HOLDFAST_SECRET_GITHUB, or a mounted file
+intent = "triage_issue"
+ordering_key = "body.repository.full_name"
+add = { event = "header.x-github-event" }
+
+[nats.orders]
+servers = ["nats://nats:4222"]
+stream = "ORDERS"
+intent = "check_order"
+"""
+
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from holdfast.edge.place import Place
+from holdfast.edge.secret import is_secret_name
+from holdfast.edge.source import DIGEST, Format, HttpSource, Kind, Mapped, NatsSource, Source, Told
+from holdfast.kit.settings import SettingsError
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}")
+_TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of streams and consumers
+_SERVER: Final = re.compile(r"(nats|tls)://[^\s/@?#]+:[0-9]{1,5}")
+_HEALTH: Final = "/healthz"
+_MOST_BYTES: Final = 8 * 1024 * 1024
+_MOST_LABELS: Final = 16
+
+
+def read_sources(file: Path) -> list[Source]:
+    """Read the declarations. Raises `SettingsError`."""
+    try:
+        declared = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The sources in {file} cannot be read.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"The sources in {file} are not TOML: {error}.") from error
+    return sources_of(declared)
+
+
+def sources_of(declared: Mapping[str, Any]) -> list[Source]:
+    """Read parsed declarations. Raises `SettingsError`."""
+    found: list[Source] = []
+    for kind, tables in declared.items():
+        if kind not in ("http", "nats") or not isinstance(tables, dict):
+            raise SettingsError(
+                f"Sources are tables [http.<name>] and [nats.<name>], and {kind!r} is neither."
+            )
+        for name, fields in tables.items():
+            if not isinstance(fields, dict) or not _NAME.fullmatch(name):
+                raise SettingsError(
+                    f"[{kind}.{name}] is no table with a name of letters, digits, '.', '_', '-'."
+                )
+            found.append((_http if kind == "http" else _nats)(_Fields(f"[{kind}.{name}]", name, fields)))
+    _apart("name", [source.of.name for source in found])
+    _apart("path", [source.path for source in found if isinstance(source, HttpSource)])
+    return found
+
+
+def _apart(what: str, values: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise SettingsError(f"Two sources have the {what} {value!r}.")
+        seen.add(value)
+
+
+class _Fields:
+    """The fields of one table, each taken once; what is left at the end is nobody's."""
+
+    def __init__(self, table: str, name: str, fields: Mapping[str, Any]) -> None:
+        self._table = table
+        self.name = name
+        self._left = dict(fields)
+
+    def refuse(self, field: str, problem: str) -> SettingsError:
+        """Return the refusal of a field."""
+        return SettingsError(f"{self._table} {field} {problem}.")
+
+    def text(self, field: str, form: "re.Pattern[str]", problem: str, default: str | None = None) -> str:
+        """Take a text of a form; without a default it must be there."""
+        value = self._left.pop(field, default)
+        if value is None:
+            raise self.refuse(field, "must be given")
+        if value != default and not (isinstance(value, str) and form.fullmatch(value)):
+            raise self.refuse(field, problem)
+        return str(value)
+
+    def secret(self, field: str) -> str:
+        """Take the name of a secret."""
+        value = self._left.pop(field, "")
+        if value and not (isinstance(value, str) and is_secret_name(value)):
+            raise self.refuse(field, "must be the name of a secret, never the secret itself")
+        return str(value)
+
+    def word(self, field: str, of: Any, default: str | None) -> Any:
+        """Take one of some words."""
+        words = typing.get_args(of)
+        value = self._left.pop(field, default)
+        if value not in words:
+            raise self.refuse(field, f"must be one of {', '.join(words)}")
+        return value
+
+    def number(self, field: str, default: float, least: float, most: float) -> Any:
+        """Take a number, whole if the default is."""
+        value = self._left.pop(field, default)
+        kinds = (int,) if isinstance(default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+            raise self.refuse(field, f"must be a number from {least:g} to {most:g}")
+        return type(default)(value)
+
+    def place(self, field: str) -> Place | None:
+        """Take a place in an event."""
+        value = self._left.pop(field, None)
+        return None if value is None else self._place(field, value)
+
+    def key(self) -> Place | Literal["digest"] | None:
+        """Take what stands for an event."""
+        if self._left.get("key") == DIGEST:
+            return self._left.pop("key")  # type: ignore[no-any-return] # the word itself
+        return self.place("key")
+
+    def places(self, field: str) -> dict[str, Place]:
+        """Take places by name."""
+        value = self._left.pop(field, {})
+        if not isinstance(value, dict) or len(value) > _MOST_LABELS:
+            raise self.refuse(field, f"must be a table of at most {_MOST_LABELS} places")
+        return {name: self._place(f"{field}.{name}", one) for name, one in value.items()}
+
+    def servers(self) -> tuple[str, ...]:
+        """Take the addresses of NATS."""
+        value = self._left.pop("servers", None)
+        if (
+            not isinstance(value, list)
+            or not value
+            or not all(isinstance(one, str) and _SERVER.fullmatch(one) for one in value)
+        ):
+            raise self.refuse(
+                "servers", "must be a list of nats://host:port or tls://host:port, without secrets"
+            )
+        return tuple(value)
+
+    def end(self) -> None:
+        """Refuse what nobody took."""
+        if self._left:
+            raise self.refuse(next(iter(self._left)), "is no field of such a source")
+
+    def _place(self, field: str, value: Any) -> Place:
+        try:
+            return Place.of(value if isinstance(value, str) else "")
+        except ValueError as error:
+            raise self.refuse(field, str(error)) from error
+
+
+def _mapped(fields: _Fields) -> Mapped:
+    printable = re.compile(r"[^\s\x00-\x1f]{1,255}")
+    mapped = Mapped(
+        name=fields.name,
+        intent=fields.text("intent", _INTENT, "must be letters, digits, '_', '-', '.' or '/'"),
+        tenant=fields.text("tenant", printable, "must be the name of a tenant", "default"),
+        token=fields.secret("token"),
+        format=fields.word("format", Format, "json"),
+        payload=fields.word("payload", Told, "data"),
+        key=fields.key(),
+        ordering_key=fields.place("ordering_key"),
+        correlation_id=fields.place("correlation_id"),
+        labels=fields.places("labels"),
+        add=fields.places("add"),
+        priority=fields.number("priority", 0, 0, 9),
+    )
+    if mapped.payload == "event" and mapped.format != "cloudevents":
+        raise fields.refuse("payload", "is 'event' for the format 'cloudevents' alone")
+    return mapped
+
+
+def _http(fields: _Fields) -> HttpSource:
+    source = HttpSource(
+        of=_mapped(fields),
+        path=fields.text("path", _PATH, "must be a path, as /hooks/github"),
+        verify=fields.word("verify", Kind, None),
+        secret=fields.secret("secret"),
+        max_bytes=fields.number("max_bytes", 1_048_576, 1, _MOST_BYTES),
+        timeout=fields.number("timeout", 10.0, 0.1, 60),
+        tolerance=fields.number("tolerance", 300.0, 1, 86_400),
+    )
+    fields.end()
+    if source.path == _HEALTH:
+        raise fields.refuse("path", f"must not be {_HEALTH}")
+    if (source.verify == "none") == bool(source.secret):
+        raise fields.refuse("secret", "must be given, unless verify is 'none'")
+    return source
+
+
+def _nats(fields: _Fields) -> NatsSource:
+    source = NatsSource(
+        of=_mapped(fields),
+        servers=fields.servers(),
+        stream=fields.text("stream", _TOKEN_NAME, "must be the name of a stream"),
+        durable=fields.text(
+            "durable",
+            _TOKEN_NAME,
+            "must be letters, digits, '_' and '-'",
+            f"holdfast-{fields.name}".replace(".", "_"),
+        ),
+        subject=fields.text("subject", re.compile(r"[^\s]{1,255}"), "must be a subject", ""),
+        credentials=fields.secret("credentials"),
+        batch=fields.number("batch", 100, 1, 1000),
+        ack_wait=fields.number("ack_wait", 30.0, 1, 3600),
+        max_deliver=fields.number("max_deliver", 10, 1, 1000),
+        deliver=fields.word("deliver", Literal["all", "new"], "all"),
+    )
+    fields.end()
+    return source

@@ -1,0 +1,22 @@
+"""What a sender sent, however it came: headers, attributes if it is a CloudEvent, and its data as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One event. Headers are by names in small letters; `attributes` are those of a CloudEvent, if it is one.
+
+    `own_key` is the sender's own id of it, the same however often it is delivered; empty if it has none.
+    """
+
+    headers: Mapping[str, str]
+    data: Any
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    """A CloudEvent with all that it has, in JSON's form."""
+    own_key: str = ""
+    subject: str = ""
+    """Of NATS."""
