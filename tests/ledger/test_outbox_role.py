@@ -56,7 +56,7 @@ async def test_every_verb_of_the_dispatcher_runs_under_its_role(db: Database, da
     async with db.connection() as connection:
         assert (
             len(await outbox_inspect.page(connection, "default", EffectFilter(), before_seq=None, limit=9))
-            == 5
+            == 6
         )
         await destination.reset_breaker(connection, "default", "letters")
         assert await destination.page(connection, "default", "", 9)

@@ -1,8 +1,8 @@
 """What came of calls is written for many at once, each only while its lease is the effect's.
 
 In one transaction: the lease goes, the effect is delivered, due again or set aside (and an alert of it is
-staged), its attempt joins the history, the next of its order is due, and the breaker hears of it. Lock order: destination_state (only where
-the breaker may change), effect_lane, then the rest.
+staged), its attempt joins the history, the next of its order is due, and the breaker hears of it. Lock order:
+destination_state (only where the breaker may change), effect_lane, then the rest.
 """
 
 import uuid
