@@ -47,9 +47,11 @@ lock: setup ## resolve the dependencies anew into requirements.lock and the imag
 # Writes what protoc generates now into the folder $(1).
 define generate
 protos=$$(find protos -name '*.proto' 2>/dev/null | LC_ALL=C sort); \
-mkdir -p $(1)/holdfast/v1; \
+mkdir -p $(1)/holdfast/v1 $(1)/holdfast/keda; \
 printf '"""%s"""\n' "Holdfast's contract, version 1: messages and stubs written by protoc from protos/holdfast/v1." \
   > $(1)/holdfast/v1/__init__.py; \
+printf '"""%s"""\n' "What KEDA calls: messages and stubs written by protoc from protos/holdfast/keda." \
+  > $(1)/holdfast/keda/__init__.py; \
 if [ -n "$$protos" ]; then \
   PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) -m grpc_tools.protoc -I protos \
     --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet,only_async:$(1) \

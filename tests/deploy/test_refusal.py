@@ -51,7 +51,7 @@ SENTENCES = {
         "approval.autoscaling.minReplicas is greater than its maxReplicas."
     ),
     'runner.autoscaling.kind="keda"': (
-        "runner.pools.main.autoscaling.kind is keda, which needs autoscaling.triggers."
+        "runner.pools.main.autoscaling.kind is keda, which needs autoscaling.intents or autoscaling.triggers."
     ),
     'invoker.env={"HOLDFAST_DATABASE_URL": "postgresql://db/holdfast"}': (
         "invoker.env names HOLDFAST_DATABASE_URL, which the chart sets itself."

@@ -1,17 +1,24 @@
 """Nothing is reachable without a rule, and no rule stands for an RPC that is not there."""
 
+from typing import Any
+
 import pytest
 
+from holdfast.keda import externalscaler_pb2
 from holdfast.kit.auth.identity import EVERY, Identity
-from holdfast.kit.auth.role import HOLDS, PEOPLE, ROLES, RUNNER
+from holdfast.kit.auth.role import HOLDS, PEOPLE, ROLES, RUNNER, SCALER
 from holdfast.kit.auth.rule import RULES
 from holdfast.kit.errors import PermissionDenied
 from holdfast.kit.rpc.identity import check
 from tests.contract.description import rpcs
 
+SERVICE: Any = externalscaler_pb2.DESCRIPTOR.services_by_name["ExternalScaler"]
+KEDA = SERVICE.full_name
+
 
 def test_every_rpc_of_the_contract_has_a_rule_and_every_rule_an_rpc() -> None:
-    assert {rpc.path for rpc in rpcs()} == set(RULES)
+    keda = {f"/{KEDA}/{method.name}" for method in SERVICE.methods}
+    assert {rpc.path for rpc in rpcs()} | keda == set(RULES)
 
 
 def test_a_rule_asks_for_roles_there_are() -> None:
@@ -38,3 +45,11 @@ def test_an_rpc_without_a_rule_is_refused_to_everybody() -> None:
 def test_a_role_that_only_approvals_know_lets_one_do_nothing() -> None:
     with pytest.raises(PermissionDenied):
         check(RULES["/holdfast.v1.InvokerService/GetRun"], Identity("acme", "eve", roles=frozenset({"boss"})))
+
+
+def test_what_decides_how_many_runners_there_are_may_do_nothing_else() -> None:
+    allowed = {method for method, rule in RULES.items() if SCALER in rule.roles}
+    assert {method.split("/")[1] for method in allowed} == {KEDA}
+    assert HOLDS[SCALER] == {SCALER}
+    assert all(SCALER not in HOLDS[role] for role in (*PEOPLE, RUNNER))
+    assert {method for method, rule in RULES.items() if rule.carried} == allowed

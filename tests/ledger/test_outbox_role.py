@@ -7,7 +7,14 @@ import pytest
 
 from holdfast.dispatcher.breaker import judge
 from holdfast.kit.db import Database
-from holdfast.ledger import SESSION_SETTINGS, destination, outbox_inspect, outbox_person, outbox_session
+from holdfast.ledger import (
+    SESSION_SETTINGS,
+    destination,
+    outbox_inspect,
+    outbox_person,
+    outbox_session,
+    tenant,
+)
 from holdfast.ledger.domain.delivery import EffectStatus
 from holdfast.ledger.outbox_claim import claim
 from holdfast.ledger.outbox_inspect import EffectFilter
@@ -32,21 +39,24 @@ async def test_every_verb_of_the_dispatcher_runs_under_its_role(db: Database, da
     effects = [staged("letters", ordering_key="a") for _ in range(5)]
     async with open_database(database_url) as other:
         await stage(other, *effects)
+        await make_destination(other, "pager")
+        await tenant.change(other, "default", {"alert_destination": "pager"}, make=True)
     session_id = await open_session(db)
     async with db.connection() as connection:
         await outbox_session.heartbeat(connection, session_id, 60)
     for status in (EffectStatus.DELIVERED, EffectStatus.DEAD_LETTERED, EffectStatus.PENDING):
-        [delivery] = (await claim(db, session_id, wanted=9)).deliveries
+        claimed = (await claim(db, session_id, wanted=9)).deliveries
+        [delivery] = [one for one in claimed if one.destination.name == "letters"]  # and the alert of it
         await settle(db, session_id, [came_of(delivery, status)], judge)
     assert len((await claim(db, session_id, wanted=9)).deliveries) == 1
     await expire(db, session_id)
-    assert await sweep(db) == 2
+    assert await sweep(db) == 3
     await outbox_person.retry(db, "default", effects[1].effect_id)
     await outbox_person.discard(db, "default", effects[4].effect_id, "why")
     async with db.connection() as connection:
         assert (
             len(await outbox_inspect.page(connection, "default", EffectFilter(), before_seq=None, limit=9))
-            == 5
+            == 6
         )
         await destination.reset_breaker(connection, "default", "letters")
         assert await destination.page(connection, "default", "", 9)
@@ -57,6 +67,8 @@ async def test_every_verb_of_the_dispatcher_runs_under_its_role(db: Database, da
     [
         "SELECT envelope FROM run",
         "SELECT status FROM run_state",
+        "SELECT in_flight FROM tenant",
+        "UPDATE tenant SET alert_destination = ''",
         "SELECT record FROM checkpoint",
         "INSERT INTO lease DEFAULT VALUES",
         "DELETE FROM effect",

@@ -17,6 +17,7 @@ from holdfast.ledger import (
     child_end,
     claim_sql,
     commit_sql,
+    demand,
     due,
     inspect,
     lease_held,
@@ -60,6 +61,7 @@ MODULES = (
     orphan,
     tenant,
     tenant_queue,
+    demand,
 )
 VERBS = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 PARTS = {"_RUN", "_RING"}  # begin other statements, are none

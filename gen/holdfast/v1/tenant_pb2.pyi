@@ -122,9 +122,10 @@ class Tenant(_message.Message):
     may be said.
     """
     alert_destination: _builtins.str
-    """The destination of the tenant that is sent an effect for each run set aside in the dead letters:
-    {type: "run.dead_lettered", run_id, intent, attempts, failure}. Empty: none. One that does not exist
-    is sent nothing.
+    """The destination of the tenant that is sent an effect for each run set aside in the dead letters,
+    {type: "run.dead_lettered", run_id, intent, attempts, failure}, and for each effect,
+    {type: "effect.dead_lettered", effect_id, destination, idempotency_key, run_id, step, attempts, failure};
+    for none of those that it is sent itself. Empty: none. One that does not exist is sent nothing.
     """
     @_builtins.property
     def rate(self) -> Global___RateLimit:

@@ -6,6 +6,7 @@ import click
 
 from holdfast.cli.effect_acting import one_or_all
 from holdfast.cli.given import Pair, Seconds
+from holdfast.cli.outbox_install import command as install
 from holdfast.cli.output import cell, fields, json_line, table
 from holdfast.cli.target import Target, speaks
 from holdfast.client import DeliveryMode, Destination, Effect, EffectStatus
@@ -17,6 +18,9 @@ _MODES = [mode.name for mode in DeliveryMode if mode]
 @click.group()
 def command() -> None:
     """Look after effects and their destinations."""
+
+
+command.add_command(install, "install")
 
 
 @command.command("list")

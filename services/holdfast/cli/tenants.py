@@ -90,7 +90,7 @@ async def get(target: Target, name: str) -> None:
 @click.option("--default-max-tools", "max_tools", type=click.IntRange(0), help="The same of tool calls.")
 @click.option("--default-max-tokens", "max_tokens", type=click.IntRange(0), help="The same of tokens.")
 @click.option("--default-max-context", "max_context", type=click.IntRange(0), help="The same of context.")
-@click.option("--alert-destination", help="Is sent an effect for each run that is set aside; '': none.")
+@click.option("--alert-destination", help="Is sent an effect for each run and effect set aside; '': none.")
 @speaks
 async def set_limits(target: Target, name: str, default_deadline: float | None, **limits: Any) -> None:
     """Change limits of a tenant; those left out stay, 0 is the platform's default.

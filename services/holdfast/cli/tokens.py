@@ -14,7 +14,7 @@ from holdfast.client import Token
 from holdfast.ledger.access_token import Wanted
 
 EVERY: Final = "*"
-_ROLES: Final = "read, invoke, approve, operate, admin, runner, or a name that approvals know"
+_ROLES: Final = "read, invoke, approve, operate, admin, runner, scaler, or a name that approvals know"
 
 
 @click.group()

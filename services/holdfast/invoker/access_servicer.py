@@ -9,7 +9,7 @@ from holdfast.invoker.access_message import read_wanted, record_message, token_m
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.tenant_message import read_name
 from holdfast.kit.auth.identity import EVERY, Identity, current_identity
-from holdfast.kit.auth.role import ADMIN, ROLES, RUNNER
+from holdfast.kit.auth.role import ADMIN, ROLES, RUNNER, SCALER
 from holdfast.kit.auth.token import hash_of, new_secret
 from holdfast.kit.errors import PermissionDenied
 from holdfast.kit.rpc.page import cursor_of, size_of, token_of
@@ -53,9 +53,10 @@ class AccessServicer(Contract):
         wanted = read_wanted(wrong, request, request.tenant or current_tenant())
         wrong.check()
         _demand(me, wanted.tenant)
-        if RUNNER in wanted.roles and wanted.tenant != EVERY:
-            wrong.add("roles", "runner goes with the tenant * only: a runner takes the work of all")
-            wrong.check()
+        for role in (RUNNER, SCALER):
+            if role in wanted.roles and wanted.tenant != EVERY:
+                wrong.add("roles", f"{role} goes with the tenant * only: it is about the work of all")
+        wrong.check()
         secret = new_secret()
         async with self._db.connection() as connection:
             made = await access_token.create(connection, wanted, hash_of(secret), by=me.user)

@@ -4,8 +4,8 @@ from typing import Any
 
 import grpc
 
-from holdfast.invoker.envelope import Violations, go_on_in_trace, read_envelope
 from holdfast.invoker.aside import aside_from
+from holdfast.invoker.envelope import Violations, go_on_in_trace, read_envelope
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.refused_message import refused_message
 from holdfast.kit.errors import Fault, InvalidField, Unavailable

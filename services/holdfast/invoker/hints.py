@@ -25,6 +25,11 @@ class Hints:
         self._waiters = waiters
         self._followers = followers
         self._notices = notices
+        self._also: list[Callable[[Sequence[str]], None]] = []
+
+    def also(self, queued: Callable[[Sequence[str]], None]) -> None:
+        """Have somebody else told of pools that got work, wherever they got it."""
+        self._also.append(queued)
 
     def queued(self, pools: Sequence[str]) -> None:
         """Say that runs wait in these pools: wake whoever serves them, here and elsewhere."""
@@ -32,6 +37,7 @@ class Hints:
             return
         if any(self._board.serves(pool) for pool in pools):
             self._claimer.queued()
+        self._tell(pools)
         self._notices.send(READY, pools)
 
     def moved(self, moved: Moved) -> None:
@@ -59,8 +65,13 @@ class Hints:
         )
 
     def _ready(self, payload: str) -> None:
+        self._tell(keys_of(payload))
         if not payload or any(self._board.serves(pool) for pool in keys_of(payload)):
             self._claimer.queued()
+
+    def _tell(self, pools: Sequence[str]) -> None:
+        for queued in self._also:
+            queued(pools)
 
     def _ended(self, payload: str) -> None:
         self.left(uuid.UUID(key) for key in keys_of(payload))

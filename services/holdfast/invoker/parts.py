@@ -22,6 +22,7 @@ from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
 from holdfast.invoker.metrics import LOOK_SECONDS, InvokerMetrics
 from holdfast.invoker.refusals import Refusals
+from holdfast.invoker.scaling import Snapshot
 from holdfast.invoker.scheduling import Scheduling
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.invoker.spawning import Spawning
@@ -63,6 +64,7 @@ class Parts:
     spawning: Spawning
     scheduling: Scheduling
     hints: Hints
+    scaling: Snapshot
     capabilities: Capabilities | None
     batches: BatchDriver
     applier: BatchApplier
@@ -82,6 +84,8 @@ class Parts:
         intents = Intents(db, queue_unknown=settings.queue_unknown_intents)
         waiters, followers = Waiters(db), Followers(db, live)
         hints = Hints(board, claimer, waiters, followers, notices)
+        scaling = Snapshot(db)
+        hints.also(scaling.queued)
         refusals = Refusals(db)
         stopping = Stopping(db, board, live, hints)
         scheduling = Scheduling(db, hints, stopping, refusals, settings.max_attempts)
@@ -110,6 +114,7 @@ class Parts:
             spawning=Spawning(db, intents, hints, refusals),
             scheduling=scheduling,
             hints=hints,
+            scaling=scaling,
             capabilities=settings.capabilities(),
             applier=BatchApplier(db, hints, settings),
             batches=batches,
@@ -171,6 +176,7 @@ class Running:
         await asyncio.sleep(after)
         self._parts.waiters.close()
         self._parts.followers.close()
+        self._parts.scaling.close()
         self._parts.board.close()
 
     def _loop(self, loop: Loop, until: asyncio.Event) -> None:

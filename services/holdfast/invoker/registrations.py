@@ -4,10 +4,12 @@ from holdfast.invoker.access_servicer import AccessServicer
 from holdfast.invoker.batch_servicer import BatchServicer
 from holdfast.invoker.event_servicer import EventServicer
 from holdfast.invoker.parts import Parts
+from holdfast.invoker.scaler_servicer import ScalerServicer
 from holdfast.invoker.schedule_servicer import ScheduleServicer
 from holdfast.invoker.servicer import InvokerServicer
 from holdfast.invoker.tenant_servicer import TenantServicer
 from holdfast.invoker.work_servicer import WorkServicer
+from holdfast.keda.externalscaler_pb2_grpc import add_ExternalScalerServicer_to_server
 from holdfast.kit.rpc.server import Registration
 from holdfast.v1.access_service_pb2_grpc import add_AccessServiceServicer_to_server
 from holdfast.v1.batch_service_pb2_grpc import add_BatchServiceServicer_to_server
@@ -35,4 +37,7 @@ def registrations(parts: Parts) -> list[Registration]:
         ),
         Registration(add_TenantServiceServicer_to_server, TenantServicer(parts), "holdfast.v1.TenantService"),
         Registration(add_AccessServiceServicer_to_server, AccessServicer(parts), "holdfast.v1.AccessService"),
+        Registration(
+            add_ExternalScalerServicer_to_server, ScalerServicer(parts), "externalscaler.ExternalScaler"
+        ),
     ]

@@ -29,7 +29,7 @@ _PAUSE: Final = 1.0
 _LOCK: Final = 0x486F6C64  # one migration at a time per database; any constant of our own
 _PHASES: Final[dict[str, Phase]] = {"-- phase: before": "before", "-- phase: after": "after"}
 
-_PREPARE: Final = """
+PREPARE: Final = """
 CREATE SCHEMA IF NOT EXISTS holdfast;
 CREATE TABLE IF NOT EXISTS holdfast.migration (
     name        text PRIMARY KEY,
@@ -76,7 +76,7 @@ async def migrate(
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         if not await connection.fetchval("SELECT to_regclass('holdfast.migration') IS NOT NULL"):
-            await connection.execute(_PREPARE)
+            await connection.execute(PREPARE)
         missing = [m for m in await _known(connection) if m.apply_time is None]
         chosen = [m for m in missing if phase in (None, m.phase)]
         passed_over = [m for m in missing if chosen and m.name < chosen[-1].name and m not in chosen]

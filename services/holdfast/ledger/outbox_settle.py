@@ -1,8 +1,8 @@
 """What came of calls is written for many at once, each only while its lease is the effect's.
 
-In one transaction: the lease goes, the effect is delivered, due again or set aside, its attempt joins the
-history, the next of its order is due, and the breaker hears of it. Lock order: destination_state (only where
-the breaker may change), effect_lane, then the rest.
+In one transaction: the lease goes, the effect is delivered, due again or set aside (and an alert of it is
+staged), its attempt joins the history, the next of its order is due, and the breaker hears of it. Lock order:
+destination_state (only where the breaker may change), effect_lane, then the rest.
 """
 
 import uuid
@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from holdfast.kit.db import Database
+from holdfast.ledger import alert
 from holdfast.ledger.destination import breaker_of
 from holdfast.ledger.domain.breaker import Breaker, BreakerPolicy, BreakerState
 from holdfast.ledger.domain.delivery import BreakerVote, EffectStatus, Verdict
@@ -179,6 +180,14 @@ async def settle_in(
     settled = {row[0] for row in await connection.fetch(_SETTLE, session_id, *_columns(settlements))}
     if locked:
         await _tell_breakers(connection, locked, [s for s in settlements if s.effect_id in settled], judge)
+    await alert.effects_dead_lettered(
+        connection,
+        [
+            s.effect_id
+            for s in settlements
+            if s.effect_id in settled and s.verdict.status is EffectStatus.DEAD_LETTERED
+        ],
+    )
     return settled
 
 

@@ -158,6 +158,13 @@ livenessProbe:
   value: {{ join "," .values.agents | quote }}
 - name: HOLDFAST_SLOTS
   value: {{ .values.slots | int | quote }}
+{{- if and .root.Values.identity.auth (eq .values.autoscaling.kind "keda") .values.autoscaling.intents }}
+- name: KEDA_SCALER_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ .root.Values.identity.scalerSecret }}
+      key: token
+{{- end }}
 {{- $root := .root }}
 {{- range $service := list "invoker" "checkpoint" "approval" }}
 - name: HOLDFAST_{{ upper $service }}_ADDRESS

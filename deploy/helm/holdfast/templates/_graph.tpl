@@ -1,6 +1,6 @@
-{{/* Who calls whom: the graph of the network policies. `test` is the pod of `helm test`. */}}
+{{/* Who calls whom: the graph of the network policies. `scalers` is KEDA, `test` the pod of `helm test`. */}}
 {{- define "holdfast.callers" -}}
-invoker: [runner, clients, test]
+invoker: [runner, clients, scalers, test]
 checkpoint: [runner, clients, test]
 approval: [runner, clients, test]
 runner: [invoker, test]

@@ -37,7 +37,7 @@
 {{- fail (printf "%s names the secret %s: a runner executes agents, and gets no secret of the platform." $of $secret) -}}
 {{- end -}}
 {{- end -}}
-{{- include "holdfast.refusals.scaling" (dict "of" $of "values" $part.values) -}}
+{{- include "holdfast.refusals.scaling" (dict "root" $.root "of" $of "service" $part.service "values" $part.values) -}}
 {{- include "holdfast.refusals.env" (dict "of" $of "part" $part) -}}
 {{- end -}}
 {{- if not $dispatchers -}}
@@ -62,8 +62,19 @@
 {{- if and (eq $scaling.kind "hpa") (not (dig "requests" "cpu" "" .values.resources)) -}}
 {{- fail (printf "%s.autoscaling.kind is hpa, which needs resources.requests.cpu: it is a percentage of that." .of) -}}
 {{- end -}}
-{{- if and (eq $scaling.kind "keda") (not $scaling.triggers) -}}
-{{- fail (printf "%s.autoscaling.kind is keda, which needs autoscaling.triggers." .of) -}}
+{{- if and (eq $scaling.kind "keda") (not (or $scaling.triggers $scaling.intents)) -}}
+{{- fail (printf "%s.autoscaling.kind is keda, which needs autoscaling.intents or autoscaling.triggers." .of) -}}
+{{- end -}}
+{{- if $scaling.intents -}}
+{{- if ne .service "runner" -}}
+{{- fail (printf "%s.autoscaling.intents: only runners are scaled by the work of intents." .of) -}}
+{{- end -}}
+{{- if and .root.Values.identity.auth (not .root.Values.identity.scalerSecret) -}}
+{{- fail (printf "%s.autoscaling.intents needs identity.scalerSecret: KEDA has to prove who it is." .of) -}}
+{{- end -}}
+{{- if and .root.Values.tls.existingSecret (not $scaling.authentication) -}}
+{{- fail (printf "%s.autoscaling.intents needs autoscaling.authentication: with TLS KEDA has to know whom to trust." .of) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -17,8 +17,11 @@ ADMIN: Final = "admin"
 RUNNER: Final = "runner"
 """Takes work and records it; no person's role, and held by no other."""
 
+SCALER: Final = "scaler"
+"""Sees how much work waits, of all tenants together, and nothing else: for what decides how many run."""
+
 PEOPLE: Final = (READ, INVOKE, APPROVE, OPERATE, ADMIN)
-ROLES: Final = (*PEOPLE, RUNNER)
+ROLES: Final = (*PEOPLE, RUNNER, SCALER)
 """The roles that rules speak of; credentials may have others, which approvals know."""
 
 HOLDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
@@ -29,6 +32,7 @@ HOLDS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         OPERATE: frozenset({OPERATE, READ}),
         ADMIN: frozenset(PEOPLE),
         RUNNER: frozenset({RUNNER}),
+        SCALER: frozenset({SCALER}),
     }
 )
 """What each role holds; nothing else is held."""

@@ -1,8 +1,8 @@
 """Who may call what: one rule for each RPC of the contract, and no call without one.
 
 A rule names roles of which one is enough. `platform` asks for a credential of the platform, `audited` has
-the call kept in the audit, and `leased` is what a runner does about one run, for which it shows that run's
-capability.
+the call kept in the audit, `leased` is what a runner does about one run, for which it shows that run's
+capability, and `carried` is for callers that can send no metadata: their credential may be in the request.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from holdfast.kit.auth.role import ADMIN, APPROVE, INVOKE, OPERATE, READ, RUNNER
+from holdfast.kit.auth.role import ADMIN, APPROVE, INVOKE, OPERATE, READ, RUNNER, SCALER
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Rule:
     platform: bool = False
     audited: bool = False
     leased: bool = False
+    carried: bool = False
 
 
 def _rule(*roles: str, platform: bool = False, audited: bool = False, leased: bool = False) -> Rule:
@@ -129,11 +130,15 @@ _SERVICES: Final[Mapping[str, Mapping[str, Rule]]] = {
     },
 }
 
+_SCALER: Final = Rule(frozenset({SCALER, OPERATE}), platform=True, carried=True)
+_KEDA: Final = ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
+
 RULES: Final[Mapping[str, Rule]] = MappingProxyType(
     {
         f"/holdfast.v1.{service}/{method}": rule
         for service, methods in _SERVICES.items()
         for method, rule in methods.items()
     }
+    | {f"/externalscaler.ExternalScaler/{method}": _SCALER for method in _KEDA}
 )
 """The rule of each RPC by its full method name; an RPC without one is refused to everybody."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from holdfast.kit.auth.access import Access
 from holdfast.kit.auth.capability import HEADER as CAPABILITY
 from holdfast.kit.auth.capability import show
-from holdfast.kit.auth.credential import Authenticator, bearer
+from holdfast.kit.auth.credential import HEADER, Authenticator, bearer
 from holdfast.kit.auth.identity import Identity, enter
 from holdfast.kit.auth.role import RUNNER
 from holdfast.kit.auth.rule import RULES, Rule
@@ -31,6 +31,8 @@ from holdfast.kit.rpc.layer import EXEMPT, Behaviour, Context, Handler, Layer
 from holdfast.kit.rpc.tenant import DEFAULT, TenantLayer, be_tenant, named_tenant
 
 COMMIT: Final = "/holdfast.v1.CheckpointService/Commit"
+CARRIED: Final = "tokenFromEnv"
+"""Where KEDA puts a token: it resolves a name that ends so from the environment of what it scales."""
 RECHECK: Final = 30.0
 """Seconds after which a stream's credential is looked at again."""
 
@@ -61,7 +63,7 @@ class IdentityLayer(Layer):
         streams = method in self._streams
 
         async def identified(request: Any, context: Context) -> Any:
-            secret = bearer(context.invocation_metadata())
+            secret = _secret(rule, request, context)
             identity = await credentials.identify(secret)
             check(rule, identity)
             enter(identity)  # the task is the call's own: nothing to reset
@@ -88,6 +90,17 @@ class IdentityLayer(Layer):
                 be_tenant(capability.tenant)
         elif identity.held == {RUNNER} and method != COMMIT:
             raise CapabilityRefused("A runner's call about a run needs the capability of its lease.")
+
+
+def _secret(rule: Rule | None, request: Any, context: Context) -> str:
+    """Return the credential of a call, which a `carried` one may have in its trigger's metadata."""
+    metadata = context.invocation_metadata() or ()
+    if rule is not None and rule.carried and not any(key == HEADER for key, _ in metadata):
+        ref = getattr(request, "scaledObjectRef", request)
+        carried = ref.scalerMetadata.get(CARRIED, "").strip()
+        if carried:
+            metadata = (*metadata, (HEADER, f"Bearer {carried}"))
+    return bearer(metadata)
 
 
 def check(rule: Rule | None, identity: Identity) -> None:

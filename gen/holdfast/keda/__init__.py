@@ -1,0 +1,1 @@
+"""What KEDA calls: messages and stubs written by protoc from protos/holdfast/keda."""
