@@ -5,7 +5,6 @@ from typing import Any
 
 from holdfast.kit.db import Database
 from holdfast.ledger import batch_news, batch_review, batch_target, outbox_claim, outbox_settle
-from holdfast.ledger.batch_advance import Active, advance
 from holdfast.ledger.batch_deed import JUDGES, Given
 from holdfast.ledger.batch_news import Heard, hear
 from holdfast.ledger.batch_target import Target
@@ -16,7 +15,7 @@ from holdfast.ledger.commit_value import CommitItem
 from holdfast.ledger.domain.delivery import EffectStatus
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.values import Invocation, Outcome
-from tests.support.batch import compose, new_batch
+from tests.support.batch import new_batch, step
 from tests.support.ledger import Runner, fetch, invocation
 from tests.support.outbox import came_of
 
@@ -38,7 +37,7 @@ async def in_review(db: Database, items: int, **more: Any) -> BatchView:
     await runner.open()
     left = items
     while left:
-        await advance(db, Active(which.batch_id, which.tenant), compose)
+        await step(db, which)
         taken = await runner.take(250)
         assert taken
         said = {run.run_id: b'{"industry":"%s","sure":%.2f}' % _of(n) for n, run in enumerate(taken)}
@@ -50,7 +49,7 @@ async def in_review(db: Database, items: int, **more: Any) -> BatchView:
             ],
         )
         left -= len(taken)
-    await advance(db, Active(which.batch_id, which.tenant), compose)
+    await step(db, which)
     return which
 
 
