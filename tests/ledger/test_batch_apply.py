@@ -7,7 +7,7 @@ import pytest
 
 from holdfast.kit.db import Database
 from holdfast.kit.errors import BatchNotReady, DestinationNotFound, InvalidField
-from holdfast.ledger import batch, batch_review, batch_sample, batch_view
+from holdfast.ledger import batch, batch_resend, batch_review, batch_sample, batch_view, outbox_person
 from holdfast.ledger.batch_review import Judgement, Rest
 from holdfast.ledger.batch_target import Target
 from holdfast.ledger.batch_view import ItemFilter, ItemView
@@ -201,6 +201,30 @@ async def test_what_is_not_delivered_fails_and_arrives_after_all(db: Database, c
     assert failure is not None
     assert failure.reason == "HTTP_500"
     await check(db, which)
+    view, again = await batch_resend.apply_again(db, "acme", which.batch_id, ItemFilter())
+    assert (view.status, again) == (BatchStatus.APPLYING, 1)
+    await worked_off(db, which)
+    assert await crm.send() == 1
+    await worked_off(db, which)
+    assert await counts(db, which) == {"APPLIED": 3}
+    assert len(await effects(db, which)) == 3, "it is the same effect under the same key"
+
+
+async def test_an_effect_that_a_person_sends_again_counts_when_it_arrives(
+    db: Database, crm: Dispatcher
+) -> None:
+    which = await in_review(db, 1)
+    await accept_all(db, which)
+    await apply(db, which)
+    await worked_off(db, which)
+    await crm.send(1, EffectStatus.DEAD_LETTERED)
+    await worked_off(db, which)
+    (effect,) = await effects(db, which)
+    await outbox_person.retry(db, "acme", effect["effect_id"])
+    await crm.send()
+    await worked_off(db, which)
+    assert await counts(db, which) == {"APPLIED": 1}
+    await check(db, which)
 
 
 async def test_an_effect_whose_key_is_someone_else_s_fails_alone(db: Database, crm: Dispatcher) -> None:
@@ -288,6 +312,13 @@ async def test_what_was_applied_is_undone_the_newest_first(db: Database, crm: Di
     await crm.send()
     await worked_off(db, which)
     assert await counts(db, which) == {"ACCEPTED": 2, "ROLLED_BACK": 3, "ROLLBACK_FAILED": 1}
+    assert (await seen(db, which)).status is BatchStatus.ROLLED_BACK
+    await check(db, which)
+    await roll_back(db, which)
+    await worked_off(db, which)
+    assert await crm.send() == 1
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ACCEPTED": 2, "ROLLED_BACK": 4}
     assert (await seen(db, which)).status is BatchStatus.ROLLED_BACK
     await check(db, which)
 

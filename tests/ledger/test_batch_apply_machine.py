@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast.kit.db import Database
 from holdfast.kit.errors import BatchNotReady, InvalidField
-from holdfast.ledger import batch, batch_review, batch_target
+from holdfast.ledger import batch, batch_resend, batch_review, batch_target
 from holdfast.ledger.batch_review import Judgement, Rest
 from holdfast.ledger.batch_view import BatchView, ItemFilter
 from holdfast.ledger.domain.batch import BATCH_MOVES, ITEM_MOVES, BatchStatus, ItemStatus
@@ -24,7 +24,7 @@ ITEMS = 6
 INDEXES = st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=3, unique=True)
 ACTS = st.one_of(
     st.sampled_from(["work", "work", "work", "news", "news", "both", "apply", "slow", "fast"]),
-    st.sampled_from(["pause", "resume", "undo", "some", "accept rest", "reject rest", "cancel"]),
+    st.sampled_from(["pause", "resume", "undo", "some", "again", "accept rest", "reject rest", "cancel"]),
     st.tuples(st.just("deliver"), st.integers(1, 4)),
     st.tuples(st.just("refuse"), st.integers(1, 2)),
     st.tuples(st.just("accept"), INDEXES),
@@ -66,6 +66,7 @@ class World:
             "accept rest": lambda: batch_review.review(*about, [], Rest(True)),
             "reject rest": lambda: batch_review.review(*about, [], Rest(False, "no")),
             "apply": lambda: batch_target.apply(*about, CRM),
+            "again": lambda: batch_resend.apply_again(*about, ItemFilter()),
             "undo": lambda: batch_target.rollback(*about, "wrong", ItemFilter()),
             "some": lambda: batch_target.rollback(*about, "wrong", ItemFilter(label="retail")),
             "slow": lambda: batch.update(*about, apply_per_second=0.01),

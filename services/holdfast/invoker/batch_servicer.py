@@ -21,7 +21,7 @@ from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.kit.rpc.violation import Violations as PageViolations
 from holdfast.ledger import batch as ledger_batch
-from holdfast.ledger import batch_retry, batch_view
+from holdfast.ledger import batch_resend, batch_retry, batch_view
 from holdfast.ledger.batch import ReviewRule
 from holdfast.ledger.batch_view import BatchFilter, BatchView
 from holdfast.ledger.domain.batch import ENDED_BATCH, BatchStatus
@@ -228,19 +228,18 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         request: pb.RetryBatchItemsRequest,
         _context: Context,
     ) -> pb.RetryBatchItemsResponse:
-        """Run skipped items again."""
+        """Run skipped items again, or apply again what could not be applied."""
         wrong = Violations()
         which = request.filter
         if which.statuses or which.label or which.max_confidence:
             wrong.add("filter", "can name keys and a failure_reason: items that failed have nothing else")
-        batch, count = await batch_retry.retry_items(
-            self._db,
-            current_tenant(),
-            _id(request.batch_id),
-            read_filter(wrong, which),
-            dry_run=request.dry_run,
-        )
+        found = read_filter(wrong, which)
+        tenant, batch_id = current_tenant(), _id(request.batch_id)
+        applies = batch_resend.applies(await self._batches.get(tenant, batch_id))
+        again = batch_resend.apply_again if applies else batch_retry.retry_items
+        batch, count = await again(self._db, tenant, batch_id, found, dry_run=request.dry_run)
         self._driver.loop.wake()
+        self._applier.loop.wake()
         return pb.RetryBatchItemsResponse(batch=batch_message(batch), item_count=count)
 
     async def UpdateBatch(  # noqa: N802

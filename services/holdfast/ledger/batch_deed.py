@@ -16,7 +16,6 @@ from holdfast.kit.ids import new_id
 from holdfast.ledger import outbox
 from holdfast.ledger.admission import Placements, admit_within
 from holdfast.ledger.batch_counting import COUNTED
-from holdfast.ledger.batch_target import WHICH
 from holdfast.ledger.domain.batch import ItemStatus
 from holdfast.ledger.outbox import StagedEffect
 from holdfast.ledger.values import Admitted, Failure, Invocation, Refused
@@ -87,6 +86,12 @@ SELECT {_OF_ITEM} FROM (
 ) i {_BESIDE} ORDER BY i.index
 """  # noqa: S608 - composed of our own constants
 
+WHICH: Final = """
+    ($2 = '' OR i.label = $2) AND ($3::float8 = 0 OR i.confidence < $3)
+    AND (cardinality($4::text[]) = 0 OR i.index = ANY(ARRAY(
+        SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($4))))
+"""
+"""Which items `undo_filter` means, of `batch_item i`; $2 to $4 are a label, a confidence and keys."""
 # $5 is where the walk has come, $6 how many. An item that already has an undo is being undone, or was.
 APPLIED: Final = f"""
 SELECT {_OF_ITEM}, i.seq, i.by_run FROM (

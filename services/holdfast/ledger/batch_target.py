@@ -7,7 +7,8 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import DestinationNotFound, InvalidField, Violation
-from holdfast.ledger import batch, batch_view
+from holdfast.ledger import batch, batch_resend, batch_view
+from holdfast.ledger.batch_deed import WHICH
 from holdfast.ledger.batch_review import LOCK
 from holdfast.ledger.batch_view import BatchView, ItemFilter
 from holdfast.ledger.domain.batch import BATCH_MOVES, BatchStatus
@@ -39,12 +40,6 @@ SET undo_reason = $2, undo_filter = $3::text::jsonb, undo_before = NULL, phase_t
 WHERE batch_id = $1 RETURNING *
 """
 
-WHICH: Final = """
-    ($2 = '' OR i.label = $2) AND ($3::float8 = 0 OR i.confidence < $3)
-    AND (cardinality($4::text[]) = 0 OR i.index = ANY(ARRAY(
-        SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($4))))
-"""
-"""Which items `undo_filter` means, of `batch_item i`; see `filter_arguments`."""
 COUNT_APPLIED: Final = f"SELECT count(*) FROM batch_item i WHERE i.batch_id = $1 AND i.status = 8 AND {WHICH}"  # noqa: S608
 
 
@@ -130,6 +125,7 @@ async def rollback(
             stored = json.dumps(
                 {"label": which.label, "max_confidence": which.max_confidence, "keys": list(which.keys)}
             )
+            await batch_resend.undo_again(connection, batch_id)
             row = await connection.fetchrow(_BEGIN_UNDO, batch_id, reason, stored)
             return await batch.move(connection, row, B.ROLLING_BACK), count
 

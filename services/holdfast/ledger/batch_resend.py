@@ -1,0 +1,111 @@
+"""What could not be applied or undone is tried again: under the deed it has, so still once; all in chunks."""
+
+from typing import Any, Final
+from uuid import UUID
+
+from holdfast.kit.db import Connection, Database
+from holdfast.ledger import batch, batch_deed, batch_view
+from holdfast.ledger.batch_review import LOCK
+from holdfast.ledger.batch_view import BatchView, ItemFilter
+from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
+from holdfast.ledger.release import lock_tenants
+
+AT_ONCE: Final = 2000
+MOST_UNDOS: Final = 20_000
+B = BatchStatus
+
+# $2 is where they stand, $3 the purpose of the deed that has failed; $6 the index to go on after.
+FAILED: Final = f"""
+SELECT i.index, d.id, d.by_run FROM (
+    SELECT * FROM batch_item i
+    WHERE i.batch_id = $1 AND i.status = $2 AND i.index > $6 AND ($4 = '' OR i.failure ->> 'reason' = $4)
+          AND (cardinality($5::text[]) = 0 OR i.index = ANY(ARRAY(
+              SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($5))))
+    ORDER BY i.index LIMIT {AT_ONCE}
+) i
+LEFT JOIN LATERAL (
+    SELECT * FROM batch_deed d WHERE d.batch_id = $1 AND d.purpose = $3 AND d.index = i.index LIMIT 1
+) d ON true
+ORDER BY i.index
+"""  # noqa: S608 - a constant of ours
+COUNT: Final = """
+SELECT count(*) FROM batch_item i
+WHERE i.batch_id = $1 AND i.status = 9 AND ($2 = '' OR i.failure ->> 'reason' = $2)
+      AND (cardinality($3::text[]) = 0 OR i.index = ANY(ARRAY(
+          SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($3))))
+"""
+_SEND_AGAIN: Final = "SELECT batch_send_again($1::uuid[])"
+_UNDOING: Final = "UPDATE batch SET undoing = undoing + $2 WHERE batch_id = $1"
+
+
+def applies(view: BatchView) -> bool:
+    """Tell whether what is tried again of a batch is to apply, not to run."""
+    return view.status in (B.APPLYING, B.APPLIED) or view.resume_status is B.APPLYING
+
+
+async def apply_again(
+    db: Database, tenant: str, batch_id: UUID, which: ItemFilter, *, dry_run: bool = False
+) -> tuple[BatchView, int]:
+    """Send dead-lettered effects again, and let items that never got one be applied; return how many.
+
+    Effects that were given up and runs that failed are left alone, though a dry run counts them. Repeatable;
+    each chunk is a transaction. Raises `BatchNotFound`, `BatchNotReady`.
+    """
+    if dry_run:
+        async with db.connection() as connection:
+            found = await batch_view.get(connection, tenant, batch_id)
+            counted: int = await connection.fetchval(COUNT, batch_id, which.failure_reason, list(which.keys))
+            return found, counted
+    count, after = 0, -1
+    while True:
+        view, moved, last = await _chunk(db, tenant, batch_id, which, after)
+        count += moved
+        if last is None:
+            return view, count
+        after = last
+
+
+async def _chunk(
+    db: Database, tenant: str, batch_id: UUID, which: ItemFilter, after: int
+) -> tuple[BatchView, int, int | None]:
+    async def once() -> tuple[BatchView, int, int | None]:
+        async with db.transaction() as connection:
+            await lock_tenants(connection, [tenant])
+            row = await connection.fetchrow(LOCK, batch_id, tenant)
+            if row is None:
+                raise batch_view.unknown(batch_id)
+            view = batch_view.view(row)
+            if not applies(view):
+                raise batch.refused(row, "has no items that can be applied again")
+            rows = await connection.fetch(
+                FAILED, batch_id, 9, batch_deed.APPLIES, which.failure_reason, list(which.keys), after
+            )
+            again = await _send_again(connection, batch_id, rows, ItemStatus.APPLYING)
+            anew = [each["index"] for each in rows if each["id"] is None]
+            await batch_deed.move(connection, batch_id, anew, ItemStatus.ACCEPTED)
+            if (again or anew) and view.status is B.APPLIED:
+                view = await batch.move(connection, row, B.APPLYING)
+            return view, again + len(anew), rows[-1]["index"] if len(rows) == AT_ONCE else None
+
+    return await db.retrying(once)
+
+
+async def undo_again(connection: Connection, batch_id: UUID) -> None:
+    """Let what could not be undone be tried again, as part of a rollback that begins, under its locks."""
+    after = -1
+    for _ in range(MOST_UNDOS // AT_ONCE):
+        rows = await connection.fetch(FAILED, batch_id, 11, batch_deed.UNDOES, "", [], after)
+        again = await _send_again(connection, batch_id, rows, ItemStatus.APPLIED)
+        await connection.execute(_UNDOING, batch_id, again)
+        anew = [each["index"] for each in rows if each["id"] is None]
+        await batch_deed.move(connection, batch_id, anew, ItemStatus.APPLIED)
+        if len(rows) < AT_ONCE:
+            return
+        after = rows[-1]["index"]
+
+
+async def _send_again(connection: Connection, batch_id: UUID, rows: list[Any], status: ItemStatus) -> int:
+    ids = {each["id"]: each["index"] for each in rows if each["id"] is not None and not each["by_run"]}
+    sent = await connection.fetch(_SEND_AGAIN, list(ids)) if ids else []
+    await batch_deed.move(connection, batch_id, [ids[each[0]] for each in sent], status)
+    return len(sent)
