@@ -14,6 +14,7 @@ from bench.measure import percentile
 ROUNDS = 3
 RUNS = 2000
 SINGLE_RUNS = 200
+ITEMS = 10_000
 
 Question = tuple[str, ...]
 Score = Callable[[Answer], float]
@@ -202,5 +203,7 @@ CASES = (
     Case("wake_per_s", "runs/s", alone("wake_per_s", "--wake")),
     Case("resume_1000_steps_ms", "ms", waiting(0.50, "--resume", "--runs", "10")),
     Case("batch_apply_per_s", "items/s", alone("batch_apply_per_s", "--batch-apply")),
+    Case("batch_run_items_per_s", "items/s", alone("items_per_s", "--batch-runs", "--runs", str(ITEMS))),
+    Case("batch_light_items_per_s", "items/s", alone("items_per_s", "--batch-light", "--runs", str(ITEMS))),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
 )

@@ -145,6 +145,7 @@ class BatchItem:
     label: str = ""
     confidence: float | None = None
     usage: Usage = field(default_factory=Usage)
+    cost_micros: int = 0
     failure: Failure | None = None
     update_time: datetime | None = None
     review: ItemReview | None = None
@@ -175,7 +176,10 @@ class ErrorGroup:
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far a batch is; `latency` is (at most so many seconds, items), None where there is no bound."""
+    """How far a batch is; `latency` is (at most so many seconds, items), None where there is no bound.
+
+    `cost_micros` is in millionths of the operator's currency, 0 where no price of tokens is set.
+    """
 
     total: int = 0
     counts: Mapping[BatchItemStatus, int] = field(default_factory=dict)
@@ -184,6 +188,7 @@ class BatchProgress:
     eta_earliest: datetime | None = None
     eta_latest: datetime | None = None
     usage: Usage = field(default_factory=Usage)
+    cost_micros: int = 0
     latency: tuple[tuple[float | None, int], ...] = ()
     errors: tuple[ErrorGroup, ...] = ()
     snapshot_time: datetime | None = None

@@ -1,5 +1,6 @@
 """The calls about batches, which the Invoker serves."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal
@@ -82,7 +83,7 @@ class Batches:
 
         `items` can be iterated again, as a list can: after a break, and for a batch that is there already,
         those that are stored are passed over. Without an idempotency key in the spec a break before the
-        answer raises. Raises `HoldfastError`.
+        answer raises. Raises `HoldfastError`, and what iterating the items raises.
         """
         offset = 0
         repetition = Repetition(self._link.reconnects)
@@ -104,11 +105,16 @@ class Batches:
 
     async def _upload(self, messages: Iterable[pb.CreateBatchRequest]) -> pb.CreateBatchResponse:
         first = isinstance(messages, list)
-        call: Any = self._stub.CreateBatch(iter(messages), metadata=self._link.metadata, timeout=_UPLOAD_S)
+        broken: list[Exception] = []
+        call: Any = self._stub.CreateBatch(
+            _remembering(messages, broken), metadata=self._link.metadata, timeout=_UPLOAD_S
+        )
         try:
             response: pb.CreateBatchResponse = await call
-        except grpc.aio.AioRpcError as failure:
-            if first:
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
+            if broken:  # gRPC cancels the call of an iterator that raises, and says no more
+                raise broken[0] from failure
+            if first and isinstance(failure, grpc.aio.AioRpcError):
                 raise error_of(failure) from failure
             raise
         return response
@@ -336,6 +342,17 @@ class Batches:
                 return
             finally:
                 call.cancel()
+
+
+def _remembering(
+    messages: Iterable[pb.CreateBatchRequest], broken: list[Exception]
+) -> Iterator[pb.CreateBatchRequest]:
+    """Yield messages, and keep what the caller's items raised."""
+    try:
+        yield from messages
+    except Exception as error:
+        broken.append(error)
+        raise
 
 
 def _messages(batch_id: str, items: Iterable[BatchInput], offset: int) -> Iterator[pb.CreateBatchRequest]:

@@ -107,6 +107,7 @@ def progress_of(message: batch_pb2.BatchProgress) -> BatchProgress:
         eta_earliest=time_of(message.eta_earliest),
         eta_latest=time_of(message.eta_latest),
         usage=_usage(message.usage),
+        cost_micros=message.cost_micros,
         latency=tuple(
             (seconds_of(each.upper_bound) if each.HasField("upper_bound") else None, each.count)
             for each in message.latency
@@ -139,6 +140,7 @@ def item_of(message: batch_pb2.BatchItem) -> BatchItem:
         label=message.label,
         confidence=message.confidence if message.HasField("confidence") else None,
         usage=_usage(message.usage),
+        cost_micros=message.cost_micros,
         failure=(
             Failure(why.reason, why.message, why.step, why.attempts) if message.HasField("failure") else None
         ),

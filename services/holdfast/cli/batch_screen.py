@@ -53,13 +53,17 @@ class BatchScreen:
 
 
 def more(progress: BatchProgress) -> str:
-    """Return counts, rate and the end to expect as one line."""
+    """Return counts, rate, what was spent and the end to expect as one line."""
     counts = ", ".join(f"{count:,} {status.name.lower()}" for status, count in progress.counts.items())
-    rate = f"{progress.items_per_second:.1f}/s"
-    if progress.eta_earliest is None or progress.eta_latest is None:
-        return f"{counts}; {rate}"
-    ends = (f"{moment.astimezone():%H:%M:%S}" for moment in (progress.eta_earliest, progress.eta_latest))
-    return f"{counts}; {rate}; ends {' to '.join(ends)}"
+    parts = [counts, f"{progress.items_per_second:.1f}/s"]
+    if progress.usage.tokens:
+        parts.append(f"{progress.usage.tokens:,} tokens, {progress.tokens_per_second:,.0f}/s")
+    if progress.cost_micros:
+        parts.append(f"cost {progress.cost_micros / 1e6:,.2f}")
+    if progress.eta_earliest is not None and progress.eta_latest is not None:
+        ends = (f"{moment.astimezone():%H:%M:%S}" for moment in (progress.eta_earliest, progress.eta_latest))
+        parts.append(f"ends {' to '.join(ends)}")
+    return "; ".join(parts)
 
 
 def plain_progress(progress: BatchProgress) -> dict[str, Any]:

@@ -20,7 +20,7 @@ _FIXED = ("key", "status", "label", "confidence", "review")
 
 
 async def export(
-    db: Database, tenant: str, request: pb.ExportBatchRequest
+    db: Database, tenant: str, request: pb.ExportBatchRequest, token_price: float = 0.0
 ) -> AsyncIterator[pb.ExportBatchResponse]:
     """Yield the file in parts that end with whole lines. Raises `InvalidField`, `BatchNotFound`.
 
@@ -45,7 +45,7 @@ async def export(
                 connection, batch_id, which, limit=_AT_ONCE, after=after
             )
         for view in views:
-            line = _csv(view, columns) if as_csv else _jsonl(request.batch_id, view)
+            line = _csv(view, columns) if as_csv else _jsonl(request.batch_id, view, token_price)
             yield pb.ExportBatchResponse(data=line, last_index=view.index)
 
 
@@ -88,6 +88,8 @@ def _row(cells: list[object]) -> bytes:
     return text.getvalue().encode()
 
 
-def _jsonl(batch_id: str, view: ItemView) -> bytes:
-    item = json_format.MessageToDict(item_message(batch_id, view), preserving_proto_field_name=True)
+def _jsonl(batch_id: str, view: ItemView, token_price: float) -> bytes:
+    item = json_format.MessageToDict(
+        item_message(batch_id, view, token_price), preserving_proto_field_name=True
+    )
     return json.dumps(item, ensure_ascii=False).encode() + b"\n"

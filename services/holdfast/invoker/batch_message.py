@@ -51,8 +51,15 @@ def batch_message(view: BatchView) -> batch_pb2.Batch:
     )
 
 
-def progress_message(batch: BatchView, progress: BatchProgress) -> batch_pb2.BatchProgress:
-    """Return how far a batch is."""
+def cost_micros(tokens: int, token_price: float) -> int:
+    """Return what tokens cost in millionths; `token_price` is that of a million of them."""
+    return round(tokens * token_price)
+
+
+def progress_message(
+    batch: BatchView, progress: BatchProgress, token_price: float = 0.0
+) -> batch_pb2.BatchProgress:
+    """Return how far a batch is, and what it cost at a price of a million tokens."""
     begun = batch.start_time if batch.phase_time is None else batch.phase_time
     since = None if begun is None else begun.timestamp()
     pace = pace_of(
@@ -73,6 +80,7 @@ def progress_message(batch: BatchView, progress: BatchProgress) -> batch_pb2.Bat
         eta_earliest=_in(progress.now, pace.shortest),
         eta_latest=_in(progress.now, pace.longest),
         usage=run_pb2.Usage(steps=usage.steps, tools=usage.tools, tokens=usage.tokens, context=usage.context),
+        cost_micros=cost_micros(usage.tokens, token_price),
         latency=_latency(progress.latency),
         errors=[
             batch_pb2.ErrorGroup(
@@ -87,8 +95,8 @@ def progress_message(batch: BatchView, progress: BatchProgress) -> batch_pb2.Bat
     )
 
 
-def item_message(batch_id: str, view: ItemView) -> batch_pb2.BatchItem:
-    """Return an item with its output, and where that differs from what is there."""
+def item_message(batch_id: str, view: ItemView, token_price: float = 0.0) -> batch_pb2.BatchItem:
+    """Return an item with its output, where that differs from what is there, and what it cost."""
     item = batch_pb2.BatchItem(
         batch_id=batch_id,
         index=view.index,
@@ -103,6 +111,7 @@ def item_message(batch_id: str, view: ItemView) -> batch_pb2.BatchItem:
             tokens=view.usage.tokens,
             context=view.usage.context,
         ),
+        cost_micros=cost_micros(view.usage.tokens, token_price),
         failure=None if view.failure is None else failure_message(view.failure),
         update_time=timestamp(view.update_time),
         review=None if view.review is None else _review(view.index, view.review),

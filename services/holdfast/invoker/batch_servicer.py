@@ -8,8 +8,9 @@ from uuid import UUID
 import grpc
 
 from holdfast.invoker.batch_export import export
-from holdfast.invoker.batch_message import batch_message, item_message, progress_message, read_filter
+from holdfast.invoker.batch_message import batch_message, item_message, read_filter
 from holdfast.invoker.batch_policy import check_rate, check_review, review_rule
+from holdfast.invoker.batch_progress import Progress
 from holdfast.invoker.batch_reviewing import Reviewing
 from holdfast.invoker.batch_spec import check_parallelism, check_tolerance
 from holdfast.invoker.batches import Batches
@@ -44,6 +45,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         self._intents = parts.intents
         self._applier = parts.applier
         self._reviewing = Reviewing(parts.db, parts.intents, parts.applier)
+        self._token_price = parts.settings.token_price
+        self._progress = Progress(parts.db, token_price=self._token_price)
 
     async def CreateBatch(  # noqa: N802 - the contract's name
         self,
@@ -101,8 +104,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         _context: Context,
     ) -> pb.GetBatchResponse:
         """Read a batch and how far it is."""
-        batch, progress = await self._read(_id(request.batch_id))
-        return pb.GetBatchResponse(batch=batch_message(batch), progress=progress)
+        read = await self._progress.now(current_tenant(), _id(request.batch_id))
+        return pb.GetBatchResponse(batch=read.batch, progress=read.progress)
 
     async def ListBatches(  # noqa: N802
         self,
@@ -148,7 +151,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         items: list[batch_pb2.BatchItem] = []
         size = 0
         for view in views:
-            item = item_message(request.batch_id, view)
+            item = item_message(request.batch_id, view, self._token_price)
             size += item.ByteSize()
             if items and size > MAX_PAGE_BYTES:  # the page must arrive; the rest is the next one's
                 last = items[-1].index
@@ -173,22 +176,19 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
             least=_LEAST_S,
         )
         wrong.check()
-        batch_id = _id(request.batch_id)
+        batch_id, tenant = _id(request.batch_id), current_tenant()
         last: bytes | None = None
+        message = await self._progress.now(tenant, batch_id)
         while True:
-            batch, progress = await self._read(batch_id)
-            message = pb.WatchBatchResponse(batch=batch_message(batch), progress=progress)
-            shown = pb.WatchBatchResponse.FromString(message.SerializeToString())
-            for passing in ("snapshot_time", "eta_earliest", "eta_latest"):
-                shown.progress.ClearField(passing)
-            mark = shown.SerializeToString(deterministic=True)
+            mark = _mark(message)
             if mark != last:
                 yield message
                 last = mark
-            counts = {count.status for count in progress.counts}
-            if batch.status in ENDED_BATCH and not counts & {1, 2}:
+            counts = {count.status for count in message.progress.counts}
+            if BatchStatus(message.batch.status) in ENDED_BATCH and not counts & {1, 2}:
                 return
             await asyncio.sleep(interval)
+            message = await self._progress.lately(tenant, batch_id, within=interval / 2)
 
     async def PauseBatch(  # noqa: N802
         self,
@@ -312,13 +312,17 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         _context: Context,
     ) -> AsyncIterator[pb.ExportBatchResponse]:
         """Stream the items as a file, page by page."""
-        async for part in export(self._db, current_tenant(), request):
+        async for part in export(self._db, current_tenant(), request, self._token_price):
             yield part
 
-    async def _read(self, batch_id: UUID) -> tuple[BatchView, batch_pb2.BatchProgress]:
-        async with self._db.connection() as connection:
-            batch = await batch_view.get(connection, current_tenant(), batch_id)
-            return batch, progress_message(batch, await batch_view.progress(connection, batch))
+
+def _mark(message: pb.WatchBatchResponse) -> bytes:
+    """Return what of a message must differ for it to be worth another."""
+    shown = pb.WatchBatchResponse()
+    shown.CopyFrom(message)
+    for passing in ("snapshot_time", "eta_earliest", "eta_latest"):
+        shown.progress.ClearField(passing)
+    return shown.SerializeToString(deterministic=True)
 
 
 def _id(text: str, field: str = "batch_id") -> UUID:

@@ -27,6 +27,11 @@ class InvokerSettings(LeaseAccessSettings):
         help="days for which transcripts and recorded steps are kept after acceptance; 0: for ever",
         minimum=0,
     )
+    token_price: float = setting(
+        0.0,
+        help="what a million tokens cost in your currency, for the cost of batches; 0: no cost",
+        minimum=0,
+    )
     drain_grace: float = setting(5.0, help="how long open calls may take at shutdown", minimum=0)
 
     def __post_init__(self) -> None:

@@ -136,17 +136,18 @@ WHERE tenant = $1 AND seq < $2 AND (cardinality($3::smallint[]) = 0 OR status = 
 ORDER BY seq DESC LIMIT $6
 """  # noqa: S608 - a constant of ours
 
-_COUNTS: Final = "SELECT status, n FROM batch_count WHERE batch_id = $1 AND n > 0 ORDER BY status"
-_TOTAL: Final = """
-SELECT coalesce(t.steps, 0) AS steps, coalesce(t.tools, 0) AS tools, coalesce(t.tokens, 0) AS tokens,
+# One statement, so that what it says is of one moment; each part is read by key, whatever the batch's size.
+PROGRESS: Final = """
+SELECT (SELECT jsonb_object_agg(status, n) FROM batch_count WHERE batch_id = $1 AND n > 0)::text AS counts,
+       (SELECT jsonb_agg(jsonb_build_array(at, ended, tokens)) FROM batch_pace WHERE batch_id = $1)::text
+           AS pace,
+       (SELECT jsonb_object_agg(bucket, n) FROM batch_latency WHERE batch_id = $1)::text AS latency,
+       (SELECT jsonb_agg(jsonb_build_array(reason, n, example_message, example_indexes)) FROM (
+            SELECT reason, n, example_message, example_indexes FROM batch_error
+            WHERE batch_id = $1 AND n > 0 ORDER BY n DESC, reason LIMIT 50) e)::text AS errors,
+       coalesce(t.steps, 0) AS steps, coalesce(t.tools, 0) AS tools, coalesce(t.tokens, 0) AS tokens,
        coalesce(t.context, 0) AS context, clock_timestamp() AS now
 FROM (VALUES ($1::uuid)) AS v (id) LEFT JOIN batch_total t ON t.batch_id = v.id
-"""
-_PACE: Final = "SELECT at, ended, tokens FROM batch_pace WHERE batch_id = $1"
-_LATENCY: Final = "SELECT bucket, n FROM batch_latency WHERE batch_id = $1"
-_ERRORS: Final = """
-SELECT reason, n, example_message, example_indexes FROM batch_error
-WHERE batch_id = $1 AND n > 0 ORDER BY n DESC, reason LIMIT 50
 """
 
 # By status the index (batch_id, status, index) has the order of each; a page reads one page of each status.
@@ -219,22 +220,20 @@ async def list_batches(
 
 async def progress(connection: Connection, batch: BatchView) -> BatchProgress:
     """Read the counters of a batch."""
-    counts = {ItemStatus(row["status"]): row["n"] for row in await connection.fetch(_COUNTS, batch.batch_id)}
-    total = await connection.fetchrow(_TOTAL, batch.batch_id)
-    pace = await connection.fetch(_PACE, batch.batch_id)
-    latency = await connection.fetch(_LATENCY, batch.batch_id)
-    errors = await connection.fetch(_ERRORS, batch.batch_id)
+    row = await connection.fetchrow(PROGRESS, batch.batch_id)
+    found = {name: json.loads(row[name] or "null") for name in ("counts", "pace", "latency", "errors")}
+    counts = {ItemStatus(int(status)): n for status, n in (found["counts"] or {}).items()}
     return BatchProgress(
         total=sum(counts.values()),
-        counts=counts,
-        usage=Usage(total["steps"], total["tools"], total["tokens"], total["context"]),
-        pace=tuple(Slot(row["at"], row["ended"], row["tokens"]) for row in pace),
-        latency={row["bucket"]: row["n"] for row in latency},
+        counts={status: counts[status] for status in sorted(counts)},
+        usage=Usage(row["steps"], row["tools"], row["tokens"], row["context"]),
+        pace=tuple(Slot(*slot) for slot in found["pace"] or ()),
+        latency={int(bucket): n for bucket, n in (found["latency"] or {}).items()},
         errors=tuple(
-            ErrorGroup(row["reason"], row["n"], row["example_message"], tuple(row["example_indexes"]))
-            for row in errors
+            ErrorGroup(reason, n, message, tuple(indexes))
+            for reason, n, message, indexes in found["errors"] or ()
         ),
-        now=total["now"],
+        now=row["now"],
     )
 
 
