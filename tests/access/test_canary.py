@@ -20,9 +20,7 @@ BAD = "hf_" + "b" * 43
 
 
 @pytest.mark.timeout(300)
-async def test_secrets_are_in_nothing_that_services_tell(
-    database_url: str, tmp_path: Path
-) -> None:
+async def test_secrets_are_in_nothing_that_services_tell(database_url: str, tmp_path: Path) -> None:
     watching = {"HOLDFAST_METRICS_LISTEN": "127.0.0.1:0"}
     async with (
         Collector() as collector,
