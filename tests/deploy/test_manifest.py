@@ -32,7 +32,8 @@ def test_kubernetes_knows_every_field_and_no_name_is_made_twice(manifests: Manif
 
 def test_only_kinds_of_others_escape_kubernetes_own_types() -> None:
     foreign = {one["kind"] for one in rendered("full").all if "." in one["apiVersion"].partition("/")[0]}
-    assert foreign == {"NetworkPolicy", "GRPCRoute", "ScaledObject"}  # the first is Kubernetes' own
+    operators = {"GRPCRoute", "ScaledObject", "ServiceMonitor", "PrometheusRule"}
+    assert foreign == {"NetworkPolicy", *operators}  # the first is Kubernetes' own
 
 
 def test_the_longest_names_still_fit() -> None:
@@ -128,7 +129,7 @@ def test_probes_ask_the_port_that_the_service_listens_on(manifests: Manifests) -
     for name, container in manifests.containers().items():
         if name.partition("/")[2] not in SERVICES:
             continue
-        (port,) = (one["containerPort"] for one in container["ports"])
+        (port,) = (each["containerPort"] for each in container["ports"] if "metrics" not in each["name"])
         assert variables(container)["HOLDFAST_LISTEN"] == f"0.0.0.0:{port}", name
         sidecar = container.get("restartPolicy") == "Always"
         probes = {kind: container.get(kind) for kind in ("livenessProbe", "readinessProbe", "startupProbe")}

@@ -53,7 +53,16 @@ def test_the_schema_knows_every_value_and_no_value_that_is_not_written_down() ->
     }
     for name, keys in expected.items():
         assert set(_properties(name)) == keys, name
-    for name in ("image", "database", "migration", "networkPolicy", "gateway", "identity", "tls"):
+    for name in (
+        "image",
+        "database",
+        "migration",
+        "networkPolicy",
+        "gateway",
+        "identity",
+        "tls",
+        "telemetry",
+    ):
         assert set(_properties(name)) == set(values[name]), name
 
 

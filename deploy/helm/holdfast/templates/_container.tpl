@@ -25,6 +25,10 @@ restartPolicy: Always
 ports:
   - name: {{ .service }}
     containerPort: {{ $port }}
+  {{- if .root.Values.telemetry.metrics }}
+  - name: {{ .sidecar | ternary "metrics-sidecar" "metrics" }}
+    containerPort: {{ include "holdfast.metricsPort" .service }}
+  {{- end }}
 env:
   {{- $_ := set . "port" $port }}
   {{- include "holdfast.env" . | nindent 2 }}
@@ -106,6 +110,11 @@ livenessProbe:
 {{- .root.Values.tls.existingSecret | empty | ternary $port (add $port 100) -}}
 {{- end -}}
 
+{{/* Where Prometheus reads; a runner's pod has a sidecar's beside its own. */}}
+{{- define "holdfast.metricsPort" -}}
+{{- add (include "holdfast.port" . | int) 200 -}}
+{{- end -}}
+
 {{- define "holdfast.env" -}}
 - name: HOLDFAST_LISTEN
   value: "0.0.0.0:{{ .port }}"
@@ -144,6 +153,20 @@ livenessProbe:
 {{- end }}
 - name: HOLDFAST_HEALTH_LISTEN
   value: "0.0.0.0:{{ include "holdfast.healthPort" . }}"
+{{- end }}
+{{- if .root.Values.telemetry.metrics }}
+- name: HOLDFAST_METRICS_LISTEN
+  value: "0.0.0.0:{{ include "holdfast.metricsPort" .service }}"
+{{- end }}
+{{- with .root.Values.telemetry.traces }}
+{{- if .endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .ratio | quote }}
+{{- end }}
 {{- end }}
 - name: HOLDFAST_DRAIN_GRACE
   value: {{ .values.drainGrace | quote }}

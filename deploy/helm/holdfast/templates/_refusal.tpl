@@ -20,6 +20,9 @@
 {{- if and $values.gateway.enabled (not $values.gateway.parentRefs) -}}
 {{- fail "gateway.enabled needs gateway.parentRefs: a route that belongs to no gateway serves nobody." -}}
 {{- end -}}
+{{- if and $values.telemetry.serviceMonitor.enabled (not $values.telemetry.metrics) -}}
+{{- fail "telemetry.serviceMonitor.enabled needs telemetry.metrics: there would be nothing to read." -}}
+{{- end -}}
 {{- $dispatchers := $values.dispatcher.enabled -}}
 {{- include "holdfast.refusals.image" (dict "of" "image" "image" $values.image) -}}
 {{- range $part := .parts -}}
@@ -81,7 +84,7 @@
 {{- define "holdfast.refusals.env" -}}
 {{- $of := .of -}}
 {{- range $name, $_ := .part.values.env -}}
-{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN")) (hasSuffix "_ADDRESS" $name) -}}
+{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN")) (hasSuffix "_ADDRESS" $name) -}}
 {{- fail (printf "%s.env names %s, which the chart sets itself." $of $name) -}}
 {{- end -}}
 {{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) (has $name (list "HOLDFAST_CAPABILITY_KEY" "HOLDFAST_TOKEN")) -}}
