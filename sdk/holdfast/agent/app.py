@@ -28,6 +28,8 @@ OnInput = Literal["enqueue", "interrupt", "reject"]
 
 POLICIES: Final[tuple[OnInput, ...]] = get_args(OnInput)
 
+MOST_CRITICAL: Final = 16
+"""Destinations that one agent may call critical."""
 INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}")
 
 
@@ -50,6 +52,7 @@ class Agent:
     degrade: tuple[Rung, ...] = ()
     trim: Trim = "error"
     undo: Terms = Terms(("failure",), DAY)  # noqa: RUF009 -- frozen
+    critical: tuple[str, ...] = ()
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
@@ -105,6 +108,7 @@ class App:
         on_input: OnInput = "enqueue",
         undo_on: Iterable[UndoOn] = ("failure",),
         undo_within: float | timedelta = DAY,
+        critical: Iterable[str] = (),
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -119,8 +123,9 @@ class App:
         would probably miss its deadline. `degrade` are the rungs taken as the budget runs low, `trim` says
         what becomes of messages that a model call has no room for. Steps that have an `undo` are undone when
         the run would end as `undo_on` says ("failure", "cancel", "exhausted"), the newest first, for at most
-        `undo_within` (seconds or a `timedelta`, up to 31 days), apart from its budget. Raises ValueError or
-        TypeError, in one sentence, for what cannot be served.
+        `undo_within` (seconds or a `timedelta`, up to 31 days), apart from its budget. While the breaker of a
+        destination among `critical` is open, runs wait instead of starting. Raises ValueError or TypeError,
+        in one sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -133,6 +138,7 @@ class App:
 
         if trim not in TRIMS:
             raise ValueError(f"What there is no room for is treated as {', '.join(TRIMS)}, not {trim!r}.")
+        destinations = _critical(critical)
         kind = Kind(session)
         undo = Terms.of(undo_on, undo_within)
 
@@ -154,6 +160,7 @@ class App:
                 trim=trim,
                 on_input=on_input,
                 undo=undo,
+                critical=destinations,
             )
             return fn
 
@@ -173,6 +180,16 @@ class App:
         if self._models is not None:
             await self._models.close()
             self._models = None
+
+
+def _critical(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of destinations, each once."""
+    if isinstance(names, str):
+        raise TypeError("An agent's critical lists destinations: critical=['tickets'], not one text.")
+    unique = tuple(dict.fromkeys(names))
+    if len(unique) > MOST_CRITICAL or not all(unique):
+        raise ValueError(f"An agent's critical lists up to {MOST_CRITICAL} destinations by name.")
+    return unique
 
 
 def _signature(fn: Callable[..., Any], intent: str) -> tuple[Any, Any]:

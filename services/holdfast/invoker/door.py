@@ -155,7 +155,10 @@ class Door:
         self._hints.queued(list(queued))
 
     def _placements(self, invocations: Sequence[Invocation]) -> tuple[Placements, Reservation]:
-        """Reserve credit of the runners that could take these runs at once."""
+        """Reserve credit of the runners that could take these runs at once.
+
+        What does not start while a breaker is open goes through a claim, which looks at the breaker.
+        """
         wanted = {(each.intent, each.agent_version) for each in invocations}
         able = {pool_of(*want): (want[0], self._board.serving(pool_of(*want))) for want in wanted}
         runners = dict.fromkeys(session for _, sessions in able.values() for session in sessions)
@@ -166,7 +169,7 @@ class Door:
                 for session in sessions
                 if session in reserved.slots
                 for served in session.intents
-                if served.intent == intent
+                if served.intent == intent and not (served.critical and pool == intent)
             ]
             for pool, (intent, sessions) in able.items()
         }

@@ -56,6 +56,7 @@ class Agents:
                 compatible_versions=served.app.compatible_versions,
                 max_concurrent=served.agent.max_concurrent,
                 on_input=_POLICIES[served.agent.on_input],
+                critical_destinations=served.agent.critical,
             )
             for intent, served in sorted(self._served.items())
         ]
