@@ -72,6 +72,7 @@ class Runner(RunnerServiceServicer):
         self.invoker_address = invoker_address
         self.intents = intents
         self.max_concurrent = 0
+        self.critical: Sequence[str] = ()
         self.held: dict[str, Held] = {}
         self.told: list[work_service_pb2.Assignment] = []
         self.cancels: list[str] = []
@@ -117,6 +118,7 @@ class Runner(RunnerServiceServicer):
                     agent_version="1",
                     max_concurrent=self.max_concurrent,
                     on_input=self.on_input,
+                    critical_destinations=self.critical,
                 )
                 for intent in self.intents
             ],

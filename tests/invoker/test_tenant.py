@@ -78,7 +78,7 @@ async def test_every_field_that_is_wrong_is_named(tenants: Any) -> None:
         "rate": {"runs_per_second": float("nan"), "burst": -1},
         "default_budget": {"deadline_ms": -1, "max_context": 1 << 40},
         "max_in_flight_per_user": 3,
-        "max_in_flight_by_intent": {"count": 1},
+        "max_in_flight_by_intent": {"count": 0},
     }
     error = await refusal(tenants.PutTenant(pb.PutTenantRequest(tenant=wrong), metadata=OPERATOR))
     assert reason_of(error) == "INVALID_FIELD"
@@ -92,7 +92,7 @@ async def test_every_field_that_is_wrong_is_named(tenants: Any) -> None:
         "tenant.default_budget.deadline_ms",
         "tenant.default_budget.max_context",
         "tenant.max_in_flight_per_user",
-        "tenant.max_in_flight_by_intent",
+        "tenant.max_in_flight_by_intent[count]",
     }
     for paths in ((), ("weight", "colour"), ("create_time",), ("max_in_flight_by_user",)):
         error = await refusal(update(tenants, "acme", *paths, weight=1))
@@ -204,3 +204,23 @@ async def test_a_tenant_without_a_queue_has_no_oldest_age(door: Invoker, tenants
     queue = (await asked).statistics
     assert not queue.queue.HasField("oldest_age")
     assert list(queue.intents) == []
+
+
+async def test_a_cap_of_an_intent_is_edited_while_runs_wait_for_it(
+    tenants: Any, door: Invoker, worker: Runner
+) -> None:
+    put = await update(tenants, "default", "max_in_flight_by_intent", max_in_flight_by_intent={"count": 2})
+    assert dict(put.max_in_flight_by_intent) == {"count": 2}
+    ids = [(await door.invoke()).run.run_id for _ in range(4)]
+    await until(lambda: len(worker.held) == 2)
+
+    async def told() -> bool:
+        return "max_in_flight_by_intent" in (await door.run(ids[3])).held_back
+
+    await until(told)
+    await worker.end(worker.held[ids[0]])
+    await worker.take(ids[2])
+    assert len(worker.held) == 2
+    await update(tenants, "default", "max_in_flight_by_intent")
+    await worker.take(ids[3])
+    assert (await door.run(ids[3])).held_back == ""

@@ -76,9 +76,10 @@ STATEMENTS = {
     "commit.finish": commit_sql.finish(),
 }
 
-# Small by nature: one row per intent and version, one per runner; the runs being cancelled, or with mail.
+# Small by nature: one row per intent and version, one per runner; the runs being cancelled, or with mail;
+# the pools that are held back.
 SMALL = {"served_intent", "runner_session"}
-SMALL_INDEXES = {"run_state_cancel_asked", "run_state_mail", "run_state_orphan"}
+SMALL_INDEXES = {"run_state_cancel_asked", "run_state_mail", "run_state_orphan", "tenant_pool_held"}
 
 # `fill` queues runs; these give the other tables rows enough that reading all of them would cost.
 EVERYTHING_ELSE = (

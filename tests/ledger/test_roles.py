@@ -278,7 +278,6 @@ async def test_the_invokers_role_edits_tenants_and_tells_of_dead_letters_as_the_
         ("dispatcher", "SELECT * FROM run_state"),
         ("dispatcher", "SELECT * FROM run"),
         ("dispatcher", "SELECT * FROM checkpoint"),
-        ("dispatcher", "INSERT INTO effect (effect_id) VALUES (gen_random_uuid())"),
         ("dispatcher", "DELETE FROM effect"),
         ("approval", "SELECT * FROM run"),
         ("approval", "UPDATE approval_audit SET content = ''"),

@@ -51,7 +51,7 @@ async def test_a_tenant_that_is_not_there_is_made_only_when_asked(db: Database) 
 
 
 async def test_changes_of_different_limits_at_once_are_all_kept(db: Database) -> None:
-    names = [field.name for field in fields(Terms) if field.name != "alert_destination"]
+    names = [field.name for field in fields(Terms) if field.type in (int, float)]
     await asyncio.gather(
         *(tenant.change(db, "acme", {name: 50 + n}, make=True) for n, name in enumerate(names))
     )

@@ -187,6 +187,13 @@ _CONTRADICTIONS = {
     "capped does not mirror the cap": """
         SELECT p.pool FROM tenant_pool p JOIN tenant t USING (tenant)
         WHERE p.capped <> (t.in_flight >= t.max_in_flight)""",
+    "an intent has more in flight than its cap, or leases that do not count": """
+        SELECT t.tenant, c.intent FROM tenant t
+        CROSS JOIN LATERAL jsonb_each_text(t.intent_caps) AS c (intent, most)
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS n, count(l.capped_intent) AS marked FROM lease l JOIN run r USING (run_id)
+            WHERE l.tenant = t.tenant AND r.intent = c.intent) h
+        WHERE h.n > c.most::int OR h.marked <> h.n""",
     "a queued run waits nowhere, or twice": """
         SELECT s.run_id FROM run_state s
         CROSS JOIN LATERAL (SELECT

@@ -462,6 +462,7 @@ class Run(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     PAUSE_REASON_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    HELD_BACK_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The id: the caller's, or made by the server."""
     intent: _builtins.str
@@ -501,6 +502,10 @@ class Run(_message.Message):
     waiting_for: _builtins.str
     """Of a run that waits for a runner, where none is connected that could take it: what such a runner
     has to serve. Only told by GetRun.
+    """
+    held_back: _builtins.str
+    """Of a run that waits though a runner could take it: what holds back the tenant's runs of its intent, a
+    cap or the open breaker of a critical destination. Only told by GetRun.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:
@@ -593,10 +598,11 @@ class Run(_message.Message):
         paused: _builtins.bool = ...,
         pause_reason: _builtins.str = ...,
         waiting_for: _builtins.str = ...,
+        held_back: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "caller", b"caller", "compensating", b"compensating", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "last_failure", b"last_failure", "lent", b"lent", "outcome", b"outcome", "payload", b"payload", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "compensating", b"compensating", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "handed_off", b"handed_off", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "lent", b"lent", "ordering_key", b"ordering_key", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "pause_reason", b"pause_reason", "paused", b"paused", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "budget", b"budget", "caller", b"caller", "cancel_requested", b"cancel_requested", "compensating", b"compensating", "correlation_id", b"correlation_id", "create_time", b"create_time", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_from", b"forked_from", "handed_off", b"handed_off", "held_back", b"held_back", "idempotency_key", b"idempotency_key", "intent", b"intent", "labels", b"labels", "last_failure", b"last_failure", "last_sequence", b"last_sequence", "lent", b"lent", "ordering_key", b"ordering_key", "outcome", b"outcome", "parent_run_id", b"parent_run_id", "pause_reason", b"pause_reason", "paused", b"paused", "payload", b"payload", "priority", b"priority", "run_id", b"run_id", "session_id", b"session_id", "shape", b"shape", "start_time", b"start_time", "status", b"status", "usage", b"usage", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -118,8 +118,8 @@ class Tenant(_message.Message):
     """Runs waiting in the queue; above it, calls are refused as QUEUE_FULL."""
     max_in_flight_per_user: _builtins.int
     """Runs in flight of any one user that `max_in_flight_by_user` does not name; 0: only the
-    tenant's cap holds. This release holds the tenant's cap alone: here and in the two maps nothing
-    may be said.
+    tenant's cap holds. This release holds no caps of users: here and in the map of users nothing may be
+    said.
     """
     alert_destination: _builtins.str
     """The destination of the tenant that is sent an effect for each run set aside in the dead letters,

@@ -29,7 +29,7 @@ from holdfast.v1 import mailbox_pb2 as holdfast_dot_v1_dot_mailbox__pb2
 from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eholdfast/v1/work_service.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!holdfast/v1/invoker_service.proto\x1a\x19holdfast/v1/mailbox.proto\x1a\x15holdfast/v1/run.proto\"\xd6\x01\n\x0cLeaseRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.RunnerHelloH\x00\x12+\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x19.holdfast.v1.RunnerCreditH\x00\x12\x31\n\theartbeat\x18\x03 \x01(\x0b\x32\x1c.holdfast.v1.RunnerHeartbeatH\x00\x12\x30\n\thand_back\x18\x04 \x01(\x0b\x32\x1b.holdfast.v1.RunnerHandBackH\x00\x42\t\n\x07message\"s\n\x0bRunnerHello\x12\x11\n\trunner_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12*\n\x07intents\x18\x03 \x03(\x0b\x32\x19.holdfast.v1.ServedIntent\x12\x14\n\x0c\x61ttach_token\x18n \x01(\t\"\xab\x01\n\x0cServedIntent\x12\x0e\n\x06intent\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x1b\n\x13\x63ompatible_versions\x18\x03 \x03(\t\x12\x16\n\x0emax_concurrent\x18\x04 \x01(\x05\x12*\n\x08on_input\x18\x14 \x01(\x0e\x32\x18.holdfast.v1.InputPolicy\x12\x13\n\x0blight_items\x18o \x01(\x08\"4\n\x0cRunnerCredit\x12\r\n\x05slots\x18\x01 \x01(\x05\x12\x15\n\rended_run_ids\x18\x02 \x03(\t\"\x1f\n\x0fRunnerHeartbeat\x12\x0c\n\x04held\x18\x01 \x01(\x05\"7\n\x0eRunnerHandBack\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.LeaseRef\")\n\x08LeaseRef\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x8f\x03\n\rLeaseResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.holdfast.v1.SessionOpenedH\x00\x12)\n\x06leased\x18\x02 \x01(\x0b\x32\x17.holdfast.v1.RunsLeasedH\x00\x12-\n\x07revoked\x18\x03 \x01(\x0b\x32\x1a.holdfast.v1.LeasesRevokedH\x00\x12*\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x18.holdfast.v1.CancelAskedH\x00\x12\x30\n\x08\x64raining\x18\x05 \x01(\x0b\x32\x1c.holdfast.v1.SessionDrainingH\x00\x12.\n\x07signals\x18\x14 \x01(\x0b\x32\x1b.holdfast.v1.SignalsArrivedH\x00\x12(\n\x05pause\x18P \x01(\x0b\x32\x17.holdfast.v1.PauseAskedH\x00\x12\x33\n\x07renewed\x18n \x01(\x0b\x32 .holdfast.v1.CapabilitiesRenewedH\x00\x42\t\n\x07message\"\x88\x01\n\rSessionOpened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tlease_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\nRunsLeased\x12,\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x17.holdfast.v1.Assignment\"\xd6\x03\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x04 \x01(\x05\x12.\n\ninvocation\x18\x05 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequest\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0blast_commit\x18\x08 \x01(\x05\x12\x15\n\rlast_sequence\x18\t \x01(\x03\x12!\n\x05usage\x18\n \x01(\x0b\x32\x12.holdfast.v1.Usage\x12\x18\n\x10mailbox_sequence\x18\x14 \x01(\x03\x12(\n\x04time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x04lent\x18\x46 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12*\n\x0c\x63ompensating\x18G \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x12\n\ncapability\x18n \x01(\t\"K\n\x13\x43\x61pabilitiesRenewed\x12\x34\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x1e.holdfast.v1.RenewedCapability\"M\n\x11RenewedCapability\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.LeaseRef\x12\x12\n\ncapability\x18\x02 \x01(\t\"6\n\rLeasesRevoked\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.LeaseRef\"D\n\x0b\x43\x61ncelAsked\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.LeaseRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\nPauseAsked\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.LeaseRef\"=\n\x0eSignalsArrived\x12+\n\x07signals\x18\x01 \x03(\x0b\x32\x1a.holdfast.v1.ArrivedSignal\"a\n\rArrivedSignal\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.LeaseRef\x12*\n\x06signal\x18\x02 \x01(\x0b\x32\x1a.holdfast.v1.MailboxSignal\";\n\x0fSessionDraining\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration*\x94\x01\n\x0bInputPolicy\x12\x1c\n\x18INPUT_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14INPUT_POLICY_ENQUEUE\x10\x01\x12\x1a\n\x16INPUT_POLICY_INTERRUPT\x10\x02\x12\x17\n\x13INPUT_POLICY_REJECT\x10\x03\x12\x18\n\x14INPUT_POLICY_RESTART\x10\x04\x32Q\n\x0bWorkService\x12\x42\n\x05Lease\x12\x19.holdfast.v1.LeaseRequest\x1a\x1a.holdfast.v1.LeaseResponse(\x01\x30\x01\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eholdfast/v1/work_service.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!holdfast/v1/invoker_service.proto\x1a\x19holdfast/v1/mailbox.proto\x1a\x15holdfast/v1/run.proto\"\xd6\x01\n\x0cLeaseRequest\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.RunnerHelloH\x00\x12+\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x19.holdfast.v1.RunnerCreditH\x00\x12\x31\n\theartbeat\x18\x03 \x01(\x0b\x32\x1c.holdfast.v1.RunnerHeartbeatH\x00\x12\x30\n\thand_back\x18\x04 \x01(\x0b\x32\x1b.holdfast.v1.RunnerHandBackH\x00\x42\t\n\x07message\"s\n\x0bRunnerHello\x12\x11\n\trunner_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12*\n\x07intents\x18\x03 \x03(\x0b\x32\x19.holdfast.v1.ServedIntent\x12\x14\n\x0c\x61ttach_token\x18n \x01(\t\"\xca\x01\n\x0cServedIntent\x12\x0e\n\x06intent\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x1b\n\x13\x63ompatible_versions\x18\x03 \x03(\t\x12\x16\n\x0emax_concurrent\x18\x04 \x01(\x05\x12*\n\x08on_input\x18\x14 \x01(\x0e\x32\x18.holdfast.v1.InputPolicy\x12\x13\n\x0blight_items\x18o \x01(\x08\x12\x1d\n\x15\x63ritical_destinations\x18\x1e \x03(\t\"4\n\x0cRunnerCredit\x12\r\n\x05slots\x18\x01 \x01(\x05\x12\x15\n\rended_run_ids\x18\x02 \x03(\t\"\x1f\n\x0fRunnerHeartbeat\x12\x0c\n\x04held\x18\x01 \x01(\x05\"7\n\x0eRunnerHandBack\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.LeaseRef\")\n\x08LeaseRef\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\x8f\x03\n\rLeaseResponse\x12,\n\x06opened\x18\x01 \x01(\x0b\x32\x1a.holdfast.v1.SessionOpenedH\x00\x12)\n\x06leased\x18\x02 \x01(\x0b\x32\x17.holdfast.v1.RunsLeasedH\x00\x12-\n\x07revoked\x18\x03 \x01(\x0b\x32\x1a.holdfast.v1.LeasesRevokedH\x00\x12*\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x18.holdfast.v1.CancelAskedH\x00\x12\x30\n\x08\x64raining\x18\x05 \x01(\x0b\x32\x1c.holdfast.v1.SessionDrainingH\x00\x12.\n\x07signals\x18\x14 \x01(\x0b\x32\x1b.holdfast.v1.SignalsArrivedH\x00\x12(\n\x05pause\x18P \x01(\x0b\x32\x17.holdfast.v1.PauseAskedH\x00\x12\x33\n\x07renewed\x18n \x01(\x0b\x32 .holdfast.v1.CapabilitiesRenewedH\x00\x42\t\n\x07message\"\x88\x01\n\rSessionOpened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tlease_ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\nRunsLeased\x12,\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x17.holdfast.v1.Assignment\"\xd6\x03\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\x04 \x01(\x05\x12.\n\ninvocation\x18\x05 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequest\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0blast_commit\x18\x08 \x01(\x05\x12\x15\n\rlast_sequence\x18\t \x01(\x03\x12!\n\x05usage\x18\n \x01(\x0b\x32\x12.holdfast.v1.Usage\x12\x18\n\x10mailbox_sequence\x18\x14 \x01(\x03\x12(\n\x04time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x04lent\x18\x46 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12*\n\x0c\x63ompensating\x18G \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x12\n\ncapability\x18n \x01(\t\"K\n\x13\x43\x61pabilitiesRenewed\x12\x34\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x1e.holdfast.v1.RenewedCapability\"M\n\x11RenewedCapability\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.LeaseRef\x12\x12\n\ncapability\x18\x02 \x01(\t\"6\n\rLeasesRevoked\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.LeaseRef\"D\n\x0b\x43\x61ncelAsked\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.LeaseRef\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\nPauseAsked\x12%\n\x06leases\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.LeaseRef\"=\n\x0eSignalsArrived\x12+\n\x07signals\x18\x01 \x03(\x0b\x32\x1a.holdfast.v1.ArrivedSignal\"a\n\rArrivedSignal\x12$\n\x05lease\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.LeaseRef\x12*\n\x06signal\x18\x02 \x01(\x0b\x32\x1a.holdfast.v1.MailboxSignal\";\n\x0fSessionDraining\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration*\x94\x01\n\x0bInputPolicy\x12\x1c\n\x18INPUT_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14INPUT_POLICY_ENQUEUE\x10\x01\x12\x1a\n\x16INPUT_POLICY_INTERRUPT\x10\x02\x12\x17\n\x13INPUT_POLICY_REJECT\x10\x03\x12\x18\n\x14INPUT_POLICY_RESTART\x10\x04\x32Q\n\x0bWorkService\x12\x42\n\x05Lease\x12\x19.holdfast.v1.LeaseRequest\x1a\x1a.holdfast.v1.LeaseResponse(\x01\x30\x01\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,46 +37,46 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.work_service_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
-  _globals['_INPUTPOLICY']._serialized_start=2525
-  _globals['_INPUTPOLICY']._serialized_end=2673
+  _globals['_INPUTPOLICY']._serialized_start=2556
+  _globals['_INPUTPOLICY']._serialized_end=2704
   _globals['_LEASEREQUEST']._serialized_start=198
   _globals['_LEASEREQUEST']._serialized_end=412
   _globals['_RUNNERHELLO']._serialized_start=414
   _globals['_RUNNERHELLO']._serialized_end=529
   _globals['_SERVEDINTENT']._serialized_start=532
-  _globals['_SERVEDINTENT']._serialized_end=703
-  _globals['_RUNNERCREDIT']._serialized_start=705
-  _globals['_RUNNERCREDIT']._serialized_end=757
-  _globals['_RUNNERHEARTBEAT']._serialized_start=759
-  _globals['_RUNNERHEARTBEAT']._serialized_end=790
-  _globals['_RUNNERHANDBACK']._serialized_start=792
-  _globals['_RUNNERHANDBACK']._serialized_end=847
-  _globals['_LEASEREF']._serialized_start=849
-  _globals['_LEASEREF']._serialized_end=890
-  _globals['_LEASERESPONSE']._serialized_start=893
-  _globals['_LEASERESPONSE']._serialized_end=1292
-  _globals['_SESSIONOPENED']._serialized_start=1295
-  _globals['_SESSIONOPENED']._serialized_end=1431
-  _globals['_RUNSLEASED']._serialized_start=1433
-  _globals['_RUNSLEASED']._serialized_end=1491
-  _globals['_ASSIGNMENT']._serialized_start=1494
-  _globals['_ASSIGNMENT']._serialized_end=1964
-  _globals['_CAPABILITIESRENEWED']._serialized_start=1966
-  _globals['_CAPABILITIESRENEWED']._serialized_end=2041
-  _globals['_RENEWEDCAPABILITY']._serialized_start=2043
-  _globals['_RENEWEDCAPABILITY']._serialized_end=2120
-  _globals['_LEASESREVOKED']._serialized_start=2122
-  _globals['_LEASESREVOKED']._serialized_end=2176
-  _globals['_CANCELASKED']._serialized_start=2178
-  _globals['_CANCELASKED']._serialized_end=2246
-  _globals['_PAUSEASKED']._serialized_start=2248
-  _globals['_PAUSEASKED']._serialized_end=2299
-  _globals['_SIGNALSARRIVED']._serialized_start=2301
-  _globals['_SIGNALSARRIVED']._serialized_end=2362
-  _globals['_ARRIVEDSIGNAL']._serialized_start=2364
-  _globals['_ARRIVEDSIGNAL']._serialized_end=2461
-  _globals['_SESSIONDRAINING']._serialized_start=2463
-  _globals['_SESSIONDRAINING']._serialized_end=2522
-  _globals['_WORKSERVICE']._serialized_start=2675
-  _globals['_WORKSERVICE']._serialized_end=2756
+  _globals['_SERVEDINTENT']._serialized_end=734
+  _globals['_RUNNERCREDIT']._serialized_start=736
+  _globals['_RUNNERCREDIT']._serialized_end=788
+  _globals['_RUNNERHEARTBEAT']._serialized_start=790
+  _globals['_RUNNERHEARTBEAT']._serialized_end=821
+  _globals['_RUNNERHANDBACK']._serialized_start=823
+  _globals['_RUNNERHANDBACK']._serialized_end=878
+  _globals['_LEASEREF']._serialized_start=880
+  _globals['_LEASEREF']._serialized_end=921
+  _globals['_LEASERESPONSE']._serialized_start=924
+  _globals['_LEASERESPONSE']._serialized_end=1323
+  _globals['_SESSIONOPENED']._serialized_start=1326
+  _globals['_SESSIONOPENED']._serialized_end=1462
+  _globals['_RUNSLEASED']._serialized_start=1464
+  _globals['_RUNSLEASED']._serialized_end=1522
+  _globals['_ASSIGNMENT']._serialized_start=1525
+  _globals['_ASSIGNMENT']._serialized_end=1995
+  _globals['_CAPABILITIESRENEWED']._serialized_start=1997
+  _globals['_CAPABILITIESRENEWED']._serialized_end=2072
+  _globals['_RENEWEDCAPABILITY']._serialized_start=2074
+  _globals['_RENEWEDCAPABILITY']._serialized_end=2151
+  _globals['_LEASESREVOKED']._serialized_start=2153
+  _globals['_LEASESREVOKED']._serialized_end=2207
+  _globals['_CANCELASKED']._serialized_start=2209
+  _globals['_CANCELASKED']._serialized_end=2277
+  _globals['_PAUSEASKED']._serialized_start=2279
+  _globals['_PAUSEASKED']._serialized_end=2330
+  _globals['_SIGNALSARRIVED']._serialized_start=2332
+  _globals['_SIGNALSARRIVED']._serialized_end=2393
+  _globals['_ARRIVEDSIGNAL']._serialized_start=2395
+  _globals['_ARRIVEDSIGNAL']._serialized_end=2492
+  _globals['_SESSIONDRAINING']._serialized_start=2494
+  _globals['_SESSIONDRAINING']._serialized_end=2553
+  _globals['_WORKSERVICE']._serialized_start=2706
+  _globals['_WORKSERVICE']._serialized_end=2787
 # @@protoc_insertion_point(module_scope)

@@ -154,6 +154,7 @@ class ServedIntent(_message.Message):
     MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
     ON_INPUT_FIELD_NUMBER: _builtins.int
     LIGHT_ITEMS_FIELD_NUMBER: _builtins.int
+    CRITICAL_DESTINATIONS_FIELD_NUMBER: _builtins.int
     intent: _builtins.str
     """The intent."""
     agent_version: _builtins.str
@@ -170,6 +171,12 @@ class ServedIntent(_message.Message):
     def compatible_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Versions whose started runs this code can go on with."""
 
+    @_builtins.property
+    def critical_destinations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Destinations without which runs do not start: while the breaker of one is open they wait; at most 16.
+        Runs that have started, or are pinned to a version, are not held back.
+        """
+
     def __init__(
         self,
         *,
@@ -179,10 +186,11 @@ class ServedIntent(_message.Message):
         max_concurrent: _builtins.int = ...,
         on_input: Global___InputPolicy.ValueType = ...,
         light_items: _builtins.bool = ...,
+        critical_destinations: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "compatible_versions", b"compatible_versions", "intent", b"intent", "light_items", b"light_items", "max_concurrent", b"max_concurrent", "on_input", b"on_input"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "compatible_versions", b"compatible_versions", "critical_destinations", b"critical_destinations", "intent", b"intent", "light_items", b"light_items", "max_concurrent", b"max_concurrent", "on_input", b"on_input"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

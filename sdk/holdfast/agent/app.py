@@ -28,6 +28,8 @@ OnInput = Literal["enqueue", "interrupt", "reject", "restart"]
 
 POLICIES: Final[tuple[OnInput, ...]] = get_args(OnInput)
 
+MOST_CRITICAL: Final = 16
+"""Destinations that one agent may call critical."""
 INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}")
 
 
@@ -51,6 +53,7 @@ class Agent:
     trim: Trim = "error"
     undo: Terms = Terms(("failure",), DAY)  # noqa: RUF009 -- frozen
     light: bool = False
+    critical: tuple[str, ...] = ()
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
@@ -107,6 +110,7 @@ class App:
         undo_on: Iterable[UndoOn] = ("failure",),
         undo_within: float | timedelta = DAY,
         light: bool = False,
+        critical: Iterable[str] = (),
     ) -> Callable[[F], F]:
         """Register an async function for an intent: `async def f(run: Run, payload: T) -> U`.
 
@@ -125,7 +129,8 @@ class App:
         `undo_within` (seconds or a `timedelta`, up to 31 days), apart from its budget. With `light`, items of
         batches are executed many at a time without runs of their own: recorded once, though after a crash
         all of their code runs again; they stage no effects, rest at nothing, and have no gates, children or
-        undos. Raises ValueError or TypeError, in one sentence, for what cannot be served.
+        undos. While the breaker of a destination among `critical` is open, runs wait instead of starting.
+        Raises ValueError or TypeError, in one sentence, for what cannot be served.
         """
         if not INTENT.fullmatch(intent):
             raise ValueError(f"An intent has 1 to 255 letters, digits, _ . / and -; {intent!r} does not fit.")
@@ -138,6 +143,7 @@ class App:
 
         if trim not in TRIMS:
             raise ValueError(f"What there is no room for is treated as {', '.join(TRIMS)}, not {trim!r}.")
+        destinations = _critical(critical)
         kind = Kind(session)
         undo = Terms.of(undo_on, undo_within)
 
@@ -160,6 +166,7 @@ class App:
                 on_input=on_input,
                 undo=undo,
                 light=light,
+                critical=destinations,
             )
             return fn
 
@@ -179,6 +186,16 @@ class App:
         if self._models is not None:
             await self._models.close()
             self._models = None
+
+
+def _critical(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of destinations, each once."""
+    if isinstance(names, str):
+        raise TypeError("An agent's critical lists destinations: critical=['tickets'], not one text.")
+    unique = tuple(dict.fromkeys(names))
+    if len(unique) > MOST_CRITICAL or not all(unique):
+        raise ValueError(f"An agent's critical lists up to {MOST_CRITICAL} destinations by name.")
+    return unique
 
 
 def _signature(fn: Callable[..., Any], intent: str) -> tuple[Any, Any]:

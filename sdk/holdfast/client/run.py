@@ -111,6 +111,8 @@ class Run:
     pause_reason: str = ""
     waiting_for: str = ""
     """What a runner would have to serve, where none is connected that could take it; only from `get_run`."""
+    held_back: str = ""
+    """What holds it back though a runner could take it: a cap, an open breaker; only from `get_run`."""
     degradations: tuple[Degradation, ...] = ()
     """The rungs it has taken, in order, as long as its events are kept; only from `get_run`."""
 

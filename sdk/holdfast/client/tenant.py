@@ -1,5 +1,6 @@
 """Tenants: what they may do, and how they fare."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -37,7 +38,7 @@ class Statistics:
 class Tenant:
     """A tenant and its limits; `rate` in runs a second, `burst` how many may come at once after a pause.
 
-    `alert_destination` is sent an effect for each run that is set aside; empty: none.
+    `alert_destination` is sent an effect for each run and effect that is set aside; empty: none.
     """
 
     tenant: str
@@ -48,5 +49,6 @@ class Tenant:
     burst: int
     default_budget: Budget
     alert_destination: str = ""
+    max_in_flight_by_intent: Mapping[str, int] = field(default_factory=dict)
     create_time: datetime | None = None
     update_time: datetime | None = None

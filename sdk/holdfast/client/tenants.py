@@ -1,11 +1,11 @@
 """The calls about tenants, which the Invoker serves."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from holdfast.client.link import Link, Metadata
 from holdfast.client.tenant import Statistics, Tenant
-from holdfast.client.wire_tenant import statistics_of, tenant_of, update_message
+from holdfast.client.wire_tenant import Limit, statistics_of, tenant_of, update_message
 from holdfast.v1 import tenant_service_pb2 as pb
 from holdfast.v1 import tenant_service_pb2_grpc
 
@@ -59,13 +59,14 @@ class Tenants:
         max_tokens: int | None = None,
         max_context: int | None = None,
         alert_destination: str | None = None,
+        max_in_flight_by_intent: Mapping[str, int] | None = None,
     ) -> Tenant:
         """Change the limits that are given, and make the tenant if it is new; 0 is the platform's default.
 
-        `deadline_ms` and the four after it are those of a run that asks for none. A change holds from the
-        next call on.
+        `deadline_ms` and the four after it are those of a run that asks for none. The caps of intents are
+        given all together. A change holds from the next call on.
         """
-        limits: dict[str, float | str | None] = {
+        limits: dict[str, Limit | None] = {
             "weight": weight,
             "max_in_flight": max_in_flight,
             "max_queued": max_queued,
@@ -77,6 +78,7 @@ class Tenants:
             "max_tokens": max_tokens,
             "max_context": max_context,
             "alert_destination": alert_destination,
+            "max_in_flight_by_intent": max_in_flight_by_intent,
         }
         request = update_message(tenant, {name: n for name, n in limits.items() if n is not None})
         return tenant_of((await self._link.call(self._stub.UpdateTenant, request, more=_OPERATOR)).tenant)

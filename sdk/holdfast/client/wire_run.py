@@ -66,6 +66,7 @@ def run_of(message: run_pb2.Run, degradations: Iterable[transcript_pb2.RunEvent]
         paused=message.paused,
         pause_reason=message.pause_reason,
         waiting_for=message.waiting_for,
+        held_back=message.held_back,
         degradations=tuple(_degradation_of(event) for event in degradations),
     )
 

@@ -8,8 +8,11 @@ from holdfast.client.wire_run import budget_of
 from holdfast.client.wire_value import seconds_of, time_of
 from holdfast.v1 import tenant_pb2, tenant_service_pb2
 
+Limit = float | str | Mapping[str, int]
+
 _PATHS: Final = {
     "alert_destination": "alert_destination",
+    "max_in_flight_by_intent": "max_in_flight_by_intent",
     "weight": "weight",
     "max_in_flight": "max_in_flight",
     "max_queued": "max_queued",
@@ -33,6 +36,7 @@ def tenant_of(message: tenant_pb2.Tenant) -> Tenant:
         burst=message.rate.burst,
         default_budget=budget_of(message.default_budget),
         alert_destination=message.alert_destination,
+        max_in_flight_by_intent=dict(message.max_in_flight_by_intent),
         create_time=time_of(message.create_time),
         update_time=time_of(message.update_time),
     )
@@ -48,7 +52,7 @@ def statistics_of(message: tenant_pb2.TenantStatistics) -> Statistics:
     )
 
 
-def update_message(tenant: str, limits: Mapping[str, float | str]) -> tenant_service_pb2.UpdateTenantRequest:
+def update_message(tenant: str, limits: Mapping[str, Limit]) -> tenant_service_pb2.UpdateTenantRequest:
     """Return the request that changes these limits. Raises ValueError for a number a limit cannot be."""
     request = tenant_service_pb2.UpdateTenantRequest(allow_missing=True)
     request.tenant.tenant = tenant
@@ -57,7 +61,10 @@ def update_message(tenant: str, limits: Mapping[str, float | str]) -> tenant_ser
         request.update_mask.paths.append(path)
         holder, _, field = path.rpartition(".")
         message = getattr(request.tenant, holder) if holder else request.tenant
-        setattr(message, field, value)
+        if isinstance(value, Mapping):
+            getattr(message, field).update(value)
+        else:
+            setattr(message, field, value)
     return request
 
 

@@ -81,6 +81,23 @@ class Pair(click.ParamType[tuple[str, str]]):
         return key, text
 
 
+class Cap(click.ParamType[tuple[str, int]]):
+    """A cap of an intent: `intent=5`."""
+
+    name = "intent=n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """Return intent and number."""
+        if isinstance(value, tuple):
+            return value
+        intent, _, number = str(value).rpartition("=")
+        if not intent or not number.isascii() or not number.isdigit() or not int(number):
+            self.fail(f"{value!r} is not intent=5, with at least 1.", param, ctx)
+        return intent, int(number)
+
+
 def seconds(text: str) -> float:
     """Return the seconds a duration stands for; `ValueError` in one sentence."""
     number = text.strip().rstrip("msdh")

@@ -216,6 +216,7 @@ def _show(target: Target, run: Run) -> None:
             ("ordering key", run.ordering_key),
             ("labels", dict(run.labels)),
             ("payload", run.payload),
+            ("held back", run.held_back),
             ("waits for", run.waiting_for and f"{run.waiting_for}: none is connected"),
             *(("degraded", _rung(each)) for each in run.degradations),
             ("undone for", run.compensating and run.compensating.message),

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from holdfast.cli.given import Rate, Seconds
+from holdfast.cli.given import Cap, Rate, Seconds
 from holdfast.cli.output import fields, json_line, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.client import Queue, Statistics, Tenant
@@ -91,12 +91,33 @@ async def get(target: Target, name: str) -> None:
 @click.option("--default-max-tokens", "max_tokens", type=click.IntRange(0), help="The same of tokens.")
 @click.option("--default-max-context", "max_context", type=click.IntRange(0), help="The same of context.")
 @click.option("--alert-destination", help="Is sent an effect for each run and effect set aside; '': none.")
+@click.option(
+    "--intent-cap",
+    "caps",
+    type=Cap(),
+    multiple=True,
+    metavar="INTENT=N",
+    help="Runs of an intent held at one time; repeatable, and replaces all caps of intents.",
+)
+@click.option("--no-intent-caps", is_flag=True, help="Let only --max-in-flight hold.")
 @speaks
-async def set_limits(target: Target, name: str, default_deadline: float | None, **limits: Any) -> None:
+async def set_limits(
+    target: Target,
+    name: str,
+    default_deadline: float | None,
+    caps: tuple[tuple[str, int], ...],
+    *,
+    no_intent_caps: bool,
+    **limits: Any,
+) -> None:
     """Change limits of a tenant; those left out stay, 0 is the platform's default.
 
     It holds from the next call on, and nothing in flight is taken back. A TENANT that is new is made.
     """
+    if caps and no_intent_caps:
+        raise click.UsageError("--intent-cap and --no-intent-caps say two things.")
+    if caps or no_intent_caps:
+        limits["max_in_flight_by_intent"] = dict(caps)
     if default_deadline is not None:
         limits["deadline_ms"] = round(default_deadline * 1000)
     if all(value is None for value in limits.values()):
@@ -116,6 +137,7 @@ def _show(tenant: Tenant) -> None:
             ("tenant", tenant.tenant),
             ("weight", tenant.weight),
             ("max in flight", tenant.max_in_flight),
+            ("of intents", ", ".join(f"{i}={n}" for i, n in sorted(tenant.max_in_flight_by_intent.items()))),
             ("max queued", tenant.max_queued),
             ("rate", f"{tenant.rate:g}/s, {tenant.burst:,} at once"),
             ("default deadline", f"{budget.deadline_ms / 1000:g} s"),

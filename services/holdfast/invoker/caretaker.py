@@ -17,7 +17,7 @@ from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger import due, due_wake, orphan
+from holdfast.ledger import due, due_wake, held, orphan
 from holdfast.ledger import session as ledger_session
 from holdfast.ledger.asked import Asked, asked_of
 from holdfast.ledger.look import look
@@ -61,12 +61,14 @@ class Caretaker:
         self._due = _acting("due", self.fire)
         self._waker = _acting("wake", self.wake)
         self._orphans = _acting("orphans", self.cancel_orphans)
+        self._pools = _acting("held pools", self.look_at_held)
         self.schedules = _acting("schedules", scheduling.fire)
         self._woken = {
             "expired": self._sweeper,
             "due": self._due,
             "woken": self._waker,
             "orphaned": self._orphans,
+            "held": self._pools,
             "scheduled": self.schedules,
             **others,
         }
@@ -78,6 +80,7 @@ class Caretaker:
             self._due,
             self._waker,
             self._orphans,
+            self._pools,
             self.schedules,
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
             self.retention,
@@ -177,6 +180,12 @@ class Caretaker:
         moved = await orphan.cancel_orphans(self._db)
         self._hints.moved(moved)
         return moved.count
+
+    async def look_at_held(self) -> int:
+        """Have claims look again at pools that something has held back."""
+        tenants, pools = await held.look_again(self._db)
+        self._hints.queued(pools)
+        return tenants
 
     async def housekeeping(self) -> int:
         """Make the partitions of the coming days."""

@@ -12,6 +12,7 @@ from holdfast.v1 import work_service_pb2
 
 MAX_INTENTS = 1_000
 MAX_VERSIONS = 100
+MAX_CRITICAL = 16
 MAX_CONCURRENT = 1_000_000
 
 
@@ -40,6 +41,7 @@ def read_hello(first: work_service_pb2.LeaseRequest | None) -> RunnerSession:
             tuple(s.compatible_versions),
             s.max_concurrent,
             InputPolicy(s.on_input or InputPolicy.ENQUEUE),
+            tuple(dict.fromkeys(s.critical_destinations)),
         )
         for s in hello.intents
         for name in ((s.intent, light_intent(s.intent)) if s.light_items else (s.intent,))
@@ -70,6 +72,12 @@ def _check(served: work_service_pb2.ServedIntent, at: str, wrong: Violations) ->
         wrong.add(f"{at}compatible_versions", f"must be at most {MAX_VERSIONS}")
     for version in served.compatible_versions[:MAX_VERSIONS]:
         wrong.text(f"{at}compatible_versions", version)
+    if len(served.critical_destinations) > MAX_CRITICAL:
+        wrong.add(f"{at}critical_destinations", f"must be at most {MAX_CRITICAL}")
+    for name in served.critical_destinations[:MAX_CRITICAL]:
+        if not name:
+            wrong.add(f"{at}critical_destinations", "must not hold an empty name")
+        wrong.text(f"{at}critical_destinations", name)
     if not 0 <= served.max_concurrent <= MAX_CONCURRENT:
         wrong.add(f"{at}max_concurrent", f"must be between 0 and {MAX_CONCURRENT:,}")
     if served.on_input not in work_service_pb2.InputPolicy.values():

@@ -8,7 +8,10 @@ from holdfast.ledger.values import Invocation, Leased, pool_of
 
 
 def reserve(board: Board, invocations: Sequence[Invocation]) -> tuple[Placements, Reservation]:
-    """Reserve credit of the runners that could take these runs at once."""
+    """Reserve credit of the runners that could take these runs at once.
+
+    What does not start while a breaker is open goes through a claim, which looks at the breaker.
+    """
     wanted = {(each.intent, each.agent_version) for each in invocations}
     able = {pool_of(*want): (want[0], board.serving(pool_of(*want))) for want in wanted}
     runners = dict.fromkeys(session for _, sessions in able.values() for session in sessions)
@@ -19,7 +22,7 @@ def reserve(board: Board, invocations: Sequence[Invocation]) -> tuple[Placements
             for session in sessions
             if session in reserved.slots
             for served in session.intents
-            if served.intent == intent
+            if served.intent == intent and not (served.critical and pool == intent)
         ]
         for pool, (intent, sessions) in able.items()
     }

@@ -32,7 +32,7 @@ from holdfast.kit.auth.capability import current_capability, demand_lease
 from holdfast.kit.errors import CapabilityRefused
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
-from holdfast.ledger import inspect, session, session_state
+from holdfast.ledger import held, inspect, session, session_state
 from holdfast.ledger.domain.status import ENDED, RunStatus
 from holdfast.ledger.run_list import Cursor, list_runs
 from holdfast.v1 import invoker_service_pb2 as pb
@@ -151,8 +151,14 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
         async with self._db.connection() as connection:
             view = await inspect.get(connection, current_tenant(), run_id)
             unserved = view.status is RunStatus.QUEUED and not await session.serves(connection, view.pool)
+            why = (
+                await held.reason(connection, view.tenant, view.pool)
+                if view.status is RunStatus.QUEUED
+                else ""
+            )
             degraded = await inspect.marked(connection, view.tenant, run_id, RUNG_MARK)
         run = run_message(view)
+        run.held_back = why
         if unserved:
             run.waiting_for = pool_words(view.pool)
         return pb.GetRunResponse(run=run, degradations=rungs(str(run_id), degraded))

@@ -1,5 +1,6 @@
 """Tenants between the contract's messages and the ledger's values."""
 
+import re
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final
@@ -11,17 +12,20 @@ from holdfast.kit.errors import InvalidField
 from holdfast.kit.rpc.run import timestamp
 from holdfast.kit.rpc.tenant import valid_tenant
 from holdfast.kit.rpc.violation import Violations
-from holdfast.ledger.domain.tenant import Terms
+from holdfast.ledger.domain.tenant import Terms, intent_caps
 from holdfast.ledger.tenant import TenantView
 from holdfast.ledger.tenant_queue import IntentQueue, TenantQueue
 from holdfast.v1 import run_pb2, tenant_pb2
 
 _DEFAULTS: Final = Terms()
+_INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}\Z")
 _SLOWEST: Final = 0.001
 _FASTEST: Final = 100_000.0
 _MAXIMA: Final = {"weight": 1000, "max_in_flight": 1_000_000, "max_queued": 100_000_000}
 _MOST_AT_ONCE: Final = 1_000_000
-_NOT_HELD: Final = ("max_in_flight_per_user", "max_in_flight_by_user", "max_in_flight_by_intent")
+_NOT_HELD: Final = ("max_in_flight_per_user", "max_in_flight_by_user")
+_BY_INTENT: Final = "max_in_flight_by_intent"
+_MOST_CAPS: Final = 1000
 
 PATHS: Final[dict[str, str]] = {
     **{name: name for name in _MAXIMA},
@@ -29,6 +33,7 @@ PATHS: Final[dict[str, str]] = {
     "rate.burst": "burst",
     **{f"default_budget.{name}": name for name in BUDGET_MAXIMA},
     "alert_destination": "alert_destination",
+    _BY_INTENT: "intent_caps",
 }
 """The limits of a tenant: each field of the message, and what `Terms` calls it."""
 
@@ -66,10 +71,12 @@ def refuse_parts(wrong: Violations, tenant: tenant_pb2.Tenant) -> None:
     """Name the caps that are asked for and that this release does not hold."""
     for name in _NOT_HELD:
         if getattr(tenant, name):
-            wrong.add(f"tenant.{name}", "must be empty: this release caps the tenant as a whole")
+            wrong.add(f"tenant.{name}", "must be empty: this release has no caps of users")
 
 
-def _read(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | float | str:
+def _read(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | float | str | None:
+    if path == _BY_INTENT:
+        return intent_caps(_caps(wrong, dict(tenant.max_in_flight_by_intent)))
     if path == "alert_destination":
         return wrong.text(f"tenant.{path}", tenant.alert_destination, required=False)
     holder, _, name = path.rpartition(".")
@@ -84,6 +91,19 @@ def _read(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | floa
     return wrong.number(field, int(value), default=int(default), most=most)
 
 
+def _caps(wrong: Violations, caps: dict[str, int]) -> dict[str, int]:
+    field = f"tenant.{_BY_INTENT}"
+    if len(caps) > _MOST_CAPS:
+        wrong.add(field, f"must have at most {_MOST_CAPS:,} entries")
+        return {}
+    for intent, most in caps.items():
+        if not _INTENT.match(intent):
+            wrong.add(field, "must name intents: 1 to 255 letters, digits, _ . / and -")
+        elif not 1 <= most <= _MAXIMA["max_in_flight"]:
+            wrong.add(f"{field}[{intent}]", f"must be from 1 to {_MAXIMA['max_in_flight']:,}")
+    return caps
+
+
 def tenant_message(view: TenantView) -> tenant_pb2.Tenant:
     """Return a tenant."""
     terms = view.terms
@@ -96,6 +116,7 @@ def tenant_message(view: TenantView) -> tenant_pb2.Tenant:
         rate=tenant_pb2.RateLimit(runs_per_second=terms.rate, burst=terms.room),
         default_budget=run_pb2.Budget(**{name: getattr(budget, name) for name in BUDGET_MAXIMA}),
         alert_destination=terms.alert_destination,
+        max_in_flight_by_intent=terms.by_intent,
         create_time=timestamp(view.create_time),
         update_time=timestamp(view.update_time),
     )

@@ -6,6 +6,7 @@ cannot move, and written in one statement. The most frequent group, new runs for
 there is nothing to decide, takes the quick way of `admission_placed`.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -92,7 +93,8 @@ def _door(row: Mapping[str, Any], now: datetime) -> TenantDoor:
     room = Room(row["in_flight"], row["max_in_flight"], row["queued"], row["max_queued"])
     elapsed = (now - row["spent_time"]).total_seconds()
     pace = Pace(row["rate"], row["burst_room"], row["spent"], elapsed)
-    return TenantDoor(Door(room), pace, limits_of(row))
+    caps = frozenset(json.loads(row["intent_caps"])) if row["intent_caps"] is not None else frozenset[str]()
+    return TenantDoor(Door(room), pace, limits_of(row), caps)
 
 
 async def _look(connection: Connection, firsts: Sequence[Invocation], placements: Placements) -> Facts:

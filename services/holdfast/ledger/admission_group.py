@@ -46,6 +46,8 @@ class TenantDoor:
     door: Door
     pace: Pace
     defaults: Limits
+    capped_intents: frozenset[str] = frozenset()
+    """Those whose runs only a claim may lease, which counts what is in flight."""
 
 
 @dataclass(slots=True)
@@ -126,7 +128,8 @@ class Group:
         not_before = invocation.not_before
         delayed = not_before is not None and not_before > facts.now
         server = None
-        if pool not in facts.busy and tenant.door.may_lease(ordering_key=invocation.lane, delayed=delayed):
+        free = pool not in facts.busy and invocation.intent not in tenant.capped_intents
+        if free and tenant.door.may_lease(ordering_key=invocation.lane, delayed=delayed):
             server = self._placements.idlest(pool, self._credit)
         where = tenant.door.enter(ordering_key=invocation.lane, delayed=delayed, to_runner=server is not None)
         if where is Where.REFUSED:

@@ -4,7 +4,7 @@ from typing import Final
 
 LOCK_TENANTS: Final = """
 SELECT tenant, in_flight, max_in_flight, queued, max_queued, rate, burst_room, spent, spent_time,
-       deadline_ms, max_steps, max_tools, max_tokens, max_context
+       deadline_ms, max_steps, max_tools, max_tokens, max_context, intent_caps::text AS intent_caps
 FROM tenant WHERE tenant = ANY($1::text[]) ORDER BY tenant FOR NO KEY UPDATE
 """
 
@@ -40,7 +40,7 @@ FROM wanted w CROSS JOIN LATERAL (
 WHERE w.ordering_key <> ''
 UNION ALL
 SELECT {BUSY}, NULL, NULL, NULL, NULL, p, NULL FROM unnest($6::text[]) AS p
-WHERE EXISTS (SELECT FROM tenant_pool t WHERE t.pool = p AND t.ready > 0 AND NOT t.capped)
+WHERE EXISTS (SELECT FROM tenant_pool t WHERE t.pool = p AND t.ready > 0 AND NOT t.capped AND NOT t.held)
 UNION ALL
 SELECT {ALIVE}, NULL, session_id, NULL, NULL, NULL, NULL FROM alive
 UNION ALL
@@ -123,10 +123,10 @@ def _leaked(bucket: str, moment: str) -> str:
 
 
 # Everything at once for runs that go straight to idle runners, if under the tenants' locks it turns out that
-# nothing speaks against it: all sessions live, no pool has runs that wait, no tenant comes to its cap or
-# above its rate (`domain.rate`), every key and id is new. Else nothing is done, and there are no rows. What a
-# statement sees is older than the locks it has waited for; the counters are read from the locked rows, and an
-# id or key that someone else has taken meanwhile is a unique violation.
+# nothing speaks against it: all sessions live, no pool has runs that wait, no tenant comes to its cap, has
+# caps of intents, or is above its rate (`domain.rate`), every key and id is new. Else nothing is done, and
+# there are no rows. What a statement sees is older than the locks it has waited for; the counters are read
+# from the locked rows, and an id or key that someone else has taken meanwhile is a unique violation.
 # $1..$22 as $2..$23 of INSERT; the tenants, and how many runs each has here; the sessions; the pools.
 PLACE: Final = f"""
 WITH asked AS MATERIALIZED (
@@ -140,13 +140,13 @@ WITH asked AS MATERIALIZED (
         deadline_ms, max_steps, max_tools, max_tokens, max_context, at
     )
 ), door AS MATERIALIZED (
-    SELECT tenant, in_flight, max_in_flight, rate, burst_room, spent, spent_time,
+    SELECT tenant, in_flight, max_in_flight, intent_caps, rate, burst_room, spent, spent_time,
            deadline_ms, max_steps, max_tools, max_tokens, max_context
     FROM tenant WHERE tenant = ANY($23::text[]) ORDER BY tenant FOR NO KEY UPDATE
 ), roomy AS MATERIALIZED (
     SELECT count(*) AS tenants
     FROM door d JOIN unnest($23::text[], $24::int[]) AS u (tenant, runs) ON u.tenant = d.tenant
-    WHERE d.in_flight + u.runs < d.max_in_flight
+    WHERE d.in_flight + u.runs < d.max_in_flight AND d.intent_caps IS NULL
           AND {_leaked("d", "clock_timestamp()")} + u.runs <= d.burst_room
 ), alive AS MATERIALIZED (
     SELECT session_id FROM runner_session
@@ -156,7 +156,8 @@ WITH asked AS MATERIALIZED (
     SELECT clock_timestamp() AS now
     WHERE (SELECT count(*) FROM alive) = cardinality($25::uuid[])
       AND NOT EXISTS (SELECT FROM unnest($26::text[]) AS p CROSS JOIN LATERAL (
-              SELECT FROM tenant_pool t WHERE t.pool = p AND t.ready > 0 AND NOT t.capped LIMIT 1) t)
+              SELECT FROM tenant_pool t
+              WHERE t.pool = p AND t.ready > 0 AND NOT t.capped AND NOT t.held LIMIT 1) t)
       AND NOT EXISTS (SELECT FROM asked CROSS JOIN LATERAL (
               SELECT FROM idempotency i
               WHERE i.tenant = asked.tenant AND i.idempotency_key = asked.idempotency_key LIMIT 1) i)

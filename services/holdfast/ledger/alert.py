@@ -58,7 +58,8 @@ async def dead_lettered(connection: Connection, run_ids: Sequence[UUID]) -> None
 DEAD_WITH_LISTENER: Final = f"""
 SELECT e.effect_id, e.tenant, e.attempts, e.run_id, e.step, e.last_failure AS failure, e.idempotency_key,
        d.name AS destination, t.alert_destination
-FROM effect e JOIN tenant t ON t.tenant = e.tenant JOIN destination d ON d.destination_id = e.destination_id
+FROM effect e JOIN tenant t ON t.tenant = e.tenant CROSS JOIN LATERAL (
+    SELECT name FROM destination WHERE destination.destination_id = e.destination_id LIMIT 1) d
 WHERE e.effect_id = ANY($1::uuid[]) AND e.status = {EffectStatus.DEAD_LETTERED:d}
       AND t.alert_destination <> ''
       AND NOT starts_with(e.idempotency_key, '{RUN_ALERT}')

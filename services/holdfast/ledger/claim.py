@@ -15,6 +15,7 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.ledger import claim_sql as sql
+from holdfast.ledger import held
 from holdfast.ledger.domain.budget import Usage
 from holdfast.ledger.domain.ring import Turn, share
 from holdfast.ledger.values import Failure, Leased, ServedIntent, limits_of, pool_of
@@ -35,6 +36,7 @@ class _Serving:
 
     agent_version: str
     next_pool: str
+    critical: tuple[str, ...]
 
 
 async def claim(db: Database, demands: Sequence[Demand]) -> list[Leased]:
@@ -58,7 +60,11 @@ async def _claim_alike(
     db: Database, intents: tuple[ServedIntent, ...], demands: Sequence[Demand]
 ) -> list[Leased]:
     serving = {
-        pool: _Serving(served.agent_version, pool_of(served.intent, served.agent_version))
+        pool: _Serving(
+            served.agent_version,
+            pool_of(served.intent, served.agent_version),
+            served.critical if pool == served.intent else (),  # what has started goes on
+        )
         for served in intents
         for pool in served.pools
     }
@@ -92,8 +98,10 @@ async def _take(
     rows = [row for row in found if row["session_id"] is None]
     room = {row["tenant"]: row["room"] for row in rows}
     turns = [Turn(r["pool"], r["tenant"], r["turn"], r["ready"], r["weight"], r["served"]) for r in rows]
-    shares = share(len(seats), turns, room)
-    taken = await _take_shares(connection, shares, serving, seats) if shares else []
+    found = await held.limits(connection, rows, {pool: each.critical for pool, each in serving.items()})
+    shares = share(len(seats), turns, room, found.within, found.room)
+    taken = await _take_shares(connection, shares, serving, seats, found) if shares else []
+    await held.hold(connection, found, shares)
     full = _at_cap(room, taken)
     if full:
         await connection.execute(sql.CAP, full)
@@ -105,6 +113,7 @@ async def _take_shares(
     shares: Mapping[Turn, int],
     serving: Mapping[str, _Serving],
     seats: Sequence[UUID],
+    found: held.Limits,
 ) -> list[Leased]:
     after = [turn.after(runs) for turn, runs in shares.items()]
     rows = await connection.fetch(
@@ -117,6 +126,7 @@ async def _take_shares(
         seats,
         [served for served, _ in after],
         [has_new for _, has_new in after],
+        [found.mark(turn) for turn in shares],
     )
     if len(rows) < sum(shares.values()):
         await _set_right(connection, shares, rows)

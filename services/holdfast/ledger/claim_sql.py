@@ -9,7 +9,7 @@ WITH ring AS MATERIALIZED (
     SELECT r.tenant, r.turn
     FROM unnest($1::text[]) AS p (pool) CROSS JOIN LATERAL (
         SELECT t.tenant, t.turn FROM tenant_pool t
-        WHERE t.pool = p.pool AND t.ready > 0 AND NOT t.capped ORDER BY t.turn LIMIT $2
+        WHERE t.pool = p.pool AND t.ready > 0 AND NOT t.capped AND NOT t.held ORDER BY t.turn LIMIT $2
     ) r
 ), candidate AS MATERIALIZED (
     SELECT tenant FROM ring GROUP BY tenant ORDER BY min(turn) LIMIT $2
@@ -37,25 +37,28 @@ WITH alive AS MATERIALIZED (
     WHERE session_id = ANY($3::uuid[]) AND expire_time > clock_timestamp() FOR KEY SHARE
 )
 SELECT p.pool, p.tenant, p.turn, p.ready, p.served, t.weight, t.max_in_flight - t.in_flight AS room,
-       NULL::uuid AS session_id
+       t.intent_caps::text AS intent_caps, NULL::uuid AS session_id
 FROM unnest($1::text[]) AS c (tenant)
 JOIN tenant t ON t.tenant = c.tenant
 CROSS JOIN unnest($2::text[]) AS s (pool)
 JOIN tenant_pool p ON p.pool = s.pool AND p.tenant = t.tenant
 WHERE p.ready > 0
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, session_id FROM alive
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, session_id FROM alive
 """
 
 # $1.. one row per (pool, tenant) and how many of its runs, in the order of their next turns; $6 a seat (a
-# session) for each run; $7, $8 how much of its turn each has served then, and whether that is a new one. No
-# row set is joined to another: the planner cannot know their size, and would compare each with each.
+# session) for each run; $7, $8 how much of its turn each has served then, and whether that is a new one; $9
+# as which capped intent its leases count. No row set is joined to another: the planner cannot know their
+# size, and would compare each with each.
 TAKE: Final = """
 WITH share AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $7::int[], $8::boolean[])
-        WITH ORDINALITY AS u (pool, tenant, wanted, next_pool, agent_version, served, has_new_turn, place)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $7::int[], $8::boolean[],
+                         $9::text[])
+        WITH ORDINALITY AS u (pool, tenant, wanted, next_pool, agent_version, served, has_new_turn,
+                              capped_intent, place)
 ), picked AS MATERIALIZED (
-    SELECT s.place, s.next_pool, s.agent_version, s.served, s.has_new_turn, r.*,
+    SELECT s.place, s.next_pool, s.agent_version, s.served, s.has_new_turn, s.capped_intent, r.*,
            row_number() OVER (ORDER BY s.place, r.rank, r.seq) AS seat
     FROM share s CROSS JOIN LATERAL (
         SELECT ctid AS row, pool, tenant, rank, seq, run_id FROM ready
@@ -75,10 +78,10 @@ WITH share AS MATERIALIZED (
               s.run_id, s.tenant, s.epoch, s.attempt, s.max_attempts, s.deadline_ms, s.max_steps, s.max_tools,
               s.max_tokens, s.max_context, s.create_time, s.deadline_time, s.last_commit, s.last_sequence,
               s.steps, s.tools, s.tokens, s.context, s.cancel_requested, s.mail_last, s.lent_steps,
-              s.lent_tools, s.lent_tokens, s.waits, s.undoing::text AS undoing
+              s.lent_tools, s.lent_tokens, s.waits, s.undoing::text AS undoing, p.capped_intent
 ), leases AS (
-    INSERT INTO lease (run_id, session_id, epoch, tenant)
-    SELECT run_id, session_id, epoch, tenant FROM started
+    INSERT INTO lease (run_id, session_id, epoch, tenant, capped_intent)
+    SELECT run_id, session_id, epoch, tenant, capped_intent FROM started
 ), pools AS (
     UPDATE tenant_pool t
     SET ready = t.ready - d.n, served = d.served,

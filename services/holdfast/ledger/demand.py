@@ -56,13 +56,14 @@ WITH asked AS MATERIALIZED (
     FROM pools p CROSS JOIN LATERAL (
         SELECT sum(least(r.ready, t.room)) AS runs
         FROM (SELECT tenant, ready FROM tenant_pool
-              WHERE pool = p.pool AND ready > 0 AND NOT capped AND p.rank = 0 ORDER BY turn LIMIT $4) r
+              WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.rank = 0
+              ORDER BY turn LIMIT $4) r
         CROSS JOIN LATERAL (
             SELECT max_in_flight - in_flight AS room FROM tenant WHERE tenant.tenant = r.tenant LIMIT 1) t
         UNION ALL
         SELECT count(*) FROM (
             SELECT FROM (SELECT tenant FROM tenant_pool
-                         WHERE pool = p.pool AND ready > 0 AND NOT capped AND p.rank < 0
+                         WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.rank < 0
                          ORDER BY turn LIMIT $4) r
             CROSS JOIN LATERAL (
                 SELECT max_in_flight - in_flight AS room FROM tenant WHERE tenant.tenant = r.tenant LIMIT 1) t
@@ -75,7 +76,7 @@ WITH asked AS MATERIALIZED (
     SELECT p.question, max(extract(epoch FROM statement_timestamp() - s.start))::float8 AS seconds
     FROM pools p CROSS JOIN LATERAL (
         SELECT tenant FROM tenant_pool
-        WHERE pool = p.pool AND ready > 0 AND NOT capped AND p.fresh ORDER BY turn LIMIT $6) r
+        WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.fresh ORDER BY turn LIMIT $6) r
     CROSS JOIN generate_series(-9, p.rank) AS ranks (rank)
     CROSS JOIN LATERAL (
         SELECT run_id FROM ready q

@@ -8,12 +8,13 @@ from holdfast.kit.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to do: sessions to sweep, timers, runs to wake or cancel, schedules, events to move, batches."""
+    """What there is to do: sessions, timers, runs to wake or cancel, pools, schedules, events, batches."""
 
     expired: bool
     due: bool
     woken: bool
     orphaned: bool
+    held: bool
     scheduled: bool
     staged: bool
     batching: bool
@@ -25,6 +26,7 @@ SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired
        EXISTS (SELECT FROM timer WHERE kind < 3 AND due_time <= now()) AS due,
        EXISTS (SELECT FROM timer WHERE kind = 3 AND due_time <= now()) AS woken,
        EXISTS (SELECT FROM run_state WHERE cancel_requested AND status IN (1, 3)) AS orphaned,
+       EXISTS (SELECT FROM tenant_pool WHERE held AND look_time <= now()) AS held,
        EXISTS (SELECT FROM schedule WHERE wake_time <= now()) AS scheduled,
        EXISTS (SELECT FROM run_inbox) AS staged,
        EXISTS (SELECT FROM batch_active) AS batching

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from holdfast.ledger import held
+
 __all__ = [
     "Place",
     "enqueue",
@@ -54,14 +56,17 @@ ORDER BY tenant FOR NO KEY UPDATE
 # moment and full the next, and a join planned for the empty one would compare each row with each.
 _RELEASE: Final = """
 WITH gone AS (
-    DELETE FROM lease WHERE run_id = ANY($1::uuid[]) RETURNING tenant
+    DELETE FROM lease WHERE run_id = ANY($1::uuid[]) RETURNING tenant, capped_intent
 ), timers AS (
     DELETE FROM timer WHERE run_id = ANY($2::uuid[])
 ), freed AS (
-    SELECT tenant, count(*) AS n FROM gone GROUP BY tenant
+    SELECT tenant, count(*) AS n,
+           array_agg(DISTINCT capped_intent) FILTER (WHERE capped_intent IS NOT NULL) AS capped_intents
+    FROM gone GROUP BY tenant
 )
 UPDATE tenant SET in_flight = in_flight - freed.n FROM freed WHERE tenant.tenant = freed.tenant
-RETURNING tenant.tenant, (in_flight + freed.n >= max_in_flight AND in_flight < max_in_flight) AS uncapped
+RETURNING tenant.tenant, (in_flight + freed.n >= max_in_flight AND in_flight < max_in_flight) AS uncapped,
+          freed.capped_intents
 """
 
 _UNCAP: Final = """
@@ -180,15 +185,17 @@ async def release_leases(
 ) -> list[str]:
     """Delete the runs' leases, give back the tenants' slots, and drop the timers of those that ended.
 
-    Returns the pools in which runs wait that their tenant's cap has held back until now. `ended` names those
-    of the runs whose deadline no longer matters; left out, all. A run without a lease is passed over, its
-    timers dropped all the same.
+    Returns the pools in which runs wait that a cap of their tenant has held back until now. `ended` names
+    those of the runs whose deadline no longer matters; left out, all. A run without a lease is passed over,
+    its timers dropped all the same.
     """
     rows = await connection.fetch(_RELEASE, list(run_ids), list(run_ids if ended is None else ended))
     uncapped = [row["tenant"] for row in rows if row["uncapped"]]
-    if not uncapped:
-        return []
-    return sorted({row["pool"] for row in await connection.fetch(_UNCAP, uncapped) if row["ready"] > 0})
+    parts = [(row["tenant"], intent) for row in rows for intent in row["capped_intents"] or ()]
+    woken = set(await held.free(connection, parts)) if parts else set()
+    if uncapped:
+        woken |= {row["pool"] for row in await connection.fetch(_UNCAP, uncapped) if row["ready"] > 0}
+    return sorted(woken)
 
 
 async def unqueue(connection: Connection, places: Sequence[Place]) -> None:

@@ -90,7 +90,13 @@ async def open_session(db: Database, session: RunnerSession, *, ttl_s: float) ->
     Repeatable. A session whose life is over starts without leases: they were or will be freed. Registers the
     intents it serves.
     """
-    intents = json.dumps([asdict(served) for served in session.intents])
+    # An Invoker of a release before knows of no critical destinations, and reads this too.
+    intents = json.dumps(
+        [
+            {name: value for name, value in asdict(served).items() if name != "critical" or value}
+            for served in session.intents
+        ]
+    )
     async with db.transaction() as connection:
         await connection.execute(
             _OPEN,

@@ -61,6 +61,16 @@ CAP: Final = """
 UPDATE tenant_pool SET capped = $2 WHERE tenant = $1 AND capped <> $2 RETURNING pool, ready
 """
 
+# Which leases count against which intent's cap: those of before the cap, too.
+MARK: Final = """
+UPDATE lease l SET capped_intent = CASE WHEN r.intent = ANY($2::text[]) THEN r.intent END
+FROM run r
+WHERE l.run_id = ANY(ARRAY(SELECT run_id FROM run_state WHERE tenant = $1 AND status IN (2, 4)))
+      AND r.run_id = l.run_id
+"""
+
+OPEN: Final = "UPDATE tenant_pool SET held = false WHERE tenant = $1 AND held RETURNING pool, ready"
+
 
 async def get(connection: Connection, tenant: str) -> TenantView:
     """Read a tenant. Raises `TenantNotFound` for one that was never put and never had a run."""
@@ -105,7 +115,10 @@ async def _change(connection: Connection, row: Any, terms: Terms) -> Changed:
     after = await connection.fetchrow(CHANGE, row["tenant"], spent, now, *values)
     capped = row["in_flight"] >= terms.max_in_flight
     moved = await connection.fetch(CAP, row["tenant"], capped)
-    pools = [] if capped else sorted(pool["pool"] for pool in moved if pool["ready"] > 0)
+    if terms.by_intent != _terms(row).by_intent:
+        await connection.execute(MARK, row["tenant"], list(terms.by_intent))
+        moved += await connection.fetch(OPEN, row["tenant"])
+    pools = [] if capped else sorted({pool["pool"] for pool in moved if pool["ready"] > 0})
     return Changed(_view(after), pools)
 
 

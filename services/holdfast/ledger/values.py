@@ -170,6 +170,8 @@ class ServedIntent:
     compatible_versions: tuple[str, ...] = ()
     max_concurrent: int = 0
     on_input: InputPolicy = InputPolicy.ENQUEUE
+    critical: tuple[str, ...] = ()
+    """Destinations without which its runs do not start: they wait while the breaker of one is open."""
 
     @property
     def pools(self) -> tuple[str, ...]:

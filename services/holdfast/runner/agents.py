@@ -64,6 +64,7 @@ class Agents:
                 max_concurrent=served.agent.max_concurrent,
                 on_input=_POLICIES[served.agent.on_input],
                 light_items=served.agent.light,
+                critical_destinations=served.agent.critical,
             )
             for intent, served in sorted(self._served.items())
         ]

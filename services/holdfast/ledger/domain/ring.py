@@ -34,22 +34,41 @@ class Turn:
         return used % self.weight, used >= self.weight
 
 
-def share(slots: int, turns: Sequence[Turn], room: Mapping[str, int]) -> dict[Turn, int]:
+Part = tuple[str, str]
+"""What several of a tenant's pools may have a room in common by."""
+_NONE: Mapping[Part, Part] = {}
+_NOWHERE: Mapping[Part, int] = {}
+
+
+def share(
+    slots: int,
+    turns: Sequence[Turn],
+    room: Mapping[str, int],
+    within: Mapping[Part, Part] = _NONE,
+    room_within: Mapping[Part, int] = _NOWHERE,
+) -> dict[Turn, int]:
     """Return how many runs each takes, in the order in which they stand in the ring from then on.
 
-    `room` is what each tenant may still have in flight, over all its pools. Who takes none is left out.
+    `room` is what each tenant may still have in flight, over all its pools; a pool and tenant of `within` may
+    also have no more than there is in `room_within`. Who takes none is left out.
     """
     ring = deque(sorted(turns, key=lambda t: t.turn))
     left_of = dict(room)
+    left_within = dict(room_within)
     taken: dict[Turn, int] = {}
     while slots > 0 and ring:
         turn = ring.popleft()
         before = taken.get(turn, 0)
         due = turn.weight - turn.after(before)[0]
+        part = within.get((turn.pool, turn.tenant))
         quantum = min(due, turn.ready - before, left_of[turn.tenant], slots)
+        if part is not None:
+            quantum = min(quantum, left_within[part])
         if quantum <= 0:
             continue
         left_of[turn.tenant] -= quantum
+        if part is not None:
+            left_within[part] -= quantum
         slots -= quantum
         if quantum == due:
             taken.pop(turn, None)

@@ -1,5 +1,6 @@
 """What a tenant is allowed, and what the platform allows where nothing is said."""
 
+import json
 from dataclasses import dataclass
 
 from holdfast.ledger.domain.budget import Limits
@@ -10,8 +11,8 @@ class Terms:
     """A tenant's limits, named as the columns of its row; as it stands here, the platform's defaults.
 
     `rate` is in runs a second. A `burst` of 0 follows the rate: one second's worth, at least 1. The five
-    limits of a budget are what a run's missing ones become. `alert_destination` hears of runs that are set
-    aside; empty: nobody.
+    limits of a budget are what a run's missing ones become. `alert_destination` hears of runs and effects
+    that are set aside; empty: nobody. `intent_caps` is JSON, None where only the tenant's cap holds.
     """
 
     weight: int = 1
@@ -25,6 +26,12 @@ class Terms:
     max_tokens: int = 1_000_000
     max_context: int = 128_000
     alert_destination: str = ""
+    intent_caps: str | None = None
+
+    @property
+    def by_intent(self) -> dict[str, int]:
+        """The most runs in flight of each intent that has a cap of its own."""
+        return dict(json.loads(self.intent_caps)) if self.intent_caps is not None else {}
 
     @property
     def room(self) -> int:
@@ -35,3 +42,8 @@ class Terms:
     def budget(self) -> Limits:
         """The limits of a run that asks for none."""
         return Limits(self.deadline_ms, self.max_steps, self.max_tools, self.max_tokens, self.max_context)
+
+
+def intent_caps(caps: dict[str, int]) -> str | None:
+    """Return caps of intents as `Terms` has them."""
+    return json.dumps(caps, sort_keys=True) if caps else None
