@@ -125,6 +125,10 @@ tools: ## grpcurl into .tools/bin, where Go is at hand
 	  rm -f .tools.log; echo "grpcurl is in .tools/bin"; \
 	else echo "no grpcurl: 'go install' failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
 
+.PHONY: polyglot
+polyglot: $(STAMP) ## clients and a runner in Go, TypeScript, Java and Rust, where their tools are at hand
+	@$(PYTHON) -m tests.polyglot.languages
+
 .PHONY: chart-tools
 chart-tools: ## helm and a strict reader of manifests into .tools/bin, where Go is at hand
 	@if ! command -v go >/dev/null; then echo "no helm: it is built with Go, and Go is not installed (optional)"; \
