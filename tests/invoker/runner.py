@@ -85,6 +85,7 @@ class Runner(RunnerServiceServicer):
         self.attached = 0
         self.code: grpc.StatusCode | None = None
         self.beating = True
+        self.attachable = True
         self._checkpoint_address = checkpoint_address
         self._server: Server | None = None
         self._work: Any = None
@@ -111,7 +112,7 @@ class Runner(RunnerServiceServicer):
         self.code = None
         hello = work_service_pb2.RunnerHello(
             runner_id=self.runner_id,
-            address=self._server.address,
+            address=self._server.address if self.attachable else "",
             intents=[
                 work_service_pb2.ServedIntent(
                     intent=intent,

@@ -74,6 +74,36 @@ async def test_what_died_with_its_runner_is_rewound_for_those_who_stay_and_those
         assert watcher.rewound == 1
 
 
+async def test_a_runner_without_a_runner_service_is_followed_and_reached_all_the_same(
+    door: Invoker, commits: str, database_url: str
+) -> None:
+    one = Runner(door.address, commits, ["count"])
+    one.attachable = False
+    await one.start(1)
+    try:
+        async with invoker(database_url) as other:
+            run_id = (await door.invoke()).run.run_id
+            held = await one.take(run_id)
+            watchers = [Watcher(door, run_id), Watcher(other, run_id)]
+            held.show("committed")
+            await one.commit(held)
+            for watcher in watchers:
+                await watcher.heard("committed")
+            await other.invoker.SignalRun(
+                pb.SignalRunRequest(run_id=run_id, key="input", payload={"string_value": "hear this"})
+            )
+            await until(lambda: [key for key, _ in one.signals] == ["input"])
+            await other.invoker.CancelRun(pb.CancelRunRequest(run_id=run_id, reason="enough"))
+            await until(lambda: one.cancels == [run_id])
+            await one.end(held)
+            expected = await committed(door, run_id)
+            for watcher in watchers:
+                assert await watcher.finished() == expected
+        assert one.attached == 0
+    finally:
+        await one.die()
+
+
 class Chaos:
     """Random life of one run under the eyes of watchers who come and go."""
 

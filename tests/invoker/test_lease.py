@@ -261,7 +261,6 @@ def _served(**more: object) -> list[work_service_pb2.ServedIntent]:
 
 _MALFORMED = [
     (_hello(runner_id="me"), "hello.runner_id"),
-    (_hello(address=""), "hello.address"),
     (_hello(address="a" * 256), "hello.address"),
     (_hello(intents=[]), "hello.intents"),
     (_hello(intents=_served(intent="")), "hello.intents[0].intent"),

@@ -23,8 +23,6 @@ def read_hello(first: work_service_pb2.LeaseRequest | None) -> RunnerSession:
     hello = first.hello
     wrong = Violations("hello.")
     session_id = wrong.run_id("runner_id", hello.runner_id)
-    if not hello.address:
-        wrong.add("address", "must be given: where the runner's RunnerService is reached")
     wrong.text("address", hello.address)
     if hello.attach_token:
         wrong.text("attach_token", hello.attach_token)

@@ -1,8 +1,8 @@
 """A signal is durable first and pushed to its runner second; what a push misses is found within a second.
 
-Pushed is over the runner's lease stream if that is here, else over the live link. The lease stream remembers
-how far each run was told on it: one query a second finds the runs that lack something, and what was lost with
-an older stream is told again by the next.
+Pushed is over the runner's lease stream if that is here, else over the live link if the runner has one. The
+lease stream remembers how far each run was told on it: one query a second finds the runs that lack something,
+and what was lost with an older stream is told again by the next.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Mailroom:
             session = self._board.get(holder.session_id)
             if session is not None:
                 session.signal(told.signal, holder.epoch)
-            else:
+            elif holder.address:
                 self._live.runner(holder.address).signal(told.signal)
         return told.signal.signal_id
 

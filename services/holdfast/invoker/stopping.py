@@ -32,7 +32,7 @@ class Stopping:
         session = self._board.get(holder.session_id)
         if session is not None:
             session.cancel(run_id, holder.epoch, reason)
-        else:
+        elif holder.address:  # else it hears of it with its next heartbeat
             self._live.runner(holder.address).cancel(str(run_id), reason)
 
     async def pause(self, tenant: str, run_id: UUID, reason: str) -> None:
