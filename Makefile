@@ -127,7 +127,6 @@ tools: nats ## grpcurl and nats-server into .tools/bin, where Go is at hand
 	  rm -f .tools.log; echo "grpcurl is in .tools/bin"; \
 	else echo "no grpcurl: 'go install' failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
 
-<<<<<<< HEAD
 .PHONY: nats
 nats: ## nats-server into .tools/bin, which the tests of NATS speak to, where Go is at hand
 	@if [ -x .tools/bin/nats-server ]; then :; \
@@ -135,11 +134,10 @@ nats: ## nats-server into .tools/bin, which the tests of NATS speak to, where Go
 	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/nats-io/nats-server/v2@v2.15.3 2>.tools-nats.log; then \
 	  rm -f .tools-nats.log; echo "nats-server is in .tools/bin"; \
 	else echo "no nats-server: 'go install' failed (optional):"; tail -n 3 .tools-nats.log; rm -f .tools-nats.log; fi
-=======
+
 .PHONY: polyglot
 polyglot: $(STAMP) ## clients and a runner in Go, TypeScript, Java and Rust, where their tools are at hand
 	@$(PYTHON) -m tests.polyglot.languages
->>>>>>> polyglot
 
 .PHONY: chart-tools
 chart-tools: ## helm and a strict reader of manifests into .tools/bin, where Go is at hand
