@@ -5,6 +5,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.client import Tls
+from holdfast.kit.auth.settings import Kind
 from holdfast.kit.settings import SettingsError, setting
 
 _SHORTEST_SECRET = 32
@@ -20,6 +22,12 @@ class ConsoleSettings:
         help="whether to listen where others can reach it, who may then sign in as anybody: only behind "
         "something that lets in nobody but those who may",
     )
+    auth: tuple[Kind, ...] = setting(
+        ("none",), help="how callers prove who they are, as the services are told: token, jwt, both, or none"
+    )
+    tls_ca_file: Path | None = setting(None, help="whom to trust when calling the services, then over TLS")
+    tls_cert_file: Path | None = setting(None, help="the certificate to show them, in PEM")
+    tls_key_file: Path | None = setting(None, help="its key")
     invoker_address: str = setting("127.0.0.1:7401", help="the Invoker, host:port or several")
     checkpoint_address: str = setting("127.0.0.1:7402", help="the Checkpoint service")
     approval_address: str = setting("127.0.0.1:7404", help="the Approval service")
@@ -29,7 +37,7 @@ class ConsoleSettings:
     )
     console_https: bool = setting(False, help="whether browsers reach it over TLS, ended in front of it")
     console_secret: str = setting(
-        "", help="signs the session cookies; without one a restart signs everybody out", secret=True
+        "", help="seals the session cookies; without one a restart signs everybody out", secret=True
     )
     console_secret_file: Path | None = setting(None, help="a file that holds that secret")
     console_session_ttl: float = setting(43_200.0, help="how long a sign-in holds", minimum=60)
@@ -40,19 +48,44 @@ class ConsoleSettings:
         host, colon, port = self.listen.rpartition(":")
         if not colon or not port.isdigit():
             raise SettingsError("HOLDFAST_LISTEN must be host:port.")
+        if not self.auth or ("none" in self.auth and len(self.auth) > 1):
+            raise SettingsError("HOLDFAST_AUTH is none, or token, or jwt, or token,jwt.")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise SettingsError("HOLDFAST_TLS_CERT_FILE and HOLDFAST_TLS_KEY_FILE go together.")
         if not self.allow_insecure_bind and not _is_loopback(host):
-            raise SettingsError(
-                f"The console would listen on {host or 'every address'}, where anybody could sign in as "
-                "anybody: listen on 127.0.0.1, or set HOLDFAST_ALLOW_INSECURE_BIND=true behind something "
-                "that keeps others out."
-            )
+            self._check_reachable(host or "every address")
         if self.console_secret and self.console_secret_file is not None:
             raise SettingsError("HOLDFAST_CONSOLE_SECRET and HOLDFAST_CONSOLE_SECRET_FILE: set one of them.")
         if self.console_secret and len(self.console_secret) < _SHORTEST_SECRET:
             raise SettingsError("HOLDFAST_CONSOLE_SECRET must have at least 32 characters.")
 
+    def _check_reachable(self, host: str) -> None:
+        if not self.identity:
+            raise SettingsError(
+                f"The console would listen on {host}, where anybody could sign in as anybody: listen on "
+                "127.0.0.1, set HOLDFAST_AUTH as the services have it, or set "
+                "HOLDFAST_ALLOW_INSECURE_BIND=true behind something that keeps others out."
+            )
+        if not self.console_https:
+            raise SettingsError(
+                f"The console would listen on {host} and take credentials in the clear: end TLS in front of "
+                "it and set HOLDFAST_CONSOLE_HTTPS=true, or set HOLDFAST_ALLOW_INSECURE_BIND=true."
+            )
+
+    @property
+    def identity(self) -> bool:
+        """Whether people prove who they are."""
+        return "none" not in self.auth
+
+    @property
+    def tls(self) -> Tls | None:
+        """How the services are called; None: in plaintext."""
+        if self.tls_ca_file is None:
+            return None
+        return Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
+
     def secret(self) -> str:
-        """Return what signs the cookies: as told, or made for this process."""
+        """Return what seals the cookies: as told, or made for this process."""
         if self.console_secret_file is None:
             return self.console_secret or secrets.token_hex(32)
         try:

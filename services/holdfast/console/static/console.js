@@ -114,6 +114,19 @@
     });
   };
 
+  // A popover closes when somebody clicks elsewhere or leaves it with Escape.
+  document.addEventListener("click", (event) => {
+    document.querySelectorAll("details[data-popover][open]").forEach((each) => {
+      if (!each.contains(event.target)) each.open = false;
+    });
+  });
+  document.addEventListener("keydown", (event) => {
+    const popover = event.key === "Escape" && document.querySelector("details[data-popover][open]");
+    if (!popover) return;
+    popover.open = false;
+    popover.querySelector("summary").focus();
+  });
+
   // Relative times.
   const words = (seconds) => {
     const size = Math.abs(seconds);
