@@ -46,5 +46,6 @@ def _take(found: dict[str, str], descriptor: Any, path: str, value: Any) -> None
         known = descriptor.enum_type.values_by_number.get(value)
         text = known.name if known is not None else str(value)
     else:
-        text = value if isinstance(value, str) else ",".join(str(one) for one in value)
+        single = isinstance(value, str | int)  # some ids are numbers; what is repeated is neither
+        text = str(value) if single else ",".join(str(one) for one in value)
     found[path] = text[:_LONGEST].replace("\0", "")
