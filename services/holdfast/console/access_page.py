@@ -26,7 +26,13 @@ ROLES: Final = (
     ("admin", "all of these, and tokens and the audit"),
 )
 LIVES: Final = (("1", "a day"), ("7", "7 days"), ("30", "30 days"), ("90", "90 days"), ("365", "a year"))
-_DEFAULT: Final[Mapping[str, str]] = {"name": "", "user": "", "groups": "", "days": "90", "role_read": "on"}
+_DEFAULT: Final[Mapping[str, str]] = {
+    **{f"role_{name}": "on" if name == "read" else "" for name, _ in ROLES},
+    "name": "",
+    "user": "",
+    "groups": "",
+    "days": "90",
+}
 
 
 async def show(request: Request) -> Response:
