@@ -15,6 +15,7 @@ from holdfast.client.batch import (
     ErrorGroup,
     FieldChange,
 )
+from holdfast.client.batch_review import BatchReviews, Judged, Judgement, Stratum, Verdict
 from holdfast.client.batches import Batches, BatchWatch
 from holdfast.client.client import Client
 from holdfast.client.conversation import Conversation
@@ -77,6 +78,7 @@ __all__ = [
     "BatchItem",
     "BatchItemStatus",
     "BatchProgress",
+    "BatchReviews",
     "BatchSpec",
     "BatchStatus",
     "BatchWatch",
@@ -106,6 +108,8 @@ __all__ = [
     "HoldfastError",
     "Inbox",
     "Invocation",
+    "Judged",
+    "Judgement",
     "MadeToken",
     "Me",
     "OnDisconnect",
@@ -135,6 +139,7 @@ __all__ = [
     "Started",
     "Statistics",
     "StepKind",
+    "Stratum",
     "Tenant",
     "Tenants",
     "Timing",
@@ -142,6 +147,7 @@ __all__ = [
     "Token",
     "Update",
     "Usage",
+    "Verdict",
     "Violation",
     "Watch",
     "Which",

@@ -119,7 +119,10 @@ class ErrorGroup:
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """How far a batch is; `latency` is (at most so many seconds, items), None where there is no bound."""
+    """How far a batch is; `latency` is (at most so many seconds, items), None where there is no bound.
+
+    `cost_micros` is in millionths of the currency of the operator's price list, 0 without one.
+    """
 
     total: int = 0
     counts: Mapping[BatchItemStatus, int] = field(default_factory=dict)
@@ -128,6 +131,7 @@ class BatchProgress:
     eta_earliest: datetime | None = None
     eta_latest: datetime | None = None
     usage: Usage = field(default_factory=Usage)
+    cost_micros: int = 0
     latency: tuple[tuple[float | None, int], ...] = ()
     errors: tuple[ErrorGroup, ...] = ()
     snapshot_time: datetime | None = None

@@ -100,6 +100,7 @@ def progress_of(message: batch_pb2.BatchProgress) -> BatchProgress:
         eta_earliest=time_of(message.eta_earliest),
         eta_latest=time_of(message.eta_latest),
         usage=_usage(message.usage),
+        cost_micros=message.cost_micros,
         latency=tuple(
             (seconds_of(each.upper_bound) if each.HasField("upper_bound") else None, each.count)
             for each in message.latency

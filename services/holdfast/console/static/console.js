@@ -10,6 +10,13 @@
     localStorage.setItem("theme", root.dataset.theme);
   });
 
+  // Where the entry of this page is out of sight in the navigation, bring it in.
+  document.querySelectorAll(".bar nav, .tabs").forEach((nav) => {
+    const here = nav.querySelector("[aria-current]");
+    const list = nav.querySelector("ul") ?? nav;
+    if (here) list.scrollLeft = here.offsetLeft - list.offsetLeft - (list.clientWidth - here.offsetWidth) / 2;
+  });
+
   // A form that says data-confirm asks first.
   const dialog = document.getElementById("confirm");
   let asked = null;
@@ -72,6 +79,32 @@
     }
     if (event.key === "Escape" && current() && event.target.matches("input")) current().focus();
   });
+
+  // Keyboard in a review: j and k move, a accepts, r rejects and goes to the reason.
+  const samples = () => [...document.querySelectorAll("[data-sample]")];
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches("input:not([type=radio]), textarea, select") || dialog.open) return;
+    const all = samples();
+    if (!all.length) return;
+    const at = all.indexOf(document.activeElement?.closest("[data-sample]"));
+    if (event.key === "j") all[Math.min(all.length - 1, at + 1)].focus();
+    else if (event.key === "k") all[Math.max(0, at - 1)].focus();
+    else if (event.key === "a" && at >= 0) {
+      all[at].querySelector("[data-accept]").checked = true;
+      all[Math.min(all.length - 1, at + 1)].focus();
+    } else if (event.key === "r" && at >= 0) {
+      all[at].querySelector("[data-reject]").checked = true;
+      all[at].querySelector(`[name^="reason-"]`).focus();
+    } else return;
+    event.preventDefault();
+  });
+  document.querySelectorAll("details[data-edit]").forEach((each) =>
+    each.addEventListener("toggle", () => {
+      each.querySelector("textarea").disabled = !each.open;
+      if (each.open) each.closest("[data-sample]").querySelector("[data-accept]").checked = true;
+    }),
+  );
 
   // A stream never takes away what somebody is writing, nor closes what they have opened.
   const typed = (within) =>
