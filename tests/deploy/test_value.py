@@ -42,10 +42,12 @@ def test_the_schema_knows_every_value_and_no_value_that_is_not_written_down() ->
     common = set(values["defaults"])
     of_runners = set(values["runner"]) - common - {"pools"}
     of_dispatchers = set(values["dispatcher"]) - common
+    of_console = set(values["console"]) - common
     expected = {
         "defaults": common,
         "invoker": common,
         "dispatcher": common | of_dispatchers,
+        "console": common | of_console,
         "runner": common | of_runners | {"pools"},
         "pool": common | of_runners | {"agents"},
     }
