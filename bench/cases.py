@@ -202,4 +202,5 @@ CASES = (
     Case("wake_per_s", "runs/s", alone("wake_per_s", "--wake")),
     Case("resume_1000_steps_ms", "ms", waiting(0.50, "--resume", "--runs", "10")),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
+    Case("console_runs_page_ms", "ms", waiting(0.50, "--console-runs", "--runs", "50")),
 )

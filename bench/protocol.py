@@ -22,6 +22,7 @@ _MEASURES = (
     "wake",
     "resume",
     "decision",
+    "console_runs",
 )
 
 
@@ -59,6 +60,7 @@ def read_question(arguments: list[str] | None = None) -> Question:
     what.add_argument("--wake", action="store_true", help="10,000 runs that fall due at once")
     what.add_argument("--resume", action="store_true", help="from a signal to the step after 1,000 others")
     what.add_argument("--decision", action="store_true", help="from a decision to the step after it")
+    what.add_argument("--console-runs", action="store_true", help="the console's list of 100,000 runs")
     given = parser.parse_args(arguments)
     asked = [name for name in _MEASURES if getattr(given, name)]
     return Question(
