@@ -5,6 +5,7 @@ from holdfast.client.access import AccessControl, AuditRecord, MadeToken, Me, To
 from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.batch import (
+    ApplyEffect,
     Batch,
     BatchInput,
     BatchItem,
@@ -14,8 +15,11 @@ from holdfast.client.batch import (
     BatchStatus,
     ErrorGroup,
     FieldChange,
+    ItemReview,
+    Reviewed,
+    ReviewPolicy,
+    Stratum,
 )
-from holdfast.client.batch_review import BatchReviews, Judged, Judgement, Stratum, Verdict
 from holdfast.client.batches import Batches, BatchWatch
 from holdfast.client.client import Client
 from holdfast.client.conversation import Conversation
@@ -68,6 +72,7 @@ __all__ = [
     "Acted",
     "ActedOnEffects",
     "Action",
+    "ApplyEffect",
     "Approval",
     "ApprovalStatus",
     "Approvals",
@@ -78,7 +83,6 @@ __all__ = [
     "BatchItem",
     "BatchItemStatus",
     "BatchProgress",
-    "BatchReviews",
     "BatchSpec",
     "BatchStatus",
     "BatchWatch",
@@ -108,8 +112,7 @@ __all__ = [
     "HoldfastError",
     "Inbox",
     "Invocation",
-    "Judged",
-    "Judgement",
+    "ItemReview",
     "MadeToken",
     "Me",
     "OnDisconnect",
@@ -123,6 +126,8 @@ __all__ = [
     "RefusedEvent",
     "RefusedEvents",
     "Retries",
+    "ReviewPolicy",
+    "Reviewed",
     "Rewound",
     "Run",
     "RunHandle",
@@ -147,7 +152,6 @@ __all__ = [
     "Token",
     "Update",
     "Usage",
-    "Verdict",
     "Violation",
     "Watch",
     "Which",

@@ -46,6 +46,46 @@ class BatchItemStatus(Number):
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewPolicy:
+    """When staged outputs are accepted without a person: a share of 0.98 of 200 judged, for example.
+
+    With a `reviewer_intent` an agent judges as many as `min_judged`, in place of people.
+    """
+
+    min_accepted_share: float = 0.0
+    min_judged: int = 0
+    reviewer_intent: str = ""
+    apply_when_met: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyEffect:
+    """Accepted outputs go to a destination, one effect each; another destination undoes one."""
+
+    destination: str
+    undo_destination: str = ""
+
+
+ApplyTarget = ApplyEffect | Invocation
+"""What becomes of accepted outputs: an effect each, or a run each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemReview:
+    """What is said about one item; without a reason nothing is rejected, and `edited` goes with accepting.
+
+    `reviewer` (a user, or the run of a reviewing agent) and `review_time` are the server's.
+    """
+
+    index: int
+    accepted: bool
+    reason: str = ""
+    edited: Any = None
+    reviewer: str = ""
+    review_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BatchSpec:
     """What a batch is to do: `invocation` is the envelope of each item's run; 0 takes the default.
 
@@ -67,6 +107,8 @@ class BatchSpec:
     confidence_field: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     start_when_uploaded: bool = False
+    review: ReviewPolicy | None = None
+    apply: ApplyTarget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +147,20 @@ class BatchItem:
     usage: Usage = field(default_factory=Usage)
     failure: Failure | None = None
     update_time: datetime | None = None
+    review: ItemReview | None = None
+    effect_id: str = ""
+    follow_up_run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Alike items of a sample: the class of output and the bands, how many there are, and those drawn."""
+
+    label: str
+    confidence_band: int
+    cost_band: int
+    population: int
+    items: tuple[BatchItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +222,13 @@ class Batch:
         """Tell whether it does something by itself."""
         going = (BatchStatus.RUNNING, BatchStatus.APPLYING, BatchStatus.ROLLING_BACK)
         return self.status in going
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """How far a batch is after a review: items judged one by one, and whether the policy accepts the rest."""
+
+    progress: BatchProgress
+    judged: int
+    accepted: int
+    policy_met: bool

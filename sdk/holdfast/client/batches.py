@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import grpc
 
+from holdfast.client.approval_value import NOBODY, Person
 from holdfast.client.batch import (
+    ApplyTarget,
     Batch,
     BatchInput,
     BatchItem,
@@ -14,11 +16,31 @@ from holdfast.client.batch import (
     BatchProgress,
     BatchSpec,
     BatchStatus,
+    ItemReview,
+    Reviewed,
+    ReviewPolicy,
+    Stratum,
 )
 from holdfast.client.link import Link
 from holdfast.client.retry import Repetition
 from holdfast.client.stream import Stream
-from holdfast.client.wire_batch import batch_of, chunks, filter_message, item_of, progress_of, spec_message
+from holdfast.client.wire_batch import (
+    batch_of,
+    chunks,
+    filter_message,
+    item_of,
+    progress_of,
+    reviewed_of,
+    spec_message,
+    stratum_of,
+)
+from holdfast.client.wire_batch_review import (
+    policy_message,
+    review_message,
+    strata_message,
+    target_message,
+    verdict,
+)
 from holdfast.client.wire_status import error_of
 from holdfast.client.wire_value import duration_of
 from holdfast.v1 import batch_pb2, batch_service_pb2_grpc
@@ -132,10 +154,17 @@ class Batches:
         label: str = "",
         failure_reason: str = "",
         keys: Iterable[str] = (),
+        max_confidence: float = 0.0,
+        changed: bool = False,
         page_size: int = 100,
     ) -> AsyncIterator[BatchItem]:
-        """Yield items in order, page by page. Raises `BatchNotFound`."""
-        which = filter_message(statuses, label, failure_reason, keys)
+        """Yield items in order, page by page; `changed` those that differ from what is there.
+
+        Raises `BatchNotFound`.
+        """
+        which = filter_message(
+            statuses, label, failure_reason, keys, max_confidence=max_confidence, changed=changed
+        )
         request = pb.ListBatchItemsRequest(batch_id=batch_id, filter=which, page_size=page_size)
         while True:
             page = await self._link.call(self._stub.ListBatchItems, request)
@@ -149,6 +178,90 @@ class Batches:
         """Follow a batch, at most one message each `interval` seconds, until it has ended."""
         request = pb.WatchBatchRequest(batch_id=batch_id, min_interval=duration_of(interval))
         return BatchWatch(self._stub, self._link, request)
+
+    async def sample(
+        self,
+        batch_id: str,
+        size: int = 0,
+        *,
+        seed: int = 0,
+        by_label: bool = False,
+        confidence_bounds: Iterable[float] = (),
+        equal: bool = False,
+        unjudged_only: bool = False,
+    ) -> tuple[Stratum, ...]:
+        """Draw staged items to look at, 200 unless told, spread over strata; the same for the same seed.
+
+        A stratum gets its share, at least one; `equal` gives all the same. Raises `BatchNotFound`.
+        """
+        strata = strata_message(by_label=by_label, confidence_bounds=confidence_bounds, equal=equal)
+        request = pb.SampleBatchRequest(
+            batch_id=batch_id, size=size, seed=seed, strata=strata, unjudged_only=unjudged_only
+        )
+        response = await self._link.call(self._stub.SampleBatch, request)
+        return tuple(stratum_of(stratum) for stratum in response.strata)
+
+    async def review(
+        self,
+        batch_id: str,
+        reviews: Iterable[ItemReview] = (),
+        *,
+        rest: bool | None = None,
+        rest_reason: str = "",
+        reviewer: Person = NOBODY,
+    ) -> Reviewed:
+        """Accept, reject or edit staged outputs, at most 1,000 a call; `rest` is said of those unjudged.
+
+        The last word on an item holds until it is being applied. `reviewer` counts where servers take the
+        caller's word. Raises `BatchNotFound`, `BatchNotReady`.
+        """
+        request = pb.ReviewItemsRequest(
+            batch_id=batch_id,
+            reviews=[review_message(review) for review in reviews],
+            rest=verdict(accepted=rest),
+            rest_reason=rest_reason,
+        )
+        return reviewed_of(await self._link.call(self._stub.ReviewItems, request, more=reviewer.metadata))
+
+    async def apply(
+        self,
+        batch_id: str,
+        target: ApplyTarget | None = None,
+        *,
+        items_per_second: float = 0.0,
+        dry_run: bool = False,
+    ) -> tuple[Batch, int]:
+        """Apply accepted outputs, each once; return the batch and how many. `watch` follows it.
+
+        Without a target the spec's counts. Raises `BatchNotFound`, `BatchNotReady`, `DestinationNotFound`.
+        """
+        request = pb.ApplyBatchRequest(
+            batch_id=batch_id,
+            target=None if target is None else target_message(target),
+            items_per_second=items_per_second,
+            dry_run=dry_run,
+        )
+        response = await self._link.call(self._stub.ApplyBatch, request)
+        return batch_of(response.batch), response.item_count
+
+    async def rollback(
+        self,
+        batch_id: str,
+        reason: str,
+        *,
+        label: str = "",
+        keys: Iterable[str] = (),
+        max_confidence: float = 0.0,
+        dry_run: bool = False,
+    ) -> tuple[Batch, int]:
+        """Undo what was applied, the newest first; return the batch and how many. `watch` follows it.
+
+        Raises `BatchNotFound`, `BatchNotReady`.
+        """
+        which = filter_message(label=label, keys=keys, max_confidence=max_confidence)
+        request = pb.RollbackBatchRequest(batch_id=batch_id, reason=reason, filter=which, dry_run=dry_run)
+        response = await self._link.call(self._stub.RollbackBatch, request)
+        return batch_of(response.batch), response.item_count
 
     async def pause(self, batch_id: str, reason: str = "") -> Batch:
         """Start no further items."""
@@ -166,10 +279,22 @@ class Batches:
         return batch_of((await self._link.call(self._stub.CancelBatch, request)).batch)
 
     async def update(
-        self, batch_id: str, *, max_parallelism: int | None = None, priority: int | None = None
+        self,
+        batch_id: str,
+        *,
+        max_parallelism: int | None = None,
+        priority: int | None = None,
+        review: ReviewPolicy | None = None,
+        apply_items_per_second: float | None = None,
     ) -> Batch:
-        """Change what is given, for the items started next."""
-        request = pb.UpdateBatchRequest(batch_id=batch_id, max_parallelism=max_parallelism, priority=priority)
+        """Change what is given, for the items started, judged or applied next."""
+        request = pb.UpdateBatchRequest(
+            batch_id=batch_id,
+            max_parallelism=max_parallelism,
+            priority=priority,
+            review=None if review is None else policy_message(review),
+            apply_items_per_second=apply_items_per_second,
+        )
         return batch_of((await self._link.call(self._stub.UpdateBatch, request)).batch)
 
     async def retry(

@@ -18,7 +18,6 @@ import grpc
 from holdfast.client.access import AccessControl
 from holdfast.client.acting import Acted, Action, Which, act, which_message
 from holdfast.client.approval import NOBODY, Approvals, Person
-from holdfast.client.batch_review import BatchReviews
 from holdfast.client.batches import Batches
 from holdfast.client.channel import open_channel
 from holdfast.client.conversation import Conversation
@@ -138,11 +137,6 @@ class Client:
     def batches(self) -> Batches:
         """Many items over one intent."""
         return Batches(batch_service_pb2_grpc.BatchServiceStub(self._channel("invoker")), self._link)
-
-    @property
-    def batch_reviews(self) -> BatchReviews:
-        """What batches have staged, to be judged and applied."""
-        return BatchReviews(batch_service_pb2_grpc.BatchServiceStub(self._channel("invoker")), self._link)
 
     @property
     def tenants(self) -> Tenants:

@@ -12,8 +12,11 @@ from holdfast.client.batch import (
     BatchStatus,
     ErrorGroup,
     FieldChange,
+    Reviewed,
+    Stratum,
 )
 from holdfast.client.run import Failure, Usage
+from holdfast.client.wire_batch_review import policy_message, review_of, target_message
 from holdfast.client.wire_run import envelope
 from holdfast.client.wire_value import (
     duration_of,
@@ -44,6 +47,10 @@ def spec_message(spec: BatchSpec) -> batch_pb2.BatchSpec:
         labels=spec.labels,
         start_when_uploaded=spec.start_when_uploaded,
     )
+    if spec.review is not None:
+        message.review.CopyFrom(policy_message(spec.review))
+    if spec.apply is not None:
+        message.apply.CopyFrom(target_message(spec.apply))
     message.tolerance.max_items, message.tolerance.max_share = spec.tolerated_items, spec.tolerated_share
     message.retry.max_attempts = spec.max_attempts
     if spec.initial_backoff:
@@ -137,7 +144,26 @@ def item_of(message: batch_pb2.BatchItem) -> BatchItem:
             Failure(why.reason, why.message, why.step, why.attempts) if message.HasField("failure") else None
         ),
         update_time=time_of(message.update_time),
+        review=review_of(message.review) if message.HasField("review") else None,
+        effect_id=message.effect_id,
+        follow_up_run_id=message.follow_up_run_id,
     )
+
+
+def stratum_of(message: batch_service_pb2.Stratum) -> Stratum:
+    """Return a stratum of a sample."""
+    return Stratum(
+        label=message.label,
+        confidence_band=message.confidence_band,
+        cost_band=message.cost_band,
+        population=message.population,
+        items=tuple(item_of(item) for item in message.items),
+    )
+
+
+def reviewed_of(message: batch_service_pb2.ReviewItemsResponse) -> Reviewed:
+    """Return what came of a review."""
+    return Reviewed(progress_of(message.progress), message.judged, message.accepted, message.policy_met)
 
 
 def filter_message(
@@ -145,6 +171,9 @@ def filter_message(
     label: str = "",
     failure_reason: str = "",
     keys: Iterable[str] = (),
+    *,
+    max_confidence: float = 0.0,
+    changed: bool = False,
 ) -> batch_service_pb2.BatchItemFilter:
     """Return which items are meant."""
     return batch_service_pb2.BatchItemFilter(
@@ -152,6 +181,8 @@ def filter_message(
         label=label,
         failure_reason=failure_reason,
         keys=keys,
+        max_confidence=max_confidence,
+        changed=changed,
     )
 
 

@@ -22,6 +22,7 @@ from holdfast.console import (
     batch_list,
     batch_page,
     batch_review_page,
+    open_id_page,
     outbox_page,
     refused_page,
     run_list,
@@ -33,6 +34,7 @@ from holdfast.console import (
 )
 from holdfast.console.clients import Clients
 from holdfast.console.guard import Guard
+from holdfast.console.open_id import OpenId
 from holdfast.console.page import Handler, problem, refused
 from holdfast.console.session import SessionLayer, Sessions, session_of
 from holdfast.console.settings import ConsoleSettings
@@ -67,6 +69,7 @@ def application(settings: ConsoleSettings, stopping: asyncio.Event) -> Starlette
     )
     app.state.settings, app.state.clients, app.state.stopping = settings, clients, stopping
     app.state.sessions = sessions
+    app.state.open_id = OpenId(settings) if settings.console_oidc_issuer else None
     return app
 
 
@@ -83,6 +86,8 @@ def _routes() -> list[Route | Mount]:
         Route("/sign-in", sign_in.show),
         Route("/sign-in", sign_in.enter, methods=["POST"]),
         Route("/sign-out", sign_in.leave, methods=["POST"]),
+        Route("/sign-in/provider", open_id_page.go),
+        Route("/sign-in/provider/back", open_id_page.come_back),
         _action("/act-for", sign_in.switch),
         _page("/runs", run_list.show),
         _page("/runs/live", run_list.live),

@@ -150,7 +150,7 @@ async def _act(
         _, count = await batches.retry(batch_id, failure_reason=form.get("failure", ""))
         return f"{count} item{'s are' if count != 1 else ' is'} tried again."
     else:
-        _, count = await client.batch_reviews.rollback(batch_id, reason)
+        _, count = await batches.rollback(batch_id, reason)
         return f"{count} item{'s are' if count != 1 else ' is'} undone, the newest first."
     return _DONE[action]
 

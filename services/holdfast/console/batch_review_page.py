@@ -9,7 +9,16 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from holdfast.client import BatchItem, Client, HoldfastError, Judgement, Stratum, Verdict, errors
+from holdfast.client import (
+    ApplyEffect,
+    BatchItem,
+    Client,
+    HoldfastError,
+    Invocation,
+    ItemReview,
+    Stratum,
+    errors,
+)
 from holdfast.console.batch_shape import look
 from holdfast.console.clients import client_of
 from holdfast.console.entry import Mistyped
@@ -25,7 +34,7 @@ _SPREADS: Final = (
 )
 _BOUNDS: Final = (0.5, 0.8, 0.95)
 _BANDS: Final = ("below 0.5", "0.5 to 0.8", "0.8 to 0.95", "0.95 and more")
-_VERDICTS: Final = {"accept": Verdict.ACCEPT, "reject": Verdict.REJECT}
+_VERDICTS: Final = {"accept": True, "reject": False}
 _MOST_DESTINATIONS: Final = 100
 
 
@@ -73,13 +82,14 @@ def _given(request: Request) -> dict[str, str]:
 async def _sample(client: Client, batch_id: str, given: Mapping[str, str]) -> list[Stratum]:
     bounds = _BOUNDS if given["spread"] == "confidence" else ()
     return list(
-        await client.batch_reviews.sample(
+        await client.batches.sample(
             batch_id,
-            size=int(given["size"]),
+            int(given["size"]),
             by_label=given["spread"] == "label",
             confidence_bounds=bounds,
             equal=bool(given["spread"]),
             seed=int(given["seed"]),
+            unjudged_only=True,
         )
     )
 
@@ -136,9 +146,13 @@ async def judge(request: Request) -> Response:
     form, batch_id = form_of(request), request.path_params["batch_id"]
     here = f"/batches/{batch_id}/review"
     try:
-        judgements, rest = _verdicts(form)
-        told = await client_of(request).batch_reviews.review(
-            batch_id, judgements, rest=rest, rest_reason=form.get("rest_reason", "").strip()
+        reviews, rest = _verdicts(form)
+        told = await client_of(request).batches.review(
+            batch_id,
+            reviews,
+            rest=rest,
+            rest_reason=form.get("rest_reason", "").strip(),
+            reviewer=session_of(request).person,
         )
     except Mistyped as error:
         say(request, f"{error} Nothing was stored.", "bad")
@@ -151,34 +165,34 @@ async def judge(request: Request) -> Response:
     return done(request, text, form, here)
 
 
-def _verdicts(form: Mapping[str, str]) -> tuple[list[Judgement], Verdict]:
-    judgements = _judgements(form)
-    rest = _VERDICTS.get(form.get("rest", ""), Verdict.UNJUDGED)
-    if not judgements and not rest:
+def _verdicts(form: Mapping[str, str]) -> tuple[list[ItemReview], bool | None]:
+    """Return what a form says about items, and about the rest. Raises `Mistyped`."""
+    reviews = [
+        _review(int(index), accepted=_VERDICTS[value], form=form)
+        for name, value in form.items()
+        if (index := name.removeprefix("verdict-")) != name and index.isdecimal() and value in _VERDICTS
+    ]
+    rest = _VERDICTS.get(form.get("rest", ""))
+    if not reviews and rest is None:
         raise Mistyped("Nothing was judged: accept or reject at least one item.")
-    return judgements, rest
+    return reviews, rest
 
 
-def _judgements(form: Mapping[str, str]) -> list[Judgement]:
-    """Return what a form says about items. Raises `Mistyped`."""
-    found = []
-    for name, value in form.items():
-        kind, _, index = name.partition("-")
-        if kind != "verdict" or value not in _VERDICTS or not index.isdecimal():
-            continue
-        reason = form.get(f"reason-{index}", "").strip()
-        if value == "reject" and not reason:
+def _review(index: int, *, accepted: bool, form: Mapping[str, str]) -> ItemReview:
+    reason, edited = form.get(f"reason-{index}", "").strip(), form.get(f"output-{index}")
+    if not accepted:
+        if not reason:
             raise Mistyped(f"Item {index} is rejected without a reason.")
-        edited = form.get(f"output-{index}") if value == "accept" else None
-        if edited is None:
-            found.append(Judgement(int(index), _VERDICTS[value], reason))
-            continue
-        try:
-            output = json.loads(edited)
-        except ValueError as error:
-            raise Mistyped(f"The edited output of item {index} is not JSON: {error}.") from None
-        found.append(Judgement(int(index), Verdict.ACCEPT, reason, edited=True, edited_output=output))
-    return found
+        return ItemReview(index, accepted=False, reason=reason)
+    if edited is None:
+        return ItemReview(index, accepted=True, reason=reason)
+    try:
+        output = json.loads(edited)
+    except ValueError as error:
+        raise Mistyped(f"The edited output of item {index} is not JSON: {error}.") from None
+    if output is None:
+        raise Mistyped(f"The edited output of item {index} is null: reject it, or give an output.")
+    return ItemReview(index, accepted=True, reason=reason, edited=output)
 
 
 async def apply(request: Request) -> Response:
@@ -187,8 +201,8 @@ async def apply(request: Request) -> Response:
     here, dry = f"/batches/{batch_id}/review", form.get("only") == "count"
     try:
         target, rate = _target(form), _rate(form.get("rate", ""))
-        _, count = await client_of(request).batch_reviews.apply(
-            batch_id, **target, items_per_second=rate, dry_run=dry
+        _, count = await client_of(request).batches.apply(
+            batch_id, target, items_per_second=rate, dry_run=dry
         )
     except Mistyped as error:
         say(request, f"{error} Nothing was applied.", "bad")
@@ -200,11 +214,14 @@ async def apply(request: Request) -> Response:
     return done(request, f"{count} are being applied.", {}, f"/batches/{batch_id}")
 
 
-def _target(form: Mapping[str, str]) -> dict[str, str]:
-    target = {name: form.get(name, "").strip() for name in ("destination", "undo_destination", "intent")}
-    if target["destination"] and target["intent"]:
+def _target(form: Mapping[str, str]) -> ApplyEffect | Invocation | None:
+    """Return what becomes of accepted outputs; None: what the batch itself says. Raises `Mistyped`."""
+    destination, intent = form.get("destination", "").strip(), form.get("intent", "").strip()
+    if destination and intent:
         raise Mistyped("Outputs go to a destination or to runs for an intent, not to both.")
-    return target
+    if destination:
+        return ApplyEffect(destination, form.get("undo_destination", "").strip())
+    return Invocation(intent) if intent else None
 
 
 def _rate(text: str) -> float:

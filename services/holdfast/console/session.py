@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -86,7 +87,19 @@ class Sessions:
     def write(self, session: Session) -> str:
         """Return the cookie's value."""
         held = {name: value for name, value in asdict(session).items() if value}
-        return self._seal.encrypt(_json(held)).decode()
+        return self.seal("session", held)
+
+    def seal(self, purpose: str, content: Mapping[str, Any]) -> str:
+        """Return content as a cookie may hold it, good for one purpose."""
+        return self._seal.encrypt(_json([purpose, content])).decode()
+
+    def opened(self, purpose: str, cookie: str, ttl: int) -> dict[str, Any] | None:
+        """Return what was sealed here for a purpose at most so many seconds ago; None for anything else."""
+        try:
+            found, content = json.loads(self._seal.decrypt(cookie.encode(), ttl=ttl))
+        except (InvalidToken, UnicodeEncodeError):
+            return None
+        return content if found == purpose else None
 
     def fits(self, session: Session) -> bool:
         """Tell whether a cookie can hold a session, whatever is said in it later."""
@@ -94,9 +107,8 @@ class Sessions:
 
     def read(self, cookie: str) -> Session | None:
         """Return the session of a cookie; None if it was not sealed here or is over."""
-        try:
-            held: dict[str, Any] = json.loads(self._seal.decrypt(cookie.encode(), ttl=self.ttl))
-        except (InvalidToken, UnicodeEncodeError):
+        held = self.opened("session", cookie, self.ttl)
+        if held is None:
             return None
         return Session(**{**held, **{name: tuple(held.get(name, ())) for name in ("groups", "roles")}})
 

@@ -4,8 +4,10 @@ import ipaddress
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from holdfast.client import Tls
+from holdfast.kit.auth.key_source import is_safe
 from holdfast.kit.auth.settings import Kind
 from holdfast.kit.settings import SettingsError, setting
 
@@ -41,6 +43,18 @@ class ConsoleSettings:
     )
     console_secret_file: Path | None = setting(None, help="a file that holds that secret")
     console_session_ttl: float = setting(43_200.0, help="how long a sign-in holds", minimum=60)
+    console_oidc_issuer: str = setting(
+        "", help="the OpenID provider at which people sign in, whose JWTs the services take; empty: none"
+    )
+    console_oidc_client_id: str = setting("", help="how the provider knows the console")
+    console_oidc_secret: str = setting(
+        "", help="what proves it to be that; empty for a public client", secret=True
+    )
+    console_oidc_secret_file: Path | None = setting(None, help="a file that holds that secret")
+    console_oidc_scope: str = setting("openid", help="what is asked of the provider")
+    console_oidc_credential: Literal["access_token", "id_token"] = setting(
+        "access_token", help="which of the provider's tokens the services are shown"
+    )
     drain_grace: float = setting(5.0, help="how long open pages may take at shutdown", minimum=0)
 
     def __post_init__(self) -> None:
@@ -58,6 +72,22 @@ class ConsoleSettings:
             raise SettingsError("HOLDFAST_CONSOLE_SECRET and HOLDFAST_CONSOLE_SECRET_FILE: set one of them.")
         if self.console_secret and len(self.console_secret) < _SHORTEST_SECRET:
             raise SettingsError("HOLDFAST_CONSOLE_SECRET must have at least 32 characters.")
+
+        self._check_provider()
+
+    def _check_provider(self) -> None:
+        if self.console_oidc_secret and self.console_oidc_secret_file is not None:
+            raise SettingsError(
+                "HOLDFAST_CONSOLE_OIDC_SECRET and HOLDFAST_CONSOLE_OIDC_SECRET_FILE: set one of them."
+            )
+        if not self.console_oidc_issuer:
+            return
+        if "jwt" not in self.auth:
+            raise SettingsError("HOLDFAST_CONSOLE_OIDC_ISSUER takes HOLDFAST_AUTH=jwt or token,jwt.")
+        if not self.console_oidc_client_id:
+            raise SettingsError("HOLDFAST_CONSOLE_OIDC_ISSUER takes HOLDFAST_CONSOLE_OIDC_CLIENT_ID.")
+        if not is_safe(self.console_oidc_issuer):
+            raise SettingsError("HOLDFAST_CONSOLE_OIDC_ISSUER must be an https URL.")
 
     def _check_reachable(self, host: str) -> None:
         if not self.identity:
@@ -88,15 +118,25 @@ class ConsoleSettings:
         """Return what seals the cookies: as told, or made for this process."""
         if self.console_secret_file is None:
             return self.console_secret or secrets.token_hex(32)
-        try:
-            found = self.console_secret_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise SettingsError(f"HOLDFAST_CONSOLE_SECRET_FILE cannot be read: {error.strerror}.") from error
+        found = _read(self.console_secret_file, "HOLDFAST_CONSOLE_SECRET_FILE")
         if len(found) < _SHORTEST_SECRET:
             raise SettingsError(
                 "HOLDFAST_CONSOLE_SECRET_FILE holds less than 32 characters; it needs that many."
             )
         return found
+
+    def oidc_secret(self) -> str:
+        """Return what proves the console to the provider; empty for a public client."""
+        if self.console_oidc_secret_file is None:
+            return self.console_oidc_secret
+        return _read(self.console_oidc_secret_file, "HOLDFAST_CONSOLE_OIDC_SECRET_FILE")
+
+
+def _read(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{name} cannot be read: {error.strerror}.") from error
 
 
 def _is_loopback(host: str) -> bool:

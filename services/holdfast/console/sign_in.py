@@ -28,6 +28,7 @@ def _form(request: Request, given: dict[str, str], wrong: str = "", status: int 
         status=status,
         identity=settings.identity,
         kinds=settings.auth,
+        provider=settings.console_oidc_issuer,
         wrong=wrong,
         given=shown,
     )
@@ -78,21 +79,29 @@ async def _by_token(request: Request) -> Response:
         wrong = "A tenant's name is printable ASCII, at most 200 characters."
     if wrong:
         return _form(request, given, wrong, 400)
+    refusal = await admit(request, token, tenant)
+    return refusal if refusal is not None else RedirectResponse("/runs", 303)
+
+
+async def admit(request: Request, token: str, tenant: str) -> Response | None:
+    """Begin the session of who has a token; returns the form that says why not, if it cannot."""
     clients: Clients = request.app.state.clients
+    given = {"tenant": tenant}
     try:
         me = await clients.me(token, tenant)
     except HoldfastError as error:
         return _form(request, given, *_why_not(error))
     session = _session(me, token)
     if not request.app.state.sessions.fits(session):
-        return _form(
-            request,
-            given,
-            "The token is too large for a cookie: use an API token, or one with fewer claims.",
-            400,
-        )
+        wrong = "The token is too large for a cookie: use an API token, or one with fewer claims."
+        return _form(request, given, wrong, 400)
     request.state.session = session
-    return RedirectResponse("/runs", 303)
+    return None
+
+
+def refuse(request: Request, wrong: str, status: int) -> Response:
+    """Return the form with a sentence about why signing in elsewhere has failed."""
+    return _form(request, {}, wrong, status)
 
 
 def _why_not(error: HoldfastError) -> tuple[str, int]:
