@@ -206,4 +206,5 @@ CASES = (
     Case("batch_run_items_per_s", "items/s", alone("items_per_s", "--batch-runs", "--runs", str(ITEMS))),
     Case("batch_light_items_per_s", "items/s", alone("items_per_s", "--batch-light", "--runs", str(ITEMS))),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
+    Case("console_runs_page_ms", "ms", waiting(0.50, "--console-runs", "--runs", "50")),
 )

@@ -25,6 +25,7 @@ _MEASURES = (
     "batch_apply",
     "batch_runs",
     "batch_light",
+    "console_runs",
 )
 
 
@@ -65,6 +66,7 @@ def read_question(arguments: list[str] | None = None) -> Question:
     what.add_argument("--batch-apply", action="store_true", help="50,000 staged items to effects")
     what.add_argument("--batch-runs", action="store_true", help="a batch's items a second, each a run")
     what.add_argument("--batch-light", action="store_true", help="a batch's items a second, light ones")
+    what.add_argument("--console-runs", action="store_true", help="the console's list of 100,000 runs")
     given = parser.parse_args(arguments)
     asked = [name for name in _MEASURES if getattr(given, name)]
     return Question(

@@ -51,7 +51,7 @@ _TRANSACTIONS = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE 
 
 
 @asynccontextmanager
-async def filled(runs: int, runners: int) -> AsyncIterator[tuple[Suite, Any]]:
+async def filled(runs: int, runners: int, *, console: bool = False) -> AsyncIterator[tuple[Suite, Any]]:
     """Bring up the suite beside runs that rest, and a connection to what it stands on."""
     async with EmbeddedPostgres(ephemeral=True) as server:
         await server.create_database("holdfast")
@@ -62,7 +62,8 @@ async def filled(runs: int, runners: int) -> AsyncIterator[tuple[Suite, Any]]:
             envelope = InvokeRequest(intent="woken").SerializeToString()
             await connection.execute(_REST, runs, envelope, timeout=PATIENCE)
             await connection.execute("VACUUM ANALYZE", timeout=PATIENCE)
-            async with Suite([AGENTS], runners=runners, database_url=url, supervise=False) as suite:
+            suite = Suite([AGENTS], runners=runners, database_url=url, supervise=False, console=console)
+            async with suite:
                 yield suite, connection
         finally:
             await connection.close()

@@ -39,7 +39,7 @@ def test_it_starts_with_what_the_chart_tells_it(manifests: Manifests) -> None:
     assert {key for key in told if key.startswith("HOLDFAST_")} <= {
         variable(field) for field in dataclasses.fields(EdgeSettings)
     }
-    (invoker,) = manifests.of("Service")["hf-holdfast-invoker"]["spec"]["ports"]
+    invoker = manifests.of("Service")["hf-holdfast-invoker"]["spec"]["ports"][0]
     assert settings.invoker_address == f"hf-holdfast-invoker.prod.svc:{invoker['port']}"
     declared = manifests.of("ConfigMap")[NAME]["data"]["sources.toml"]
     (source,) = sources_of(tomllib.loads(declared))

@@ -9,7 +9,7 @@ from tests.contract.test_live import SERVED_BY
 from tests.deploy.chart import decoded, rendered
 
 ENVOY = Path(__file__).parents[2] / "deploy/envoy/envoy.yaml"
-INSIDE = {"TenantService"}
+INSIDE = {"TenantService", "externalscaler.ExternalScaler"}
 """What is for the platform's own people, though not for runners."""
 
 

@@ -87,7 +87,9 @@ def test_a_user_with_a_password_and_a_token_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "spoilt", ["SU", "A" * 58, Key(USER).seed[:-1] + "1", "S!"], ids=["short", "other", "wrong sum", "letters"]
+    "spoilt",
+    ["SU", "A" * 58, Key(USER).seed[:-1] + "1", "S!"],
+    ids=["short", "other", "wrong sum", "letters"],
 )
 def test_a_malformed_seed_is_refused_without_being_told(spoilt: str) -> None:
     with pytest.raises(ValueError, match="NATS") as refused:

@@ -16,9 +16,25 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from holdfast.client import HoldfastError
-from holdfast.console import approval_page, outbox_page, run_list, run_page, sign_in, talk_page, tenant_page
+from holdfast.console import (
+    access_page,
+    approval_page,
+    batch_list,
+    batch_page,
+    batch_review_page,
+    open_id_page,
+    outbox_page,
+    refused_page,
+    run_list,
+    run_page,
+    schedule_page,
+    sign_in,
+    talk_page,
+    tenant_page,
+)
 from holdfast.console.clients import Clients
 from holdfast.console.guard import Guard
+from holdfast.console.open_id import OpenId
 from holdfast.console.page import Handler, problem, refused
 from holdfast.console.session import SessionLayer, Sessions, session_of
 from holdfast.console.settings import ConsoleSettings
@@ -29,6 +45,7 @@ _STATIC: Final = Path(__file__).with_name("static")
 def application(settings: ConsoleSettings, stopping: asyncio.Event) -> Starlette:
     """Return the console; its streams end when `stopping` is set."""
     clients = Clients(settings)
+    sessions = Sessions(settings.secret(), settings.console_session_ttl)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -43,7 +60,7 @@ def application(settings: ConsoleSettings, stopping: asyncio.Event) -> Starlette
             Middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings), www_redirect=False),
             Middleware(
                 SessionLayer,
-                sessions=Sessions(settings.secret(), settings.console_session_ttl),
+                sessions=sessions,
                 secure=settings.console_https,
             ),
             Middleware(Guard),
@@ -51,6 +68,8 @@ def application(settings: ConsoleSettings, stopping: asyncio.Event) -> Starlette
         exception_handlers={HoldfastError: _refused, HTTPException: _no_page},
     )
     app.state.settings, app.state.clients, app.state.stopping = settings, clients, stopping
+    app.state.sessions = sessions
+    app.state.open_id = OpenId(settings) if settings.console_oidc_issuer else None
     return app
 
 
@@ -67,6 +86,9 @@ def _routes() -> list[Route | Mount]:
         Route("/sign-in", sign_in.show),
         Route("/sign-in", sign_in.enter, methods=["POST"]),
         Route("/sign-out", sign_in.leave, methods=["POST"]),
+        Route("/sign-in/provider", open_id_page.go),
+        Route("/sign-in/provider/back", open_id_page.come_back),
+        _action("/act-for", sign_in.switch),
         _page("/runs", run_list.show),
         _page("/runs/live", run_list.live),
         _page("/runs/{run_id}", run_page.show, name="run"),
@@ -82,6 +104,30 @@ def _routes() -> list[Route | Mount]:
         _page("/outbox/{effect_id}", outbox_page.show_one),
         _action("/outbox/{effect_id}/{action}", outbox_page.act),
         _action("/destinations/{name}/reset", outbox_page.reset),
+        _page("/batches", batch_list.show),
+        _page("/batches/live", batch_list.live),
+        _page("/batches/{batch_id}", batch_page.show),
+        _page("/batches/{batch_id}/live", batch_page.live),
+        _page("/batches/{batch_id}/items", batch_page.items),
+        _page("/batches/{batch_id}/export", batch_page.export),
+        _page("/batches/{batch_id}/review", batch_review_page.show),
+        _action("/batches/{batch_id}/judge", batch_review_page.judge),
+        _action("/batches/{batch_id}/apply", batch_review_page.apply),
+        _action("/batches/{batch_id}/do/{action}", batch_page.act),
+        _page("/schedules", schedule_page.show),
+        _page("/schedules/of", schedule_page.show_one),
+        _page("/schedules/new", schedule_page.show_new),
+        _page("/schedules/edit", schedule_page.show_edit),
+        _page("/schedules/preview", schedule_page.preview),
+        _action("/schedules", schedule_page.save),
+        _action("/schedules/edit", schedule_page.change),
+        _action("/schedules/do/{action}", schedule_page.act),
+        _page("/refused", refused_page.show),
+        _action("/refused/{event_id:int}/{action}", refused_page.act),
+        _page("/tokens", access_page.show),
+        _action("/tokens", access_page.make),
+        _action("/tokens/{token_id}/revoke", access_page.revoke),
+        _page("/audit", access_page.audit),
         _page("/tenants", tenant_page.show),
         _page("/tenants/{tenant}", tenant_page.show_one),
         _action("/tenants/{tenant}", tenant_page.change),
@@ -121,6 +167,8 @@ async def _healthy(request: Request) -> Response:
 
 
 async def _refused(request: Request, error: Any) -> Response:
+    if request.url.path.endswith("/live"):
+        return PlainTextResponse(f"{error.message}\n", 502)
     return refused(request, error)
 
 

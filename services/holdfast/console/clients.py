@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from holdfast.client import Client
+from holdfast.client import Client, Me
 from holdfast.console.session import Session, session_of
 from holdfast.console.settings import ConsoleSettings
 
@@ -26,12 +26,20 @@ class Clients:
             self._open[key] = Client(
                 self._settings.invoker_address,
                 tenant=session.tenant,
+                token=session.credential,
+                tls=self._settings.tls,
                 dispatcher=self._settings.dispatcher_address,
                 checkpoint=self._settings.checkpoint_address,
                 approval=self._settings.approval_address,
             )
         self._open.move_to_end(key)
         return self._open[key]
+
+    async def me(self, credential: str, tenant: str) -> Me:
+        """Ask whom the platform takes a credential for. Raises `HoldfastError`."""
+        at, tls = self._settings.invoker_address, self._settings.tls
+        async with Client(at, tenant=tenant or None, token=credential, tls=tls) as client:
+            return await client.access.me()
 
     async def tidy(self) -> None:
         """Close those that have not been asked for, where there are many."""

@@ -20,6 +20,7 @@ from holdfast.kit.telemetry import logs
 _log: Final = logs.logger("console")
 
 MOST_BYTES: Final = 1024 * 1024
+_MOST_FIELDS: Final = 500
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -99,7 +100,7 @@ def _refusal(headers: Headers, form: Mapping[str, str], session: Session) -> str
 def _parsed(body: bytes) -> dict[str, str]:
     """Return the fields of a form, the last of each name; none of one that is malformed."""
     try:
-        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=200))
+        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
     except ValueError:
         return {}
 

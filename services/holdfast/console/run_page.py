@@ -18,7 +18,7 @@ from holdfast.console.clients import client_of
 from holdfast.console.guard import form_of
 from holdfast.console.live import KEEPALIVE_S, event, pause, stream
 from holdfast.console.page import done, failed, fragment, page
-from holdfast.console.session import session_of
+from holdfast.console.session import Session, session_of
 from holdfast.console.transcript import Transcript
 
 GATHER_S: Final = 0.2
@@ -59,15 +59,18 @@ def limits(run: Run) -> list[Limit]:
     ]
 
 
-def possible(run: Run) -> dict[str, bool]:
-    """Return what can be done with a run as it stands."""
-    return {
-        "cancel": not run.is_ended and not run.cancel_requested,
-        "pause": not run.is_ended and not run.paused,
-        "resume": run.paused and not run.is_ended,
-        "retry": run.is_ended and run.status is not RunStatus.SUCCEEDED,
-        "say": not run.is_ended,
+def possible(run: Run, session: Session) -> dict[str, bool]:
+    """Return what can be done with a run as it stands, by somebody with these roles."""
+    going = not run.is_ended
+    can = {
+        "cancel": (going and not run.cancel_requested, "InvokerService/CancelRun"),
+        "pause": (going and not run.paused, "InvokerService/PauseRun"),
+        "resume": (run.paused and going, "InvokerService/ResumeRun"),
+        "retry": (run.is_ended and run.status is not RunStatus.SUCCEEDED, "InvokerService/RetryRun"),
+        "say": (going, "InvokerService/SignalRun"),
+        "fork": (True, "CheckpointService/ForkRun"),
     }
+    return {name: now and session.may(call) for name, (now, call) in can.items()}
 
 
 async def _steps(client: Client, run_id: str) -> list[Checkpoint]:
@@ -83,29 +86,35 @@ async def show(request: Request) -> Response:
     """Show a run."""
     client, run_id = client_of(request), request.path_params["run_id"]
     run, steps = await asyncio.gather(client.get_run(run_id), _steps(client, run_id))
-    asked = json.dumps({"run_id": run.run_id})
-    invoker = request.app.state.settings.invoker_address.partition(",")[0]
-    tenant = shlex.quote(f"holdfast-tenant: {session_of(request).tenant}")
-    line = (
-        f"grpcurl -plaintext -H {tenant} -d {shlex.quote(asked)} {invoker} holdfast.v1.InvokerService/GetRun"
-    )
     return page(
         request,
         "run.html",
-        **_parts(run, Transcript()),
+        **_parts(run, Transcript(), session_of(request)),
         steps=steps,
-        grpcurl=line,
+        grpcurl=_line(request, run),
         talk=bool(_talking(request)),
     )
+
+
+def _line(request: Request, run: Run) -> str:
+    """Return what shows the run from a terminal; a token is not in it, but the variable that holds it."""
+    settings, session = request.app.state.settings, session_of(request)
+    invoker = settings.invoker_address.partition(",")[0]
+    words = ["-d", shlex.quote(json.dumps({"run_id": run.run_id})), invoker]
+    words = ["-H", shlex.quote(f"holdfast-tenant: {session.tenant}"), *words]
+    if session.credential:
+        words = ["-H", '"authorization: Bearer $HOLDFAST_TOKEN"', *words]
+    way = "-plaintext" if settings.tls is None else f"-cacert {shlex.quote(str(settings.tls_ca_file))}"
+    return " ".join(["grpcurl", way, *words, "holdfast.v1.InvokerService/GetRun"])
 
 
 def _talking(request: Request) -> str:
     return request.query_params.get("talk", "")
 
 
-def _parts(run: Run, transcript: Transcript) -> dict[str, Any]:
+def _parts(run: Run, transcript: Transcript, session: Session) -> dict[str, Any]:
     bars = transcript.bars(datetime.now(UTC))
-    return {"run": run, "limits": limits(run), "possible": possible(run), "bars": bars}
+    return {"run": run, "limits": limits(run), "possible": possible(run, session), "bars": bars}
 
 
 async def live(request: Request) -> Response:
@@ -119,6 +128,7 @@ class _Following:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._client = client_of(request)
+        self._session = session_of(request)
         self._run_id: str = request.path_params["run_id"]
         self._transcript = Transcript()
         self._changed = asyncio.Event()
@@ -167,8 +177,9 @@ class _Following:
     async def _new(self, shown: int, last: int) -> AsyncIterator[str]:
         transcript = self._transcript
         run = await self._client.get_run(self._run_id)
-        yield event("state", self._fragment("run_state.html", **_parts(run, transcript)))
-        yield event("actions", self._fragment("run_actions.html", run=run, possible=possible(run)))
+        can = possible(run, self._session)
+        yield event("state", self._fragment("run_state.html", **_parts(run, transcript, self._session)))
+        yield event("actions", self._fragment("run_actions.html", run=run, possible=can))
         yield event("timeline", self._fragment("run_timeline.html", bars=transcript.bars(datetime.now(UTC))))
         if lines := transcript.log(shown, last):
             yield event("line", self._fragment("run_log.html", lines=lines))
@@ -178,7 +189,7 @@ class _Following:
         if finished != self._steps:
             self._steps = finished
             steps = await _steps(self._client, self._run_id)
-            yield event("steps", self._fragment("run_steps.html", run=run, steps=steps))
+            yield event("steps", self._fragment("run_steps.html", run=run, steps=steps, possible=can))
 
     def _fragment(self, template: str, **values: Any) -> str:
         return fragment(self._request, template, **values)
@@ -197,7 +208,7 @@ class _Following:
             self._changed.set()
 
     def _opened(self) -> Conversation | Watch:
-        if _talking(self._request):
+        if _talking(self._request) and self._session.may("InvokerService/Converse"):
             return self._client.attach(self._run_id)
         return self._client.watch(self._run_id)
 

@@ -1,29 +1,40 @@
-"""Who sits at the browser: one signed cookie, and the one place that says what it lets a call claim.
+"""Who sits at the browser: one sealed cookie, and the one place that says what it lets a call claim.
 
-The cookie is HttpOnly, SameSite=Strict and ends by itself. Today it holds the tenant and the name that were
-chosen at sign-in. `Session.credential` is the seam: where callers have tokens, the token is what is held
-there, and `Clients` hands it on.
+The cookie is HttpOnly, SameSite=Strict and ends by itself. Without identity it holds the tenant and the name
+that were chosen at sign-in; with identity also the credential, which `Clients` hands on. It is encrypted:
+what a browser keeps is of no use but to a console that knows the secret.
 """
 
+import base64
+import hashlib
+import json
 import secrets
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-import jwt
+from cryptography.fernet import Fernet, InvalidToken
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from holdfast.client import Person
+from holdfast.client.approval import NOBODY, Person
+from holdfast.kit.auth.role import HOLDS
+from holdfast.kit.auth.rule import RULES
 
 COOKIE: Final = "holdfast_console"
-_ALGORITHM: Final = "HS256"
+_MOST_BYTES: Final = 3900
+"""Of a cookie: browsers drop one that is larger than 4 KiB with its name and attributes."""
+_LONGEST_FLASH: Final = 400
+"""Bytes of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One browser's session; `user` is empty until somebody signs in. `flash` is shown once."""
+    """One browser's session; `user` is empty until somebody signs in. `flash` is shown once.
+
+    With a `credential` all but the tenant is as the platform says, and `platform` may choose its tenant.
+    """
 
     csrf: str
     tenant: str = ""
@@ -31,18 +42,32 @@ class Session:
     groups: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     credential: str = ""
+    platform: bool = False
     flash: str = ""
     flash_kind: str = ""
 
     @property
     def signed_in(self) -> bool:
         """Tell whether somebody has signed in."""
-        return bool(self.user and self.tenant)
+        return bool(self.tenant and (self.user or self.credential))
 
     @property
     def person(self) -> Person:
-        """Who decides approvals from here."""
-        return Person(self.user, self.groups, self.roles)
+        """Who decides approvals from here; with a credential it says so itself."""
+        return NOBODY if self.credential else Person(self.user, self.groups, self.roles)
+
+    @property
+    def claimed_user(self) -> str:
+        """Whom a run is started for; with a credential that is its user, unsaid."""
+        return "" if self.credential else self.user
+
+    def may(self, call: str) -> bool:
+        """Tell whether a call, as `InvokerService/CancelRun`, is worth offering; the services decide."""
+        rule = RULES[f"/holdfast.v1.{call}"]
+        if not self.credential:
+            return True  # without identity everybody has every role
+        held = frozenset[str]().union(*(HOLDS.get(role, frozenset()) for role in self.roles))
+        return (not rule.roles or bool(rule.roles & held)) and (self.platform or not rule.platform)
 
 
 def anonymous() -> Session:
@@ -51,45 +76,45 @@ def anonymous() -> Session:
 
 
 class Sessions:
-    """Signs sessions into cookies and reads them back; a cookie that is forged or over is nobody's."""
+    """Seals sessions into cookies and opens them; a cookie that is forged or over is nobody's."""
 
     def __init__(self, secret: str, ttl: float) -> None:
-        self._secret = secret
+        # The secret has at least 32 characters and is random: one hash makes the key's length of it.
+        key = hashlib.sha256(b"holdfast console cookie\0" + secret.encode()).digest()
+        self._seal = Fernet(base64.urlsafe_b64encode(key))
         self.ttl = int(ttl)
 
     def write(self, session: Session) -> str:
         """Return the cookie's value."""
-        claims = {
-            "csrf": session.csrf,
-            "tenant": session.tenant,
-            "user": session.user,
-            "groups": list(session.groups),
-            "roles": list(session.roles),
-            "credential": session.credential,
-            "flash": session.flash,
-            "flash_kind": session.flash_kind,
-            "exp": int(time.time()) + self.ttl,
-        }
-        return jwt.encode(claims, self._secret, algorithm=_ALGORITHM)
+        held = {name: value for name, value in asdict(session).items() if value}
+        return self.seal("session", held)
+
+    def seal(self, purpose: str, content: Mapping[str, Any]) -> str:
+        """Return content as a cookie may hold it, good for one purpose."""
+        return self._seal.encrypt(_json([purpose, content])).decode()
+
+    def opened(self, purpose: str, cookie: str, ttl: int) -> dict[str, Any] | None:
+        """Return what was sealed here for a purpose at most so many seconds ago; None for anything else."""
+        try:
+            found, content = json.loads(self._seal.decrypt(cookie.encode(), ttl=ttl))
+        except (InvalidToken, UnicodeEncodeError):
+            return None
+        return content if found == purpose else None
+
+    def fits(self, session: Session) -> bool:
+        """Tell whether a cookie can hold a session, whatever is said in it later."""
+        return len(self.write(replace(session, flash="x" * _LONGEST_FLASH, flash_kind="good"))) <= _MOST_BYTES
 
     def read(self, cookie: str) -> Session | None:
-        """Return the session of a cookie; None if it was not signed here or is over."""
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                cookie, self._secret, algorithms=[_ALGORITHM], options={"require": ["exp"]}
-            )
-        except jwt.InvalidTokenError:
+        """Return the session of a cookie; None if it was not sealed here or is over."""
+        held = self.opened("session", cookie, self.ttl)
+        if held is None:
             return None
-        return Session(
-            csrf=str(claims["csrf"]),
-            tenant=str(claims["tenant"]),
-            user=str(claims["user"]),
-            groups=tuple(claims["groups"]),
-            roles=tuple(claims["roles"]),
-            credential=str(claims["credential"]),
-            flash=str(claims["flash"]),
-            flash_kind=str(claims["flash_kind"]),
-        )
+        return Session(**{**held, **{name: tuple(held.get(name, ())) for name in ("groups", "roles")}})
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 
 class SessionLayer:
@@ -129,7 +154,9 @@ def session_of(connection: HTTPConnection) -> Session:
 
 def say(connection: HTTPConnection, text: str, kind: str = "good") -> None:
     """Show a sentence on the next page, once."""
-    connection.state.session = replace(session_of(connection), flash=text[:500], flash_kind=kind)
+    while len(_json(text)) > _LONGEST_FLASH:
+        text = f"{text[: len(text) * 9 // 10]}…"
+    connection.state.session = replace(session_of(connection), flash=text, flash_kind=kind)
 
 
 def said(connection: HTTPConnection) -> tuple[str, str]:

@@ -4,7 +4,11 @@ import ipaddress
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from holdfast.client import Tls
+from holdfast.kit.auth.key_source import is_safe
+from holdfast.kit.auth.settings import Kind
 from holdfast.kit.settings import SettingsError, setting
 
 _SHORTEST_SECRET = 32
@@ -20,6 +24,12 @@ class ConsoleSettings:
         help="whether to listen where others can reach it, who may then sign in as anybody: only behind "
         "something that lets in nobody but those who may",
     )
+    auth: tuple[Kind, ...] = setting(
+        ("none",), help="how callers prove who they are, as the services are told: token, jwt, both, or none"
+    )
+    tls_ca_file: Path | None = setting(None, help="whom to trust when calling the services, then over TLS")
+    tls_cert_file: Path | None = setting(None, help="the certificate to show them, in PEM")
+    tls_key_file: Path | None = setting(None, help="its key")
     invoker_address: str = setting("127.0.0.1:7401", help="the Invoker, host:port or several")
     checkpoint_address: str = setting("127.0.0.1:7402", help="the Checkpoint service")
     approval_address: str = setting("127.0.0.1:7404", help="the Approval service")
@@ -29,10 +39,22 @@ class ConsoleSettings:
     )
     console_https: bool = setting(False, help="whether browsers reach it over TLS, ended in front of it")
     console_secret: str = setting(
-        "", help="signs the session cookies; without one a restart signs everybody out", secret=True
+        "", help="seals the session cookies; without one a restart signs everybody out", secret=True
     )
     console_secret_file: Path | None = setting(None, help="a file that holds that secret")
     console_session_ttl: float = setting(43_200.0, help="how long a sign-in holds", minimum=60)
+    console_oidc_issuer: str = setting(
+        "", help="the OpenID provider at which people sign in, whose JWTs the services take; empty: none"
+    )
+    console_oidc_client_id: str = setting("", help="how the provider knows the console")
+    console_oidc_secret: str = setting(
+        "", help="what proves it to be that; empty for a public client", secret=True
+    )
+    console_oidc_secret_file: Path | None = setting(None, help="a file that holds that secret")
+    console_oidc_scope: str = setting("openid", help="what is asked of the provider")
+    console_oidc_credential: Literal["access_token", "id_token"] = setting(
+        "access_token", help="which of the provider's tokens the services are shown"
+    )
     drain_grace: float = setting(5.0, help="how long open pages may take at shutdown", minimum=0)
 
     def __post_init__(self) -> None:
@@ -40,30 +62,81 @@ class ConsoleSettings:
         host, colon, port = self.listen.rpartition(":")
         if not colon or not port.isdigit():
             raise SettingsError("HOLDFAST_LISTEN must be host:port.")
+        if not self.auth or ("none" in self.auth and len(self.auth) > 1):
+            raise SettingsError("HOLDFAST_AUTH is none, or token, or jwt, or token,jwt.")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise SettingsError("HOLDFAST_TLS_CERT_FILE and HOLDFAST_TLS_KEY_FILE go together.")
         if not self.allow_insecure_bind and not _is_loopback(host):
-            raise SettingsError(
-                f"The console would listen on {host or 'every address'}, where anybody could sign in as "
-                "anybody: listen on 127.0.0.1, or set HOLDFAST_ALLOW_INSECURE_BIND=true behind something "
-                "that keeps others out."
-            )
+            self._check_reachable(host or "every address")
         if self.console_secret and self.console_secret_file is not None:
             raise SettingsError("HOLDFAST_CONSOLE_SECRET and HOLDFAST_CONSOLE_SECRET_FILE: set one of them.")
         if self.console_secret and len(self.console_secret) < _SHORTEST_SECRET:
             raise SettingsError("HOLDFAST_CONSOLE_SECRET must have at least 32 characters.")
 
+        self._check_provider()
+
+    def _check_provider(self) -> None:
+        if self.console_oidc_secret and self.console_oidc_secret_file is not None:
+            raise SettingsError(
+                "HOLDFAST_CONSOLE_OIDC_SECRET and HOLDFAST_CONSOLE_OIDC_SECRET_FILE: set one of them."
+            )
+        if not self.console_oidc_issuer:
+            return
+        if "jwt" not in self.auth:
+            raise SettingsError("HOLDFAST_CONSOLE_OIDC_ISSUER takes HOLDFAST_AUTH=jwt or token,jwt.")
+        if not self.console_oidc_client_id:
+            raise SettingsError("HOLDFAST_CONSOLE_OIDC_ISSUER takes HOLDFAST_CONSOLE_OIDC_CLIENT_ID.")
+        if not is_safe(self.console_oidc_issuer):
+            raise SettingsError("HOLDFAST_CONSOLE_OIDC_ISSUER must be an https URL.")
+
+    def _check_reachable(self, host: str) -> None:
+        if not self.identity:
+            raise SettingsError(
+                f"The console would listen on {host}, where anybody could sign in as anybody: listen on "
+                "127.0.0.1, set HOLDFAST_AUTH as the services have it, or set "
+                "HOLDFAST_ALLOW_INSECURE_BIND=true behind something that keeps others out."
+            )
+        if not self.console_https:
+            raise SettingsError(
+                f"The console would listen on {host} and take credentials in the clear: end TLS in front of "
+                "it and set HOLDFAST_CONSOLE_HTTPS=true, or set HOLDFAST_ALLOW_INSECURE_BIND=true."
+            )
+
+    @property
+    def identity(self) -> bool:
+        """Whether people prove who they are."""
+        return "none" not in self.auth
+
+    @property
+    def tls(self) -> Tls | None:
+        """How the services are called; None: in plaintext."""
+        if self.tls_ca_file is None:
+            return None
+        return Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
+
     def secret(self) -> str:
-        """Return what signs the cookies: as told, or made for this process."""
+        """Return what seals the cookies: as told, or made for this process."""
         if self.console_secret_file is None:
             return self.console_secret or secrets.token_hex(32)
-        try:
-            found = self.console_secret_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise SettingsError(f"HOLDFAST_CONSOLE_SECRET_FILE cannot be read: {error.strerror}.") from error
+        found = _read(self.console_secret_file, "HOLDFAST_CONSOLE_SECRET_FILE")
         if len(found) < _SHORTEST_SECRET:
             raise SettingsError(
                 "HOLDFAST_CONSOLE_SECRET_FILE holds less than 32 characters; it needs that many."
             )
         return found
+
+    def oidc_secret(self) -> str:
+        """Return what proves the console to the provider; empty for a public client."""
+        if self.console_oidc_secret_file is None:
+            return self.console_oidc_secret
+        return _read(self.console_oidc_secret_file, "HOLDFAST_CONSOLE_OIDC_SECRET_FILE")
+
+
+def _read(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SettingsError(f"{name} cannot be read: {error.strerror}.") from error
 
 
 def _is_loopback(host: str) -> bool:

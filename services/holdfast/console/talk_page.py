@@ -33,7 +33,7 @@ async def start(request: Request) -> Response:
     if not isinstance(payload, dict):
         return again('The payload must be a JSON object, as {"name": "Ada"}.')
     invocation = Invocation(
-        given["intent"], payload, tenant=who.tenant, user=who.user, session_id=given["session_id"]
+        given["intent"], payload, tenant=who.tenant, user=who.claimed_user, session_id=given["session_id"]
     )
     try:
         async with client_of(request).converse(invocation, on_disconnect=OnDisconnect.CONTINUE) as talk:

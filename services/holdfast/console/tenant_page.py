@@ -1,15 +1,16 @@
 """The tenants: how long each waits, what each may do, and their limits to change."""
 
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from holdfast.client import HoldfastError
 from holdfast.console.clients import client_of
 from holdfast.console.guard import form_of
 from holdfast.console.page import done, page
-from holdfast.console.session import say
+from holdfast.console.session import say, session_of
 
 _MOST: Final = 200
 _LIMITS: Final = (
@@ -29,7 +30,10 @@ _BUDGET: Final = (
 
 
 async def show(request: Request) -> Response:
-    """Show the tenants with their queues."""
+    """Show the tenants with their queues; to who may not see others, their own."""
+    session = session_of(request)
+    if not session.may("TenantService/ListTenants"):
+        return RedirectResponse(f"/tenants/{quote(session.tenant, safe='')}", 303)
     tenants = []
     async for each in client_of(request).tenants.list():
         tenants.append(each)

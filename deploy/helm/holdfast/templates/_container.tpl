@@ -25,7 +25,7 @@ restartPolicy: Always
 ports:
   - name: {{ .service }}
     containerPort: {{ $port }}
-  {{- if .root.Values.telemetry.metrics }}
+  {{- if and .root.Values.telemetry.metrics (ne .service "console") }}
   - name: {{ .sidecar | ternary "metrics-sidecar" "metrics" }}
     containerPort: {{ include "holdfast.metricsPort" .service }}
   {{- end }}
@@ -36,7 +36,7 @@ env:
 envFrom:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- include "holdfast.probes" (dict "port" (include "holdfast.healthPort" . | int) "sidecar" .sidecar) }}
+{{- include "holdfast.probes" (dict "service" .service "port" (include "holdfast.healthPort" . | int) "sidecar" .sidecar) }}
 {{- if and (not .sidecar) .values.preStopSleep }}
 lifecycle:
   preStop:
@@ -62,11 +62,16 @@ volumeMounts:
   - name: runner-token
     mountPath: /etc/holdfast/token
     readOnly: true
-  {{- else if ne .service "dispatcher" }}
+  {{- else if not (has .service (list "dispatcher" "console")) }}
   - name: identity
     mountPath: /etc/holdfast/identity
     readOnly: true
   {{- end }}
+  {{- end }}
+  {{- if eq .service "console" }}
+  - name: console
+    mountPath: /etc/holdfast/console
+    readOnly: true
   {{- end }}
   {{- if .root.Values.tls.existingSecret }}
   - name: tls
@@ -80,22 +85,22 @@ volumeMounts:
 
 {{/*
 Health never looks at the database: a service whose ledger is away stays up, and heals by itself. A sidecar has no
-startup probe, for the runner would wait for it.
+startup probe, for the runner would wait for it. The console speaks HTTP, and only to names that it knows.
 */}}
 {{- define "holdfast.probes" -}}
 {{- if not .sidecar }}
 startupProbe:
-  grpc: {port: {{ .port }}}
+  {{- include "holdfast.asked" . | nindent 2 }}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 60
 {{- end }}
 readinessProbe:
-  grpc: {port: {{ .port }}}
+  {{- include "holdfast.asked" . | nindent 2 }}
   periodSeconds: 5
   timeoutSeconds: 3
 livenessProbe:
-  grpc: {port: {{ .port }}}
+  {{- include "holdfast.asked" . | nindent 2 }}
   {{- if .sidecar }}
   initialDelaySeconds: 30
   {{- end }}
@@ -104,10 +109,22 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
+{{- define "holdfast.asked" -}}
+{{- if eq .service "console" -}}
+httpGet:
+  path: /healthz
+  port: {{ .port }}
+  httpHeaders:
+    - {name: Host, value: localhost}
+{{- else -}}
+grpc: {port: {{ .port }}}
+{{- end -}}
+{{- end -}}
+
 {{/* Where probes ask: probes speak no TLS, so beside it health has a port of its own. */}}
 {{- define "holdfast.healthPort" -}}
 {{- $port := include "holdfast.port" .service | int -}}
-{{- .root.Values.tls.existingSecret | empty | ternary $port (add $port 100) -}}
+{{- or (eq .service "console") (empty .root.Values.tls.existingSecret) | ternary $port (add $port 100) -}}
 {{- end -}}
 
 {{/* Where Prometheus reads; a runner's pod has a sidecar's beside its own. */}}
@@ -122,7 +139,7 @@ livenessProbe:
 {{- if .auth }}
 - name: HOLDFAST_AUTH
   value: {{ .auth | quote }}
-{{- if contains "jwt" .auth }}
+{{- if and (contains "jwt" .auth) (ne $.service "console") }}
 - name: HOLDFAST_JWT_ISSUER
   value: {{ .jwt.issuer | quote }}
 - name: HOLDFAST_JWT_AUDIENCE
@@ -131,7 +148,7 @@ livenessProbe:
 {{- if eq $.service "runner" }}
 - name: HOLDFAST_TOKEN_FILE
   value: /etc/holdfast/token/token
-{{- else if ne $.service "dispatcher" }}
+{{- else if not (has $.service (list "dispatcher" "console")) }}
 - name: HOLDFAST_CAPABILITY_KEY_FILE
   value: /etc/holdfast/identity/capability-key
 {{- end }}
@@ -147,6 +164,7 @@ livenessProbe:
   value: /etc/holdfast/tls/tls.key
 - name: HOLDFAST_TLS_CA_FILE
   value: /etc/holdfast/tls/ca.crt
+{{- if ne .service "console" }}
 {{- if .root.Values.tls.clientCertificates }}
 - name: HOLDFAST_TLS_CLIENT_CA_FILE
   value: /etc/holdfast/tls/ca.crt
@@ -154,7 +172,8 @@ livenessProbe:
 - name: HOLDFAST_HEALTH_LISTEN
   value: "0.0.0.0:{{ include "holdfast.healthPort" . }}"
 {{- end }}
-{{- if .root.Values.telemetry.metrics }}
+{{- end }}
+{{- if and .root.Values.telemetry.metrics (ne .service "console") }}
 - name: HOLDFAST_METRICS_LISTEN
   value: "0.0.0.0:{{ include "holdfast.metricsPort" .service }}"
 {{- end }}
@@ -193,6 +212,18 @@ livenessProbe:
 - name: HOLDFAST_{{ upper $service }}_ADDRESS
   value: {{ include "holdfast.address" (dict "root" $root "service" $service) }}
 {{- end }}
+{{- else if eq .service "console" }}
+{{- $root := .root }}
+{{- range $service := list "invoker" "checkpoint" "approval" "dispatcher" }}
+- name: HOLDFAST_{{ upper $service }}_ADDRESS
+  value: {{ include "holdfast.address" (dict "root" $root "service" $service) }}
+{{- end }}
+- name: HOLDFAST_CONSOLE_SECRET_FILE
+  value: /etc/holdfast/console/console-secret
+- name: HOLDFAST_CONSOLE_HOSTS
+  value: {{ join "," (append .values.hostnames "localhost") | quote }}
+- name: HOLDFAST_CONSOLE_HTTPS
+  value: "true"
 {{- else }}
 - name: HOLDFAST_DATABASE_URL
   {{- include "holdfast.databaseUrl" (dict "root" .root "role" .service) | nindent 2 }}

@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "holdfast.port" -}}
-{{ get (dict "invoker" 7401 "checkpoint" 7402 "runner" 7403 "approval" 7404 "dispatcher" 7405) . }}
+{{ get (dict "invoker" 7401 "checkpoint" 7402 "runner" 7403 "approval" 7404 "dispatcher" 7405 "console" 7480) . }}
 {{- end -}}
 
 {{- define "holdfast.image" -}}

@@ -21,10 +21,10 @@ A part has `name`, `service` (what it serves), `pool` (of runners), `port`, `val
 {{- $root := .root -}}
 {{- $parts := list -}}
 {{- $fullname := include "holdfast.fullname" $root -}}
-{{- range $service := list "invoker" "checkpoint" "approval" "dispatcher" -}}
+{{- range $service := list "invoker" "checkpoint" "approval" "dispatcher" "console" -}}
 {{- $values := deepCopy $root.Values.defaults -}}
 {{- include "holdfast.lay" (dict "under" $values "over" (get $root.Values $service)) -}}
-{{- if or (ne $service "dispatcher") $values.enabled -}}
+{{- if or (not (has $service (list "dispatcher" "console"))) $values.enabled -}}
 {{- $parts = append $parts (dict "name" (printf "%s-%s" $fullname $service) "service" $service "pool" "" "values" $values) -}}
 {{- end -}}
 {{- end -}}

@@ -95,11 +95,18 @@ spec:
     - name: runner-token
       secret:
         secretName: {{ $root.Values.identity.runnerSecret }}
-    {{- else if ne $part.service "dispatcher" }}
+    {{- else if not (has $part.service (list "dispatcher" "console")) }}
     - name: identity
       secret:
         secretName: {{ $root.Values.identity.existingSecret }}
     {{- end }}
+    {{- end }}
+    {{- if eq $part.service "console" }}
+    - name: console
+      secret:
+        secretName: {{ $values.existingSecret }}
+        items:
+          - {key: console-secret, path: console-secret}
     {{- end }}
     {{- with $root.Values.tls.existingSecret }}
     - name: tls

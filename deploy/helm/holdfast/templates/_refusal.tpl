@@ -23,6 +23,7 @@
 {{- if and $values.telemetry.serviceMonitor.enabled (not $values.telemetry.metrics) -}}
 {{- fail "telemetry.serviceMonitor.enabled needs telemetry.metrics: there would be nothing to read." -}}
 {{- end -}}
+{{- include "holdfast.refusals.console" .root -}}
 {{- $dispatchers := $values.dispatcher.enabled -}}
 {{- include "holdfast.refusals.image" (dict "of" "image" "image" $values.image) -}}
 {{- range $part := .parts -}}
@@ -36,7 +37,7 @@
 {{- end -}}
 {{- range $from := concat (default list $part.values.envFrom) (default list $part.values.volumes) -}}
 {{- $secret := dig "secretRef" "name" (dig "secret" "secretName" "" $from) $from -}}
-{{- if and $secret (has $secret (list $values.database.existingSecret $values.dispatcher.signing.existingSecret $identity.existingSecret)) -}}
+{{- if and $secret (has $secret (list $values.database.existingSecret $values.dispatcher.signing.existingSecret $identity.existingSecret $values.console.existingSecret)) -}}
 {{- fail (printf "%s names the secret %s: a runner executes agents, and gets no secret of the platform." $of $secret) -}}
 {{- end -}}
 {{- end -}}
@@ -45,6 +46,27 @@
 {{- end -}}
 {{- if not $dispatchers -}}
 {{- fail "No dispatcher runs, and effects would wait for ever: set dispatcher.enabled, or sidecar for a runner pool." -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "holdfast.refusals.console" -}}
+{{- $console := .Values.console -}}
+{{- if $console.enabled -}}
+{{- if not $console.existingSecret -}}
+{{- fail "console.existingSecret is empty: name the secret that seals the cookies, or pods could not read each other's." -}}
+{{- end -}}
+{{- if not $console.hostnames -}}
+{{- fail "console.hostnames is empty: name the hosts under which browsers reach the console; it answers to no others." -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (not $console.browsers) -}}
+{{- fail "console.browsers is empty: name the peers that may reach the console, such as the pods of the ingress." -}}
+{{- end -}}
+{{- if and $console.route.enabled (not $console.route.parentRefs) -}}
+{{- fail "console.route.enabled needs console.route.parentRefs: a route that belongs to no gateway serves nobody." -}}
+{{- end -}}
+{{- if and $console.ingress.enabled (not $console.ingress.tlsSecret) -}}
+{{- fail "console.ingress.enabled needs console.ingress.tlsSecret: people sign in there, which takes TLS." -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -84,10 +106,10 @@
 {{- define "holdfast.refusals.env" -}}
 {{- $of := .of -}}
 {{- range $name, $_ := .part.values.env -}}
-{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN")) (hasSuffix "_ADDRESS" $name) -}}
+{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN" "HOLDFAST_CONSOLE_SECRET_FILE" "HOLDFAST_CONSOLE_HOSTS" "HOLDFAST_CONSOLE_HTTPS")) (hasSuffix "_ADDRESS" $name) -}}
 {{- fail (printf "%s.env names %s, which the chart sets itself." $of $name) -}}
 {{- end -}}
-{{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) (has $name (list "HOLDFAST_CAPABILITY_KEY" "HOLDFAST_TOKEN")) -}}
+{{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) (has $name (list "HOLDFAST_CAPABILITY_KEY" "HOLDFAST_TOKEN" "HOLDFAST_CONSOLE_SECRET")) -}}
 {{- fail (printf "%s.env names %s: values are no place for secrets, so name an existing one." $of $name) -}}
 {{- end -}}
 {{- end -}}

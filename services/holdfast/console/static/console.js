@@ -10,6 +10,13 @@
     localStorage.setItem("theme", root.dataset.theme);
   });
 
+  // Where the entry of this page is out of sight in the navigation, bring it in.
+  document.querySelectorAll(".bar nav, .tabs").forEach((nav) => {
+    const here = nav.querySelector("[aria-current]");
+    const list = nav.querySelector("ul") ?? nav;
+    if (here) list.scrollLeft = here.offsetLeft - list.offsetLeft - (list.clientWidth - here.offsetWidth) / 2;
+  });
+
   // A form that says data-confirm asks first.
   const dialog = document.getElementById("confirm");
   let asked = null;
@@ -73,6 +80,32 @@
     if (event.key === "Escape" && current() && event.target.matches("input")) current().focus();
   });
 
+  // Keyboard in a review: j and k move, a accepts, r rejects and goes to the reason.
+  const samples = () => [...document.querySelectorAll("[data-sample]")];
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.matches("input:not([type=radio]), textarea, select") || dialog.open) return;
+    const all = samples();
+    if (!all.length) return;
+    const at = all.indexOf(document.activeElement?.closest("[data-sample]"));
+    if (event.key === "j") all[Math.min(all.length - 1, at + 1)].focus();
+    else if (event.key === "k") all[Math.max(0, at - 1)].focus();
+    else if (event.key === "a" && at >= 0) {
+      all[at].querySelector("[data-accept]").checked = true;
+      all[Math.min(all.length - 1, at + 1)].focus();
+    } else if (event.key === "r" && at >= 0) {
+      all[at].querySelector("[data-reject]").checked = true;
+      all[at].querySelector(`[name^="reason-"]`).focus();
+    } else return;
+    event.preventDefault();
+  });
+  document.querySelectorAll("details[data-edit]").forEach((each) =>
+    each.addEventListener("toggle", () => {
+      each.querySelector("textarea").disabled = !each.open;
+      if (each.open) each.closest("[data-sample]").querySelector("[data-accept]").checked = true;
+    }),
+  );
+
   // A stream never takes away what somebody is writing, nor closes what they have opened.
   const typed = (within) =>
     [...within.querySelectorAll("input:not([type=hidden]), textarea")].some(
@@ -113,6 +146,19 @@
       each.textContent = state === "on" ? "live" : "reconnecting";
     });
   };
+
+  // A popover closes when somebody clicks elsewhere or leaves it with Escape.
+  document.addEventListener("click", (event) => {
+    document.querySelectorAll("details[data-popover][open]").forEach((each) => {
+      if (!each.contains(event.target)) each.open = false;
+    });
+  });
+  document.addEventListener("keydown", (event) => {
+    const popover = event.key === "Escape" && document.querySelector("details[data-popover][open]");
+    if (!popover) return;
+    popover.open = false;
+    popover.querySelector("summary").focus();
+  });
 
   // Relative times.
   const words = (seconds) => {

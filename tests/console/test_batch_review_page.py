@@ -1,0 +1,154 @@
+"""Staged outputs are looked at beside what is there, judged together, and applied; nothing of it by half."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from holdfast.client import BatchItem, BatchItemStatus
+from holdfast.console.batch_review_page import compared
+from tests.console.browser import EXECUTABLE, WHY_NOT, Browser, browser
+from tests.console.reviewing import BATCH_ID, ReviewedBatches, console_over, values
+from tests.console.test_browser import said
+from tests.console.test_page import harmless
+
+HERE = f"/batches/{BATCH_ID}/review"
+
+
+@dataclass
+class Reviewer:
+    """Somebody signed in, and the batch they see."""
+
+    http: httpx.AsyncClient
+    batches: ReviewedBatches
+    url: str
+
+    async def post(self, path: str, **fields: str) -> httpx.Response:
+        """Send a form as its page would."""
+        found = re.search(r'name="csrf" value="([^"]+)"', (await self.http.get("/sign-in")).text)
+        assert found is not None
+        return await self.http.post(path, data={"csrf": found[1], **fields}, headers={"origin": self.url})
+
+    async def page(self, path: str = HERE) -> str:
+        """Return a page that is there."""
+        answer = await self.http.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+
+@pytest.fixture
+async def reviewer() -> AsyncIterator[Reviewer]:
+    batches = ReviewedBatches()  # type: ignore[abstract]  # the other methods are UNIMPLEMENTED
+    async with console_over(batches) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
+        found = Reviewer(http, batches, url)
+        await found.post("/sign-in", tenant="default", user="uma")
+        yield found
+
+
+async def test_a_sample_is_judged_edited_and_stored_together(reviewer: Reviewer) -> None:
+    page = await reviewer.page(f"{HERE}?size=20&spread=label&seed=7")
+    assert harmless(page)
+    assert page.count("data-sample") == 4
+    assert page.count('class="changed"') == 4
+    asked = reviewer.batches.asked[-1]
+    assert (asked.size, asked.seed, asked.unjudged_only, asked.strata.by_label) == (20, 7, True, True)
+    await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-0": "reject", "verdict-1": "accept"})
+    assert "without a reason" in await reviewer.page()
+    await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-1": "accept", "output-1": "{"})
+    assert "is not JSON" in await reviewer.page()
+    await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-1": "", "reason-1": "x"})
+    assert "Nothing was judged" in await reviewer.page()
+    assert not reviewer.batches.judged
+    verdicts = {"verdict-0": "reject", "reason-0": "wrong city", "verdict-1": "accept", "verdict-2": "accept"}
+    verdicts |= {"output-2": '{"city": null}', "verdict-3": "", "rest": "accept"}
+    await reviewer.post(f"/batches/{BATCH_ID}/judge", **verdicts)
+    judged, request = reviewer.batches.judged, reviewer.batches.asked[-1]
+    assert sorted(judged) == [0, 1, 2]
+    assert judged[0].reason == "wrong city"
+    assert not judged[1].HasField("edited_output")
+    assert "city" in judged[2].edited_output.struct_value.fields
+    assert request.rest == values.REVIEW_VERDICT_ACCEPT
+    page = await reviewer.page()
+    assert "Of 3 judged one by one, 2 were accepted." in page
+    assert page.count("data-sample") == 1
+
+
+async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: Reviewer) -> None:
+    assert '<option value="crm">' in await reviewer.page()
+    path = f"/batches/{BATCH_ID}/apply"
+    await reviewer.post(path, destination="crm", intent="also", only="")
+    assert "not to both" in await reviewer.page()
+    await reviewer.post(path, destination="crm", rate="fast", only="")
+    assert "must be a number" in await reviewer.page()
+    assert not [each for each in reviewer.batches.asked if "Apply" in type(each).__name__]
+    await reviewer.post(path, destination="crm", undo_destination="crm-undo", rate="2.5", only="count")
+    assert "2 would be applied; nothing has happened yet" in await reviewer.page()
+    request = next(each for each in reviewer.batches.asked if "Apply" in type(each).__name__)
+    assert (request.dry_run, request.items_per_second) == (True, 2.5)
+    assert request.target.effect.undo_destination == "crm-undo"
+    answer = await reviewer.post(path, intent="follow", only="")
+    assert answer.headers["location"] == f"/batches/{BATCH_ID}"
+    assert reviewer.batches.asked[-1].target.follow_up.intent == "follow"
+    assert not reviewer.batches.asked[-1].dry_run
+    assert "2 are being applied" in await reviewer.page(f"/batches/{BATCH_ID}")
+    await reviewer.post(path, only="")
+    assert not reviewer.batches.asked[-1].HasField("target")
+    assert "1.25" in await reviewer.page(f"/batches/{BATCH_ID}")
+    await reviewer.post(f"/batches/{BATCH_ID}/do/rollback", reason="wrong")
+    assert reviewer.batches.asked[-1].reason == "wrong"
+
+
+async def test_a_release_that_does_not_review_yet_says_so_in_a_sentence(reviewer: Reviewer) -> None:
+    reviewer.batches.served = False
+    page = await reviewer.page()
+    assert "Staged outputs cannot be looked at here yet." in page
+    await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-1": "accept"})
+    assert "This release does not do that yet, and nothing has happened." in await reviewer.page()
+
+
+def test_an_output_is_compared_field_by_field_and_what_differs_comes_first() -> None:
+    def item(current: object, output: object) -> BatchItem:
+        return BatchItem(0, "", BatchItemStatus.STAGED, {}, current=current, output=output)
+
+    rows = compared(item({"a": 1, "b": None, "c": 2}, {"a": 1, "c": 3, "d": 4}))
+    assert [(row.name, row.changed) for row in rows] == [("b", True), ("c", True), ("d", True), ("a", False)]
+    assert [row.changed for row in compared(item(None, {"a": 1}))] == [False]
+    (row,) = compared(item({"a": 1}, "text"))
+    assert (row.name, row.before, row.after, row.changed) == ("output", {"a": 1}, "text", True)
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    if EXECUTABLE is None:
+        pytest.skip(WHY_NOT)
+    async with browser() as page:
+        await page.look()
+        yield page
+
+
+async def test_a_person_reviews_with_the_keyboard(reviewer: Reviewer, chromium: Browser) -> None:
+    await chromium.open(reviewer.url + "/sign-in")
+    await chromium.run(
+        "document.querySelector('[name=user]').value = 'uma';"
+        "document.querySelector('form[action=\"/sign-in\"]').requestSubmit()"
+    )
+    await chromium.until("location.pathname === '/runs' && document.readyState === 'complete'")
+    await chromium.open(reviewer.url + HERE)
+    await chromium.press("j")
+    await chromium.press("a")
+    await chromium.until("document.activeElement.id === 'sample-1'")
+    await chromium.press("r")
+    await chromium.until("document.activeElement.name === 'reason-1'")
+    await chromium.run("document.activeElement.value = 'wrong'")
+    await chromium.run("document.querySelector('#sample-2 details[data-edit]').open = true")
+    await chromium.until("!document.querySelector('[name=output-2]').disabled")
+    await chromium.run("document.querySelector('[name=output-2]').value = '{\"city\": \"Ulm\"}'")
+    await chromium.run("document.querySelector('.sticky .primary').click()")
+    await chromium.until(said("Of 3 judged one by one"))
+    judged = reviewer.batches.judged
+    assert [judged[index].verdict for index in (0, 1, 2)] == [1, 2, 1]
+    assert judged[2].edited_output.struct_value["city"] == "Ulm"
+    assert await chromium.run("document.title") != "taken"
+    assert not [each for each in chromium.complaints if "50" not in each]
