@@ -444,3 +444,33 @@ async def test_items_can_be_asked_for_by_whether_they_change_anything(db: Databa
             connection, which.batch_id, ItemFilter(changed=True), limit=9
         )
     assert [each.index for each in changed] == [0, 1]
+
+
+async def test_of_large_items_fewer_are_taken_at_once(db: Database, crm: Dispatcher) -> None:
+    which = await in_review(db, 30)
+    await execute(
+        db,
+        """UPDATE batch_output SET output = convert_to('{"text":"' || repeat('x', 1000000) || '"}', 'UTF8')
+           WHERE batch_id = $1 AND index > 0""",
+        which.batch_id,
+    )
+    await accept_all(db, which)
+    await apply(db, which)
+    taken = []
+    while (done := await work(db, which)).items:
+        taken.append(done.items)
+    assert len(taken) > 3
+    assert sum(taken) == 30
+    assert max(taken) < 12
+    while await crm.send():
+        await worked_off(db, which)
+    assert await counts(db, which) == {"APPLIED": 30}
+
+
+async def test_what_a_person_says_of_the_rest_goes_before_the_policy(db: Database) -> None:
+    which = await in_review(db, 5, min_accepted_share=0.5, min_judged=1)
+    await batch_review.review(
+        db, "acme", which.batch_id, [Judgement(0, True)], Rest(accepted=False, reason="too few")
+    )
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ACCEPTED": 1, "REJECTED": 4}

@@ -242,7 +242,9 @@ Global___FailureTolerance: _TypeAlias = FailureTolerance  # noqa: Y015
 
 @_typing.final
 class ReviewPolicy(_message.Message):
-    """When staged outputs are accepted without a person looking at each."""
+    """When staged outputs are accepted without a person looking at each. Only those who may review can
+    set one that accepts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

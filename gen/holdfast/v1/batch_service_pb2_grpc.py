@@ -196,7 +196,8 @@ class BatchServiceServicer:
     def SampleBatch(self, request, context):
         """Draws staged items to look at, spread over strata.
 
-        Repeatable: the same request over the same staged items draws the same sample.
+        Repeatable: the same request over the same staged items draws the same sample. Of items too
+        large for one message those of the rarest strata are answered.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE.

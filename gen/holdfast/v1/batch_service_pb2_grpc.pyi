@@ -65,7 +65,8 @@ class BatchServiceStub:
     SampleBatch: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.SampleBatchRequest, _batch_service_pb2.SampleBatchResponse]
     """Draws staged items to look at, spread over strata.
 
-    Repeatable: the same request over the same staged items draws the same sample.
+    Repeatable: the same request over the same staged items draws the same sample. Of items too
+    large for one message those of the rarest strata are answered.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE.
@@ -236,7 +237,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_batch_service_pb2.SampleBatchResponse]:
         """Draws staged items to look at, spread over strata.
 
-        Repeatable: the same request over the same staged items draws the same sample.
+        Repeatable: the same request over the same staged items draws the same sample. Of items too
+        large for one message those of the rarest strata are answered.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE.

@@ -9,7 +9,7 @@ import click
 from holdfast.cli.batch_input import Items
 from holdfast.cli.batch_review import apply, review, rollback, sample
 from holdfast.cli.batch_screen import BatchScreen, more, plain_progress
-from holdfast.cli.given import Limits, Pair
+from holdfast.cli.given import Limits, Pair, Rate
 from holdfast.cli.output import fields, json_line, note, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.client import (
@@ -210,13 +210,19 @@ async def cancel(target: Target, batch_id: str, reason: str) -> None:
 @click.argument("batch_id")
 @click.option("--parallelism", type=click.IntRange(1), help="Items in flight at one time.")
 @click.option("--priority", type=click.IntRange(0, 9), help="Of the items started next.")
+@click.option("--rate", type=Rate(), help="Items applied at most, as 100/s; 0: as fast as they are taken.")
 @speaks
-async def update(target: Target, batch_id: str, parallelism: int | None, priority: int | None) -> None:
-    """Change a batch while it runs."""
-    if parallelism is None and priority is None:
+async def update(
+    target: Target, batch_id: str, parallelism: int | None, priority: int | None, rate: float | None
+) -> None:
+    """Change a batch while it runs or is applied."""
+    if parallelism is None and priority is None and rate is None:
         raise click.UsageError("Say what shall change, as --parallelism 50.")
     async with target.client() as client:
-        _show(target, await client.batches.update(batch_id, max_parallelism=parallelism, priority=priority))
+        changed = await client.batches.update(
+            batch_id, max_parallelism=parallelism, priority=priority, apply_items_per_second=rate
+        )
+        _show(target, changed)
 
 
 @command.command()

@@ -4,6 +4,9 @@ import json
 from typing import Final
 
 from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.kit.auth.identity import current_identity
+from holdfast.kit.auth.role import APPROVE
+from holdfast.kit.errors import PermissionDenied
 from holdfast.kit.rpc.payload import value_of
 from holdfast.ledger.batch import ReviewRule
 from holdfast.ledger.batch_deed import APPLIES, JUDGES, Given
@@ -26,6 +29,16 @@ def check_review(wrong: Violations, field: str, policy: batch_pb2.ReviewPolicy) 
         wrong.intent(f"{field}.reviewer_intent", policy.reviewer_intent)
     if policy.apply_when_met and not policy.min_accepted_share:
         wrong.add(f"{field}.apply_when_met", "needs min_accepted_share, without which nothing is met")
+
+
+def allow_policy(policy: batch_pb2.ReviewPolicy) -> None:
+    """Let only those who may judge items say when they are accepted unseen. Raises `PermissionDenied`."""
+    identity = current_identity()
+    if policy.min_accepted_share and identity is not None and APPROVE not in identity.held:
+        raise PermissionDenied(
+            f"A policy that accepts outputs takes the role {APPROVE}, as a review does.",
+            facts={"roles": APPROVE},
+        )
 
 
 def review_rule(policy: batch_pb2.ReviewPolicy) -> ReviewRule:

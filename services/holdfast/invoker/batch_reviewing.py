@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from typing import Any, Final
+from uuid import UUID
 
 from holdfast.invoker.batch_applier import BatchApplier
 from holdfast.invoker.batch_message import batch_message, item_message, progress_message, read_filter
@@ -23,6 +24,7 @@ MOST_REVIEWS: Final = 1000
 MOST_BANDS: Final = 20
 MAX_REASON_BYTES: Final = 1000
 MAX_ANSWER_BYTES: Final = 3 * 1024 * 1024
+READ_AT_ONCE: Final = 50
 
 
 class Reviewing:
@@ -52,10 +54,26 @@ class Reviewing:
                 seed=request.seed,
                 unjudged_only=request.unjudged_only,
             )
-            wanted = [index for stratum in drawn for index in stratum.indexes]
-            views = await batch_view.these_items(connection, batch_id, wanted)
-        items = {view.index: item_message(request.batch_id, view) for view in views}
-        return _sample_message(drawn, items)
+        return _sample_message(drawn, await self._items(batch_id, drawn))
+
+    async def _items(self, batch_id: UUID, drawn: list[batch_sample.Drawn]) -> dict[int, batch_pb2.BatchItem]:
+        """Read what was drawn, the rarest strata first, as far as a message goes."""
+        wanted = [index for stratum in reversed(drawn) for index in stratum.indexes]
+        found: dict[int, batch_pb2.BatchItem] = {}
+        room = MAX_ANSWER_BYTES
+        for at in range(0, len(wanted), READ_AT_ONCE):
+            async with self._db.connection() as connection:
+                some = wanted[at : at + READ_AT_ONCE]
+                views = {
+                    view.index: view for view in await batch_view.these_items(connection, batch_id, some)
+                }
+            for index in some:
+                item = item_message(str(batch_id), views[index])
+                room -= item.ByteSize()
+                if room < 0 and found:
+                    return found
+                found[index] = item
+        return found
 
     async def review(
         self, tenant: str, request: pb.ReviewItemsRequest, reviewer: str
@@ -142,22 +160,18 @@ def _strata(wrong: Violations, asked: pb.Stratification) -> Strata:
 def _sample_message(
     drawn: list[batch_sample.Drawn], items: dict[int, batch_pb2.BatchItem]
 ) -> pb.SampleBatchResponse:
-    room = MAX_ANSWER_BYTES
-    response = pb.SampleBatchResponse()
-    for stratum in reversed(drawn):  # the rarest first: they are the few that must be seen
-        message = pb.Stratum(
-            label=stratum.label,
-            confidence_band=stratum.confidence_band,
-            cost_band=stratum.cost_band,
-            population=stratum.population,
-        )
-        for index in stratum.indexes:
-            room -= items[index].ByteSize()
-            if room < 0:
-                break
-            message.items.append(items[index])
-        response.strata.insert(0, message)
-    return response
+    return pb.SampleBatchResponse(
+        strata=[
+            pb.Stratum(
+                label=stratum.label,
+                confidence_band=stratum.confidence_band,
+                cost_band=stratum.cost_band,
+                population=stratum.population,
+                items=[items[index] for index in stratum.indexes if index in items],
+            )
+            for stratum in drawn
+        ]
+    )
 
 
 def _judgement(wrong: Violations, field: str, said: batch_pb2.ItemReview, reviewer: str) -> Judgement:

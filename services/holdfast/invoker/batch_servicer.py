@@ -9,7 +9,7 @@ import grpc
 
 from holdfast.invoker.batch_export import export
 from holdfast.invoker.batch_message import batch_message, item_message, read_filter
-from holdfast.invoker.batch_policy import check_rate, check_review, review_rule
+from holdfast.invoker.batch_policy import allow_policy, check_rate, check_review, review_rule
 from holdfast.invoker.batch_progress import Progress
 from holdfast.invoker.batch_reviewing import Reviewing
 from holdfast.invoker.batch_spec import check_parallelism, check_tolerance
@@ -256,6 +256,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         check_review(wrong, "review", request.review)
         check_rate(wrong, "apply_items_per_second", request.apply_items_per_second)
         wrong.settle()
+        allow_policy(request.review)
         if request.review.reviewer_intent:
             await self._intents.check(request.review.reviewer_intent)
         batch = await ledger_batch.update(

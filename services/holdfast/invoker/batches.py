@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from holdfast.invoker.batch_driver import BatchDriver
-from holdfast.invoker.batch_policy import follow_up_intent
+from holdfast.invoker.batch_policy import allow_policy, follow_up_intent
 from holdfast.invoker.batch_spec import read_items, read_spec, room_of
 from holdfast.invoker.intents import Intents
 from holdfast.kit.db import Database
@@ -27,10 +27,11 @@ class Batches:
     async def create(self, spec: batch_pb2.BatchSpec, *, tenant: str, schedule: str = "") -> Made:
         """Make a batch of a spec, or find that of its idempotency key.
 
-        Raises `InvalidField`, `UnknownIntent`, `DestinationNotFound`, `IdempotencyKeyReused`,
-        `TenantMismatch`.
+        Raises `InvalidField`, `PermissionDenied`, `UnknownIntent`, `DestinationNotFound`,
+        `IdempotencyKeyReused`, `TenantMismatch`.
         """
         new = read_spec(spec, tenant=tenant, schedule=schedule)
+        allow_policy(spec.review)
         for intent in (new.intent, new.reviewer_intent, follow_up_intent(spec.apply)):
             if intent:
                 await self._intents.check(intent)

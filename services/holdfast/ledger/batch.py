@@ -310,8 +310,6 @@ async def move(connection: Connection, row: Any, after: BatchStatus, *, reason: 
     moved = await connection.fetchrow(_MOVE, row["batch_id"], int(after), int(resume_status), reason)
     if after in (B.RUNNING, B.CANCELLED):
         await connection.execute(_ACTIVE, row["batch_id"], row["tenant"])
-    if after in (B.IN_REVIEW, B.APPLYING, B.ROLLING_BACK):
-        await connection.execute(_APPLYING, row["batch_id"], row["tenant"])
     return view(moved)
 
 

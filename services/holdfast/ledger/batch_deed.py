@@ -23,6 +23,8 @@ from holdfast.ledger.values import Admitted, Failure, Invocation, Refused
 APPLIES: Final = 1
 UNDOES: Final = 2
 JUDGES: Final = 3
+MOST_BYTES: Final = 8 * 1024 * 1024
+"""So much of items is read at once, and one item more."""
 _DISTINCT: Final = {APPLIES: "apply", UNDOES: "undo", JUDGES: "review"}
 
 
@@ -75,10 +77,18 @@ LEFT JOIN LATERAL (
     SELECT edited FROM batch_review r WHERE r.batch_id = $1 AND r.index = i.index LIMIT 1
 ) r ON true
 """
+
+# Of large items fewer are read at once; the first always is. Lengths are known without reading the bodies.
+_SIZED: Final = """
+    sum(octet_length(n.payload) + coalesce(octet_length(n.current), 0)
+        + octet_length(coalesce(r.edited, o.output))) OVER (ORDER BY
+"""
 ACCEPTED: Final = f"""
-SELECT {_OF_ITEM} FROM (
-    SELECT * FROM batch_item WHERE batch_id = $1 AND status = 4 ORDER BY index LIMIT $2
-) i {_BESIDE} ORDER BY i.index
+SELECT * FROM (
+    SELECT {_OF_ITEM}, {_SIZED} i.index ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM (
+        SELECT * FROM batch_item WHERE batch_id = $1 AND status = 4 ORDER BY index LIMIT $2
+    ) i {_BESIDE}
+) s WHERE s.before IS NULL OR s.before < {MOST_BYTES} ORDER BY s.index
 """  # noqa: S608 - composed of our own constants
 ITEMS: Final = f"""
 SELECT {_OF_ITEM} FROM (
@@ -94,17 +104,21 @@ WHICH: Final = """
 """Which items `undo_filter` means, of `batch_item i`; $2 to $4 are a label, a confidence and keys."""
 # $5 is where the walk has come, $6 how many. An item that already has an undo is being undone, or was.
 APPLIED: Final = f"""
-SELECT {_OF_ITEM}, i.seq, i.by_run FROM (
-    SELECT i.*, d.seq, d.by_run FROM batch_deed d
-    CROSS JOIN LATERAL (
-        SELECT * FROM batch_item i WHERE i.batch_id = $1 AND i.index = d.index LIMIT 1
-    ) i
-    WHERE d.batch_id = $1 AND d.purpose = 1 AND ($5::bigint IS NULL OR d.seq < $5) AND i.status = 8
-          AND NOT EXISTS (SELECT FROM batch_deed b
-                          WHERE b.batch_id = $1 AND b.purpose = 2 AND b.index = d.index)
-          AND {WHICH}
-    ORDER BY d.seq DESC LIMIT $6
-) i {_BESIDE} ORDER BY i.seq DESC
+SELECT * FROM (
+    SELECT {_OF_ITEM}, i.seq, i.by_run,
+           {_SIZED} i.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+    FROM (
+        SELECT i.*, d.seq, d.by_run FROM batch_deed d
+        CROSS JOIN LATERAL (
+            SELECT * FROM batch_item i WHERE i.batch_id = $1 AND i.index = d.index LIMIT 1
+        ) i
+        WHERE d.batch_id = $1 AND d.purpose = 1 AND ($5::bigint IS NULL OR d.seq < $5) AND i.status = 8
+              AND NOT EXISTS (SELECT FROM batch_deed b
+                              WHERE b.batch_id = $1 AND b.purpose = 2 AND b.index = d.index)
+              AND {WHICH}
+        ORDER BY d.seq DESC LIMIT $6
+    ) i {_BESIDE}
+) s WHERE s.before IS NULL OR s.before < {MOST_BYTES} ORDER BY s.seq DESC
 """  # noqa: S608 - composed of our own constants
 
 DONE: Final = """

@@ -137,7 +137,8 @@ async def review(
             if rest is not None:
                 status = ItemStatus.ACCEPTED if rest.accepted else ItemStatus.REJECTED
                 row = await connection.fetchrow(_REST, batch_id, int(status), rest.reason, reviewer)
-            row = await meet(connection, row)
+            else:  # what a person says of the rest goes before what the policy would
+                row = await meet(connection, row)
             if row["rest_status"] or row["policy_met"]:
                 await connection.execute(APPLYING, batch_id, tenant)
             return Reviewed(row["judged"], row["judged_accepted"], row["policy_met"])

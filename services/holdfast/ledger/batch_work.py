@@ -38,6 +38,8 @@ from holdfast.ledger.release import lock_tenants
 from holdfast.ledger.values import Invocation
 
 MOST_DRAWN: Final = 1000
+ASKED_AT_ONCE: Final = 50
+"""Items that are read and given to the reviewing agent at once: each may be some megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +168,14 @@ async def _draw(doing: _Doing, _: Any) -> Worked:
     strata = Strata(by_label=bool(row["label_field"]))
     drawn = await batch_sample.draw(connection, row["batch_id"], size, strata, seed=0, unjudged_only=True)
     indexes = [index for stratum in drawn for index in stratum.indexes]
-    given = await batch_deed.items(connection, row, indexes)
-    count, pools = await batch_deed.ask(connection, row, given, doing.compose.judge)
+    done = Worked(1)
+    for at in range(0, len(indexes), ASKED_AT_ONCE):
+        given = await batch_deed.items(connection, row, indexes[at : at + ASKED_AT_ONCE])
+        count, pools = await batch_deed.ask(connection, row, given, doing.compose.judge)
+        done.items += count
+        done.pools += pools
     await connection.execute(_DRAWN, row["batch_id"])
-    return Worked(count + 1, pools)
+    return done
 
 
 async def _begin(doing: _Doing, _: Any) -> Worked:
