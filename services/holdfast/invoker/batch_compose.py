@@ -20,9 +20,11 @@ CHUNK_ATTEMPTS: Final = 2
 CHUNK_DEADLINE_MS: Final = 3_600_000
 """After which a chunk that found no runner is given up and its items wait anew."""
 _CHUNK_LIMITS: Final = Limits(
-    CHUNK_DEADLINE_MS,
-    *(LIGHT_CHUNK * BUDGET_MAXIMA[name] for name in ("max_steps", "max_tools", "max_tokens")),
-    BUDGET_MAXIMA["max_context"],
+    deadline_ms=CHUNK_DEADLINE_MS,
+    max_steps=LIGHT_CHUNK * BUDGET_MAXIMA["max_steps"],
+    max_tools=LIGHT_CHUNK * BUDGET_MAXIMA["max_tools"],
+    max_tokens=LIGHT_CHUNK * BUDGET_MAXIMA["max_tokens"],
+    max_context=BUDGET_MAXIMA["max_context"],
 )
 
 
