@@ -23,8 +23,8 @@ LARGEST = "00000000-0000-0000-0000-000000000002"
 FILL = (
     """INSERT INTO batch (batch_id, tenant, intent, idempotency_key, fingerprint, spec, skip_staging,
                           in_order, start_when_uploaded, max_parallelism, priority, max_attempts,
-                          initial_backoff_ms, max_backoff_ms, tolerated_items, tolerated_share, label_field, confidence_field,
-                          status)
+                          initial_backoff_ms, max_backoff_ms, tolerated_items, tolerated_share,
+                          label_field, confidence_field, status)
        SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 't' || n % 100, 'count', n::text,
               '', '', false, false, false, 100, 0, 1, 100, 100, 0, 0, '', '', 3
        FROM generate_series(1, 3000) AS n""",

@@ -1,4 +1,7 @@
-"""The envelopes of items' runs: what the spec says, with the item's payload over its own; of light items many."""
+"""The envelopes of items' runs: what the spec says, with the item's payload over its own.
+
+Of light items many share an envelope, in which each has its payload, and all the limits of one.
+"""
 
 import json
 from collections.abc import Iterator, Sequence

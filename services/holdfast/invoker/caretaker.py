@@ -40,6 +40,7 @@ class Caretaker:
         hints: Hints,
         settings: InvokerSettings,
         scheduling: Scheduling,
+        *,
         others: Mapping[str, Loop],
     ) -> None:
         """Take the loops of others that are to be woken by what a look finds, by its name in `Seen`."""

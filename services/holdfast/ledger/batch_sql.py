@@ -73,8 +73,8 @@ WITH u AS MATERIALIZED (
     INSERT INTO batch_run (run_id, batch_id, index, light) SELECT run_id, $1, index, light FROM u
 ), moved AS (
     UPDATE batch_item i
-    SET status = 2, attempts = i.attempts + 1, run_id = CASE WHEN NOT u.light THEN u.run_id END, not_before = NULL, failure = NULL,
-        update_time = clock_timestamp()
+    SET status = 2, attempts = i.attempts + 1, run_id = CASE WHEN NOT u.light THEN u.run_id END,
+        not_before = NULL, failure = NULL, update_time = clock_timestamp()
     FROM u WHERE i.batch_id = $1 AND i.index = u.index
 ), left_pending AS (
     UPDATE batch_count SET n = n - (SELECT count(*) FROM u) WHERE batch_id = $1 AND status = 1

@@ -8,7 +8,7 @@ from holdfast.kit.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to do: sessions to sweep, timers, runs to wake or cancel, schedules, events to move, batches."""
+    """What there is to do: of sessions, timers, runs to wake or cancel, schedules, events, batches."""
 
     expired: bool
     due: bool
