@@ -16,6 +16,7 @@ from holdfast.agent.wire.invocation import Invocation
 from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.transcript_pb2 import RunEvent
 from tests.agent.memory import AMPLE
+from tests.kit.until import until
 
 BATCH = "11111111-1111-4111-8111-111111111111"
 app = App("light")
@@ -131,10 +132,7 @@ async def test_a_chunk_handed_back_records_what_has_ended_and_leaves_the_rest() 
     running = chunk(journal, {"n": 1}, {"do": "hang"})
     task = asyncio.ensure_future(running.run())
     async with asyncio.timeout(10):
-        while len(begun) < 2:
-            await asyncio.sleep(0)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await until(lambda: len(begun) == 2 and running.executing == 1)
         running.stop(HandedBack())
         assert await task is Left.ENDED
     assert [item["status"] for item in journal.said] == [5, 0]
@@ -145,8 +143,7 @@ async def test_a_cancelled_chunk_cancels_its_items_also_those_not_yet_begun() ->
     running = chunk(journal, {"do": "hang"}, {"do": "hang"}, gate=asyncio.Semaphore(1))
     task = asyncio.ensure_future(running.run())
     async with asyncio.timeout(10):
-        while not begun:
-            await asyncio.sleep(0)
+        await until(lambda: bool(begun))
         running.stop(RunCancelled("enough"))
         assert await task is Left.ENDED
     assert len(begun) == 1
@@ -158,8 +155,7 @@ async def test_a_lost_lease_commits_nothing_and_waits_for_no_answer() -> None:
     running = chunk(journal, {"do": "hang"})
     task = asyncio.ensure_future(running.run())
     async with asyncio.timeout(10):
-        while not begun:
-            await asyncio.sleep(0)
+        await until(lambda: bool(begun))
         running.stop(LeaseLost("gone"))
         assert await task is Left.LOST
     assert not journal.commits
@@ -168,8 +164,7 @@ async def test_a_lost_lease_commits_nothing_and_waits_for_no_answer() -> None:
     running = chunk(silent, {"n": 1})
     task = asyncio.ensure_future(running.run())
     async with asyncio.timeout(10):
-        while not silent.commits:
-            await asyncio.sleep(0)
+        await until(lambda: bool(silent.commits))
         running.stop(LeaseLost("gone"))
         assert await task is Left.LOST
 

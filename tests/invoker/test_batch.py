@@ -1,5 +1,6 @@
 """Batches over gRPC: taken in whole or refused by the field, and known to their tenant alone."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from holdfast.kit.rpc.client import channel
+from holdfast.kit.rpc.client import channel, streaming
 from holdfast.v1 import batch_pb2, batch_service_pb2, batch_service_pb2_grpc
 from tests.invoker.runner import Runner
 from tests.invoker.stand import Invoker, fields_of, of_tenant, reason_of
+from tests.support.ledger import fetch
 
 pb: Any = batch_service_pb2
 
@@ -149,3 +151,26 @@ async def test_what_makes_no_sense_where_the_batch_stands_says_where_that_is(bat
     made = await create(batches, spec(), chunk({"n": 1}))
     error = await refusal(batches.StartBatch(pb.StartBatchRequest(batch_id=made.batch.batch_id)))
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.FAILED_PRECONDITION, "BATCH_NOT_READY")
+
+
+async def test_items_go_to_waiting_runners_at_once_and_their_ends_alone_make_room_for_the_next(
+    door: Invoker, worker: Runner, batches: Any
+) -> None:
+    made = await create(
+        batches, spec(max_parallelism=2), chunk(*({"n": n} for n in range(6))), {"complete_count": 6}
+    )
+    del door.parts.caretaker._woken["batching"]
+    await batches.StartBatch(pb.StartBatchRequest(batch_id=made.batch.batch_id))
+    for _ in range(6):
+        held = await worker.take()
+        assert len(worker.held) <= 2
+        await worker.end(held)
+    async with (
+        asyncio.timeout(30),
+        streaming(batches.WatchBatch(pb.WatchBatchRequest(batch_id=made.batch.batch_id))) as updates,
+    ):
+        async for update in updates:
+            if update.batch.status == batch_pb2.BATCH_STATUS_IN_REVIEW:
+                break
+    rows = await fetch(door.parts.db, "SELECT start_time = create_time AS placed FROM run_state")
+    assert [row["placed"] for row in rows] == [True] * 6, "none has waited for a claim"

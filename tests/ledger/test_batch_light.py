@@ -1,4 +1,4 @@
-"""Light items: one run executes many, each ends for itself, and a chunk that ends badly blames none of them."""
+"""Light items: one run executes many, each ends for itself, and a chunk's bad end blames none of them."""
 
 import json
 from typing import Any
@@ -128,10 +128,14 @@ async def test_a_lease_taken_over_cannot_record_a_chunk_and_nothing_is_recorded_
 async def test_cancelling_ends_chunks_that_wait_and_those_that_run(db: Database, ready: Any) -> None:
     which = await new_batch(db, 4, max_parallelism=2)
     await step(db, which)
+    (run,) = await ready.take(1)
+    assert run.intent == LIGHT
     await batch.cancel(db, "acme", which.batch_id, "enough")
     await cancel_orphans(db)
     await step(db, which)
-    assert await counts(db, which) == {"CANCELLED": 4}
+    assert await counts(db, which) == {"CANCELLED": 2, "RUNNING": 2}
+    await end(db, run, said(S.SUCCEEDED, S.CANCELLED))
+    assert await counts(db, which) == {"CANCELLED": 3, "STAGED": 1}
     assert (await seen(db, which)).status is BatchStatus.CANCELLED
 
 

@@ -7,25 +7,26 @@ import pytest
 
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
-from holdfast.ledger import batch, batch_advance, batch_retry, batch_view
+from holdfast.ledger import batch, batch_retry, batch_sql, batch_view
 from tests.ledger.test_plans import VERBS, plan_of, whole_table_reads
 from tests.support.database import cloned_database
 from tests.support.ledger import execute, open_ledger
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name.lstrip('_')}": value
-    for module in (batch, batch_advance, batch_retry, batch_view)
+    for module in (batch, batch_sql, batch_retry, batch_view)
     for name, value in vars(module).items()
     if isinstance(value, str) and value.strip().startswith((*VERBS, "("))
 }
 ONE = "00000000-0000-0000-0000-000000000001"
 LARGEST = "00000000-0000-0000-0000-000000000002"
 FILL = (
-    """INSERT INTO batch (batch_id, tenant, intent, idempotency_key, fingerprint, spec, skip_staging, in_order,
-                          start_when_uploaded, max_parallelism, priority, max_attempts, initial_backoff_ms,
-                          max_backoff_ms, tolerated_items, tolerated_share, label_field, confidence_field, status)
-       SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 't' || n % 100, 'count', n::text, '',
-              '', false, false, false, 100, 0, 1, 100, 100, 0, 0, '', '', 3
+    """INSERT INTO batch (batch_id, tenant, intent, idempotency_key, fingerprint, spec, skip_staging,
+                          in_order, start_when_uploaded, max_parallelism, priority, max_attempts,
+                          initial_backoff_ms, max_backoff_ms, tolerated_items, tolerated_share,
+                          label_field, confidence_field, status)
+       SELECT ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, 't' || n % 100, 'count', n::text,
+              '', '', false, false, false, 100, 0, 1, 100, 100, 0, 0, '', '', 3
        FROM generate_series(1, 3000) AS n""",
     "INSERT INTO batch_active SELECT batch_id, tenant FROM batch",
     """INSERT INTO batch_input SELECT batch_id, i, i::text, '{}'
@@ -73,7 +74,7 @@ async def test_every_statement_of_batches_finds_its_rows_by_an_index_and_progres
     assert not guilty, "\n".join(f"{name}: {reads}" for name, reads in guilty.items())
     small, big = [await _pages(large, batch_view.PROGRESS, batch_id) for batch_id in (ONE, LARGEST)]
     assert big <= small + 5, (small, big)
-    small, big = [await _pages(large, batch_advance._DUE, batch_id, 10) for batch_id in (ONE, LARGEST)]
+    small, big = [await _pages(large, batch_sql.DUE, batch_id, 10) for batch_id in (ONE, LARGEST)]
     assert big <= small + 20, (small, big)
 
 

@@ -86,6 +86,11 @@ class Chunk:
         if lost and self._answer is not None and not self._answer.done():
             self._answer.set_result(_fenced(stopped))
 
+    @property
+    def executing(self) -> int:
+        """How many items are being executed now."""
+        return len(self._executions)
+
     def pause(self) -> None:
         """Do nothing: a chunk has no step at which it could be held."""
 

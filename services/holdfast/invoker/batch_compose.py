@@ -1,4 +1,7 @@
-"""The envelopes of items' runs: what the spec says, with the item's payload over its own; of light items many."""
+"""The envelopes of items' runs: what the spec says, with the item's payload over its own.
+
+Of light items many share an envelope, in which each has its payload, and all the limits of one.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,11 +21,12 @@ CHUNK_BYTES: Final = MAX_BYTES // 2
 CHUNK_ATTEMPTS: Final = 2
 """Leases of a chunk before its items are tried one by one: one of them may be what kills its runner."""
 CHUNK_DEADLINE_MS: Final = 3_600_000
-"""After which a chunk that found no runner is given up and its items wait anew."""
+"""Beyond its items' own, after which a chunk that found no runner is given up and its items wait anew."""
 _CHUNK_LIMITS: Final = Limits(
-    CHUNK_DEADLINE_MS,
-    *(LIGHT_CHUNK * BUDGET_MAXIMA[name] for name in ("max_steps", "max_tools", "max_tokens")),
-    BUDGET_MAXIMA["max_context"],
+    max_steps=LIGHT_CHUNK * BUDGET_MAXIMA["max_steps"],
+    max_tools=LIGHT_CHUNK * BUDGET_MAXIMA["max_tools"],
+    max_tokens=LIGHT_CHUNK * BUDGET_MAXIMA["max_tokens"],
+    max_context=BUDGET_MAXIMA["max_context"],
 )
 
 
@@ -86,8 +90,13 @@ class Composer:
         )
         request.payload.fields["chunk"].string_value = text  # past the limit of one payload: it has many
         request.intent = light_intent(envelope.intent)
+        # An agent's `max_concurrent` may let them wait for each other.
+        deadline_ms = CHUNK_DEADLINE_MS + len(items) * limits.deadline_ms
         return replace(
-            envelope, intent=request.intent, limits=_CHUNK_LIMITS, envelope=request.SerializeToString()
+            envelope,
+            intent=request.intent,
+            limits=replace(_CHUNK_LIMITS, deadline_ms=deadline_ms),
+            envelope=request.SerializeToString(),
         )
 
     def _request(self, work: Work) -> invoker_service_pb2.InvokeRequest:

@@ -41,6 +41,7 @@ class BatchDriver:
         self._composer = Composer(max_attempts=settings.max_attempts)
         self._in_flight = 0
         self._ended = 0
+        self._rested = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.loop = Loop(
             "batches", self.run_once, interval=UNASKED_S, max_backoff=LONGEST_BACKOFF_S, eager=False
@@ -51,13 +52,13 @@ class BatchDriver:
         if not self._in_flight or not runs:
             return
         self._ended += runs
-        if self._ended >= self._in_flight * ENOUGH:
-            self.loop.wake()
-        else:
-            self._wake_within(GATHER_S)
+        enough = self._ended >= self._in_flight * ENOUGH
+        rest = self._rested - asyncio.get_running_loop().time()
+        self._wake_within(max(0.0 if enough else GATHER_S, rest))
 
     async def run_once(self) -> int:
         """Do one step for each batch that is going on; returns how many items moved."""
+        began = asyncio.get_running_loop().time()
         self._ended = 0
         moved, in_flight, after = 0, 0, _FIRST
         waits: list[float] = []
@@ -73,6 +74,9 @@ class BatchDriver:
             if not batches:
                 break
         self._in_flight = in_flight
+        # As long again: most of it was under the tenants' locks, which the ends of runs wait for.
+        now = asyncio.get_running_loop().time()
+        self._rested = now + min(now - began, LONGEST_BACKOFF_S)
         if waits:
             self._wake_within(min(waits))
         return moved

@@ -43,6 +43,7 @@ class Caretaker:
         hints: Hints,
         settings: InvokerSettings,
         scheduling: Scheduling,
+        *,
         others: Mapping[str, Loop],
         *,
         metrics: InvokerMetrics | None = None,

@@ -93,7 +93,7 @@ class Parts:
         inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
         batches = BatchDriver(db, board, hints, settings)
         others = {"staged": inbox.loop, "batching": batches.loop}
-        caretaker = Caretaker(db, board, hints, settings, scheduling, others, metrics=metrics)
+        caretaker = Caretaker(db, board, hints, settings, scheduling, others=others, metrics=metrics)
         return cls(
             settings=settings,
             db=db,

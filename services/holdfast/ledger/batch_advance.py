@@ -8,14 +8,15 @@ was prepared and is no longer due then is left.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import QueueFull, RateLimited
 from holdfast.ledger import batch
+from holdfast.ledger import batch_sql as sql
 from holdfast.ledger.admission import Placements, admit_within, lock_queues
 from holdfast.ledger.domain.batch import (
     CHUNK,
@@ -103,121 +104,10 @@ Compose = Callable[[Work], list[Prepared]]
 Reserve = Callable[[Sequence[Invocation]], Placements]
 """Says which runners could take these runs at once."""
 
-_ACTIVE: Final = """
-SELECT batch_id, tenant FROM batch_active WHERE batch_id > $1 ORDER BY batch_id LIMIT $2
-"""
-_LOOK: Final = """
-SELECT b.*, (SELECT jsonb_object_agg(status, n)::text FROM batch_count c WHERE c.batch_id = $1) AS counts
-FROM batch b WHERE b.batch_id = $1 AND b.tenant = $2
-"""
-_LOCK: Final = f"{_LOOK} FOR NO KEY UPDATE OF b"
-_LEAVE: Final = "DELETE FROM batch_active WHERE batch_id = $1"
-
-# Those to be tried again first, by their time, then those never tried, by index; both read the same index.
-# Of those that are to be alone one at a time: what kills a runner shall not take others with it.
-_DUE: Final = """
-(
-    SELECT index, attempts, alone FROM batch_item
-    WHERE batch_id = $1 AND status = 1 AND alone
-          AND (not_before IS NULL OR not_before <= statement_timestamp())
-          AND NOT EXISTS (SELECT FROM batch_item r WHERE r.batch_id = $1 AND r.status = 2 AND r.alone)
-    ORDER BY index LIMIT 1
-) UNION ALL (
-    SELECT index, attempts, alone FROM batch_item
-    WHERE batch_id = $1 AND status = 1 AND NOT alone AND coalesce(not_before, '-infinity') > '-infinity'
-          AND coalesce(not_before, '-infinity') <= statement_timestamp()
-    ORDER BY coalesce(not_before, '-infinity'), index LIMIT $2
-) UNION ALL (
-    SELECT index, attempts, alone FROM batch_item
-    WHERE batch_id = $1 AND status = 1 AND NOT alone AND coalesce(not_before, '-infinity') = '-infinity'
-    ORDER BY index LIMIT $2
-) LIMIT $2
-"""
-# In order only the first counts, and it holds up those behind it until its time has come.
-_FIRST: Final = """
-SELECT index, attempts, alone FROM (
-    SELECT index, attempts, alone, not_before FROM batch_item
-    WHERE batch_id = $1 AND status = 1 ORDER BY index LIMIT least(1, $2::bigint)
-) f WHERE not_before IS NULL OR not_before <= statement_timestamp()
-"""
-# Whether the intent's items are light is its runners' word; while none is there, their last. Sessions and
-# versions of intents are few.
-_SERVED: Final = """
-WITH alive AS MATERIALIZED (
-    SELECT served ->> 'intent' AS intent, served ->> 'agent_version' AS agent_version
-    FROM runner_session CROSS JOIN jsonb_array_elements(intents) AS served
-    WHERE expire_time > statement_timestamp() AND served ->> 'intent' IN ($2, $3)
-)
-SELECT ARRAY(
-           SELECT agent_version FROM alive WHERE intent = $3
-           UNION SELECT agent_version FROM served_intent WHERE intent = $3 AND NOT EXISTS (SELECT FROM alive)
-       ) AS light, deadline_ms, max_steps, max_tools, max_tokens, max_context
-FROM tenant WHERE tenant = $1
-"""
-_PAYLOADS: Final = "SELECT index, payload FROM batch_input WHERE batch_id = $1 AND index = ANY($2::bigint[])"
-_LATER: Final = """
-SELECT extract(epoch FROM not_before - clock_timestamp())::float8 FROM batch_item
-WHERE batch_id = $1 AND status = 1 AND NOT alone AND coalesce(not_before, '-infinity') > '-infinity'
-ORDER BY coalesce(not_before, '-infinity') LIMIT 1
-"""
-
-_STARTED: Final = """
-WITH u AS MATERIALIZED (
-    SELECT * FROM unnest($2::bigint[], $3::uuid[], $4::boolean[]) AS u (index, run_id, light)
-), flying AS (
-    INSERT INTO batch_run (run_id, batch_id, index, light) SELECT run_id, $1, index, light FROM u
-), moved AS (
-    UPDATE batch_item i
-    SET status = 2, attempts = i.attempts + 1, run_id = CASE WHEN NOT u.light THEN u.run_id END, not_before = NULL, failure = NULL,
-        update_time = clock_timestamp()
-    FROM u WHERE i.batch_id = $1 AND i.index = u.index
-), left_pending AS (
-    UPDATE batch_count SET n = n - (SELECT count(*) FROM u) WHERE batch_id = $1 AND status = 1
-)
-INSERT INTO batch_count AS c (batch_id, status, n) SELECT $1, 2, count(*) FROM u
-ON CONFLICT (batch_id, status) DO UPDATE SET n = c.n + excluded.n
-"""
-
-_SKIPPED: Final = """
-WITH u AS MATERIALIZED (
-    SELECT * FROM unnest($2::bigint[], $3::text[]) AS u (index, failure)
-), moved AS (
-    UPDATE batch_item i SET status = 6, failure = u.failure::jsonb, update_time = clock_timestamp()
-    FROM u WHERE i.batch_id = $1 AND i.index = u.index
-), left_pending AS (
-    UPDATE batch_count SET n = n - (SELECT count(*) FROM u) WHERE batch_id = $1 AND status = 1
-), grouped AS (
-    INSERT INTO batch_error AS r (batch_id, reason, n, example_message, example_indexes)
-    SELECT $1, failure::jsonb ->> 'reason', count(*), min(failure::jsonb ->> 'message'),
-           (array_agg(index ORDER BY index))[:10]
-    FROM u GROUP BY failure::jsonb ->> 'reason'
-    ON CONFLICT (batch_id, reason) DO UPDATE
-    SET n = r.n + excluded.n, example_indexes = (r.example_indexes || excluded.example_indexes)[:10]
-)
-INSERT INTO batch_count AS c (batch_id, status, n) SELECT $1, 6, count(*) FROM u
-ON CONFLICT (batch_id, status) DO UPDATE SET n = c.n + excluded.n
-"""
-
-_CLEAR: Final = """
-WITH u AS MATERIALIZED (
-    SELECT index FROM batch_item WHERE batch_id = $1 AND status = 1 ORDER BY index LIMIT $2
-), moved AS (
-    UPDATE batch_item i SET status = 13, not_before = NULL, update_time = clock_timestamp()
-    FROM u WHERE i.batch_id = $1 AND i.index = u.index
-), left_pending AS (
-    UPDATE batch_count SET n = n - (SELECT count(*) FROM u) WHERE batch_id = $1 AND status = 1
-), counted AS (
-    INSERT INTO batch_count AS c (batch_id, status, n) SELECT $1, 13, count(*) FROM u
-    ON CONFLICT (batch_id, status) DO UPDATE SET n = c.n + excluded.n
-)
-SELECT count(*) FROM u
-"""
-_CLEARED_AT_ONCE: Final = 5000
-
 
 async def active(connection: Connection, *, after: UUID, limit: int = 100) -> list[Active]:
     """Read batches for which something may be to be done, by id."""
-    rows = await connection.fetch(_ACTIVE, after, limit)
+    rows = await connection.fetch(sql.ACTIVE, after, limit)
     return [Active(row["batch_id"], row["tenant"]) for row in rows]
 
 
@@ -228,11 +118,12 @@ async def advance(db: Database, which: Active, compose: Compose, reserve: Reserv
     all of it or nothing.
     """
     prepared = await _prepared(db, which, compose)
+    indexes = [item.index for each in prepared or () for item in each.items]
 
     async def once() -> Advanced:
         async with db.transaction() as connection:
             tenants = await lock_queues(connection, {which.tenant})
-            row = await connection.fetchrow(_LOCK, which.batch_id, which.tenant)
+            row = await connection.fetchrow(sql.LOCK, which.batch_id, which.tenant, indexes)
             return await _step(connection, row, _Ready(prepared, tenants, reserve))
 
     return await db.retrying(once)
@@ -240,25 +131,30 @@ async def advance(db: Database, which: Active, compose: Compose, reserve: Reserv
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """What is at hand to start items: their envelopes, the tenant's locked row, the runners."""
+    """What is at hand to start items: their envelopes, the tenant's locked row, the runners.
 
-    prepared: Sequence[Prepared]
+    Nothing was prepared (None) while there was nothing to start.
+    """
+
+    prepared: Sequence[Prepared] | None
     tenants: Sequence[Any]
     reserve: Reserve
 
 
-async def _prepared(db: Database, which: Active, compose: Compose) -> list[Prepared]:
+async def _prepared(db: Database, which: Active, compose: Compose) -> list[Prepared] | None:
     """Read, without a lock, what would be started now, and make its envelopes."""
     async with db.connection() as connection:
-        row = await connection.fetchrow(_LOOK, which.batch_id, which.tenant)
+        row = await connection.fetchrow(sql.LOOK, which.batch_id, which.tenant)
         match next_step(_standing(row)):
-            case Admit(items):
-                found = await _due(connection, row, items)
+            case Admit(room):
+                found = await _due(connection, row, room)
             case _:
-                return []
+                return None
         indexes = [item["index"] for item in found]
-        payloads = dict(await connection.fetch(_PAYLOADS, which.batch_id, indexes)) if found else {}
-        served = await connection.fetchrow(_SERVED, which.tenant, row["intent"], light_intent(row["intent"]))
+        payloads = dict(await connection.fetch(sql.PAYLOADS, which.batch_id, indexes)) if found else {}
+        served = await connection.fetchrow(
+            sql.SERVED, which.tenant, row["intent"], light_intent(row["intent"])
+        )
     items = [
         Due(each["index"], each["attempts"] + 1, payloads[each["index"]], each["alone"]) for each in found
     ]
@@ -276,7 +172,9 @@ async def _prepared(db: Database, which: Active, compose: Compose) -> list[Prepa
 
 
 async def _due(connection: Connection, row: Any, most: int) -> Sequence[Any]:
-    found: Sequence[Any] = await connection.fetch(_FIRST if row["in_order"] else _DUE, row["batch_id"], most)
+    found: Sequence[Any] = await connection.fetch(
+        sql.FIRST if row["in_order"] else sql.DUE, row["batch_id"], most
+    )
     return found
 
 
@@ -292,12 +190,14 @@ async def _step(connection: Connection, row: Any, ready: _Ready) -> Advanced:
         case Finish(status):
             await batch.move(connection, row, status)
         case Clear():
-            return Advanced(await connection.fetchval(_CLEAR, row["batch_id"], _CLEARED_AT_ONCE), again=True)
+            return Advanced(
+                await connection.fetchval(sql.CLEAR, row["batch_id"], sql.CLEARED_AT_ONCE), again=True
+            )
         case Rest(done=False):
             return Advanced(in_flight=standing.count(ItemStatus.RUNNING))
         case Rest():
             pass
-    await connection.execute(_LEAVE, row["batch_id"])
+    await connection.execute(sql.LEAVE, row["batch_id"])
     return Advanced(rests=True)
 
 
@@ -316,17 +216,16 @@ def _standing(row: Any) -> Standing:
 
 async def _admit(connection: Connection, row: Any, items: int, ready: _Ready) -> Advanced:
     assert items <= CHUNK
-    due = {(item["index"], item["attempts"] + 1) for item in await _due(connection, row, items)}
-    if not due:
-        return Advanced(wait_s=await connection.fetchval(_LATER, row["batch_id"]))
-    going = [
-        each for each in ready.prepared if due.issuperset((item.index, item.attempt) for item in each.items)
-    ]
+    if ready.prepared is None:
+        return Advanced(again=True)  # there has been no room before
+    if not ready.prepared:
+        return Advanced(wait_s=await connection.fetchval(sql.LATER, row["batch_id"]))
+    going = _still_due(ready.prepared, json.loads(row["waiting"] or "{}"), items)
     if not going:
         return Advanced(again=True)  # others have started what was prepared
     invocations = [each.invocation for each in going]
     answers = await admit_within(connection, invocations, ready.reserve(invocations), tenants=ready.tenants)
-    done = Advanced(again=len(due) == CHUNK)
+    done = Advanced(again=sum(len(each.items) for each in going) == CHUNK)
     started: list[tuple[int, UUID, bool]] = []
     skipped: list[tuple[int, str]] = []
     pools: dict[str, None] = {}
@@ -343,8 +242,20 @@ async def _admit(connection: Connection, row: Any, items: int, ready: _Ready) ->
             failure = Failure("IDEMPOTENCY_KEY_REUSED", "A run of someone else's has the item's key.")
             skipped += [(item.index, failure.to_json()) for item in each.items]
     if started:
-        await connection.execute(_STARTED, row["batch_id"], *map(list, zip(*started, strict=True)))
+        await connection.execute(sql.STARTED, row["batch_id"], *map(list, zip(*started, strict=True)))
     if skipped:
-        await connection.execute(_SKIPPED, row["batch_id"], *map(list, zip(*skipped, strict=True)))
+        await connection.execute(sql.SKIPPED, row["batch_id"], *map(list, zip(*skipped, strict=True)))
     done.items, done.in_flight, done.pools = len(started) + len(skipped), len(started), list(pools)
     return done
+
+
+def _still_due(prepared: Sequence[Prepared], waiting: Mapping[str, int], room: int) -> list[Prepared]:
+    """Return what was prepared and waits as it did, as far as there is room."""
+    going: list[Prepared] = []
+    for each in prepared:
+        if len(each.items) > room:
+            break
+        if all(waiting.get(str(item.index)) == item.attempt - 1 for item in each.items):
+            going.append(each)
+            room -= len(each.items)
+    return going
