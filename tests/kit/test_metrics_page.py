@@ -47,10 +47,12 @@ async def test_what_is_not_the_page_is_not_served(request_line: bytes, status: b
 async def test_whoever_asks_slowly_or_too_much_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_page, "PATIENCE", 0.05)
     async with shown(Metrics("test"), "127.0.0.1:0") as address, asyncio.timeout(5):
-        with pytest.raises(ConnectionResetError):
-            await ask(address, b"GET /metrics HT")
-        with pytest.raises(ConnectionResetError):
-            await ask(address, b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 20_000)
+        for request in (b"GET /metrics HT", b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 20_000):
+            try:
+                told = await ask(address, request)
+            except ConnectionResetError:
+                continue
+            assert told == b""
 
 
 async def test_no_address_shows_nothing_and_a_wrong_or_busy_one_is_refused_in_a_sentence() -> None:
