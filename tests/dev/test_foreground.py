@@ -124,9 +124,14 @@ async def test_it_runs_agents_and_ctrl_c_leaves_nothing(dev: Dev, folder: Path) 
             "console",
             "edge",
             "database_url",
+            "metrics",
             "pids",
         ),
     }
+    assert set(dev.where["metrics"]) == {"invoker", "checkpoint", "approval", "dispatcher", "runner"}
+    async with httpx.AsyncClient(trust_env=False) as prometheus:
+        for service, page in dev.where["metrics"].items():
+            assert f'holdfast_service{{service="{service}"}} 1.0' in (await prometheus.get(page)).text
     async with httpx.AsyncClient(base_url=dev.where["console"], follow_redirects=True) as browser:
         assert "Sign in" in (await browser.get("/")).text
     assert await dev.greeting() == "WORD"

@@ -45,7 +45,6 @@ class Caretaker:
         scheduling: Scheduling,
         *,
         others: Mapping[str, Loop],
-        *,
         metrics: InvokerMetrics | None = None,
     ) -> None:
         """Take the loops of others that are to be woken by what a look finds, by its name in `Seen`."""

@@ -90,7 +90,7 @@ class InvokerMetrics:
         self.claimed.labels(how).inc(len(leases))
         for lease in leases:
             if lease.epoch == _FIRST_EPOCH:
-                timed(self._waits[lease.shape], _waited(lease))
+                timed(self._waits.get(lease.shape, self._waits[1]), _waited(lease))
 
 
 class _Queues:

@@ -1,6 +1,7 @@
 """The metrics of a runner: what its runs do, and how long their commits and models take."""
 
 from collections.abc import Callable, Sized
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -11,6 +12,8 @@ from holdfast.kit.telemetry.metrics import (
     counter,
     histogram,
 )
+
+OUTCOMES: Final = ("succeeded", "failed", "stopped")
 
 
 class RunnerMetrics:
@@ -32,7 +35,10 @@ class RunnerMetrics:
             ["kind", "outcome"],
             buckets=SLOW,
         )
-        self.step_seconds = seconds
+        self.steps = {
+            kind: {outcome: seconds.labels(kind, outcome) for outcome in OUTCOMES}
+            for kind in ("function", "model", "tool")
+        }
         self.retries = counter(
             registry,
             "holdfast_step_retries_total",

@@ -6,26 +6,29 @@ run's trace ─ lease ─ invoke_agent ─┬─ step ─ chat
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from holdfast.agent.engine.journal import Answer, Refused
-from holdfast.agent.error import Interrupted, RunStopped, StepFailed
+from holdfast.agent.error import Interrupted
 from holdfast.agent.model import ModelReply
 from holdfast.agent.wire.draft import FUNCTION, MODEL, TOOL
 from holdfast.agent.wire.invocation import Invocation
 from holdfast.kit.telemetry import gen_ai, logs, span
 from holdfast.kit.telemetry.about import about_run
 from holdfast.kit.telemetry.metrics import timed
-from holdfast.runner.metrics import RunnerMetrics
+from holdfast.kit.telemetry.tracing import enabled
+from holdfast.runner.metrics import OUTCOMES, RunnerMetrics
 
 _KINDS: Final = {FUNCTION: "function", MODEL: "model", TOOL: "tool"}
 """Of the steps that are watched: a wait is what happens between two spans."""
+_NOTHING: Final = nullcontext()
 
 
 class Observation:
@@ -67,24 +70,12 @@ class Observation:
         with span.within(begun):
             yield begun
 
-    @contextmanager
-    def step(self, key: str, name: str, kind: int) -> Iterator[None]:
-        """Be around a step that is executed."""
+    def step(self, key: str, name: str, kind: int) -> AbstractContextManager[object]:
+        """Return what is around a step that is executed."""
         called = _KINDS.get(kind)
         if called is None:
-            yield
-            return
-        attributes = self._about | {span.STEP: key, "holdfast.step.kind": called}
-        title = f"step {name}"
-        if kind == TOOL:
-            title = f"{gen_ai.EXECUTE_TOOL} {name}"
-            attributes |= {
-                gen_ai.OPERATION: gen_ai.EXECUTE_TOOL,
-                gen_ai.TOOL_NAME: name,
-                gen_ai.TOOL_TYPE: gen_ai.FUNCTION,
-            }
-        with self._timed(span.start(title, attributes=attributes), self._metrics.step_seconds.labels, called):
-            yield
+            return _NOTHING
+        return _Timed(self._step_span(key, name, called), self._metrics.steps[called], self.traceparent)
 
     def tried_again(self, kind: int) -> None:
         """Count a try that failed and is followed by another."""
@@ -93,37 +84,58 @@ class Observation:
     @contextmanager
     def model(self, model: str, where: str) -> Iterator["_Asked"]:
         """Be around one call of a model."""
-        attributes = self._about | {
-            gen_ai.OPERATION: gen_ai.CHAT,
-            gen_ai.PROVIDER: gen_ai.OPENAI,
-            gen_ai.REQUEST_MODEL: model,
-            SERVER_ADDRESS: urlsplit(where).hostname or "",
-        }
-        begun = span.start(f"{gen_ai.CHAT} {model}", kind=SpanKind.CLIENT, attributes=attributes)
-        with self._timed(begun, self._metrics.model_seconds, model):
+        begun: Span = INVALID_SPAN
+        if enabled():
+            attributes = self._about | {
+                gen_ai.OPERATION: gen_ai.CHAT,
+                gen_ai.PROVIDER: gen_ai.OPENAI,
+                gen_ai.REQUEST_MODEL: model,
+                SERVER_ADDRESS: urlsplit(where).hostname or "",
+            }
+            begun = span.start(f"{gen_ai.CHAT} {model}", kind=SpanKind.CLIENT, attributes=attributes)
+        seconds = {outcome: self._metrics.model_seconds(model, outcome) for outcome in OUTCOMES}
+        with _Timed(begun, seconds, self.traceparent):
             yield _Asked(begun, model, self._metrics)
 
-    @contextmanager
-    def _timed(self, begun: Span, seconds: Any, label: str) -> Iterator[None]:
-        """Be in a span, and note how long it took and how it ended."""
-        began = time.perf_counter()
-        outcome = "stopped"
-        try:
-            with span.within(begun):
-                try:
-                    yield
-                except StepFailed as error:
-                    span.failed(begun, error.failure.reason)
-                    raise
-        except (Interrupted, RunStopped):
-            raise
-        except Exception:
-            outcome = "failed"
-            raise
-        else:
-            outcome = "succeeded"
-        finally:
-            timed(seconds(label, outcome), time.perf_counter() - began, self.traceparent)
+    def _step_span(self, key: str, name: str, called: str) -> Span:
+        if not enabled():
+            return INVALID_SPAN
+        attributes = self._about | {span.STEP: key, "holdfast.step.kind": called}
+        if called != "tool":
+            return span.start(f"step {name}", attributes=attributes)
+        attributes |= {
+            gen_ai.OPERATION: gen_ai.EXECUTE_TOOL,
+            gen_ai.TOOL_NAME: name,
+            gen_ai.TOOL_TYPE: gen_ai.FUNCTION,
+        }
+        return span.start(f"{gen_ai.EXECUTE_TOOL} {name}", attributes=attributes)
+
+
+class _Timed:
+    """Is in a span, and notes how long that took and how it ended, whatever it ends with."""
+
+    __slots__ = ("_began", "_seconds", "_traceparent", "_within")
+
+    def __init__(self, begun: Span, seconds: Mapping[str, Any], traceparent: str) -> None:
+        self._seconds = seconds
+        self._traceparent = traceparent
+        self._within = None if begun is INVALID_SPAN else span.within(begun)
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> None:
+        if self._within is not None:
+            self._within.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        outcome = "succeeded"
+        if error is not None:
+            stopped = isinstance(error, Interrupted) or not isinstance(error, Exception)
+            outcome = "stopped" if stopped else "failed"
+        timed(self._seconds[outcome], time.perf_counter() - self._began, self._traceparent)
+        if self._within is not None:
+            self._within.__exit__(kind, error, trace)
 
 
 def fields_of(invocation: Invocation) -> dict[str, str]:
@@ -144,8 +156,10 @@ class Sent:
     def __init__(self, under: "Observation", number: int) -> None:
         self._metrics = under._metrics  # noqa: SLF001 - one module
         self._under = under.traceparent
-        attributes = under._about | {"holdfast.commit.number": number}  # noqa: SLF001 - as above
-        self._span = span.start("commit", under=self._under, kind=SpanKind.CLIENT, attributes=attributes)
+        self._span: Span = INVALID_SPAN
+        if enabled():
+            attributes = under._about | {"holdfast.commit.number": number}  # noqa: SLF001 - as above
+            self._span = span.start("commit", under=self._under, kind=SpanKind.CLIENT, attributes=attributes)
         self.traceparent = span.traceparent(self._span) or self._under
         self._began = time.perf_counter()
 

@@ -98,7 +98,7 @@ def within(span: Span) -> Iterator[Span]:
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield span
     except Exception as error:
-        failed(span, type(error).__name__)
+        failed(span, getattr(error, "reason", "") or type(error).__name__)
         raise
     finally:
         span.end()
