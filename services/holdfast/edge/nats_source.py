@@ -27,7 +27,6 @@ from holdfast.edge.plain import parsed
 from holdfast.edge.received import Received
 from holdfast.edge.secret import Secrets
 from holdfast.edge.source import NatsSource
-from holdfast.kit import crash_point
 from holdfast.kit.loops import Loop
 
 _LONGEST_PAUSE_S: Final = 5.0
@@ -67,9 +66,7 @@ class NatsReader:
 
     async def _handle(self, messages: Sequence[Msg], pull: Pull) -> int:
         letters = [self._letter(message, pull) for message in messages]
-        crash_point.reach("edge.before_take")
         fates = await self._intake.take(self._source.of, letters)
-        crash_point.reach("edge.after_take")
         done = 0
         for message, letter, fate in zip(messages, letters, fates, strict=True):
             after = await self._settle(message, letter, fate)
