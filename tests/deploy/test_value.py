@@ -40,18 +40,18 @@ def test_the_schema_knows_every_value_and_no_value_that_is_not_written_down() ->
     (values,) = decoded((CHART / "values.yaml").read_text("utf-8"))
     assert set(values) == set(SCHEMA["properties"]) - {"global"}
     common = set(values["defaults"])
+    of_edge = (common | set(values["edge"])) - {"autoscaling"}
     of_runners = set(values["runner"]) - common - {"pools"}
     of_dispatchers = set(values["dispatcher"]) - common
-    of_edge = set(values["edge"]) - common
     of_console = set(values["console"]) - common
     expected = {
         "defaults": common,
         "invoker": common,
         "dispatcher": common | of_dispatchers,
-        "edge": (common | of_edge) - {"autoscaling"},
         "console": common | of_console,
         "runner": common | of_runners | {"pools"},
         "pool": common | of_runners | {"agents"},
+        "edge": of_edge,
     }
     for name, keys in expected.items():
         assert set(_properties(name)) == keys, name

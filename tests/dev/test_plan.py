@@ -49,11 +49,24 @@ def test_only_the_console_is_told_what_signs_its_cookies(monkeypatch: pytest.Mon
     assert (told["HOLDFAST_CONSOLE_SECRET"], told["HOLDFAST_INVOKER_ADDRESS"]) == ("s" * 32, "i:1,i:2")
     assert not {"HOLDFAST_DATABASE_URL", "HOLDFAST_SECRET_A"} & told.keys()
     assert "HOLDFAST_CONSOLE_SECRET" not in plan.environment_of("runner", {})
-    edge = plan.environment_of("edge", {})
-    assert edge["HOLDFAST_SECRET_A"] == "y", "it verifies with secrets"
-    assert not {"HOLDFAST_CONSOLE_SECRET", "HOLDFAST_DATABASE_URL"} & edge.keys()
     monkeypatch.delenv("HOLDFAST_CONSOLE_SECRET")
     assert len(plan.console_environment([], addresses)["HOLDFAST_CONSOLE_SECRET"]) == 64
+
+
+def test_the_edge_is_told_what_its_sources_are_verified_with_and_no_other_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secrets = (
+        "HOLDFAST_CONSOLE_SECRET",
+        "HOLDFAST_DATABASE_URL",
+        "HOLDFAST_CAPABILITY_KEY",
+        "HOLDFAST_SECRET_A",
+    )
+    for name in secrets:
+        monkeypatch.setenv(name, "y")
+    told = Plan(["a:app"], edge=True).environment_of("edge", {"HOLDFAST_INVOKER_ADDRESS": "i:1"})
+    assert [name for name in secrets if name in told] == ["HOLDFAST_SECRET_A"]
+    assert told["HOLDFAST_INVOKER_ADDRESS"] == "i:1"
 
 
 def test_a_runner_is_told_no_way_to_the_database(monkeypatch: pytest.MonkeyPatch) -> None:

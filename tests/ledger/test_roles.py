@@ -14,6 +14,8 @@ from holdfast.ledger import (
     approval_request,
     approval_view,
     approval_vote,
+    inbox,
+    inbox_refused,
     inspect,
     mailbox_view,
     session,
@@ -115,6 +117,25 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
     assert (await cancel(db, "acme", children[0].run_id)).moved.mail == [parent.run_id]
     await finish(checkpoint, parent)
     assert (await cancel_orphans(db)).ended == [children[1].run_id]
+
+
+async def test_the_invokers_role_keeps_and_sends_again_what_sources_received(
+    by_role: dict[str, Database],
+) -> None:
+    db = by_role["invoker"]
+    told = ("i", "{}", "k", "o", "", 0, "{}", "", None, "UNKNOWN_INTENT", "m", "")
+    async with db.connection() as connection:
+        await inbox_refused.set_aside(connection, "acme", "hooks", [inbox_refused.Aside(*told)] * 2)
+        (event,) = await inbox_refused.list_refused(connection, "acme", limit=9)
+    await inbox_refused.retry(db, "acme", event.seq)
+    async with inbox.turn(db, after="", passed_over=()) as held:
+        assert held is not None
+        (again,) = held.events
+        await inbox.settle(held, [], {("acme", again.seq): inbox.Refusal("UNKNOWN_INTENT", "m")})
+    async with db.connection() as connection:
+        (event,) = await inbox_refused.list_refused(connection, "acme", limit=9)
+    assert (event.source, event.ordering_key) == ("hooks", "o")
+    await inbox_refused.discard(db, "acme", event.seq)
 
 
 async def test_the_checkpoints_role_can_do_all_its_verbs(

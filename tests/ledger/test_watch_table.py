@@ -143,6 +143,13 @@ async def test_what_cannot_be_watched_is_refused_naming_the_argument(
     assert (refused.value.sqlstate, refused.value.column_name) == ("HF003", column)
 
 
+async def test_where_only_the_outbox_is_installed_no_table_is_watched(db: Database, owner: Any) -> None:
+    await execute(db, "INSERT INTO outbox_only DEFAULT VALUES")
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await watch(owner)
+    assert refused.value.sqlstate == "HF004"
+
+
 async def test_only_services_watch_and_only_their_own_tables(owner: Any, writer: Any) -> None:
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await writer.execute("SELECT holdfast.watch_table('shop.\"Order\"', 'x')")

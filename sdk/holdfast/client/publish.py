@@ -1,21 +1,23 @@
 """Events go out in groups no larger than the contract and a message allow."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from holdfast.client.run import Published
 from holdfast.client.wire_status import refusal_of
-from holdfast.v1 import event_service_pb2, invoker_service_pb2
+from holdfast.v1 import event_service_pb2
+
+M = TypeVar("M", bound=Message)
 
 MOST_EVENTS: Final = 1000
 MOST_BYTES: Final = 3 * 1024 * 1024
 
 
-def groups(
-    events: Sequence[invoker_service_pb2.InvokeRequest],
-) -> Iterator[list[invoker_service_pb2.InvokeRequest]]:
+def groups(events: Sequence[M]) -> Iterator[list[M]]:
     """Yield the events in order, in groups to be sent together; one that is too large goes alone."""
-    group: list[invoker_service_pb2.InvokeRequest] = []
+    group: list[M] = []
     size = 0
     for event in events:
         bytes_more = event.ByteSize() + 8

@@ -10,14 +10,13 @@ from google.protobuf.json_format import MessageToDict
 
 from holdfast.client.errors import HoldfastError
 from holdfast.client.link import Link
+from holdfast.client.publish import groups
 from holdfast.client.run import Invocation
 from holdfast.client.wire_run import envelope
 from holdfast.client.wire_status import refusal_of
 from holdfast.v1 import event_service_pb2 as pb
 from holdfast.v1 import event_service_pb2_grpc
 
-# A message holds them even where each has the largest payload there is.
-_MOST_ASIDE: Final = 3
 _MOST_BODY: Final = 65_600  # a little more than is kept, so that what was cut is seen to be
 
 
@@ -69,10 +68,8 @@ class RefusedEvents:
 
     async def set_aside(self, source: str, events: Sequence[Aside]) -> None:
         """Keep events that a source received and that cannot become runs; durable on return. Repeatable."""
-        for first in range(0, len(events), _MOST_ASIDE):
-            request = pb.SetAsideEventsRequest(
-                source=source, events=[_aside(event) for event in events[first : first + _MOST_ASIDE]]
-            )
+        for group in groups([_aside(event) for event in events]):
+            request = pb.SetAsideEventsRequest(source=source, events=group)
             await self._link.call(self._stub.SetAsideEvents, request)
 
     async def retry(self, event_id: int) -> int:

@@ -44,6 +44,11 @@ def _fate(answer: Published) -> str:
     return "duplicate" if answer.duplicate else "accepted"
 
 
+def _why(error: HoldfastError) -> str:
+    """Return reason and sentence; the field of a refused event has no other sentence."""
+    return f"{error.reason}: {error.message}"
+
+
 @command.command()
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many.")
 @speaks
@@ -53,13 +58,13 @@ async def refused(target: Target, limit: int) -> None:
     async with target.client() as client:
         async for event in client.refused_events.list(page_size=min(limit, 200)):
             if target.form == "json":
-                json_line({**plain(event), "refusal": refusal(event.refusal)})
+                json_line({**plain(event), "refusal": _why(event.refusal)})
             shown.append(event)
             if len(shown) == limit:
                 break
     if target.form == "table":
         rows = [
-            (one.event_id, one.source, one.intent, one.idempotency_key, one.create_time, refusal(one.refusal))
+            (one.event_id, one.source, one.intent, one.idempotency_key, one.create_time, _why(one.refusal))
             for one in shown
         ]
         table(["EVENT", "SOURCE", "INTENT", "KEY", "RECEIVED", "WHY"], rows, empty="No refused events.")

@@ -17,7 +17,11 @@ _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "runner": _SECRETS_OF_THE_PLATFORM,
         "console": (*_WAY_TO_THE_DATABASE, *_SIGNING),
-        "edge": (*_WAY_TO_THE_DATABASE, "HOLDFAST_CAPABILITY", _CONSOLE_SECRET),  # it verifies with secrets
+        "edge": (
+            *_WAY_TO_THE_DATABASE,
+            "HOLDFAST_CAPABILITY",
+            "HOLDFAST_CONSOLE",
+        ),  # it verifies with secrets
     }
 )
 

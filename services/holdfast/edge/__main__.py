@@ -3,19 +3,23 @@
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
+from typing import Final
 
 from holdfast.edge.declaration import read_sources
 from holdfast.edge.intake import Intake
 from holdfast.edge.nats_source import NatsReader
-from holdfast.edge.secret import Secrets
+from holdfast.edge.secret import SecretMissingError, Secrets
 from holdfast.edge.serving import serve
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import HttpSource, NatsSource, Source
 from holdfast.kit.process import Stop, announce, run_service
 from holdfast.kit.settings import SettingsError, load
 from holdfast.kit.telemetry import tracing
-from holdfast.kit.telemetry.logs import configure
+from holdfast.kit.telemetry.logs import configure, logger
+
+_log: Final = logger("edge")
 
 
 async def main(stop: Stop) -> None:
@@ -25,6 +29,7 @@ async def main(stop: Stop) -> None:
     tracing.configure("edge", os.environ)
     sources = _sources(settings)
     secrets = Secrets(os.environ, settings.secrets_dir)
+    _look_for_secrets(sources, secrets)
     intake = Intake(settings, secrets)
     readers = [NatsReader(source, intake, secrets) for source in sources if isinstance(source, NatsSource)]
     reading = [asyncio.create_task(reader.run(stop)) for reader in readers]
@@ -40,6 +45,17 @@ async def main(stop: Stop) -> None:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
         await intake.close()
+
+
+def _look_for_secrets(sources: Sequence[Source], secrets: Secrets) -> None:
+    """Say which secrets are not there; they may come later, as mounted files do."""
+    for source in sources:
+        own = source.secret if isinstance(source, HttpSource) else source.credentials
+        for name in filter(None, (own, source.of.token)):
+            try:
+                secrets.text(name)
+            except SecretMissingError as error:
+                _log.warning("a secret is missing", source=source.of.name, error_text=str(error))
 
 
 def _sources(settings: EdgeSettings) -> list[Source]:

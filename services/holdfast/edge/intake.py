@@ -22,6 +22,7 @@ from holdfast.edge.place import Place
 from holdfast.edge.secret import SecretMissingError, Secrets
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import Mapped
+from holdfast.kit import crash_point
 from holdfast.kit.telemetry.logs import logger
 
 _log: Final = logger("intake")
@@ -67,6 +68,12 @@ class Intake:
 
     async def take(self, source: Mapped, letters: Sequence[Letter]) -> list[Fate]:
         """Hand events over; their fates, in order. What is `Taken` is durable."""
+        crash_point.reach("edge.before_take")
+        fates = await self._take(source, letters)
+        crash_point.reach("edge.after_take")
+        return fates
+
+    async def _take(self, source: Mapped, letters: Sequence[Letter]) -> list[Fate]:
         fates: dict[int, Fate] = {}
         refused = {
             index: letter.refusal for index, letter in enumerate(letters) if letter.refusal is not None

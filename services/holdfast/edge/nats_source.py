@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import nats.errors
 from nats.aio.msg import Msg
 
 from holdfast.client import Invocation
@@ -22,15 +23,19 @@ from holdfast.edge import cloud_event
 from holdfast.edge.fault import Malformed, NotNow, TooLarge
 from holdfast.edge.intake import Broken, Fate, Intake, Letter
 from holdfast.edge.mapping import invocation_of, key_by
-from holdfast.edge.nats_pull import Pull, open_pull
+from holdfast.edge.nats_pull import Pull, PullBrokenError, open_pull
 from holdfast.edge.plain import parsed
 from holdfast.edge.received import Received
-from holdfast.edge.secret import Secrets
+from holdfast.edge.secret import SecretMissingError, Secrets
 from holdfast.edge.source import NatsSource
-from holdfast.kit import crash_point
 from holdfast.kit.loops import Loop
+from holdfast.kit.telemetry.logs import logger
+
+_log: Final = logger("nats")
 
 _LONGEST_PAUSE_S: Final = 5.0
+# NATS, its stream, the consumer or a secret is not there: that passes, or is the operator's to mend.
+_PASSING: Final = (nats.errors.Error, OSError, TimeoutError, PullBrokenError, SecretMissingError)
 
 
 class NatsReader:
@@ -42,6 +47,8 @@ class NatsReader:
         self._secrets = secrets
         self._pull: Pull | None = None
         self._not_before = 0.0
+        self._failures = 0
+        self._told = ""
         self.loop = Loop(f"nats {source.of.name}", self.run_once, interval=0.01)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -59,17 +66,28 @@ class NatsReader:
         try:
             if self._pull is None:
                 self._pull = await open_pull(self._source, self._secrets)
+                self._failures, self._told = 0, ""
             messages = await self._pull.some()
             return await self._handle(messages, self._pull) if messages else 0
+        except _PASSING as error:
+            await self._close()
+            self._wait_for(error)
+            return 0
         except BaseException:
             await self._close()
             raise
 
+    def _wait_for(self, error: Exception) -> None:
+        """Try again a little later, each time; say once what is waited for."""
+        self._not_before = time.monotonic() + min(_LONGEST_PAUSE_S, 0.2 * 2.0**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        if (told := f"{type(error).__name__}: {error}") != self._told:
+            self._told = told
+            _log.warning("cannot read", source=self._source.of.name, error_text=told)
+
     async def _handle(self, messages: Sequence[Msg], pull: Pull) -> int:
         letters = [self._letter(message, pull) for message in messages]
-        crash_point.reach("edge.before_take")
         fates = await self._intake.take(self._source.of, letters)
-        crash_point.reach("edge.after_take")
         done = 0
         for message, letter, fate in zip(messages, letters, fates, strict=True):
             after = await self._settle(message, letter, fate)

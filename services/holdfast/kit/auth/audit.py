@@ -45,8 +45,7 @@ def _take(found: dict[str, str], descriptor: Any, path: str, value: Any) -> None
     if descriptor.enum_type is not None and isinstance(value, int):
         known = descriptor.enum_type.values_by_number.get(value)
         text = known.name if known is not None else str(value)
-    elif isinstance(value, (str, int)):
-        text = str(value)
     else:
-        text = ",".join(str(one) for one in value)
+        single = isinstance(value, str | int)  # some ids are numbers; what is repeated is neither
+        text = str(value) if single else ",".join(str(one) for one in value)
     found[path] = text[:_LONGEST].replace("\0", "")
