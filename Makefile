@@ -68,16 +68,18 @@ browser: ## Debian's Chromium, which the console's tests look through, where apt
 	else echo "no chromium: 'apt-get install' failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
 
 .PHONY: gen
-gen: $(STAMP) ## generate the Python stubs in gen/ from protos/
+gen: $(STAMP) ## generate the Python stubs in gen/ and the pages of docs/reference from protos/
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(call generate,"$$fresh"); \
 	diff -rq -x __pycache__ "$$fresh" gen >/dev/null || { rm -rf gen; cp -r "$$fresh" gen; chmod 755 gen; echo "gen/ is written anew"; }
+	@$(PYTHON) -m tools.reference
 
 .PHONY: gen-check
 gen-check: $(STAMP)
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(call generate,"$$fresh"); \
 	diff -rq -x __pycache__ "$$fresh" gen || { echo "gen/ is stale: run 'make gen' and commit it" >&2; exit 1; }
+	@$(PYTHON) -m tools.reference --check
 
 .PHONY: lint
 lint: $(STAMP) gen-check ## ruff, import directions, buf, generated code fresh

@@ -1,8 +1,8 @@
 """Programs in other languages, built as README.md and docs/stubs.md say, outside of what git keeps.
 
-Each language has a folder under `.cache/polyglot` that looks as the README wants it: `protos/` and `gen/`
-in it, the README's lines typed as they stand, the first client of docs/stubs.md beside ours. It is built once
-for each change of what it is made of, by whoever comes first; the others wait. A toolchain or a registry that
+Each language has a folder under `.cache/polyglot` that looks as the README wants it: `protos/` and `gen/` in
+it, the README's lines typed as they stand, and the first client of docs/stubs.md. It is built once for
+each change of what it is made of, by whoever comes first; the others wait. A toolchain or a registry that
 cannot be had here is `UnavailableError`; any other failure is an error.
 """
 

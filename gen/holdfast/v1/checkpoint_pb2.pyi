@@ -73,12 +73,14 @@ class StepRecord(_message.Message):
     UNDOABLE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Scope, name and how often the name was called before in the scope: `fetch`, `fetch#2`,
-    `map.3/fetch`.
+    `map.3/fetch`. 1 to 1,024 bytes, unique in the run, and the same in each replay.
     """
     kind: _transcript_pb2.StepKind.ValueType
     """What it is."""
     fingerprint: _builtins.bytes
-    """SHA-256 of the step's name and input; a replay that asks otherwise has drifted."""
+    """SHA-256 of the step's name and input, its 32 bytes; how the two are joined is the runner's. A replay
+    that asks otherwise has drifted: the runner ends the run DRIFTED.
+    """
     input: _builtins.bytes
     """The input, as JSON; left out if the agent keeps it to itself."""
     output: _builtins.bytes
@@ -100,7 +102,7 @@ class StepRecord(_message.Message):
 
     @_builtins.property
     def usage(self) -> _run_pb2.Usage:
-        """What it is charged, once."""
+        """What it is charged, once. One step, and one tool if it is a tool call, where that is left at 0."""
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
@@ -266,7 +268,7 @@ class EffectIntent(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     effect_id: _builtins.str
-    """Its id, a UUID made by the runner; stable over replays."""
+    """Its id, a UUID made by the runner; stable over replays, as one of version 5 is."""
     destination: _builtins.str
     """Where it goes."""
     idempotency_key: _builtins.str
@@ -348,7 +350,7 @@ class Commit(_message.Message):
     epoch: _builtins.int
     """The lease's epoch."""
     number: _builtins.int
-    """One more than the last acknowledged."""
+    """One more than the last acknowledged, or than `Assignment.last_commit`."""
     handoff: _builtins.bool
     """The run moves to the background: from here on the budget its envelope allows for that is in
     force. The run stays with its runner; refused if it was not allowed, or has been done already.
@@ -373,7 +375,11 @@ class Commit(_message.Message):
 
     @_builtins.property
     def events(self) -> _transcript_pb2.EventBatch:
-        """Events, consecutive, the first right after the last committed."""
+        """Events, consecutive, the first right after the last committed. Each carries the run, the epoch and
+        the attempt. The runner tells what it does: `started` with each lease, its steps and what they say,
+        `handed_off` with that, and `ended` last, in the commit with the end. `accepted`, `compensating` and
+        what becomes of a run without its runner are told by the ledger.
+        """
 
     @_builtins.property
     def usage(self) -> _run_pb2.Usage:
@@ -404,7 +410,9 @@ class Commit(_message.Message):
 
     @_builtins.property
     def end(self) -> _run_pb2.Outcome:
-        """The run ends."""
+        """The run ends: SUCCEEDED; PARTIAL with what is `exhausted`, and only so; CANCELLED; FAILED or
+        DRIFTED with a `failure`; COMPENSATED after its steps were undone.
+        """
 
     @_builtins.property
     def park(self) -> Global___ParkMove:
@@ -583,11 +591,11 @@ class RequeueMove(_message.Message):
     """True if the runner gives the run back unharmed, as at a drain: the attempt is not counted."""
     @_builtins.property
     def failure(self) -> _run_pb2.Failure:
-        """Why."""
+        """Why; needed unless `blameless`."""
 
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
-        """Lease it again after this long."""
+        """Lease it again after this long, at most 31 days."""
 
     def __init__(
         self,

@@ -92,7 +92,9 @@ class CommitAnswer(_message.Message):
 
     @_builtins.property
     def refused(self) -> Global___CommitRefused:
-        """It is not, and never will be under this number and epoch, unless `retryable`."""
+        """Nothing of it is stored. Unless `retryable` it never will be as it is; its number is still free,
+        as for an end after BUDGET_EXCEEDED. After FENCED the runner stops the run and commits nothing more.
+        """
 
     def __init__(
         self,
@@ -122,7 +124,7 @@ class Committed(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     cancel_requested: _builtins.bool
-    """Someone asked to cancel the run: stop it."""
+    """Someone asked to cancel the run: stop it, as `CancelAsked` says."""
     status: _run_pb2.RunStatus.ValueType
     """Where the run stands now."""
     def __init__(
@@ -153,7 +155,7 @@ class CommitRefused(_message.Message):
     message: _builtins.str
     """One sentence."""
     retryable: _builtins.bool
-    """Send it again: the outcome is unknown or the ledger was away."""
+    """Send it again after a pause, as it is: the outcome is unknown or the ledger was away."""
     def __init__(
         self,
         *,

@@ -19,7 +19,9 @@ class CheckpointServiceStub:
     Commit: _aio.StreamStreamMultiCallable[_checkpoint_service_pb2.CommitRequest, _checkpoint_service_pb2.CommitResponse]
     """Commits for many runs over one stream. What arrives together is committed together and
     acknowledged after the ledger's COMMIT, each by itself: one refused commit refuses no other.
-    A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice.
+    A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice:
+    what had no answer when the stream broke is sent again over the next one, as it was. The stream
+    stays open between commits; one stream serves all runs of a runner.
 
     Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
     INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, SESSION_CONFLICT, LEDGER_UNAVAILABLE.
@@ -29,7 +31,8 @@ class CheckpointServiceStub:
     """
     LoadRun: _aio.UnaryStreamMultiCallable[_checkpoint_service_pb2.LoadRunRequest, _checkpoint_service_pb2.LoadRunResponse]
     """Loads the recorded steps of a leased run, for its replay, and what waits in its mailbox, in
-    pages.
+    pages. The agent's code then runs again from its beginning: a step whose key is recorded returns
+    its record, and the first one that is not is the next to be executed.
 
     Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, UNAUTHENTICATED, PERMISSION_DENIED,
     CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.
@@ -63,7 +66,9 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_checkpoint_service_pb2.CommitResponse]:
         """Commits for many runs over one stream. What arrives together is committed together and
         acknowledged after the ledger's COMMIT, each by itself: one refused commit refuses no other.
-        A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice.
+        A run has at most one commit in flight. A commit sent again is acknowledged, not applied twice:
+        what had no answer when the stream broke is sent again over the next one, as it was. The stream
+        stays open between commits; one stream serves all runs of a runner.
 
         Refusals of single commits come in the stream: FENCED, COMMIT_OUT_OF_ORDER, BUDGET_EXCEEDED,
         INVALID_FIELD, RUN_NOT_FOUND, DESTINATION_NOT_FOUND, SESSION_CONFLICT, LEDGER_UNAVAILABLE.
@@ -79,7 +84,8 @@ class CheckpointServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_checkpoint_service_pb2.LoadRunRequest, _abc.AsyncIterator[_checkpoint_service_pb2.LoadRunResponse]],
     ) -> _abc.AsyncIterator[_checkpoint_service_pb2.LoadRunResponse]:
         """Loads the recorded steps of a leased run, for its replay, and what waits in its mailbox, in
-        pages.
+        pages. The agent's code then runs again from its beginning: a step whose key is recorded returns
+        its record, and the first one that is not is the next to be executed.
 
         Errors include: INVALID_FIELD, RUN_NOT_FOUND, FENCED, UNAUTHENTICATED, PERMISSION_DENIED,
         CAPABILITY_REFUSED, LEDGER_UNAVAILABLE.

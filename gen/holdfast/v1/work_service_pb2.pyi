@@ -115,16 +115,19 @@ class RunnerHello(_message.Message):
     INTENTS_FIELD_NUMBER: _builtins.int
     ATTACH_TOKEN_FIELD_NUMBER: _builtins.int
     runner_id: _builtins.str
-    """Made anew by each runner process."""
+    """A UUID made anew by each runner process, and again once its leases are over. The session's id."""
     address: _builtins.str
-    """Where its `RunnerService` is reached, `host:port`."""
+    """Where its `RunnerService` is reached, `host:port`, at most 255 bytes. Left empty, it serves none:
+    who follows its runs sees events once they are committed, and what another Invoker has to say to
+    it comes within about a second, over this stream.
+    """
     attach_token: _builtins.str
     """What Invokers shall send as `authorization: Bearer …` to its `RunnerService`, where there is identity;
     made anew by each runner process.
     """
     @_builtins.property
     def intents(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedIntent]:
-        """The intents it serves."""
+        """The intents it serves; 1 to 1,000."""
 
     def __init__(
         self,
@@ -156,9 +159,11 @@ class ServedIntent(_message.Message):
     LIGHT_ITEMS_FIELD_NUMBER: _builtins.int
     CRITICAL_DESTINATIONS_FIELD_NUMBER: _builtins.int
     intent: _builtins.str
-    """The intent."""
+    """The intent, 1 to 255 bytes, as `InvokeRequest.intent`."""
     agent_version: _builtins.str
-    """The version of the agent's code."""
+    """The version of the agent's code, 1 to 255 bytes. A run that has been started goes on only where
+    its version is served or compatible.
+    """
     max_concurrent: _builtins.int
     """At most this many runs of the intent at once on this runner; 0 for no limit of its own."""
     on_input: Global___InputPolicy.ValueType
@@ -169,7 +174,7 @@ class ServedIntent(_message.Message):
     """
     @_builtins.property
     def compatible_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Versions whose started runs this code can go on with."""
+        """Versions whose started runs this code can go on with; at most 100."""
 
     @_builtins.property
     def critical_destinations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -205,7 +210,10 @@ class RunnerCredit(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     ENDED_RUN_IDS_FIELD_NUMBER: _builtins.int
     slots: _builtins.int
-    """How many more. Taking a run spends one; a finished one is given back by the runner."""
+    """How many more, at most 10,000 in all. Credit is the stream's own and begins at 0. Taking a run
+    spends one; the runner gives it back when the run has left it, however it did. Of runs it has kept
+    from an earlier stream it gives no credit until then.
+    """
     @_builtins.property
     def ended_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Runs whose end has been acknowledged to this runner since the last message: a hint for those
@@ -228,7 +236,7 @@ Global___RunnerCredit: _TypeAlias = RunnerCredit  # noqa: Y015
 
 @_typing.final
 class RunnerHeartbeat(_message.Message):
-    """A runner lives."""
+    """A runner lives. Any other message of it says so too."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -250,14 +258,16 @@ Global___RunnerHeartbeat: _TypeAlias = RunnerHeartbeat  # noqa: Y015
 
 @_typing.final
 class RunnerHandBack(_message.Message):
-    """Leases handed back unfinished, as at a drain."""
+    """Leases handed back unfinished, as at a drain. What was committed stays; the attempt is not counted.
+    A runner that can still commit may as well commit a `RequeueMove` that is `blameless`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRef]:
-        """The leases."""
+        """The leases. One that is not held is passed over."""
 
     def __init__(
         self,
@@ -409,7 +419,7 @@ class RunsLeased(_message.Message):
     ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]:
-        """Each costs one credit."""
+        """Each costs one credit, unless the runner kept it from an earlier stream."""
 
     def __init__(
         self,
@@ -426,7 +436,9 @@ Global___RunsLeased: _TypeAlias = RunsLeased  # noqa: Y015
 
 @_typing.final
 class Assignment(_message.Message):
-    """One run leased to a runner."""
+    """One run leased to a runner. One it knows under this epoch is passed over: it is told again on a new
+    stream. A higher epoch stands in the place of a lower one, whose run is to be stopped.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -475,7 +487,9 @@ class Assignment(_message.Message):
 
     @_builtins.property
     def remaining(self) -> _duration_pb2.Duration:
-        """How long until the deadline, by the ledger's clock, when this was sent."""
+        """How long until the deadline, by the ledger's clock, when this was sent. The runner ends the run
+        then, PARTIAL; if it has not within two seconds, the lease is revoked and the ledger does.
+        """
 
     @_builtins.property
     def usage(self) -> _run_pb2.Usage:
@@ -574,7 +588,9 @@ Global___RenewedCapability: _TypeAlias = RenewedCapability  # noqa: Y015
 
 @_typing.final
 class LeasesRevoked(_message.Message):
-    """Leases that ended without the runner."""
+    """Leases that ended without the runner. A runner's own word for a run that has left it may be on its way
+    meanwhile: what is not held is passed over, here as in the other messages that name leases.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -598,7 +614,9 @@ Global___LeasesRevoked: _TypeAlias = LeasesRevoked  # noqa: Y015
 
 @_typing.final
 class CancelAsked(_message.Message):
-    """Runs that shall stop."""
+    """Runs that shall stop: the step in flight is broken off, and the run ended CANCELLED, with this reason as
+    its failure's message. Comes again with heartbeats until it has.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -626,7 +644,9 @@ Global___CancelAsked: _TypeAlias = CancelAsked  # noqa: Y015
 
 @_typing.final
 class PauseAsked(_message.Message):
-    """Runs that shall go back to the queue before their next step."""
+    """Runs that shall go back to the queue before their next step, by a `RequeueMove` that is `blameless`. Comes
+    again with heartbeats until they have.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

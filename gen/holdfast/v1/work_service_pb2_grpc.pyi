@@ -22,6 +22,10 @@ class WorkServiceStub:
     leases are freed after a short grace and their epoch is over: whatever the runner still
     commits under it is FENCED.
 
+    A runner whose stream broke opens another, at any Invoker, under the same runner id: if it comes
+    before its leases are over, it keeps them, and is told of each again. Leases that could not be
+    renewed for as long as they last are over: it stops their runs, and begins under another id.
+
     Errors include: STREAM_PROTOCOL, INVALID_FIELD, SESSION_UNKNOWN, SHUTTING_DOWN, UNAUTHENTICATED,
     PERMISSION_DENIED, LEDGER_UNAVAILABLE.
     """
@@ -39,6 +43,10 @@ class WorkServiceServicer(metaclass=_abc_1.ABCMeta):
         One heartbeat stands for all leases of the session. When the stream breaks or falls silent the
         leases are freed after a short grace and their epoch is over: whatever the runner still
         commits under it is FENCED.
+
+        A runner whose stream broke opens another, at any Invoker, under the same runner id: if it comes
+        before its leases are over, it keeps them, and is told of each again. Leases that could not be
+        renewed for as long as they last are over: it stops their runs, and begins under another id.
 
         Errors include: STREAM_PROTOCOL, INVALID_FIELD, SESSION_UNKNOWN, SHUTTING_DOWN, UNAUTHENTICATED,
         PERMISSION_DENIED, LEDGER_UNAVAILABLE.

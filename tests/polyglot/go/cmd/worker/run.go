@@ -221,8 +221,6 @@ func (r *Run) end(outcome *holdfast.Outcome) Left {
 }
 
 func (r *Run) requeue(move *holdfast.RequeueMove) Left {
-	r.happened(&holdfast.RunEvent{Event: &holdfast.RunEvent_Requeued{Requeued: &holdfast.RunRequeued{
-		Failure: move.Failure}}})
 	return r.move(Moved, move.Failure.GetMessage(), &holdfast.Commit{Move: &holdfast.Commit_Requeue{Requeue: move}})
 }
 
