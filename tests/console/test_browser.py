@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from holdfast.client import BatchInput, BatchSpec, Invocation, Schedule, Timing
 from tests.console.agents import EVIL
 from tests.console.browser import Browser
 from tests.console.conftest import Desk
@@ -27,15 +28,26 @@ async def test_every_page_is_drawn_in_light_dark_and_narrow_without_a_complaint(
     asked = await desk.client.invoke("ask", {"name": "Ada"})
     await handle.ended()
     await desk.shows("/approvals", "Pay Ada")
+    timing = Timing(cron="0 2 * * *", zone="Europe/Berlin")
+    await desk.client.schedules.create(Schedule("nightly", timing, Invocation("greet", {"name": EVIL})))
+    await desk.client.schedules.trigger("nightly")
+    spec = BatchSpec(Invocation("greet"), display_name=EVIL, start_when_uploaded=True)
+    batch = await desk.client.batches.create(spec, [BatchInput({"name": EVIL}, key=EVIL)])
+    await desk.client.access.create_token(EVIL, roles=["read"])
     pages = {"runs": "/runs", "run": f"/runs/{handle.run_id}", "asks": f"/runs/{asked.run_id}"}
     pages |= {name: f"/{name}" for name in ("approvals", "outbox", "tenants", "talk", "tenants/default")}
+    pages |= {
+        name: f"/{name}" for name in ("batches", "schedules", "schedules/new", "tokens", "audit", "refused")
+    }
+    pages |= {"batch": f"/batches/{batch.batch_id}", "schedule": "/schedules/of?name=nightly"}
+    pages |= {"items": f"/batches/{batch.batch_id}/items", "edit": "/schedules/edit?name=nightly"}
     for name, path in pages.items():
         for look, width, dark in (("light", 1280, False), ("dark", 1280, True), ("narrow", 390, False)):
             await chromium.look(width=width, dark=dark)
             await chromium.open(desk.url + path)
             if name == "run":
                 await chromium.until("document.querySelectorAll('#log li').length > 3")
-            assert "taken" not in await chromium.run("document.title")
+            assert await chromium.run("document.title") != "taken"
             assert await chromium.run("document.documentElement.scrollWidth <= innerWidth"), (name, look)
             if PICTURES:
                 await chromium.screenshot(Path(PICTURES) / f"{name.replace('/', '-')}-{look}.png")
