@@ -121,6 +121,9 @@ def test_a_forged_or_late_cookie_is_nobodys() -> None:
     assert sessions.read("é") is None
     assert Sessions("o" * 32, 60).read(cookie) is None
     assert Sessions(SECRET, -5).read(cookie) is None
+    assert sessions.read(sessions.seal("attempt", {"state": "s"})) is None
+    newer = sessions.read(sessions.seal("session", {"csrf": "c", "user": "u", "tenant": "t", "new": 1}))
+    assert newer == Session(csrf="c", tenant="t", user="u")
     assert not anonymous().signed_in
     assert anonymous().csrf != anonymous().csrf
 
