@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 60.0
-_ANSWER_S = 10.0
+_ANSWER_S = 30.0
 """What is asked as a page goes away may never be answered."""
 
 EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

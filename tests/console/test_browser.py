@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from holdfast.client import BatchInput, BatchSpec, Invocation, Schedule, Timing
 from tests.console.agents import EVIL
 from tests.console.browser import Browser
 from tests.console.conftest import Desk
@@ -20,7 +21,7 @@ def said(text: str) -> str:
     return f"document.readyState === 'complete' && {flash}.includes('{text}')"
 
 
-async def test_every_page_is_drawn_in_light_dark_and_narrow_without_a_complaint(
+async def test_pages_about_runs_are_drawn_in_light_dark_and_narrow_without_a_complaint(
     desk: Desk, chromium: Browser
 ) -> None:
     handle = await desk.client.invoke("greet", {"name": EVIL}, user=EVIL, labels={"team": EVIL})
@@ -29,13 +30,37 @@ async def test_every_page_is_drawn_in_light_dark_and_narrow_without_a_complaint(
     await desk.shows("/approvals", "Pay Ada")
     pages = {"runs": "/runs", "run": f"/runs/{handle.run_id}", "asks": f"/runs/{asked.run_id}"}
     pages |= {name: f"/{name}" for name in ("approvals", "outbox", "tenants", "talk", "tenants/default")}
+    await looked_at(desk, chromium, pages)
+
+
+async def test_pages_about_batches_and_schedules_are_drawn_without_a_complaint(
+    desk: Desk, chromium: Browser
+) -> None:
+    timing = Timing(cron="0 2 * * *", zone="Europe/Berlin")
+    await desk.client.schedules.create(Schedule("nightly", timing, Invocation("greet", {"name": EVIL})))
+    await desk.client.schedules.trigger("nightly")
+    spec = BatchSpec(Invocation("greet"), display_name=EVIL, start_when_uploaded=True)
+    batch = await desk.client.batches.create(spec, [BatchInput({"name": EVIL}, key=EVIL)])
+    pages = {name: f"/{name}" for name in ("batches", "schedules", "schedules/new")}
+    pages |= {"batch": f"/batches/{batch.batch_id}", "schedule": "/schedules/of?name=nightly"}
+    pages |= {"items": f"/batches/{batch.batch_id}/items", "edit": "/schedules/edit?name=nightly"}
+    await looked_at(desk, chromium, pages)
+
+
+async def test_pages_about_access_are_drawn_without_a_complaint(desk: Desk, chromium: Browser) -> None:
+    await desk.client.access.create_token(EVIL, roles=["read"])
+    await looked_at(desk, chromium, {name: f"/{name}" for name in ("tokens", "audit", "refused")})
+
+
+async def looked_at(desk: Desk, chromium: Browser, pages: dict[str, str]) -> None:
+    """Look at pages in light, dark and narrow; each stays within the screen, and the browser content."""
     for name, path in pages.items():
         for look, width, dark in (("light", 1280, False), ("dark", 1280, True), ("narrow", 390, False)):
             await chromium.look(width=width, dark=dark)
             await chromium.open(desk.url + path)
             if name == "run":
                 await chromium.until("document.querySelectorAll('#log li').length > 3")
-            assert "taken" not in await chromium.run("document.title")
+            assert await chromium.run("document.title") != "taken"
             assert await chromium.run("document.documentElement.scrollWidth <= innerWidth"), (name, look)
             if PICTURES:
                 await chromium.screenshot(Path(PICTURES) / f"{name.replace('/', '-')}-{look}.png")

@@ -1,20 +1,30 @@
 """What comes from elsewhere, or from nobody, is refused before anything has happened."""
 
+import asyncio
 import base64
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import httpx
 import pytest
 from starlette.requests import HTTPConnection
+from starlette.routing import Route
 
+from holdfast import console
+from holdfast.console.app import application
+from holdfast.console.page import PLACES
 from holdfast.console.session import COOKIE, Session, Sessions, anonymous, say
 from holdfast.console.settings import ConsoleSettings
+from holdfast.kit.auth.rule import RULES
 from holdfast.kit.settings import SettingsError, load
 from tests.console.conftest import Desk
 
 SECRET = "s" * 32
+OPEN = {"/", "/healthz", "/sign-in", "/sign-in/provider", "/sign-in/provider/back"}
+"""What nobody needs to sign in for; the POST of /sign-in has its own tests."""
 
 
 async def test_a_form_without_its_token_or_from_another_origin_is_refused(desk: Desk) -> None:
@@ -57,6 +67,40 @@ async def test_nobody_sees_nothing_and_another_tenant_sees_its_own(desk: Desk) -
     assert (await desk.http.get("/runs")).headers["location"] == "/sign-in"
 
 
+async def test_no_action_is_done_without_its_token_and_no_page_is_shown_to_nobody() -> None:
+    app = application(ConsoleSettings(), asyncio.Event())
+    transport, done = httpx.ASGITransport(app), 0
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7480") as http:
+        for route in app.routes:
+            if not isinstance(route, Route) or route.path in OPEN:
+                continue
+            path = re.sub(r"{\w+(:int)?}", "1", route.path)
+            if "POST" in (route.methods or ()):
+                answer = await http.post(path, data={"csrf": ""}, headers={"origin": str(http.base_url)})
+                assert answer.status_code == 403, path
+            else:
+                answer = await http.get(path)
+                assert (answer.headers.get("location"), answer.status_code) in {
+                    ("/sign-in", 303),
+                    (None, 401),
+                }, path
+            done += 1
+    assert done > 40
+
+
+def test_what_pages_ask_of_roles_are_calls_that_there_are() -> None:
+    folder = Path(console.__file__).parent
+    text = "".join(
+        each.read_text("utf-8") for each in (*folder.glob("*.py"), *folder.glob("templates/*.html"))
+    )
+    asked = set(re.findall(r"may\(\"([A-Za-z/]+)\"\)", text)) | {place.call for place in PLACES}
+    assert len(asked) > 20
+    assert {f"/holdfast.v1.{call}" for call in asked} <= set(RULES)
+    batch = set(re.findall(r", \"(\w+)\"\),?$", (folder / "batch_shape.py").read_text("utf-8"), re.MULTILINE))
+    assert len(batch) > 7
+    assert {f"/holdfast.v1.BatchService/{call}" for call in batch} <= set(RULES)
+
+
 async def test_pages_allow_no_script_but_the_consoles_own(desk: Desk) -> None:
     for path in ("/runs", "/approvals", "/outbox", "/tenants", "/talk", "/nowhere"):
         answer = await desk.http.get(path)
@@ -77,6 +121,9 @@ def test_a_forged_or_late_cookie_is_nobodys() -> None:
     assert sessions.read("é") is None
     assert Sessions("o" * 32, 60).read(cookie) is None
     assert Sessions(SECRET, -5).read(cookie) is None
+    assert sessions.read(sessions.seal("attempt", {"state": "s"})) is None
+    newer = sessions.read(sessions.seal("session", {"csrf": "c", "user": "u", "tenant": "t", "new": 1}))
+    assert newer == Session(csrf="c", tenant="t", user="u")
     assert not anonymous().signed_in
     assert anonymous().csrf != anonymous().csrf
 

@@ -11,6 +11,7 @@ import pytest
 from holdfast.client import RunStatus
 from tests.access.guarded import Guarded, guarding, token_of
 from tests.console.browser import EXECUTABLE, WHY_NOT, Browser, browser
+from tests.kit.until import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,6 +125,35 @@ async def test_a_token_of_the_platform_acts_for_the_tenant_it_names(
     own = await visitor.http.get("/tenants")
     assert own.headers["location"] == "/tenants/acme"
     assert "Only the platform changes limits" in await visitor.page("/tenants/acme")
+
+
+async def test_who_may_decide_decides_under_their_own_name_and_who_may_not_only_looks(
+    guarded: Guarded, visitor: Visitor
+) -> None:
+    invoker = await token_of(guarded.url, "invoke")
+    signer = await token_of(guarded.url, "approve", user="sue", groups=["signers"])
+    reader = await token_of(guarded.url, "read", user="rita")
+    async with guarded.client(invoker) as client:
+        run_id = (await client.invoke("ask", {"what": "it"})).run_id
+
+        async def gated() -> bool:
+            return bool([each async for each in client.approvals().list(run_id=run_id)])
+
+        await until(gated, deadline=60)
+        (gate,) = [each async for each in client.approvals().list(run_id=run_id)]
+        await visitor.post("/sign-in", token=reader)
+        page = await visitor.page("/approvals")
+        assert "takes the role <code>approve</code>" in page
+        assert "data-approve" not in page
+        await visitor.post(f"/approvals/{gate.approval_id}/decide", verdict="approve")
+        assert "You may not do this" in await visitor.page("/approvals")
+        await visitor.post("/sign-in", token=signer)
+        assert gate.approval_id in await visitor.page("/approvals?view=mine")
+        await visitor.post(
+            f"/approvals/{gate.approval_id}/decide", verdict="approve", revision=str(gate.payload_revision)
+        )
+        assert (await client.approvals().get(gate.approval_id)).by == ("sue",)
+        assert (await client.await_run(run_id)).status is RunStatus.SUCCEEDED
 
 
 @pytest.fixture

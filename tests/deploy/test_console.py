@@ -1,6 +1,7 @@
 """The console in the chart: a client of the services, reached by browsers, with no secret but its own."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -51,6 +52,39 @@ def test_it_starts_with_what_the_chart_tells_it_and_finds_the_services(manifests
     assert addresses <= services
     for path in ("/etc/holdfast/console/console-secret", "/etc/holdfast/tls/ca.crt"):
         assert path in told.values()
+
+
+ISSUER = {
+    "auth": "token,jwt",
+    "existingSecret": "identity",
+    "runnerSecret": "runners",
+    "jwt": {"issuer": "https://id.example.com", "audience": "holdfast"},
+    "egress": [
+        {"to": [{"ipBlock": {"cidr": "203.0.113.7/32"}}], "ports": [{"protocol": "TCP", "port": 443}]}
+    ],
+}
+OIDC = (
+    f"identity={json.dumps(ISSUER)}",
+    'console.oidc={"issuer": "https://id.example.com", "clientId": "console", "secretKey": "client"}',
+)
+
+
+def test_it_knows_the_provider_where_people_sign_in_and_reaches_it() -> None:
+    manifests = rendered("console", *OIDC)
+    told = {key: str(value) for key, value in variables(manifests.containers()[f"{NAME}/console"]).items()}
+    settings = load(ConsoleSettings, told)
+    assert (settings.console_oidc_issuer, settings.console_oidc_client_id) == (
+        "https://id.example.com",
+        "console",
+    )
+    assert str(settings.console_oidc_secret_file) == "/etc/holdfast/console/oidc-secret"
+    (secret,) = (
+        one["secret"] for one in manifests.pods()[NAME]["spec"]["volumes"] if one["name"] == "console"
+    )
+    assert {"key": "client", "path": "oidc-secret"} in secret["items"]
+    (policy,) = policies(manifests)["console"]
+    assert "203.0.113.7/32" in str(policy["egress"])
+    assert "203.0.113.7/32" not in str(policies(rendered("console", OIDC[0]))["console"])
 
 
 def test_it_has_no_way_to_the_database_and_no_secret_of_the_platform(manifests: Manifests) -> None:
@@ -119,6 +153,7 @@ REFUSED = {
     "console.hostnames=[]": "console.hostnames is empty",
     "console.browsers=[]": "console.browsers is empty",
     "console.route.parentRefs=[]": "console.route.enabled needs console.route.parentRefs",
+    'console.oidc.issuer="https://id.example.com"': "console.oidc.issuer needs console.oidc.clientId",
     'console.ingress.tlsSecret=""': "console.ingress.enabled needs console.ingress.tlsSecret",
     'console.env={"HOLDFAST_CONSOLE_SECRET": "s"}': "values are no place for secrets",
     'console.env={"HOLDFAST_CONSOLE_HTTPS": "false"}': "which the chart sets itself",

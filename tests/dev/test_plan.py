@@ -40,7 +40,8 @@ def test_another_service_s_usual_port_that_is_busy_gives_way(monkeypatch: pytest
 
 
 def test_only_the_console_is_told_what_signs_its_cookies(monkeypatch: pytest.MonkeyPatch) -> None:
-    secret = {"HOLDFAST_CONSOLE_SECRET": "s" * 32, "HOLDFAST_DATABASE_URL": "x", "HOLDFAST_SECRET_A": "y"}
+    secret = {"HOLDFAST_CONSOLE_OIDC_SECRET": "o", "HOLDFAST_CONSOLE_SECRET": "s" * 32}
+    secret |= {"HOLDFAST_DATABASE_URL": "x", "HOLDFAST_SECRET_A": "y"}
     for name, value in secret.items():
         monkeypatch.setenv(name, value)
     plan = Plan(["a:app"], console=True)
@@ -49,6 +50,7 @@ def test_only_the_console_is_told_what_signs_its_cookies(monkeypatch: pytest.Mon
     assert (told["HOLDFAST_CONSOLE_SECRET"], told["HOLDFAST_INVOKER_ADDRESS"]) == ("s" * 32, "i:1,i:2")
     assert not {"HOLDFAST_DATABASE_URL", "HOLDFAST_SECRET_A"} & told.keys()
     assert "HOLDFAST_CONSOLE_SECRET" not in plan.environment_of("runner", {})
+    assert "HOLDFAST_CONSOLE_OIDC_SECRET" not in plan.environment_of("runner", {})
     monkeypatch.delenv("HOLDFAST_CONSOLE_SECRET")
     assert len(plan.console_environment([], addresses)["HOLDFAST_CONSOLE_SECRET"]) == 64
 

@@ -109,8 +109,14 @@ def problem(request: Request, title: str, text: str, advice: str, status: int) -
 def refused(request: Request, error: HoldfastError) -> Response:
     """Return the page of a refused call; who is nobody any longer signs in again."""
     if isinstance(error, errors.Unauthenticated):
+        known = session_of(request).credential
         request.state.session = anonymous()
-        say(request, "You are signed out: your token does not verify any longer.", "warn")
+        why = (
+            "your token does not verify any longer."
+            if known
+            else "the services ask for a token, and the console's HOLDFAST_AUTH does not say so."
+        )
+        say(request, f"You are signed out: {why}", "warn")
         return RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER)
     otherwise = (HoldfastError, HTTPStatus.BAD_GATEWAY, "Try again; if it stays, read the services' logs.")
     _, status, advice = next((each for each in _ADVICE if isinstance(error, each[0])), otherwise)

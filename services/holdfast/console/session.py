@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -110,7 +110,9 @@ class Sessions:
         held = self.opened("session", cookie, self.ttl)
         if held is None:
             return None
-        return Session(**{**held, **{name: tuple(held.get(name, ())) for name in ("groups", "roles")}})
+        # Consoles of two versions may stand side by side: what this one does not know is left out.
+        known = {each.name: held[each.name] for each in fields(Session) if each.name in held}
+        return Session(**{**known, **{name: tuple(held.get(name, ())) for name in ("groups", "roles")}})
 
 
 def _json(value: object) -> bytes:

@@ -91,6 +91,9 @@ async def admit(request: Request, token: str, tenant: str) -> Response | None:
         me = await clients.me(token, tenant)
     except HoldfastError as error:
         return _form(request, given, *_why_not(error))
+    if not me.credential:
+        wrong = "The services do not ask who calls: the console's HOLDFAST_AUTH must be as theirs."
+        return _form(request, given, wrong, 503)
     session = _session(me, token)
     if not request.app.state.sessions.fits(session):
         wrong = "The token is too large for a cookie: use an API token, or one with fewer claims."

@@ -10,7 +10,8 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 _CONSOLE_SECRET = "HOLDFAST_CONSOLE_SECRET"  # noqa: S105 - the name of a variable
 _WAY_TO_THE_DATABASE = ("HOLDFAST_DATABASE_URL", "PGPASS", "PGSERVICEFILE")
 _SIGNING = ("HOLDFAST_SECRET", "HOLDFAST_CAPABILITY")
-_SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, *_SIGNING, _CONSOLE_SECRET)
+_CONSOLES_OWN = (_CONSOLE_SECRET, "HOLDFAST_CONSOLE_OIDC_SECRET")
+_SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, *_SIGNING, *_CONSOLES_OWN)
 """What the names begin with: the way to the database, and what signs effects, leases and cookies."""
 
 _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(

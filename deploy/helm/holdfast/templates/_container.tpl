@@ -224,6 +224,18 @@ grpc: {port: {{ .port }}}
   value: {{ join "," (append .values.hostnames "localhost") | quote }}
 - name: HOLDFAST_CONSOLE_HTTPS
   value: "true"
+{{- with .values.oidc }}
+{{- if .issuer }}
+- name: HOLDFAST_CONSOLE_OIDC_ISSUER
+  value: {{ .issuer | quote }}
+- name: HOLDFAST_CONSOLE_OIDC_CLIENT_ID
+  value: {{ .clientId | quote }}
+{{- if .secretKey }}
+- name: HOLDFAST_CONSOLE_OIDC_SECRET_FILE
+  value: /etc/holdfast/console/oidc-secret
+{{- end }}
+{{- end }}
+{{- end }}
 {{- else }}
 - name: HOLDFAST_DATABASE_URL
   {{- include "holdfast.databaseUrl" (dict "root" .root "role" .service) | nindent 2 }}

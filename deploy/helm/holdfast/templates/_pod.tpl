@@ -107,6 +107,9 @@ spec:
         secretName: {{ $values.existingSecret }}
         items:
           - {key: console-secret, path: console-secret}
+          {{- with $values.oidc.secretKey }}
+          - {key: {{ . }}, path: oidc-secret}
+          {{- end }}
     {{- end }}
     {{- with $root.Values.tls.existingSecret }}
     - name: tls

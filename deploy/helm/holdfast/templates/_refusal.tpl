@@ -61,6 +61,9 @@
 {{- if and .Values.networkPolicy.enabled (not $console.browsers) -}}
 {{- fail "console.browsers is empty: name the peers that may reach the console, such as the pods of the ingress." -}}
 {{- end -}}
+{{- if and $console.oidc.issuer (not (and $console.oidc.clientId (contains "jwt" .Values.identity.auth))) -}}
+{{- fail "console.oidc.issuer needs console.oidc.clientId, and jwt in identity.auth: what the provider gives is a JWT." -}}
+{{- end -}}
 {{- if and $console.route.enabled (not $console.route.parentRefs) -}}
 {{- fail "console.route.enabled needs console.route.parentRefs: a route that belongs to no gateway serves nobody." -}}
 {{- end -}}
@@ -106,10 +109,10 @@
 {{- define "holdfast.refusals.env" -}}
 {{- $of := .of -}}
 {{- range $name, $_ := .part.values.env -}}
-{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN" "HOLDFAST_CONSOLE_SECRET_FILE" "HOLDFAST_CONSOLE_HOSTS" "HOLDFAST_CONSOLE_HTTPS")) (hasSuffix "_ADDRESS" $name) -}}
+{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN" "HOLDFAST_CONSOLE_SECRET_FILE" "HOLDFAST_CONSOLE_HOSTS" "HOLDFAST_CONSOLE_HTTPS" "HOLDFAST_CONSOLE_OIDC_ISSUER" "HOLDFAST_CONSOLE_OIDC_CLIENT_ID" "HOLDFAST_CONSOLE_OIDC_SECRET_FILE")) (hasSuffix "_ADDRESS" $name) -}}
 {{- fail (printf "%s.env names %s, which the chart sets itself." $of $name) -}}
 {{- end -}}
-{{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) (has $name (list "HOLDFAST_CAPABILITY_KEY" "HOLDFAST_TOKEN" "HOLDFAST_CONSOLE_SECRET")) -}}
+{{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) (has $name (list "HOLDFAST_CAPABILITY_KEY" "HOLDFAST_TOKEN" "HOLDFAST_CONSOLE_SECRET" "HOLDFAST_CONSOLE_OIDC_SECRET")) -}}
 {{- fail (printf "%s.env names %s: values are no place for secrets, so name an existing one." $of $name) -}}
 {{- end -}}
 {{- end -}}
