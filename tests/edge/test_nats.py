@@ -14,6 +14,7 @@ from holdfast.dev.process import ServiceProcess
 from holdfast.edge.declaration import sources_of
 from holdfast.edge.intake import Intake
 from holdfast.edge.nats_source import NatsReader
+from holdfast.edge.plain import parsed
 from holdfast.edge.secret import Secrets
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import NatsSource
@@ -135,6 +136,40 @@ async def test_what_is_bad_is_set_aside_and_holds_nobody_up(door: Invoker, serve
     query = "SELECT source || ' ' || reason || ' ' || payload FROM run_inbox_refused ORDER BY seq"
     rows = await column(door, query)
     assert rows == [f"orders INVALID_FIELD {text}" for text in ("{bad", "(empty)", "[1]")]
+
+
+async def test_a_header_that_is_no_text_stops_nothing(door: Invoker, server: NatsServer) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await reader.readline()
+    head, body = b"NATS/1.0\r\nX-Note: gr\xff\xc3\xbc\r\n\r\n", b'{"n": 1}'
+    sizes = f"{len(head)} {len(head) + len(body)}".encode()
+    writer.write(b'CONNECT {"headers": true, "verbose": false}\r\nHPUB orders.new ' + sizes + b"\r\n")
+    writer.write(head + body + b"\r\nPING\r\n")
+    assert await reader.readline() == b"PONG\r\n"
+    writer.close()
+    await publish(server, *bodies(2, 1))
+    more = {"add": {"note": "header.x-note"}, "labels": {"note": "header.x-note"}}
+    async with reading(door, server, **more):
+        await until(lambda: _is(count(door), 2), deadline=30)
+        await done_with(server)
+    (first, _) = await column(door, "SELECT run_id FROM run ORDER BY seq")
+    assert (await door.run(str(first))).payload["note"] == "gr\ufffdü"
+
+
+async def test_a_message_that_breaks_its_reader_is_set_aside(
+    door: Invoker, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(text: bytes) -> Any:
+        if b"bad" in text:
+            raise ZeroDivisionError
+        return parsed(text)
+
+    monkeypatch.setattr("holdfast.edge.nats_source.parsed", breaks)
+    await publish(server, b'{"bad": 1}', *bodies(1, 1))
+    async with reading(door, server):
+        await until(lambda: _is(count(door), 1), deadline=30)
+        await done_with(server)
+    assert await column(door, "SELECT message FROM run_inbox_refused") == ["The message cannot be read."]
 
 
 async def test_what_nobody_serves_is_set_aside_whole(door: Invoker, server: NatsServer) -> None:

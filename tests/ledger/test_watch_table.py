@@ -113,6 +113,13 @@ async def test_a_row_too_large_for_an_event_is_written_and_told_of_by_its_key(
     assert row["ordering_key"].startswith("change/")
 
 
+async def test_a_key_that_is_null_fails_no_write(db: Database, owner: Any, writer: Any) -> None:
+    await watch(owner, ", key_columns => '{note}'")
+    await writer.execute('INSERT INTO shop."Order" VALUES (1)')
+    (event,) = await events(db)
+    assert event["key"] == {"note": None}
+
+
 async def test_watching_again_replaces_and_unwatching_ends(db: Database, owner: Any, writer: Any) -> None:
     await watch(owner)
     await watch(owner, ", operations => '{DELETE}'")

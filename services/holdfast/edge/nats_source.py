@@ -27,7 +27,7 @@ from holdfast.edge.nats_pull import Pull, PullBrokenError, open_pull
 from holdfast.edge.plain import parsed
 from holdfast.edge.received import Received
 from holdfast.edge.secret import SecretMissingError, Secrets
-from holdfast.edge.source import NatsSource
+from holdfast.edge.source import Mapped, NatsSource
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
 
@@ -120,12 +120,10 @@ class NatsReader:
             event = _received(message, own, cloud_events=source.format == "cloudevents")
             return Letter(invocation_of(event, body, source))
         except (Malformed, TooLarge) as refusal:
-            field = refusal.field if isinstance(refusal, Malformed) else "body"
-            return Letter(
-                Invocation(source.intent, idempotency_key=key_by(source, own), tenant=source.tenant),
-                body or b"(empty)",
-                InvalidField(str(refusal), violations=[Violation(field, str(refusal))] if field else []),
-            )
+            return _refused(source, own, body, refusal)
+        except Exception as error:  # noqa: BLE001 - one message must not end the reading of all others
+            _log.error("a message cannot be read", error=error, source=source.name, key=own)
+            return _refused(source, own, body, Malformed("The message cannot be read."))
 
     async def _close(self) -> None:
         pull, self._pull = self._pull, None
@@ -133,9 +131,19 @@ class NatsReader:
             await pull.close()
 
 
+def _refused(source: Mapped, own: str, body: bytes, refusal: Malformed | TooLarge) -> Letter:
+    """Return a message as it is set aside: what was received, under its place in the stream."""
+    field = refusal.field if isinstance(refusal, Malformed) else "body"
+    return Letter(
+        Invocation(source.intent, idempotency_key=key_by(source, own), tenant=source.tenant),
+        body or b"(empty)",
+        InvalidField(str(refusal), violations=[Violation(field, str(refusal))] if field else []),
+    )
+
+
 def _received(message: Msg, own: str, *, cloud_events: bool) -> Received:
     """Read a message; `own` stands for it unless it says itself what does. Raises `Malformed`."""
-    headers = {name.lower(): value for name, value in (message.headers or {}).items()}
+    headers = {_text(name).lower(): _text(value) for name, value in (message.headers or {}).items()}
     if not cloud_events:
         known = headers.get("nats-msg-id") or own
         return Received(headers, parsed(message.data), own_key=known, subject=message.subject)
@@ -143,3 +151,8 @@ def _received(message: Msg, own: str, *, cloud_events: bool) -> Received:
     if len(events) != 1:
         raise Malformed("A message is one event.", "body")
     return replace(events[0], subject=message.subject)
+
+
+def _text(header: str) -> str:
+    """Return a header as text that can be sent on: bytes that are no UTF-8 come as surrogates."""
+    return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

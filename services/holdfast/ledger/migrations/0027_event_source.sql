@@ -22,7 +22,7 @@ DECLARE
     event jsonb;
 BEGIN
     SELECT jsonb_object_agg(name, coalesce(after, before) -> name),
-           TG_ARGV[2] || '/' || string_agg(coalesce(after, before) ->> name, ',' ORDER BY place)
+           TG_ARGV[2] || '/' || string_agg(coalesce(coalesce(after, before) ->> name, ''), ',' ORDER BY place)
     INTO key, lane
     FROM jsonb_array_elements_text(TG_ARGV[3]::jsonb) WITH ORDINALITY AS k (name, place);
     IF jsonb_typeof(told) = 'array' THEN
