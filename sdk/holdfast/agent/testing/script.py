@@ -119,6 +119,11 @@ class ScriptedEndpoint(ModelEndpoint):
         return f"ScriptedEndpoint({self._name!r})"
 
     @property
+    def url(self) -> str:
+        """Where it is: nowhere."""
+        return ""
+
+    @property
     def model(self) -> str:
         """The model's name."""
         return self._name
