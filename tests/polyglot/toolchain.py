@@ -31,6 +31,7 @@ _AWAY: Final = re.compile(
     r"Could not transfer|Could not resolve|could not be resolved|Non-resolvable|Connection refused|"
     r"Unknown host|"
     r"failed to download|failed to fetch|download of .* failed|Temporary failure|"
+    r"module lookup disabled|ENOTCACHED|in offline mode|--offline was specified|"
     r"403 Forbidden|404 Not Found|i/o timeout|requires go >=|toolchain not available|requires rustc"
 )
 """What the package managers say when it is the registry, or the toolchain's age, that keeps them."""
