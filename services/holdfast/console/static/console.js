@@ -31,8 +31,14 @@
   dialog.querySelector("[data-no]").addEventListener("click", () => dialog.close());
   dialog.querySelector("[data-yes]").addEventListener("click", () => {
     dialog.close();
-    asked.form.dataset.sure = "1";
-    asked.form.requestSubmit(asked.by?.isConnected ? asked.by : undefined);
+    const { form, by } = asked;
+    if (!form.isConnected) {
+      // A stream has put another in its place meanwhile; what was asked is done all the same.
+      form.hidden = true;
+      document.body.append(form);
+    }
+    form.dataset.sure = "1";
+    form.requestSubmit(by?.isConnected ? by : undefined);
   });
 
   document.addEventListener("click", async (event) => {
