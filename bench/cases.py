@@ -201,5 +201,10 @@ CASES = (
     Case("parked_100k_queries_per_minute", "1/min", alone("queries_per_minute", "--parked")),
     Case("wake_per_s", "runs/s", alone("wake_per_s", "--wake")),
     Case("resume_1000_steps_ms", "ms", waiting(0.50, "--resume", "--runs", "10")),
+    Case("idle_queries_per_minute_per_process", "1/min", alone("queries_per_minute_per_process", "--idle")),
+    Case("light_tenant_wait_p99_ms", "ms", waiting(0.99, "--light", "--runs", "100")),
+    Case("effects_per_s", "1/s", alone("effects_per_s", "--effects")),
+    Case("event_to_start_p50_ms", "ms", waiting(0.50, "--event-to-start", "--runs", "100")),
+    Case("events_per_s", "1/s", alone("events_per_s", "--events")),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
 )

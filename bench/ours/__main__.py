@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from bench.measure import Meter
-from bench.ours import resting, streaming
+from bench.ours import resting, streaming, worker
 from bench.ours.claim_depth import claim_depth_ratio
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
@@ -145,6 +145,11 @@ MEASURES: Mapping[str, Callable[[Question], Coroutine[Any, Any, None]]] = {
     "wake": resting.wake,
     "resume": resting.resume,
     "decision": resting.decision,
+    "idle": worker.idle,
+    "light": worker.light,
+    "effects": worker.effects,
+    "event-to-start": worker.event_to_start,
+    "events": worker.events,
 }
 
 
