@@ -205,6 +205,11 @@ CASES = (
     Case("batch_apply_per_s", "items/s", alone("batch_apply_per_s", "--batch-apply")),
     Case("batch_run_items_per_s", "items/s", alone("items_per_s", "--batch-runs", "--runs", str(ITEMS))),
     Case("batch_light_items_per_s", "items/s", alone("items_per_s", "--batch-light", "--runs", str(ITEMS))),
+    Case("idle_queries_per_minute_per_process", "1/min", alone("queries_per_minute_per_process", "--idle")),
+    Case("light_tenant_wait_p99_ms", "ms", waiting(0.99, "--light", "--runs", "100")),
+    Case("effects_per_s", "1/s", alone("effects_per_s", "--effects")),
+    Case("event_to_start_p50_ms", "ms", waiting(0.50, "--event-to-start", "--runs", "100")),
+    Case("events_per_s", "1/s", alone("events_per_s", "--events")),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
     Case("console_runs_page_ms", "ms", waiting(0.50, "--console-runs", "--runs", "50")),
 )

@@ -26,6 +26,11 @@ _MEASURES = (
     "batch_runs",
     "batch_light",
     "console_runs",
+    "idle",
+    "light",
+    "effects",
+    "event_to_start",
+    "events",
 )
 
 
@@ -62,6 +67,11 @@ def read_question(arguments: list[str] | None = None) -> Question:
     what.add_argument("--parked", action="store_true", help="what 100,000 parked runs cost in a minute")
     what.add_argument("--wake", action="store_true", help="10,000 runs that fall due at once")
     what.add_argument("--resume", action="store_true", help="from a signal to the step after 1,000 others")
+    what.add_argument("--idle", action="store_true", help="transactions of each process at rest")
+    what.add_argument("--light", action="store_true", help="waits of a tenant beside a noisy one")
+    what.add_argument("--effects", action="store_true", help="effects delivered by one dispatcher")
+    what.add_argument("--event-to-start", action="store_true", help="from a staged event to its run")
+    what.add_argument("--events", action="store_true", help="events taken in")
     what.add_argument("--decision", action="store_true", help="from a decision to the step after it")
     what.add_argument("--batch-apply", action="store_true", help="50,000 staged items to effects")
     what.add_argument("--batch-runs", action="store_true", help="a batch's items a second, each a run")

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from bench.measure import Meter
-from bench.ours import batch_applying, batches, console, resting, streaming
+from bench.ours import batch_applying, batches, console, resting, streaming, worker
 from bench.ours.claim_depth import claim_depth_ratio
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
@@ -149,6 +149,11 @@ MEASURES: Mapping[str, Callable[[Question], Coroutine[Any, Any, None]]] = {
     "batch-runs": batches.runs,
     "batch-light": batches.light,
     "console-runs": console.runs_page,
+    "idle": worker.idle,
+    "light": worker.light,
+    "effects": worker.effects,
+    "event-to-start": worker.event_to_start,
+    "events": worker.events,
 }
 
 

@@ -83,6 +83,12 @@ async def stamp() -> float:
     return time.perf_counter()
 
 
+@app.agent("stamped")
+async def stamped(run: Run) -> float:
+    """Say when it was begun."""
+    return await run.step(stamp)
+
+
 @app.agent("woken")
 async def woken(run: Run) -> str:
     """Nothing: what is measured is how it comes here."""
