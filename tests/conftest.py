@@ -3,10 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import hypothesis
 import pytest
 
 from holdfast.embedded import EmbeddedPostgres
 from tests.support.database import cloned_database, migrate_template, new_server
+
+# How long an example takes says something of the machine, and nothing of what is tested.
+hypothesis.settings.register_profile("holdfast", deadline=None)
+hypothesis.settings.load_profile("holdfast")
 
 
 @pytest.fixture(scope="session")

@@ -246,6 +246,12 @@ class RateLimited(ResourceExhausted):
     reason = "RATE_LIMITED"
 
 
+class TooManyCalls(ResourceExhausted):
+    """As many calls are in flight as the server takes; `retry_after` says when to come again."""
+
+    reason = "TOO_MANY_CALLS"
+
+
 class BudgetExceeded(ResourceExhausted):
     """More would be spent than the run's budget holds; the facts hold `dimension`."""
 
