@@ -100,8 +100,9 @@ SELECT breaker, count(*) AS count FROM (
 """
 
 TIMERS: Final = """
-SELECT greatest(0, extract(epoch FROM clock_timestamp() - (
-    SELECT due_time FROM timer ORDER BY due_time LIMIT 1
+SELECT greatest(0, extract(epoch FROM clock_timestamp() - least(
+    (SELECT due_time FROM timer WHERE kind < 3 ORDER BY due_time LIMIT 1),
+    (SELECT due_time FROM timer WHERE kind = 3 ORDER BY due_time LIMIT 1)
 )))::float8
 """
 
