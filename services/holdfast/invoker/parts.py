@@ -7,7 +7,7 @@ from typing import Self
 
 from holdfast.invoker.batch_driver import BatchDriver
 from holdfast.invoker.board import Board
-from holdfast.invoker.caretaker import Caretaker
+from holdfast.invoker.caretaker import Caretaker, Wakes
 from holdfast.invoker.claimer import Claimer
 from holdfast.invoker.deciding import Deciding
 from holdfast.invoker.door import Door
@@ -83,7 +83,9 @@ class Parts:
         scheduling = Scheduling(db, hints, stopping, refusals, settings.max_attempts)
         door = Door(db, board, hints, intents, refusals)
         inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
-        caretaker = Caretaker(db, board, hints, settings, scheduling, staged=inbox.loop.wake)
+        mailroom = Mailroom(db, board, live, hints)
+        wakes = Wakes(staged=inbox.loop.wake, ready=claimer.queued, mail=mailroom.loop.wake)
+        caretaker = Caretaker(db, board, hints, settings, scheduling, wakes=wakes)
         return cls(
             settings=settings,
             db=db,
@@ -100,7 +102,7 @@ class Parts:
             caretaker=caretaker,
             stopping=stopping,
             deciding=Deciding(db, hints, notices),
-            mailroom=Mailroom(db, board, live, hints),
+            mailroom=mailroom,
             spawning=Spawning(db, intents, hints, refusals),
             scheduling=scheduling,
             hints=hints,
