@@ -279,7 +279,7 @@ async def test_a_hint_of_the_ledger_is_enough_and_so_is_polling_without_hints(
     db: Database, receiver: WebhookReceiver, dispatchers: Dispatchers
 ) -> None:
     await to_receiver(db, receiver)
-    dispatch = await dispatchers.start(poll_interval=3600.0)
+    dispatch = await dispatchers.start(poll_interval=3600.0, heartbeat_interval=3600.0, lease_ttl=7200.0)
     await dispatch.claiming.signal.completed(2)
     await stage(db, staged("tickets"))
     async with db.connection() as connection:

@@ -11,7 +11,7 @@ from holdfast.ledger import approval_fire, approval_view
 from holdfast.ledger.approval_change import Changed
 from holdfast.ledger.notice import APPROVAL, EFFECT, MAIL, READY, Notices, keys_of
 
-DUE_SECONDS = 1.0
+DUE_SECONDS = 1.05
 
 
 class Telling:

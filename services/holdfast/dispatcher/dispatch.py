@@ -36,6 +36,8 @@ from holdfast.ledger.values import Failure
 
 _log: Final = logger("dispatch")
 _CONTENDED_S: Final = 0.02
+UNASKED_SECONDS: Final = 30.0
+"""After which it claims and sweeps though the look has found nothing to do."""
 
 _NOT_SENT: Final = CallResult(Answer.NOT_SENT, BreakerVote.ABSTAINS)
 
@@ -69,11 +71,13 @@ class Dispatch:
         self._draining = asyncio.Event()
         self._last_destination = 0
         self._alarm: asyncio.TimerHandle | None = None
-        self.claiming = Loop("claim", self._claim_some, interval=poll_interval)
-        self.sweeping = Loop("sweep", lambda: sweep(db), interval=min(lease_ttl / 4, 1.0))
+        self.claiming = Loop("claim", self._claim_some, interval=UNASKED_SECONDS, max_backoff=1.0)
+        self.sweeping = Loop("sweep", lambda: sweep(db), interval=UNASKED_SECONDS, max_backoff=1.0)
         self._settling = Settling(db, self.claiming.wake)
         self._settle_loop = Loop("settle", self._settling.settle_some, interval=1.0, max_backoff=1.0)
-        self._heart = Loop("heartbeat", self._session.heartbeat, interval=heartbeat_interval, max_backoff=1.0)
+        # One statement says that it lives and looks for what it was not told of.
+        beat = min(poll_interval, heartbeat_interval)
+        self._heart = Loop("look", self._look, interval=beat, max_backoff=1.0)
         self._claims: asyncio.Task[None] | None = None
         self._settles: asyncio.Task[None] | None = None
 
@@ -121,6 +125,15 @@ class Dispatch:
         while await self._settling.settle_some():
             pass
 
+    async def _look(self) -> int:
+        """Say that this process lives, and wake the loops that have something to do."""
+        seen = await self._session.look()
+        if seen.waiting or not seen.alive:
+            self.claiming.wake()
+        if seen.expired or not seen.alive:
+            self.sweeping.wake()
+        return 0
+
     async def _claim_some(self) -> int:
         """Lease what is due, as much as there is room for, and start the calls."""
         room = self._at_once - len(self._calls) - len(self._settling)
@@ -131,7 +144,8 @@ class Dispatch:
         try:
             claimed = await claim(self._db, session_id, wanted=room, after_destination=before)
         except SessionUnknown:
-            return 1 + await self._session.heartbeat()  # it opens a new one
+            await self._session.look()  # it opens a new one
+            return 1
         self._last_destination = claimed.last_destination
         for delivery in claimed.deliveries:
             call = asyncio.create_task(self._deliver(session_id, delivery))

@@ -9,10 +9,10 @@ from typing import Final
 
 from holdfast.kit.clock import Clock
 from holdfast.kit.db import Database
-from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import outbox_session
+from holdfast.ledger.outbox_look import Seen, look
 
 _log: Final = logger("session")
 
@@ -35,18 +35,17 @@ class Session:
             await outbox_session.open_session(connection, session_id, self._ttl_s)
         self.session_id, self._valid_until = session_id, asked + self._ttl_s
 
-    async def heartbeat(self) -> int:
-        """Prolong the session, or open a new one if it was lost, and with it what was leased under it."""
+    async def look(self) -> Seen:
+        """Prolong the session and look for work; open a new one if it was lost, and with it its leases."""
         asked = self._clock.monotonic()
-        try:
-            async with self._db.connection() as connection:
-                await outbox_session.heartbeat(connection, self.session_id, self._ttl_s)
-        except SessionUnknown:
+        async with self._db.connection() as connection:
+            seen = await look(connection, self.session_id, self._ttl_s)
+        if seen.alive:
+            self._valid_until = asked + self._ttl_s
+        else:
             _log.warning("session lost", session_id=str(self.session_id))
             await self.open()
-        else:
-            self._valid_until = asked + self._ttl_s
-        return 0
+        return seen
 
     def holds(self, session_id: uuid.UUID) -> bool:
         """Say whether a call may be started under a lease of this session."""

@@ -18,7 +18,7 @@ class DispatcherSettings(AccessSettings):
         256, help="effects this process sends at once", minimum=1, maximum=10_000
     )
     poll_interval: float = setting(
-        1.0, help="how often it looks for effects it was not told of", minimum=0.05, maximum=1.0
+        1.05, help="how often it looks for effects it was not told of", minimum=0.05, maximum=2.0
     )
     heartbeat_interval: float = setting(2.0, help="how often it says that it lives", minimum=0.1)
     lease_ttl: float = setting(10.0, help="silence after which others send what it holds", minimum=0.2)

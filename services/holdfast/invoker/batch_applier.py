@@ -14,7 +14,8 @@ from holdfast.ledger.batch_news import hear, judgement
 from holdfast.ledger.batch_review import carry_out
 from holdfast.ledger.batch_work import Composers, applying, work_on
 
-IDLE_S: Final = 1.0
+UNASKED_S: Final = 30.0
+"""Between two looks of its own: while there is something, the look of the caretaker wakes it."""
 BUSY_S: Final = 0.05
 """Between two looks while something is on its way: what arrives makes room."""
 ANSWER_S: Final = 5.0
@@ -32,7 +33,7 @@ class BatchApplier:
             lambda given: follow_up(given, max_attempts=attempts),
             lambda given: judging(given, max_attempts=attempts),
         )
-        self.loop = Loop("batch applying", self.run_once, interval=IDLE_S, max_backoff=IDLE_S, eager=False)
+        self.loop = Loop("batch applying", self.run_once, interval=UNASKED_S, max_backoff=1.0, eager=False)
 
     async def run_once(self) -> int:
         """Read what has arrived, then do one step for each batch; returns how much was done."""

@@ -237,6 +237,12 @@ class Board:
         """Say whether a connected runner takes runs of a pool."""
         return pool in self._pools
 
+    def wanting(self) -> list[str]:
+        """Return the pools of runners that could take more."""
+        able = (each for each in self._sessions.values() if each.credit > 0 and not each.closed)
+        pools = {pool: None for each in able for served in each.intents for pool in served.pools}
+        return [] if self._draining else list(pools)
+
     def serving(self, pool: str) -> Iterable[RunnerSession]:
         """Return the runners that take runs of a pool."""
         return self._pools.get(pool, {}).values()

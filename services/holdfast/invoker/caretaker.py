@@ -12,7 +12,7 @@ from holdfast.invoker.hints import Hints
 from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.scheduling import Scheduling
 from holdfast.invoker.settings import InvokerSettings
-from holdfast.kit.db import Database
+from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.loops import Loop
@@ -24,7 +24,7 @@ from holdfast.ledger.look import look
 from holdfast.ledger.partition import drop_history, make_partitions
 from holdfast.ledger.sweep import sweep
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.05
 UNASKED_SECONDS = 30.0
 """After which each loop does its work though the look has found nothing for it."""
 HOUSEKEEPING_SECONDS = 3600.0
@@ -44,10 +44,10 @@ class Caretaker:
         settings: InvokerSettings,
         scheduling: Scheduling,
         *,
-        others: Mapping[str, Loop],
+        others: Mapping[str, Callable[[], None]],
         metrics: InvokerMetrics | None = None,
     ) -> None:
-        """Take the loops of others that are to be woken by what a look finds, by its name in `Seen`."""
+        """Take what wakes others whom a look finds work for, by its name in `Seen`."""
         self._metrics = metrics or InvokerMetrics(CollectorRegistry())
         self.invoker_id = new_id()
         self._db = db
@@ -56,7 +56,7 @@ class Caretaker:
         self._settings = settings
         self._turn = ""
         # After an outage of the ledger leases are renewed at once, or runners that live would lose theirs.
-        beat = settings.heartbeat_interval / 2
+        self._beat = beat = settings.heartbeat_interval / 2
         self._sweeper = _acting("sweep", self.sweep)
         self._due = _acting("due", self.fire)
         self._waker = _acting("wake", self.wake)
@@ -64,12 +64,12 @@ class Caretaker:
         self._pools = _acting("held pools", self.look_at_held)
         self.schedules = _acting("schedules", scheduling.fire)
         self._woken = {
-            "expired": self._sweeper,
-            "due": self._due,
-            "woken": self._waker,
-            "orphaned": self._orphans,
-            "held": self._pools,
-            "scheduled": self.schedules,
+            "expired": self._sweeper.wake,
+            "due": self._due.wake,
+            "woken": self._waker.wake,
+            "orphaned": self._orphans.wake,
+            "held": self._pools.wake,
+            "scheduled": self.schedules.wake,
             **others,
         }
         self.heartbeats = Loop("heartbeat", self.heartbeat, interval=beat, max_backoff=min(beat, 1.0))
@@ -95,30 +95,36 @@ class Caretaker:
         asyncio.get_running_loop().call_later(grace + 0.01, self._sweeper.wake)
 
     async def heartbeat(self) -> int:
+        """Renew the sessions that the look has not, as while it fails, or when it has ended."""
+        late = time.monotonic() - min(self._beat, 2 * LOOK_SECONDS)
+        if any(session.renewed < session.heard < late for session in self._board.sessions()):
+            async with self._db.connection() as connection:
+                await self._renew(connection)
+        return 0
+
+    async def _renew(self, connection: Connection) -> None:
         """Renew the sessions heard since the last time, and pass on what their runners have missed."""
         now = time.monotonic()
         heard = [session for session in self._board.sessions() if session.heard > session.renewed]
         if not heard:
-            return 0
+            return
         ids = [session.session_id for session in heard]
         doubts = [(session, session.doubt()) for session in heard if session.in_doubt]
-        async with self._db.connection() as connection:
-            gone = await ledger_session.heartbeat(
-                connection, self.invoker_id, ids, ttl_s=self._settings.lease_ttl
-            )
-            asked = await asked_of(connection, ids)
-            held = []
-            if doubts:
-                held = await ledger_session.held(connection, [session.session_id for session, _ in doubts])
+        gone = await ledger_session.heartbeat(
+            connection, self.invoker_id, ids, ttl_s=self._settings.lease_ttl
+        )
+        asked = await asked_of(connection, ids)
+        leases = []
+        if doubts:
+            leases = await ledger_session.held(connection, [session.session_id for session, _ in doubts])
         for session in heard:
             session.renewed = now
             if session.session_id in gone and self._board.remove(session):
                 session.close(SessionUnknown("The session's leases are over; open it anew."))
         for session, doubt in doubts:
             if session.session_id not in gone:
-                session.settle([lease for lease in held if lease.session_id == session.session_id], doubt)
+                session.settle([lease for lease in leases if lease.session_id == session.session_id], doubt)
         self._pass_on(asked)
-        return 0
 
     def _pass_on(self, asked: Sequence[Asked]) -> None:
         """Tell runners again what they may have missed."""
@@ -132,12 +138,14 @@ class Caretaker:
                 told.cancel(each.run_id, each.epoch, each.cancel)
 
     async def look(self) -> int:
-        """Look once for all loops that act on time, and wake those that have something to do."""
-        async with self._db.connection() as connection:
-            seen = await look(connection)
-        for name, loop in self._woken.items():
+        """Renew the runners' sessions and look for all loops, in one transaction; wake those with work."""
+        async with self._db.transaction() as connection:
+            await self._renew(connection)
+            sessions = [session.session_id for session in self._board.sessions()]
+            seen = await look(connection, pools=self._board.wanting(), session_ids=sessions)
+        for name, wake in self._woken.items():
             if getattr(seen, name):
-                loop.wake()
+                wake()
         return 0
 
     async def sweep(self) -> int:

@@ -11,18 +11,18 @@ from holdfast.kit.loops import Loop
 from holdfast.ledger.claim import Demand, claim
 
 MAX_CLAIM = 128
-POLL_SECONDS = 1.0
+UNASKED_SECONDS = 30.0
 
 
 class Claimer:
-    """Claims what the connected runners have credit for, when woken and once a second."""
+    """Claims what the connected runners have credit for, woken by hints and by the caretaker's look."""
 
     def __init__(self, db: Database, board: Board, metrics: InvokerMetrics | None = None) -> None:
         self._db = db
         self._metrics = metrics or InvokerMetrics(CollectorRegistry())
         self._board = board
         self._emptied = True
-        self.loop = Loop("claim", self.run_once, interval=POLL_SECONDS, max_backoff=POLL_SECONDS)
+        self.loop = Loop("claim", self.run_once, interval=UNASKED_SECONDS, max_backoff=1.0)
 
     def queued(self) -> None:
         """Claim soon: there is new work."""

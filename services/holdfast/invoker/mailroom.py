@@ -18,7 +18,7 @@ from holdfast.kit.loops import Loop
 from holdfast.ledger import mailbox, mailbox_view
 from holdfast.ledger.mailbox_view import Mail, Signal
 
-POLL_SECONDS: Final = 1.0
+UNASKED_SECONDS: Final = 30.0
 
 
 class Mailroom:
@@ -29,7 +29,7 @@ class Mailroom:
         self._hints = hints
         self._board = board
         self._live = live
-        self.loop = Loop("mail", self.run_once, interval=POLL_SECONDS, max_backoff=POLL_SECONDS)
+        self.loop = Loop("mail", self.run_once, interval=UNASKED_SECONDS, max_backoff=1.0)
 
     async def signal(self, tenant: str, run_id: UUID, sent: Sent) -> str:
         """Put a signal in a run's mailbox and return its id; faults and repetition as `mailbox.signal`."""

@@ -92,7 +92,15 @@ class Parts:
         door = Door(db, board, hints, intents, refusals, metrics=metrics)
         inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
         batches = BatchDriver(db, board, hints, settings)
-        others = {"staged": inbox.loop, "batching": batches.loop}
+        applier = BatchApplier(db, hints, settings)
+        mailroom = Mailroom(db, board, live, hints)
+        others = {
+            "staged": inbox.loop.wake,
+            "batching": batches.loop.wake,
+            "applying": applier.loop.wake,
+            "ready": claimer.queued,
+            "mail": mailroom.loop.wake,
+        }
         caretaker = Caretaker(db, board, hints, settings, scheduling, others=others, metrics=metrics)
         return cls(
             settings=settings,
@@ -110,13 +118,13 @@ class Parts:
             caretaker=caretaker,
             stopping=stopping,
             deciding=Deciding(db, hints, notices),
-            mailroom=Mailroom(db, board, live, hints),
+            mailroom=mailroom,
             spawning=Spawning(db, intents, hints, refusals),
             scheduling=scheduling,
             hints=hints,
             scaling=scaling,
             capabilities=settings.capabilities(),
-            applier=BatchApplier(db, hints, settings),
+            applier=applier,
             batches=batches,
             gauges=Loop("gauges", lambda: metrics.queues.look(db), interval=LOOK_SECONDS),
         )

@@ -25,6 +25,8 @@ from holdfast.kit.listener import Listener
 __all__ = ["Access", "Connection", "Database", "Seat", "as_fault", "is_connection_error"]
 
 _PLANS_LIVE: Final = 2.0
+_PLANS_USED: Final = 50
+"""Uses of a connection before its plans are made anew: one that is hardly used would do little else."""
 _PLANS_FORGOTTEN: Final = 600.0
 
 
@@ -39,7 +41,7 @@ class Database(Access):
         self._connect = connect
         self._acquire_timeout = acquire_timeout
         self._engine: AsyncEngine | None = None
-        self._planned: dict[int, float] = {}
+        self._planned: dict[int, tuple[float, int]] = {}
         self._seats: list[Seat] = []
 
     @classmethod
@@ -195,16 +197,21 @@ class Database(Access):
         return Listener(self._connect, callbacks)
 
     async def _forget_old_plans(self, connection: Any) -> None:
-        """Let prepared statements be planned anew every few seconds.
+        """Let prepared statements be planned anew every few seconds, if they are used.
 
         A prepared statement keeps its plan until the statistics of its tables change, which takes minutes. A
         plan made while a table was empty (read all of it, by whichever index) would cost more with each row.
         """
         now = time.monotonic()
-        if now - self._planned.setdefault(connection.get_server_pid(), now) < _PLANS_LIVE:
+        pid = connection.get_server_pid()
+        at, used = self._planned.get(pid, (now, 0))
+        if now - at < _PLANS_LIVE or used < _PLANS_USED:
+            self._planned[pid] = (at, used + 1)
             return
-        self._planned = {pid: at for pid, at in self._planned.items() if now - at < _PLANS_FORGOTTEN}
-        self._planned[connection.get_server_pid()] = now
+        self._planned = {
+            other: plans for other, plans in self._planned.items() if now - plans[0] < _PLANS_FORGOTTEN
+        }
+        self._planned[pid] = (now, 0)
         await connection.execute("DISCARD PLANS")
 
     async def _borrow(self) -> Connection:

@@ -1,14 +1,19 @@
 """One look at what the clock and others have brought about, for those who would each look for their own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from holdfast.kit.db import Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What there is to do: sessions, timers, runs to wake or cancel, pools, schedules, events, batches."""
+    """What there is to do: sessions, timers, runs to wake or cancel, pools, schedules, events, batches.
+
+    And runs that the runners here could take, and signals that they may lack.
+    """
 
     expired: bool
     due: bool
@@ -18,6 +23,9 @@ class Seen:
     scheduled: bool
     staged: bool
     batching: bool
+    applying: bool
+    ready: bool
+    mail: bool
 
 
 # Statements' own time, so each index is looked into once; none takes a volatile clock.
@@ -29,10 +37,21 @@ SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired
        EXISTS (SELECT FROM tenant_pool WHERE held AND look_time <= now()) AS held,
        EXISTS (SELECT FROM schedule WHERE wake_time <= now()) AS scheduled,
        EXISTS (SELECT FROM run_inbox) AS staged,
-       EXISTS (SELECT FROM batch_active) AS batching
+       EXISTS (SELECT FROM batch_active) AS batching,
+       EXISTS (SELECT FROM batch_applying) OR EXISTS (SELECT FROM batch_news) AS applying,
+       EXISTS (SELECT FROM unnest($1::text[]) AS p CROSS JOIN LATERAL (
+           SELECT FROM tenant_pool t
+           WHERE t.pool = p AND t.ready > 0 AND NOT t.capped AND NOT t.held LIMIT 1) t) AS ready,
+       EXISTS (SELECT FROM run_state s JOIN lease l ON l.run_id = s.run_id
+               WHERE s.mail_waiting > 0 AND s.status IN (2, 4) AND l.session_id = ANY($2::uuid[])) AS mail
 """
 
 
-async def look(connection: Connection) -> Seen:
-    """Say what there is to do now. Locks nothing; whoever does it looks again."""
-    return Seen(*(await connection.fetchrow(_LOOK)).values())
+async def look(
+    connection: Connection, *, pools: Sequence[str] = (), session_ids: Sequence[UUID] = ()
+) -> Seen:
+    """Say what there is to do now. Locks nothing; whoever does it looks again.
+
+    `pools` are those in which this process would claim, the sessions those of the runners connected to it.
+    """
+    return Seen(*(await connection.fetchrow(_LOOK, list(pools), list(session_ids))).values())

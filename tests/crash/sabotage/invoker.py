@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from holdfast.invoker import claimer
 from holdfast.invoker.__main__ import main
+from holdfast.invoker.board import Board
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database
@@ -22,5 +23,6 @@ def _deaf(self: Hints, db: Database, mail: Callable[[], None], inbox: Callable[[
 if __name__ == "__main__":
     Hints.listen = _deaf  # type: ignore[method-assign]
     if os.environ["HOLDFAST_TEST_SABOTAGE"] == "no hints, no polling":
-        claimer.POLL_SECONDS = 3600.0
+        claimer.UNASKED_SECONDS = 3600.0
+        Board.wanting = lambda _: []  # type: ignore[method-assign, assignment]
     sys.exit(run_service(main, settings=lambda: load(InvokerSettings, os.environ)))
