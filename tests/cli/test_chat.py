@@ -124,11 +124,10 @@ async def test_ctrl_c_asks_for_an_interrupt_and_twice_cancels_the_run(place: Pla
         await person.sees("going on")
         person.press(CONTROL_C)
         await person.sees("interrupt with (empty: go on, Ctrl-C: cancel the run) > ")
-        person.press(CONTROL_C)
-        await person.sees("cancelling the run")
+        await person.insists(CONTROL_C, "cancelling the run")
         await person.sees("CANCELLED")
         await person.sees("> ")
-        person.press(CONTROL_C)
+        person.press(CONTROL_D)
         assert await person.ended() == 0
     assert [run["status"] for run in await place.runs()] == ["CANCELLED"]
 

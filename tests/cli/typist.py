@@ -50,6 +50,20 @@ class Typist:
             raise TimeoutError(f"{text!r} was not shown, but: {self.shown[self._place :]}") from None
         self._place = place + len(text)
 
+    async def insists(self, keys: bytes, text: str) -> None:
+        """Press keys at a prompt until a text is shown, as a person does.
+
+        Python's `input` does not hear of a signal that comes after its prompt and before it waits.
+        """
+        for deadline in (5.0, 5.0, 60.0):
+            self.press(keys)
+            try:
+                await self.sees(text, deadline=deadline)
+                break
+            except TimeoutError:
+                if deadline > 5.0:
+                    raise
+
     async def ended(self, *, deadline: float = 60.0) -> int:
         """Wait for the process to end; return its exit code."""
         return await asyncio.wait_for(self._process.wait(), deadline)
