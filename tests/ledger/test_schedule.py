@@ -351,7 +351,7 @@ async def test_looking_costs_the_same_with_a_hundred_thousand_schedules(db: Data
     from holdfast.ledger.schedule_fire import _DUE
 
     for query, arguments in (
-        (_LOOK, ()),
+        (_LOOK, ([], [])),
         (_DUE, (64,)),
         (_LIST, ("t7", "", "", None, "{}", 51)),
     ):
