@@ -231,6 +231,9 @@ func (w *worker) drain(stream holdfast.WorkService_LeaseClient) error {
 	}
 	w.mutex.Unlock()
 	w.running.Wait()
+	w.mutex.Lock()
+	w.credit = 0 // or what goes back would come here again
+	w.mutex.Unlock()
 	if err := w.say(stream, false); err != nil {
 		return err
 	}
