@@ -18,6 +18,9 @@ const (
 	slots   = 4
 )
 
+// quietFor is how long nothing is leased to a worker that leaves before it closes its side.
+const quietFor = 300 * time.Millisecond
+
 // worker keeps a session with an Invoker and executes what is leased to it.
 //
 //	connecting -(opened)-> in session -(broken)-> connecting -(opened within the ttl)-> in session
@@ -34,6 +37,7 @@ type worker struct {
 	credit  int32 // slots that are free and of which the Invoker was not told
 	ended   []string
 	back    []*holdfast.LeaseRef
+	leaving bool
 	wake    chan struct{}
 	running sync.WaitGroup
 }
@@ -175,6 +179,11 @@ func (w *worker) start(ctx context.Context, assignment *holdfast.Assignment) {
 		}
 		old.stop(errLost)
 	}
+	if w.leaving {
+		w.back = append(w.back, &holdfast.LeaseRef{RunId: assignment.RunId, Epoch: assignment.Epoch})
+		w.awake()
+		return
+	}
 	agent := w.agents[assignment.Invocation.Intent]
 	run := newRun(ctx, assignment, w.commits)
 	w.held[assignment.RunId] = run
@@ -223,16 +232,28 @@ func (w *worker) say(stream holdfast.WorkService_LeaseClient, beat bool) error {
 	return stream.Send(&holdfast.LeaseRequest{Message: &holdfast.LeaseRequest_Heartbeat{Heartbeat: alive}})
 }
 
-// drain stops every run; each goes back to the queue by a commit of its own, unharmed.
+// drain stops every run; each goes back to the queue by a commit of its own, unharmed. The Invoker still knows of
+// free slots here, and may lease what came back to them: it is handed back, until nothing more comes.
 func (w *worker) drain(stream holdfast.WorkService_LeaseClient) error {
 	w.mutex.Lock()
+	w.leaving = true
 	for _, run := range w.held {
 		run.stop(errDrained)
 	}
 	w.mutex.Unlock()
 	w.running.Wait()
-	if err := w.say(stream, false); err != nil {
-		return err
+	for quiet := false; !quiet; {
+		w.mutex.Lock()
+		w.credit = 0 // no more of it
+		w.mutex.Unlock()
+		if err := w.say(stream, false); err != nil {
+			return err
+		}
+		select {
+		case <-w.wake:
+		case <-time.After(quietFor):
+			quiet = true
+		}
 	}
 	return stream.CloseSend()
 }
