@@ -21,6 +21,7 @@ from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.ledger import outbox_install
 from tests.cli.conftest import Ended, finish, start
+from tests.polyglot.toolchain import away_line
 from tests.support.dispatching import SECRET, all_ended, to_receiver
 from tests.support.outbox import check_places, open_database
 
@@ -254,8 +255,9 @@ def built(folder: Path) -> Path:
     done = subprocess.run(
         ["go", "build", "-o", program, "."], cwd=GO, capture_output=True, text=True, check=False
     )
-    if done.returncode != 0:
-        pytest.skip(f"go could not build it: {done.stderr.strip().splitlines()[-1:]}")
+    if away := done.returncode and away_line(done.stderr):
+        pytest.skip(f"go could not fetch what it is built with: {away}")
+    assert done.returncode == 0, done.stderr
     return program
 
 

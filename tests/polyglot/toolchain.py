@@ -126,12 +126,19 @@ def _run(language: Language) -> None:
     )
     if done.returncode == 0:
         return
-    away = _AWAY.search(done.stdout)
+    away = away_line(done.stdout)
     if away:
-        line = done.stdout[done.stdout.rfind("\n", 0, away.start()) + 1 :].splitlines()[0]
-        raise UnavailableError(f"{language.name}: {line.strip()[:300]}")
+        raise UnavailableError(f"{language.name}: {away}")
     took = time.monotonic() - began
     raise AssertionError(f"{language.name} was not built, after {took:.0f} s:\n{done.stdout[-6000:]}")
+
+
+def away_line(printed: str) -> str:
+    """Return the line in which a tool says that a registry or toolchain cannot be had, empty if none does."""
+    away = _AWAY.search(printed)
+    if away is None:
+        return ""
+    return printed[printed.rfind("\n", 0, away.start()) + 1 :].splitlines()[0].strip()[:300]
 
 
 def _digest(language: Language) -> str:
