@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from holdfast.kit.auth.access import Access
-from holdfast.kit.edge import Edge
+from holdfast.kit.bounds import Bounds
 from holdfast.kit.errors import TooManyCalls
 from holdfast.kit.rpc.client import channel
 from holdfast.kit.rpc.status import reason_of
@@ -70,7 +70,7 @@ async def refused(call: Any, quota: str) -> None:
 
 async def test_a_tenant_at_its_bound_is_refused_and_another_is_not() -> None:
     slow = Slow()
-    async with echo(slow, access=Access(edge=Edge(calls_per_tenant=2))) as stub:
+    async with echo(slow, access=Access(bounds=Bounds(calls_per_tenant=2))) as stub:
         held = [asyncio.ensure_future(stub.one(A, metadata=of("noisy"))) for _ in range(2)]
         await slow.until(2)
         await refused(stub.one(A, metadata=of("noisy")), "calls_per_tenant")
@@ -84,7 +84,7 @@ async def test_a_tenant_at_its_bound_is_refused_and_another_is_not() -> None:
 async def test_calls_that_are_cancelled_or_fail_make_room() -> None:
     slow = Slow()
 
-    async with echo(slow, access=Access(edge=Edge(calls=1))) as stub:
+    async with echo(slow, access=Access(bounds=Bounds(calls=1))) as stub:
         for _ in range(3):
             call = stub.one(A)
             await slow.until(1)
@@ -97,8 +97,8 @@ async def test_calls_that_are_cancelled_or_fail_make_room() -> None:
 
 
 async def test_an_open_stream_counts_until_it_ends_and_a_method_may_have_a_bound_of_its_own() -> None:
-    edge = Edge(by_method={f"/{NAME}/Talk": 1})
-    async with echo(access=Access(edge=edge)) as stub:
+    bounds = Bounds(by_method={f"/{NAME}/Talk": 1})
+    async with echo(access=Access(bounds=bounds)) as stub:
         first = stub.talk()
         await first.write(A)
         assert (await first.read()).value == "A"
@@ -120,7 +120,7 @@ async def test_an_open_stream_counts_until_it_ends_and_a_method_may_have_a_bound
 async def test_health_gets_into_a_server_that_is_full() -> None:
     slow = Slow()
     async with (
-        serving(slow, access=Access(edge=Edge(calls=1))) as server,
+        serving(slow, access=Access(bounds=Bounds(calls=1))) as server,
         channel(server.address) as over,
     ):
         held = asyncio.ensure_future(EchoStub(over).one(A))
@@ -135,7 +135,7 @@ async def test_health_gets_into_a_server_that_is_full() -> None:
 @pytest.mark.parametrize("shown", [True, False])
 async def test_reflection_can_be_off(shown: bool) -> None:  # noqa: FBT001 -- a parameter of the test
     async with (
-        serving(Echo(), access=Access(edge=Edge(reflection=shown))) as server,
+        serving(Echo(), access=Access(bounds=Bounds(reflection=shown))) as server,
         channel(server.address) as over,
     ):
         asked = reflection_pb2.ServerReflectionRequest(list_services="")

@@ -36,6 +36,6 @@ def test_what_cannot_work_is_refused(told: dict[str, str]) -> None:
 def test_what_works_is_taken() -> None:
     assert not load(AccessSettings, {}).identity
     assert load(AccessSettings, {"HOLDFAST_AUTH": "token"}).identity
-    edge = load(AccessSettings, {"HOLDFAST_MAX_CALLS_BY_METHOD": "InvokerService.Converse=5"}).edge
-    assert edge.by_method == {"/holdfast.v1.InvokerService/Converse": 5}
+    bounds = load(AccessSettings, {"HOLDFAST_MAX_CALLS_BY_METHOD": "InvokerService.Converse=5"}).bounds
+    assert bounds.by_method == {"/holdfast.v1.InvokerService/Converse": 5}
     assert load(AccessSettings, JWT | {"HOLDFAST_AUTH": "token,jwt"}).auth == ("token", "jwt")

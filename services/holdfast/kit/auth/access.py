@@ -13,9 +13,9 @@ from holdfast.kit.auth.key_source import from_file, from_issuer
 from holdfast.kit.auth.settings import AccessSettings, LeaseAccessSettings
 from holdfast.kit.auth.tls import PLAIN, Tls
 from holdfast.kit.auth.token import Find, Tokens
-from holdfast.kit.edge import Edge
+from holdfast.kit.bounds import Bounds
 
-EDGE: Final = Edge()
+BOUNDS: Final = Bounds()
 _FILE_LIFE: Final = 5.0  # seconds after which a file of keys is read anew
 _ISSUER_LIFE: Final = 300.0
 
@@ -33,13 +33,13 @@ class Access:
     capabilities: Capabilities | None = None
     tls: Tls = PLAIN
     health_listen: str = ""
-    edge: Edge = EDGE
+    bounds: Bounds = BOUNDS
 
 
 def access_of(settings: AccessSettings, *, find: Find | None = None, audit: Write | None = None) -> Access:
     """Put the access together; `find` looks tokens up, which takes a ledger."""
     allowed = settings.allow_insecure_bind
-    known = (settings.tls, settings.health_listen, settings.edge)
+    known = (settings.tls, settings.health_listen, settings.bounds)
     if not settings.identity:
         return Access(None, audit, allowed, None, *known)
     token: Authenticator | None = None

@@ -9,7 +9,7 @@ from holdfast.kit.auth.json_web_token import ALGORITHMS
 from holdfast.kit.auth.key_source import is_safe
 from holdfast.kit.auth.rule import RULES
 from holdfast.kit.auth.tls import Tls
-from holdfast.kit.edge import MOST_CALLS, MOST_CALLS_PER_TENANT, Edge, by_method
+from holdfast.kit.bounds import MOST_CALLS, MOST_CALLS_PER_TENANT, Bounds, by_method
 from holdfast.kit.settings import ALLOW_INSECURE_BIND, SettingsError, setting
 
 Kind = Literal["none", "token", "jwt"]
@@ -73,9 +73,9 @@ class AccessSettings:
     reflection: bool = setting(True, help="whether to tell the contract to who asks, as grpcurl does")
 
     @property
-    def edge(self) -> Edge:
+    def bounds(self) -> Bounds:
         """How much is let in at once."""
-        return Edge(
+        return Bounds(
             self.max_calls,
             self.max_calls_per_tenant,
             by_method(self.max_calls_by_method),
@@ -103,7 +103,7 @@ class AccessSettings:
             raise SettingsError(
                 "HOLDFAST_TLS_CLIENT_CA_FILE and HOLDFAST_HEALTH_LISTEN take HOLDFAST_TLS_CERT_FILE."
             )
-        unknown = sorted(set(self.edge.by_method) - set(RULES))
+        unknown = sorted(set(self.bounds.by_method) - set(RULES))
         if unknown:
             raise SettingsError(f"HOLDFAST_MAX_CALLS_BY_METHOD bounds {unknown[0]}, which no service has.")
         foreign = sorted(set(self.jwt_algorithms) - set(ALGORITHMS))

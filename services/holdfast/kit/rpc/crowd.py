@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from holdfast.kit.auth.role import RUNNER
 from holdfast.kit.auth.rule import RULES
-from holdfast.kit.edge import Edge
+from holdfast.kit.bounds import Bounds
 from holdfast.kit.errors import TooManyCalls
 from holdfast.kit.rpc.layer import EXEMPT, Behaviour, Context, Layer
 from holdfast.kit.rpc.tenant import current_tenant
@@ -22,9 +22,9 @@ AGAIN: Final = 1.0
 class CrowdLayer(Layer):
     """Counts the calls in flight, and refuses those beyond the bounds; belongs inside of the identity."""
 
-    def __init__(self, edge: Edge) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         super().__init__()
-        self._edge = edge
+        self._bounds = bounds
         self._calls = 0
         self._tenants: Counter[str] = Counter()
         self._methods: Counter[tuple[str, str]] = Counter()
@@ -35,7 +35,7 @@ class CrowdLayer(Layer):
             return inner
         rule = RULES.get(method)
         platforms = rule is not None and rule.roles == {RUNNER}
-        most = self._edge.by_method.get(method, 0)
+        most = self._bounds.by_method.get(method, 0)
 
         async def counted(request: Any, context: Context) -> Any:
             tenant = "" if platforms else current_tenant()
@@ -48,14 +48,14 @@ class CrowdLayer(Layer):
         return counted
 
     def _enter(self, method: str, most: int, tenant: str) -> None:
-        edge = self._edge
-        if edge.calls and self._calls >= edge.calls:
-            raise _refusal("The server has as many calls in flight as it takes.", "calls", edge.calls)
-        if tenant and edge.calls_per_tenant and self._tenants[tenant] >= edge.calls_per_tenant:
+        bounds = self._bounds
+        if bounds.calls and self._calls >= bounds.calls:
+            raise _refusal("The server has as many calls in flight as it takes.", "calls", bounds.calls)
+        if tenant and bounds.calls_per_tenant and self._tenants[tenant] >= bounds.calls_per_tenant:
             raise _refusal(
                 "The tenant has as many calls in flight as the server takes of one.",
                 "calls_per_tenant",
-                edge.calls_per_tenant,
+                bounds.calls_per_tenant,
             )
         if most and self._methods[method, tenant] >= most:
             raise _refusal(

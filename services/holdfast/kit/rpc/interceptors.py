@@ -39,7 +39,7 @@ def server_interceptors(
         FaultLayer(translate),
         *server_layers(),
         IdentityLayer(access),
-        CrowdLayer(access.edge),
+        CrowdLayer(access.bounds),
         AuditLayer(access.audit),
         DeadlineLayer(),
         *more,

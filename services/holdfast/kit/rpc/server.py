@@ -87,8 +87,8 @@ class Server:
             ("grpc.keepalive_time_ms", round(keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", round(keepalive * 1000 / 3)),
         ]
-        if access.edge.streams_per_connection:
-            options.append(("grpc.max_concurrent_streams", access.edge.streams_per_connection))
+        if access.bounds.streams_per_connection:
+            options.append(("grpc.max_concurrent_streams", access.bounds.streams_per_connection))
         if max_connection_age is not None:
             options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
             options.append(("grpc.max_connection_age_grace_ms", round(max_connection_age_grace * 1000)))
@@ -109,7 +109,7 @@ class Server:
             registration.add(registration.servicer, self._server)
             await self.health.set(registration.name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        if self._access.edge.reflection:
+        if self._access.bounds.reflection:
             add_reflection(self._server, [*(one.name for one in self._registrations), _HEALTH])
         address = _bindable(self.address, reachable=self._reachable)
         try:

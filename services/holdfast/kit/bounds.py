@@ -9,7 +9,7 @@ MOST_CALLS_PER_TENANT: Final = 15_000
 
 
 @dataclass(frozen=True, slots=True)
-class Edge:
+class Bounds:
     """The bounds of one server process. A stream is a call for as long as it is open; 0 is no bound."""
 
     calls: int = MOST_CALLS
