@@ -93,15 +93,19 @@ def test_it_runs_as_the_others_do(manifests: Manifests) -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["args"] == ["serve", "edge"]
     assert manifests.of("Deployment")[NAME]["spec"]["replicas"] == 3
-    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for kind in ("startupProbe", "readinessProbe"):
         assert container[kind]["httpGet"] == {"path": "/healthz", "port": 7490}
+    # One that has as many requests as it takes answers 503 to the next, and must not die of that.
+    assert container["livenessProbe"]["tcpSocket"] == {"port": 7490}
 
 
 REFUSED = {
     'edge.sources=""': "edge.sources is empty",
     "edge.senders=[]": "edge.senders is empty",
     'edge.env={"HOLDFAST_SECRET_GITHUB": "s"}': "values are no place for secrets",
+    'edge.env={"HOLDFAST_TOKEN": "hf_a"}': "values are no place for secrets",
     'edge.env={"HOLDFAST_LISTEN": "s"}': "which the chart sets itself",
+    'edge.env={"HOLDFAST_SOURCES_FILE": "s"}': "which the chart sets itself",
     'runner.envFrom=[{"secretRef": {"name": "sources"}}]': "gets no secret of the platform",
     'edge.image={"tag": "latest"}': "edge.image.tag is latest",
     'edge.autoscaling={"kind": "hpa"}': "additional properties 'autoscaling' not allowed",

@@ -47,6 +47,10 @@ SENTENCES = {
     "gateway.enabled=true": (
         "gateway.enabled needs gateway.parentRefs: a route that belongs to no gateway serves nobody."
     ),
+    'console={"enabled": true, "existingSecret": "console", "hostnames": ["a"], '
+    '"browsers": [{"podSelector": {}}], "ingress": {"enabled": true, "tlsSecret": "tls"}}': (
+        "console.ingress and console.route need identity.auth: whoever came that way could act as anybody."
+    ),
     'approval.autoscaling={"kind": "hpa", "minReplicas": 11}': (
         "approval.autoscaling.minReplicas is greater than its maxReplicas."
     ),

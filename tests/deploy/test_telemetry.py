@@ -14,7 +14,8 @@ from holdfast.dispatcher.metrics import DispatcherMetrics
 from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.kit.telemetry.metrics import Metrics
 from holdfast.runner.metrics import RunnerMetrics
-from tests.deploy.chart import CHART, decoded, rendered
+from tests.deploy.chart import CHART, decoded, rendered, variables
+from tests.deploy.test_network import policies
 
 DOCS = CHART.parents[2] / "docs/operating.md"
 OF_SCRAPES = {"instance", "pod", "job", "le"}
@@ -97,9 +98,9 @@ def test_the_chart_makes_of_them_what_operators_install() -> None:
     assert json.loads(dashboard)["uid"] == "holdfast"
 
 
-@pytest.mark.parametrize("values", ["minimal", "full", "pools"])
+@pytest.mark.parametrize("values", ["minimal", "full", "pools", "console"])
 def test_prometheus_is_led_to_every_container_and_let_through_to_it(values: str) -> None:
-    manifests = rendered(values)
+    manifests = rendered(values, "telemetry.serviceMonitor.enabled=true")
     containers = {
         name: {port["name"]: port["containerPort"] for port in one.get("ports", ())}
         for name, one in manifests.containers().items()
@@ -120,6 +121,28 @@ def test_prometheus_is_led_to_every_container_and_let_through_to_it(values: str)
     }
     assert monitored == served
     assert len(served) >= 5
-    for name, monitor in manifests.of("ServiceMonitor").items():
+    monitors = manifests.of("ServiceMonitor")
+    for name, monitor in monitors.items():
         ports = {port["name"] for port in manifests.of("Service")[name]["spec"]["ports"]} - {"grpc"}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} == ports
+    assert {one.partition("/")[0] for one, _ in served} == set(monitors)
+
+
+@pytest.mark.parametrize("values", ["full", "console", "edge"])
+def test_who_is_told_where_traces_go_is_let_through_to_there(values: str) -> None:
+    there = {"to": [{"ipBlock": {"cidr": "10.9.8.7/32"}}]}
+    manifests = rendered(
+        values,
+        'telemetry.traces.endpoint="http://collector:4317"',
+        f"telemetry.traces.egress={json.dumps([there])}",
+    )
+    told = set()
+    for name, container in manifests.containers().items():
+        if "OTEL_EXPORTER_OTLP_ENDPOINT" in variables(container):
+            labels = manifests.pods()[name.partition("/")[0]]["metadata"]["labels"]
+            told.add(labels["app.kubernetes.io/component"])
+    through = {
+        of for of, specs in policies(manifests).items() for spec in specs if there in spec.get("egress", ())
+    }
+    assert told == through
+    assert {"invoker", "checkpoint", "approval", "runner"} <= told

@@ -13,7 +13,6 @@ from holdfast.console.app import application
 from holdfast.console.settings import ConsoleSettings
 from holdfast.kit.process import Refused, Stop, announce, run_service
 from holdfast.kit.settings import load
-from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
 
 
@@ -30,7 +29,6 @@ async def main(stop: Stop) -> None:
     """Serve pages until told to stop."""
     settings = load(ConsoleSettings, os.environ)
     configure("console")
-    tracing.configure("console", os.environ)
     config = uvicorn.Config(
         application(settings, stop),
         log_config=None,

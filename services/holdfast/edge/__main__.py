@@ -16,7 +16,6 @@ from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import HttpSource, NatsSource, Source
 from holdfast.kit.process import Stop, announce, run_service
 from holdfast.kit.settings import SettingsError, load
-from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure, logger
 
 _log: Final = logger("edge")
@@ -26,7 +25,6 @@ async def main(stop: Stop) -> None:
     """Take events until told to stop."""
     settings = load(EdgeSettings, os.environ)
     configure("edge")
-    tracing.configure("edge", os.environ)
     sources = _sources(settings)
     secrets = Secrets(os.environ, settings.secrets_dir)
     _look_for_secrets(sources, secrets)

@@ -178,7 +178,7 @@ grpc: {port: {{ .port }}}
   value: "0.0.0.0:{{ include "holdfast.metricsPort" .service }}"
 {{- end }}
 {{- with .root.Values.telemetry.traces }}
-{{- if .endpoint }}
+{{- if and .endpoint (ne $.service "console") }}
 - name: OTEL_EXPORTER_OTLP_ENDPOINT
   value: {{ .endpoint | quote }}
 - name: OTEL_TRACES_SAMPLER

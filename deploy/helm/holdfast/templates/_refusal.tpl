@@ -67,6 +67,9 @@
 {{- if and $console.route.enabled (not $console.route.parentRefs) -}}
 {{- fail "console.route.enabled needs console.route.parentRefs: a route that belongs to no gateway serves nobody." -}}
 {{- end -}}
+{{- if and (not .Values.identity.auth) (or $console.ingress.enabled $console.route.enabled) -}}
+{{- fail "console.ingress and console.route need identity.auth: whoever came that way could act as anybody." -}}
+{{- end -}}
 {{- if and $console.ingress.enabled (not $console.ingress.tlsSecret) -}}
 {{- fail "console.ingress.enabled needs console.ingress.tlsSecret: people sign in there, which takes TLS." -}}
 {{- end -}}
@@ -109,7 +112,7 @@
 {{- define "holdfast.refusals.env" -}}
 {{- $of := .of -}}
 {{- range $name, $_ := .part.values.env -}}
-{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN" "HOLDFAST_CONSOLE_SECRET_FILE" "HOLDFAST_CONSOLE_HOSTS" "HOLDFAST_CONSOLE_HTTPS" "HOLDFAST_CONSOLE_OIDC_ISSUER" "HOLDFAST_CONSOLE_OIDC_CLIENT_ID" "HOLDFAST_CONSOLE_OIDC_SECRET_FILE")) (hasSuffix "_ADDRESS" $name) -}}
+{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_SOURCES_FILE" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN" "HOLDFAST_CONSOLE_SECRET_FILE" "HOLDFAST_CONSOLE_HOSTS" "HOLDFAST_CONSOLE_HTTPS" "HOLDFAST_CONSOLE_OIDC_ISSUER" "HOLDFAST_CONSOLE_OIDC_CLIENT_ID" "HOLDFAST_CONSOLE_OIDC_SECRET_FILE")) (hasSuffix "_ADDRESS" $name) -}}
 {{- fail (printf "%s.env names %s, which the chart sets itself." $of $name) -}}
 {{- end -}}
 {{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) (has $name (list "HOLDFAST_CAPABILITY_KEY" "HOLDFAST_TOKEN" "HOLDFAST_CONSOLE_SECRET" "HOLDFAST_CONSOLE_OIDC_SECRET")) -}}
