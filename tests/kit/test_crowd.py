@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -17,6 +17,7 @@ from holdfast.kit.auth.access import Access
 from holdfast.kit.bounds import Bounds
 from holdfast.kit.errors import TooManyCalls
 from holdfast.kit.rpc.client import channel
+from holdfast.kit.rpc.crowd import CrowdLayer
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.rpc.tenant import KEY
 from tests.kit.echo import NAME, Echo, EchoStub, echo, serving
@@ -115,6 +116,32 @@ async def test_an_open_stream_counts_until_it_ends_and_a_method_may_have_a_bound
         assert (await third.read()).value == "A"
         third.cancel()
         other.cancel()
+
+
+async def test_runners_and_keda_get_into_a_server_that_is_full_and_take_no_room() -> None:
+    layer = CrowdLayer(Bounds(calls=1, calls_per_tenant=1))
+    open_calls: list[asyncio.Task[Any]] = []
+    go = asyncio.Event()
+
+    async def held(_request: Any, _context: Any) -> str:
+        await go.wait()
+        return "served"
+
+    def call(method: str) -> "asyncio.Task[Any]":
+        open_calls.append(asyncio.ensure_future(layer.around(method, held)(None, cast("Any", None))))
+        return open_calls[-1]
+
+    for method in ("/holdfast.v1.WorkService/Lease", "/externalscaler.ExternalScaler/GetMetrics"):
+        call(method)
+        call(method)
+    call("/holdfast.v1.InvokerService/WatchRun")
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyCalls):
+        await call("/holdfast.v1.InvokerService/WatchRun")
+    call("/holdfast.v1.WorkService/Lease")
+    go.set()
+    answers = await asyncio.gather(*open_calls, return_exceptions=True)
+    assert answers.count("served") == 6
 
 
 async def test_health_gets_into_a_server_that_is_full() -> None:

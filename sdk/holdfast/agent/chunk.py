@@ -15,6 +15,7 @@ from typing import Any, Final
 from holdfast.agent.app import Agent
 from holdfast.agent.budget import Limits, Usage
 from holdfast.agent.engine.journal import Answer, Committed, Journal, Refused
+from holdfast.agent.engine.observer import NOBODY, Observer
 from holdfast.agent.error import LONGEST_MESSAGE, Failure, HandedBack, LeaseLost, RunStopped, storable
 from holdfast.agent.execution import LOST_REASONS, STILL_HELD, Execution, Left
 from holdfast.agent.light import AGAIN, Ended, Memory, Nowhere
@@ -53,8 +54,12 @@ class Chunk:
         models: Callable[[], Models],
         gate: asyncio.Semaphore | None = None,
         reached: Callable[[str], None] = lambda _: None,
+        observer: Observer = NOBODY,
     ) -> None:
-        """Take what bounds the agent's executions at once on this runner, if it is bounded."""
+        """Take what bounds the agent's executions at once on this runner, if it is bounded.
+
+        `observer` watches what is executed for all items.
+        """
         self.stopped: RunStopped | None = None
         self._agent = agent
         self._invocation = invocation
@@ -62,6 +67,7 @@ class Chunk:
         self._models = models
         self._gate = gate
         self._reached = reached
+        self._observer = observer
         self._executions: set[Execution] = set()
         self._answer: asyncio.Future[Answer] | None = None
 
@@ -109,6 +115,7 @@ class Chunk:
                 models=self._models,
                 gates=_NOWHERE,
                 children=_NOWHERE,
+                observer=self._observer,
             )
             self._executions.add(execution)
             try:

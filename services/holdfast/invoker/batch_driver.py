@@ -11,6 +11,7 @@ from uuid import UUID
 from holdfast.invoker.batch_compose import Composer
 from holdfast.invoker.board import Board
 from holdfast.invoker.hints import Hints
+from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.seating import Seats
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database
@@ -34,10 +35,13 @@ _log: Final = logger("batches")
 class BatchDriver:
     """The loop of an Invoker that does for batches what is next; any number of Invokers share the work."""
 
-    def __init__(self, db: Database, board: Board, hints: Hints, settings: InvokerSettings) -> None:
+    def __init__(
+        self, db: Database, board: Board, hints: Hints, settings: InvokerSettings, metrics: InvokerMetrics
+    ) -> None:
         self._db = db
         self._board = board
         self._hints = hints
+        self._metrics = metrics
         self._composer = Composer(max_attempts=settings.max_attempts)
         self._in_flight = 0
         self._ended = 0
@@ -93,6 +97,7 @@ class BatchDriver:
             _log.error("batch not advanced", error=error, batch_id=str(which.batch_id))
             return Advanced()
         seats.fill(done.leases)
+        self._metrics.leased("placed", done.leases)
         self._hints.queued(done.pools)
         return done
 

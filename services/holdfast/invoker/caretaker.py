@@ -7,7 +7,7 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry
 
-from holdfast.invoker.board import Board
+from holdfast.invoker.board import Board, RunnerSession
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.scheduling import Scheduling
@@ -56,7 +56,8 @@ class Caretaker:
         self._settings = settings
         self._turn = ""
         # After an outage of the ledger leases are renewed at once, or runners that live would lose theirs.
-        self._beat = beat = settings.heartbeat_interval / 2
+        beat = settings.heartbeat_interval / 2
+        self._renewing = asyncio.Lock()
         self._sweeper = _acting("sweep", self.sweep)
         self._due = _acting("due", self.fire)
         self._waker = _acting("wake", self.wake)
@@ -96,18 +97,26 @@ class Caretaker:
 
     async def heartbeat(self) -> int:
         """Renew the sessions that the look has not, as while it fails, or when it has ended."""
-        late = time.monotonic() - min(self._beat, 2 * LOOK_SECONDS)
-        if any(session.renewed < session.heard < late for session in self._board.sessions()):
-            async with self._db.connection() as connection:
-                await self._renew(connection)
+        late = time.monotonic() - min(self._settings.heartbeat_interval, 2 * LOOK_SECONDS)
+        if any(session.renewed < min(session.heard, late) for session in self._board.sessions()):
+            async with self._db.transaction() as connection:
+                renewed, now = await self._renew(connection)
+            _renewed(renewed, now)
         return 0
 
-    async def _renew(self, connection: Connection) -> None:
-        """Renew the sessions heard since the last time, and pass on what their runners have missed."""
+    async def _renew(self, connection: Connection) -> tuple[list[RunnerSession], float]:
+        """Renew the sessions heard since the last time, and pass on what their runners have missed.
+
+        Return them with when that was: it counts once it is committed.
+        """
+        async with self._renewing:  # a doubt is settled once
+            return await self._renew_heard(connection)
+
+    async def _renew_heard(self, connection: Connection) -> tuple[list[RunnerSession], float]:
         now = time.monotonic()
         heard = [session for session in self._board.sessions() if session.heard > session.renewed]
         if not heard:
-            return
+            return [], now
         ids = [session.session_id for session in heard]
         doubts = [(session, session.doubt()) for session in heard if session.in_doubt]
         gone = await ledger_session.heartbeat(
@@ -118,13 +127,13 @@ class Caretaker:
         if doubts:
             leases = await ledger_session.held(connection, [session.session_id for session, _ in doubts])
         for session in heard:
-            session.renewed = now
             if session.session_id in gone and self._board.remove(session):
                 session.close(SessionUnknown("The session's leases are over; open it anew."))
         for session, doubt in doubts:
             if session.session_id not in gone:
                 session.settle([lease for lease in leases if lease.session_id == session.session_id], doubt)
         self._pass_on(asked)
+        return heard, now
 
     def _pass_on(self, asked: Sequence[Asked]) -> None:
         """Tell runners again what they may have missed."""
@@ -138,11 +147,15 @@ class Caretaker:
                 told.cancel(each.run_id, each.epoch, each.cancel)
 
     async def look(self) -> int:
-        """Renew the runners' sessions and look for all loops, in one transaction; wake those with work."""
+        """Look for all loops and renew the runners' sessions, in one transaction; wake those with work.
+
+        The sessions last: a slow look holds none of their rows, and `heartbeat` renews them meanwhile.
+        """
         async with self._db.transaction() as connection:
-            await self._renew(connection)
             sessions = [session.session_id for session in self._board.sessions()]
             seen = await look(connection, pools=self._board.wanting(), session_ids=sessions)
+            renewed, now = await self._renew(connection)
+        _renewed(renewed, now)
         for name, wake in self._woken.items():
             if getattr(seen, name):
                 wake()
@@ -211,6 +224,11 @@ class Caretaker:
             return 0
         _log.info("history dropped", day=day.isoformat())
         return 1
+
+
+def _renewed(sessions: Sequence[RunnerSession], when: float) -> None:
+    for session in sessions:
+        session.renewed = max(session.renewed, when)
 
 
 def _acting(name: str, work: Callable[[], Awaitable[int]]) -> Loop:

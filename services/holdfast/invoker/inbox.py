@@ -53,7 +53,7 @@ class Inbox:
         self._max_attempts = max_attempts
         self._after = ""
         self._pressed: dict[str, float] = {}
-        self.loop = Loop("inbox", self.run_once, interval=UNASKED_SECONDS)
+        self.loop = Loop("inbox", self.run_once, interval=UNASKED_SECONDS, max_backoff=1.0)
 
     async def run_once(self) -> int:
         """Move some events on; return how many left the inbox."""

@@ -91,7 +91,7 @@ class Parts:
         scheduling = Scheduling(db, hints, stopping, refusals, settings.max_attempts)
         door = Door(db, board, hints, intents, refusals, metrics=metrics)
         inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
-        batches = BatchDriver(db, board, hints, settings)
+        batches = BatchDriver(db, board, hints, settings, metrics)
         applier = BatchApplier(db, hints, settings)
         mailroom = Mailroom(db, board, live, hints)
         others = {

@@ -127,7 +127,7 @@ async def _apply_patiently(
     while True:
         try:
             return await _apply(connection, migration, lock_timeout)
-        except asyncpg.LockNotAvailableError as error:
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             if time.monotonic() >= gives_up:
                 raise MigrationError(
                     f"{migration.name} could not lock what it changes within {patience:g} s: "

@@ -306,7 +306,13 @@ class Holding:
 
     async def _run_chunk(self, held: Held, served: Served, gate: asyncio.Semaphore | None) -> Left:
         held.execution = Chunk(
-            served.agent, held.invocation, held, models=served.models, gate=gate, reached=_reached
+            served.agent,
+            held.invocation,
+            held,
+            models=served.models,
+            gate=gate,
+            reached=_reached,
+            observer=held.observation,
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)

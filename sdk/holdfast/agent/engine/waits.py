@@ -26,8 +26,8 @@ from holdfast.agent.wire.invocation import History
 
 HOT: Final = 1.0
 """Seconds that a wait stays on its runner before the run may rest."""
-MOST_KEYS: Final = 1000
-"""Mailbox keys that a park may name; a run that waits for more stays where it is."""
+MOST_KEYS: Final = 999
+"""Mailbox keys that a run may wait for to rest: a park may name one more, which is that of its input."""
 
 
 @dataclass(slots=True, eq=False)

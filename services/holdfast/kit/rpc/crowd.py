@@ -1,14 +1,13 @@
 """A server takes so many calls at once, and so many of a tenant; the rest are told to come again.
 
 Each call holds memory and perhaps a connection to the ledger, so what is not bounded here is bounded by the
-process dying. Health and reflection always get in, and runners' streams count for no tenant: they are the
-platform's own.
+process dying. Health, reflection and what only the platform may call (runners, KEDA) always get in and are
+not counted: a crowd of callers that wait for runs must not keep out who executes them.
 """
 
 from collections import Counter
 from typing import Any, Final
 
-from holdfast.kit.auth.role import RUNNER
 from holdfast.kit.auth.rule import RULES
 from holdfast.kit.bounds import Bounds
 from holdfast.kit.errors import TooManyCalls
@@ -34,11 +33,12 @@ class CrowdLayer(Layer):
         if method.startswith(EXEMPT):
             return inner
         rule = RULES.get(method)
-        platforms = rule is not None and rule.roles == {RUNNER}
+        if rule is not None and rule.platform:
+            return inner
         most = self._bounds.by_method.get(method, 0)
 
         async def counted(request: Any, context: Context) -> Any:
-            tenant = "" if platforms else current_tenant()
+            tenant = current_tenant()
             self._enter(method, most, tenant)
             try:
                 return await inner(request, context)
@@ -51,7 +51,7 @@ class CrowdLayer(Layer):
         bounds = self._bounds
         if bounds.calls and self._calls >= bounds.calls:
             raise _refusal("The server has as many calls in flight as it takes.", "calls", bounds.calls)
-        if tenant and bounds.calls_per_tenant and self._tenants[tenant] >= bounds.calls_per_tenant:
+        if bounds.calls_per_tenant and self._tenants[tenant] >= bounds.calls_per_tenant:
             raise _refusal(
                 "The tenant has as many calls in flight as the server takes of one.",
                 "calls_per_tenant",

@@ -13,12 +13,9 @@ def about_run(run_id: UUID | str, correlation_id: str = "") -> None:
 
     A task that serves a call needs no end of it: the task is the call's own.
     """
-    told = {"run_id": str(run_id)}
-    if correlation_id:
-        told["correlation_id"] = correlation_id
-    logs.bind(**told)
+    logs.bind(run_id=str(run_id), correlation_id=correlation_id or None)
     if enabled():
         current = trace.get_current_span()
-        current.set_attribute(span.RUN_ID, told["run_id"])
+        current.set_attribute(span.RUN_ID, str(run_id))
         if correlation_id:
             current.set_attribute(span.CORRELATION_ID, correlation_id)

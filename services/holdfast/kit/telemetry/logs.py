@@ -28,8 +28,12 @@ _bound: ContextVar[Mapping[str, object]] = ContextVar("holdfast_log", default=Ma
 
 
 def bind(**fields: object) -> None:
-    """Say these with every line of this task, and of those it starts from now on; the last word counts."""
-    _bound.set({**_bound.get(), **fields})
+    """Say these with every line of this task, and of those it starts from now on.
+
+    The last word counts, and None is a word: no more of that field.
+    """
+    said = {**_bound.get(), **fields}
+    _bound.set({name: value for name, value in said.items() if value is not None})
 
 
 def bound_trace() -> str:
