@@ -2,13 +2,15 @@
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 import pytest
 
 from holdfast.invoker import caretaker
+from holdfast.kit.errors import LedgerUnavailable
 from tests.invoker.runner import Runner
 from tests.invoker.stand import QUICK, Invoker
 from tests.kit.until import until
@@ -55,3 +57,28 @@ async def test_a_session_outlives_its_ttl_while_the_look_fails(
         assert await connection.fetchval(
             "SELECT bool_and(expire_time > clock_timestamp()) FROM runner_session"
         )
+
+
+async def test_a_renewal_that_is_not_committed_does_not_count(
+    door: Invoker, worker: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    care = door.parts.caretaker
+    (session,) = door.parts.board.sessions()
+    real = door.parts.db.transaction
+
+    @asynccontextmanager
+    async def lost() -> AsyncIterator[Any]:
+        async with real() as connection:
+            yield connection
+            raise LedgerUnavailable("gone before it was durable")
+
+    await worker.credit(0)
+    await until(lambda: session.heard > session.renewed)
+    monkeypatch.setattr(door.parts.db, "transaction", lost)
+    before = session.renewed
+    session.heard = time.monotonic()
+    for renewing in (care.look, care.heartbeat):
+        session.renewed = before = before - 60.0
+        with pytest.raises(LedgerUnavailable):
+            await renewing()
+        assert session.renewed == before
