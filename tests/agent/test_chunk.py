@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -88,7 +89,7 @@ def chunk(
 async def test_each_item_ends_for_itself_and_one_commit_says_how() -> None:
     journal = Journal()
     done = await chunk(
-        journal, {"n": 1}, {"do": "fail"}, {"do": "flake"}, {"do": "hang"}, {"do": "steps"}, deadline_ms=300
+        journal, {"n": 1}, {"do": "fail"}, {"do": "flake"}, {"do": "hang"}, {"do": "steps"}, deadline_ms=2_000
     ).run()
     assert done is Left.ENDED
     (commit,) = journal.commits
@@ -198,3 +199,21 @@ async def test_what_an_agent_may_run_at_once_bounds_its_items_too() -> None:
     await chunk(journal, *({"n": n} for n in range(6)), gate=Counting(2)).run()
     assert most == 2
     assert {item["status"] for item in journal.said} == {5}
+
+
+async def test_who_watches_a_chunk_is_told_of_the_steps_of_all_its_items() -> None:
+    watched: list[str] = []
+
+    class Watcher:
+        def step(self, key: str, _name: str, _kind: int) -> AbstractContextManager[object]:
+            watched.append(key)
+            return nullcontext()
+
+        def tried_again(self, _kind: int) -> None:
+            raise AssertionError
+
+        def model(self, _model: str, _where: str) -> Any:
+            raise AssertionError
+
+    assert await chunk(Journal(), {"n": 1}, {"n": 2}, observer=Watcher()).run() is Left.ENDED
+    assert watched == ["double", "double"]

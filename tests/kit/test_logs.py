@@ -1,11 +1,13 @@
 """One event is one JSON line."""
 
+import contextvars
 import logging
 from typing import Any
 
 import pytest
 
 from holdfast.kit.telemetry import logs
+from holdfast.kit.telemetry.about import about_run
 
 
 def test_an_event_is_a_line_with_its_fields(lines: list[dict[str, Any]]) -> None:
@@ -63,3 +65,17 @@ def test_a_standard_error_that_is_gone_is_nobodys_problem() -> None:
     logs.configure("test", level="debug", write=gone)
     logs.logger("x").info("into the void")
     logs.configure("test", level="warning")
+
+
+def test_what_a_task_says_of_itself_can_be_taken_back(lines: list[dict[str, Any]]) -> None:
+    def talk() -> None:
+        about_run("one", "order-7")
+        logs.logger("test").info("first")
+        about_run("two")
+        logs.logger("test").info("second")
+
+    contextvars.copy_context().run(talk)
+    assert [(each["run_id"], each.get("correlation_id")) for each in lines] == [
+        ("one", "order-7"),
+        ("two", None),
+    ]
