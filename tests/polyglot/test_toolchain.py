@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.polyglot import toolchain
-from tests.polyglot.toolchain import Language, UnavailableError, build
+from tests.polyglot.toolchain import Language, UnavailableError, away_line, build
 
 PLAIN = Language("plain", ("bash",), lambda _folder: None, "echo built >> log", "", {})
 
@@ -36,3 +36,20 @@ def test_a_registry_that_does_not_answer_is_told_in_the_tool_s_own_words() -> No
 def test_a_program_that_does_not_compile_fails() -> None:
     with pytest.raises(AssertionError, match="undefined: x"):
         build(replace(PLAIN, script="echo 'main.go:1: undefined: x'; exit 1"))
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "[ERROR] Could not resolve dependencies: Could not find artifact io.grpc:grpc-stub:jar:9.9.9",
+        "go: example.com/stubs@v9.9.9: reading the mirror: 404 Not Found",
+        "npm error code E404",
+        "npm warn retry ECONNRESET\n" + "added a package\n" * 30 + "hello.ts(3,5): error TS2304",
+    ],
+)
+def test_a_version_that_no_registry_has_is_our_mistake_and_skips_nothing(printed: str) -> None:
+    assert not away_line(printed)
+
+
+def test_the_line_that_says_what_is_away_is_the_reason() -> None:
+    assert away_line("begin\nnpm error code ENOTFOUND\nend") == "npm error code ENOTFOUND"

@@ -27,14 +27,18 @@ STUBS: Final = ROOT / "docs/stubs.md"
 PATIENCE_S: Final = 900.0
 
 _AWAY: Final = re.compile(
-    r"dial tcp|no such host|ENOTFOUND|ECONNREFUSED|ETIMEDOUT|ECONNRESET|EAI_AGAIN|npm error code E4\d\d|"
-    r"Could not transfer|Could not resolve|could not be resolved|Non-resolvable|Connection refused|"
-    r"Unknown host|"
+    r"dial tcp|no such host|ENOTFOUND|ECONNREFUSED|ETIMEDOUT|ECONNRESET|EAI_AGAIN|"
+    r"npm error code E(401|403|5\d\d)|Could not transfer|Connection refused|Unknown host|Connect timed out|"
     r"failed to download|failed to fetch|download of .* failed|Temporary failure|"
     r"module lookup disabled|ENOTCACHED|in offline mode|--offline was specified|"
-    r"403 Forbidden|404 Not Found|i/o timeout|requires go >=|toolchain not available|requires rustc"
+    r"403 Forbidden|i/o timeout|requires go >=|toolchain not available|requires rustc"
 )
-"""What the package managers say when it is the registry, or the toolchain's age, that keeps them."""
+"""What the package managers say when it is the registry, or the toolchain's age, that keeps them.
+
+Not that a registry has no such version: then it is a pin of ours that is wrong.
+"""
+_LAST: Final = 25
+"""Lines in which the command that failed says why; those before may warn of what went well in the end."""
 
 
 class UnavailableError(Exception):
@@ -135,10 +139,8 @@ def _run(language: Language) -> None:
 
 def away_line(printed: str) -> str:
     """Return the line in which a tool says that a registry or toolchain cannot be had, empty if none does."""
-    away = _AWAY.search(printed)
-    if away is None:
-        return ""
-    return printed[printed.rfind("\n", 0, away.start()) + 1 :].splitlines()[0].strip()[:300]
+    last = printed.splitlines()[-_LAST:]
+    return next((line.strip()[:300] for line in last if _AWAY.search(line)), "")
 
 
 def _digest(language: Language) -> str:
