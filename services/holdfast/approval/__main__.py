@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 
-from holdfast.approval.metrics import LOOK_SECONDS, ApprovalMetrics
+from holdfast.approval.metrics import ApprovalMetrics
 from holdfast.approval.servicer import ApprovalServicer
 from holdfast.approval.settings import ApprovalSettings
 from holdfast.approval.telling import Telling
@@ -16,7 +16,7 @@ from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
-from holdfast.kit.telemetry.metrics import Metrics
+from holdfast.kit.telemetry.metrics import GAUGE_SECONDS, Metrics
 from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.ledger.notice import Notices
@@ -46,7 +46,7 @@ async def main(stop: Stop) -> None:
         over = asyncio.Event()
         tasks = [asyncio.create_task(telling.loop.run(over))]
         if settings.metrics_listen:
-            gauges = Loop("gauges", lambda: counts.look(db), interval=LOOK_SECONDS)
+            gauges = Loop("gauges", lambda: counts.look(db), interval=GAUGE_SECONDS)
             tasks.append(asyncio.create_task(gauges.run(over)))
         try:
             await serve(

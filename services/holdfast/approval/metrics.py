@@ -1,15 +1,10 @@
 """The metrics of an Approval service: what waits for people, and whether time is acted on."""
 
-from typing import Final
-
 from prometheus_client import CollectorRegistry, Gauge
 
 from holdfast.kit.db import Database
 from holdfast.kit.telemetry.metrics import counter
 from holdfast.ledger.gauge import approvals_waiting
-
-LOOK_SECONDS: Final = 15.0
-"""Between two looks at the ledger, while somebody is shown what they see."""
 
 
 class ApprovalMetrics:

@@ -6,7 +6,7 @@ import sys
 
 from holdfast.dispatcher.address import AddressPolicy
 from holdfast.dispatcher.dispatch import Dispatch
-from holdfast.dispatcher.metrics import LOOK_SECONDS, DispatcherMetrics
+from holdfast.dispatcher.metrics import DispatcherMetrics
 from holdfast.dispatcher.secret import Secrets
 from holdfast.dispatcher.sender import Sender
 from holdfast.dispatcher.servicer import OutboxServicer
@@ -20,7 +20,7 @@ from holdfast.kit.rpc.server import Registration, serve
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
-from holdfast.kit.telemetry.metrics import Metrics
+from holdfast.kit.telemetry.metrics import GAUGE_SECONDS, Metrics
 from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.gatekeeping import ledger_access
 from holdfast.v1.outbox_service_pb2_grpc import add_OutboxServiceServicer_to_server
@@ -63,7 +63,7 @@ async def main(stop: Stop) -> None:
         outbox = OutboxServicer(db, policy, dispatch.wake)
         dispatching = asyncio.create_task(dispatch.run())
         dispatching.add_done_callback(lambda _: stop.ask("the dispatching ended"))
-        gauges = Loop("gauges", lambda: counts.look(db), interval=LOOK_SECONDS)
+        gauges = Loop("gauges", lambda: counts.look(db), interval=GAUGE_SECONDS)
         looking = asyncio.create_task(gauges.run(stop)) if settings.metrics_listen else None
         try:
             await serve(

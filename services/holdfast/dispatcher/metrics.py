@@ -13,8 +13,6 @@ from holdfast.ledger.gauge import due_effects, tripped_breakers
 from holdfast.ledger.outbox_claim import Delivery
 from holdfast.ledger.outbox_settle import Settlement
 
-LOOK_SECONDS: Final = 15.0
-"""Between two looks at the ledger, while somebody is shown what they see."""
 KINDS: Final = {
     "http": "http",
     "https": "http",

@@ -13,8 +13,6 @@ from holdfast.ledger.values import Leased
 from holdfast.v1 import invoker_service_pb2
 
 SHAPES: Final = {1: "service", 2: "worker", 3: "workflow", 4: "batch"}
-LOOK_SECONDS: Final = 15.0
-"""Between two looks at the ledger, while somebody is shown what they see."""
 MOST_TENANTS: Final = 20
 _DELAYED: Final = 1.0
 _FIRST_EPOCH: Final = 1

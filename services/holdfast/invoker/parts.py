@@ -20,7 +20,7 @@ from holdfast.invoker.inbox import Inbox
 from holdfast.invoker.intents import Intents
 from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
-from holdfast.invoker.metrics import LOOK_SECONDS, InvokerMetrics
+from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.refusals import Refusals
 from holdfast.invoker.scaling import Snapshot
 from holdfast.invoker.scheduling import Scheduling
@@ -31,6 +31,7 @@ from holdfast.invoker.waiters import Waiters
 from holdfast.kit.auth.capability import Capabilities
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop
+from holdfast.kit.telemetry.metrics import GAUGE_SECONDS
 from holdfast.ledger import session
 from holdfast.ledger.notice import Notices
 
@@ -126,7 +127,7 @@ class Parts:
             capabilities=settings.capabilities(),
             applier=applier,
             batches=batches,
-            gauges=Loop("gauges", lambda: metrics.queues.look(db), interval=LOOK_SECONDS),
+            gauges=Loop("gauges", lambda: metrics.queues.look(db), interval=GAUGE_SECONDS),
         )
 
 

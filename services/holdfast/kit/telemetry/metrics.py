@@ -19,6 +19,8 @@ SLOW: Final = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.
 """Of what depends on others: models, destinations, a place in the queue."""
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Of groups."""
+GAUGE_SECONDS: Final = 15.0
+"""Between two looks at the ledger, while somebody is shown what they see."""
 MOST_NAMES: Final = 50
 OTHER: Final = "other"
 
