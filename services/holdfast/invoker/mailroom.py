@@ -1,8 +1,8 @@
 """A signal is durable first and pushed to its runner second; what a push misses is found within a second.
 
 Pushed is over the runner's lease stream if that is here, else over the live link if the runner has one. The
-lease stream remembers how far each run was told on it: the look of each second finds the runs that lack something,
-and what was lost with an older stream is told again by the next.
+lease stream remembers how far each run was told on it: the look of each second finds the runs that lack
+something, and what was lost with an older stream is told again by the next.
 """
 
 from collections.abc import Sequence
