@@ -23,6 +23,7 @@ from holdfast.agent.model_ladder import Models
 from holdfast.agent.wire.draft import CANCELLED, FAILED, SUCCEEDED, Draft, Outcome
 from holdfast.agent.wire.invocation import UNLIMITED, History, Invocation
 from holdfast.agent.wire.pen import Pen
+from holdfast.payload import Sealing
 
 SUFFIX: Final = "#light"
 """A chunk is a run of the agent's intent with this appended; no caller can name such an intent."""
@@ -55,11 +56,14 @@ class Chunk:
         gate: asyncio.Semaphore | None = None,
         reached: Callable[[str], None] = lambda _: None,
         observer: Observer = NOBODY,
+        sealing: Sealing | None = None,
     ) -> None:
         """Take what bounds the agent's executions at once on this runner, if it is bounded.
 
-        `observer` watches what is executed for all items.
+        `observer` watches what is executed for all items; `sealing` opens and seals what is theirs: the chunk
+        itself is between the runner and the platform.
         """
+        self._sealing = sealing
         self.stopped: RunStopped | None = None
         self._agent = agent
         self._invocation = invocation
@@ -139,7 +143,7 @@ class Chunk:
             self._invocation,
             run_id=item.run_id,
             intent=self._agent.intent,
-            payload=item.payload,
+            payload=item.payload if self._sealing is None else self._sealing.opened_plain(item.payload),
             limits=limits,
             attempt=item.attempt,
             remaining=limits.deadline,
@@ -155,6 +159,8 @@ class Chunk:
         said: list[str] = []
         room = LARGEST
         for item, each in zip(items, ended, strict=True):
+            if self._sealing is not None and each.result is not None:
+                each.result = self._sealing.sealed_json(each.result.encode()).decode()
             told = _told(item, each)
             if said and len(told) > room:
                 told = _told(item, Ended(AGAIN, usage=each.usage, alone=True))
