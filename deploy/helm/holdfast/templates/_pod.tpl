@@ -111,6 +111,13 @@ spec:
           - {key: {{ . }}, path: oidc-secret}
           {{- end }}
     {{- end }}
+    {{- if include "holdfast.readsPayloads" (dict "root" $root "service" $part.service) }}
+    - name: payloads
+      secret:
+        secretName: {{ $root.Values.payloads.existingSecret }}
+        items:
+          - {key: payload-keys, path: payload-keys}
+    {{- end }}
     {{- with $root.Values.tls.existingSecret }}
     - name: tls
       secret:
