@@ -69,7 +69,9 @@ WHERE l.run_id = ANY(ARRAY(SELECT run_id FROM run_state WHERE tenant = $1 AND st
       AND r.run_id = l.run_id
 """
 
-OPEN: Final = "UPDATE tenant_pool SET held = false WHERE tenant = $1 AND held RETURNING pool, ready"
+OPEN: Final = """
+UPDATE tenant_pool SET held = false, look_time = now() WHERE tenant = $1 AND held RETURNING pool, ready
+"""
 
 
 async def get(connection: Connection, tenant: str) -> TenantView:
