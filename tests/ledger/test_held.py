@@ -12,6 +12,7 @@ import pytest
 from holdfast.kit.db import Database
 from holdfast.ledger import claim_sql, held, tenant
 from holdfast.ledger.commit_value import Requeue
+from holdfast.ledger.domain.batch import light_intent
 from holdfast.ledger.domain.tenant import intent_caps
 from holdfast.ledger.look import look
 from holdfast.ledger.retry import retry
@@ -343,3 +344,36 @@ async def test_what_is_held_is_found_by_the_look_when_its_time_comes(db: Databas
         assert (await look(connection)).held
     assert (await held.look_again(db))[0] == 1
     assert await any_held(db) == []
+
+
+LIGHT = light_intent("count")
+LIGHTLY = (*BOTH, ServedIntent(LIGHT, "1"))
+
+
+async def test_chunks_of_light_items_share_the_cap_of_their_intent(db: Database) -> None:
+    await cap(db, count=2)
+    runner = await opened(db, LIGHTLY)
+    (placed,) = await admitted(db, invocation(intent=LIGHT), on=runner.idle(9))
+    assert placed.lease is None, "past the count"
+    await admitted(db, invocation(), invocation(intent=LIGHT), invocation())
+    taken = await runner.take(9)
+    assert sorted(run.intent for run in taken) == ["count", LIGHT]
+    assert await runner.take(9) == []
+    await finish(db, next(run for run in taken if run.intent == LIGHT))
+    (third,) = await runner.take(9)
+    await finish(db, third)
+    await finish(db, next(run for run in taken if run.intent == "count"))
+    assert {third.intent, *[run.intent for run in await runner.take(9)]} == {"count", LIGHT}
+    assert await contradictions(db) == []
+
+
+async def test_a_cap_that_comes_later_counts_the_chunks_that_run_already(db: Database) -> None:
+    await admitted(db, invocation(intent=LIGHT), invocation(intent=LIGHT))
+    runner = await opened(db, LIGHTLY)
+    (first, second) = await runner.take(9)
+    await cap(db, count=2)
+    await admitted(db, invocation())
+    assert await runner.take(9) == []
+    await finish(db, first)
+    assert [run.intent for run in await runner.take(9)] == ["count"]
+    await finish(db, second)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from holdfast.kit.db import Connection, Database
 from holdfast.ledger.domain.ring import Turn
+from holdfast.ledger.values import intent_of
 
 Key = tuple[str, str]
 """A tenant, and an intent of its."""
@@ -84,10 +85,11 @@ SELECT held_for FROM tenant_pool
 WHERE pool = $1 AND tenant = $2 AND (held OR look_time > clock_timestamp() - interval '2 s')
 """
 
+# What comes before @ and # is `intent_of` the pool.
 FREE: Final = """
 UPDATE tenant_pool p SET held = false, look_time = now()
 WHERE p.tenant = ANY($1::text[]) AND p.held AND p.held_by IS NULL
-      AND (p.tenant, split_part(p.pool, '@', 1)) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+      AND (p.tenant, substring(p.pool FROM '[^@#]+')) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 RETURNING p.pool, p.ready
 """
 
@@ -106,11 +108,6 @@ class Limits:
         """Return the intent as whose a lease of this pool counts; None if it counts against no cap."""
         key = (turn.tenant, intent_of(turn.pool))
         return key[1] if key in self.capped else None
-
-
-def intent_of(pool: str) -> str:
-    """Return the intent of a pool's runs."""
-    return pool.partition("@")[0]
 
 
 async def limits(
