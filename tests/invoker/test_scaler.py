@@ -13,11 +13,12 @@ from holdfast.invoker import scaler_servicer
 from holdfast.keda import externalscaler_pb2, externalscaler_pb2_grpc
 from holdfast.kit.rpc.client import channel
 from holdfast.ledger import tenant
+from holdfast.ledger.domain.batch import light_intent
 from tests.invoker.runner import Runner, runner
 from tests.invoker.stand import Invoker, fields_of, invoker, pb, reason_of
 from tests.invoker.test_process import invoker_process
 from tests.kit.until import until
-from tests.support.ledger import open_ledger
+from tests.support.ledger import admitted, invocation, open_ledger
 
 keda: Any = externalscaler_pb2
 
@@ -138,6 +139,20 @@ async def test_work_is_announced_at_once_by_whichever_invoker_lets_it_in(
             assert (await stream.read()).result
             assert time.monotonic() - began < scaler_servicer.LOOK_S / 4, "told, not found by looking"
             stream.cancel()
+
+
+@pytest.mark.usefixtures("served")
+async def test_chunks_of_light_items_call_for_runners_of_their_intent(
+    door: Invoker, scaler: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaler_servicer, "LOOK_S", 3600.0)
+    stream = scaler.StreamIsActive(ref(intents="count"))
+    assert not (await stream.read()).result
+    async with open_ledger(database_url) as db:
+        (chunk,) = await admitted(db, invocation(tenant="default", intent=light_intent("count")))
+    door.parts.hints.queued([chunk.pool])
+    assert (await asyncio.wait_for(stream.read(), 30)).result
+    await becomes(scaler, 1, intents="count")
 
 
 @pytest.mark.usefixtures("served")

@@ -8,6 +8,7 @@ from typing import Final
 
 from holdfast.kit.db import Database
 from holdfast.ledger.demand import Backlog, Question, backlogs
+from holdfast.ledger.values import intent_of
 
 FRESH_S: Final = 1.0
 """How old an answer may be, and how often at most the ledger is asked."""
@@ -27,7 +28,7 @@ class Watch:
 
     def takes(self, pool: str) -> bool:
         """Say whether runs of a pool are what it waits for, whatever their priority."""
-        return pool.partition("@")[0] in self._question.intents
+        return intent_of(pool) in self._question.intents
 
     def come(self) -> None:
         """Note that work has come."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast.kit.db import Connection
+from holdfast.ledger.domain.batch import light_intent
 
 MOST_TENANTS: Final = 10_000
 """Of a pool's tenants with work, as many are counted, those first whose turn is next."""
@@ -20,7 +21,7 @@ LAG_TENANTS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be scaled: runners of these intents, by runs of at least this priority."""
+    """What is to be scaled: runners of intents and of their light items, by runs of at least a priority."""
 
     intents: tuple[str, ...]
     priority: int = 0
@@ -107,7 +108,8 @@ async def backlogs(connection: Connection, questions: Sequence[Question]) -> dic
     asked = [
         (number, intent, -question.priority)
         for number, question in enumerate(questions)
-        for intent in dict.fromkeys(question.intents)
+        for named in dict.fromkeys(question.intents)
+        for intent in (named, light_intent(named))
     ]
     rows = await connection.fetch(
         BACKLOG,
