@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from holdfast.invoker import scaler_servicer
+from holdfast.invoker import scaler_servicer, scaling
 from holdfast.keda import externalscaler_pb2, externalscaler_pb2_grpc
 from holdfast.kit.rpc.client import channel
 from holdfast.ledger import tenant
@@ -196,6 +196,30 @@ async def test_a_crowd_that_asks_costs_one_look_a_second_and_silence_none(door: 
     before = scaling.reads
     await door.parts.caretaker.loops[0].signal.completed(2)
     assert scaling.reads == before
+
+
+@pytest.mark.usefixtures("served")
+async def test_no_more_is_asked_of_the_ledger_at_once_than_its_bound_and_what_was_asked_before_goes_on(
+    door: Invoker, scaler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [",".join(f"team-{n}/{i}" for i in range(100)) for n in range(20)]
+    answers = await asyncio.gather(*(scaler.IsActive(ref(intents=intents)) for intents in many))
+    assert not any(answer.result for answer in answers)
+    for call in (scaler.IsActive(ref(intents="count")), scaler.StreamIsActive(ref(intents="talk")).read()):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert reason_of(caught.value) == "TOO_MANY_CALLS"
+    assert not (await scaler.IsActive(ref(intents=many[0]))).result
+    monkeypatch.setattr(scaling, "REMEMBERED_S", 2.0)
+    await door.invoke()
+
+    async def told() -> bool:
+        try:
+            return await value(scaler, intents="count") == 1
+        except grpc.aio.AioRpcError:
+            return False
+
+    await until(told)
 
 
 async def test_a_trigger_that_is_not_as_it_must_be_is_refused_by_entry(scaler: Any) -> None:
