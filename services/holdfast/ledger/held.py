@@ -57,7 +57,7 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS u (pool, tenant
 WHERE p.pool = u.pool AND p.tenant = u.tenant
 """
 
-# A lookup for each pool, whatever the planner believes of how many breakers are open.
+# A lookup for each pool. A join, planned while nothing is held, would compare each with each in an outage.
 _OVER: Final = f"""
 held_by IS NOT NULL
 AND (SELECT s.breaker FROM destination_state s WHERE s.destination_id = held_by AND {_SHUT}) IS NULL
@@ -66,7 +66,7 @@ AND (SELECT s.breaker FROM destination_state s WHERE s.destination_id = held_by 
 # Two indexes, each of what is held alone. Reads every pool that a breaker holds, and locks and writes none.
 DUE: Final = f"""
 (SELECT tenant FROM tenant_pool WHERE held AND look_time <= now() LIMIT {_MOST})
-UNION
+UNION ALL
 (SELECT tenant FROM tenant_pool WHERE held AND {_OVER} LIMIT {_MOST})
 """  # noqa: S608 - a constant of ours
 
@@ -209,7 +209,7 @@ async def look_again(db: Database) -> tuple[int, list[str]]:
 
     async def once() -> tuple[int, list[str]]:
         async with db.transaction() as connection:
-            tenants = [row["tenant"] for row in await connection.fetch(DUE)]
+            tenants = sorted({row["tenant"] for row in await connection.fetch(DUE)})
             if not tenants:
                 return 0, []
             await connection.fetch(LOCK, tenants)
