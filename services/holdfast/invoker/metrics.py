@@ -97,7 +97,7 @@ class _Queues:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._depth = Gauge(
             "holdfast_queue_depth",
-            "Runs that a runner could take now, by intent; tenants at their cap in flight are left out.",
+            "Runs that a runner could take now, by intent; what a cap or a breaker holds back is left out.",
             ["intent"],
             registry=registry,
         )

@@ -106,6 +106,7 @@ CHUNK: Final = 250
 
 LIGHT_CHUNK: Final = 50
 """Light items that one run executes at most."""
+_LIGHT: Final = "#light"
 _OVERLAP: Final = 4
 """Chunks that share a batch's parallelism: while one waits for its slowest item, others go on."""
 
@@ -218,7 +219,12 @@ def after_run(
 
 def light_intent(intent: str) -> str:
     """Return the intent under which chunks of light items run; no caller can name it, for its character."""
-    return f"{intent}#light"
+    return intent + _LIGHT
+
+
+def named_intent(intent: str) -> str:
+    """Return the intent as its callers name it, of a chunk's too."""
+    return intent.removesuffix(_LIGHT)
 
 
 def light_chunk(max_parallelism: int) -> int:
