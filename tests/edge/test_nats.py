@@ -138,6 +138,18 @@ async def test_what_is_bad_is_set_aside_and_holds_nobody_up(door: Invoker, serve
     assert rows == [f"orders INVALID_FIELD {text}" for text in ("{bad", "(empty)", "[1]")]
 
 
+async def test_a_message_too_large_for_a_call_is_set_aside_and_holds_nobody_up(
+    door: Invoker, server: NatsServer
+) -> None:
+    numbers_alone = b'{"n": [' + b"1," * 400_000 + b"1]}"  # each takes eleven bytes of a Struct
+    await publish(server, numbers_alone, *bodies(1, 1))
+    async with reading(door, server):
+        await until(lambda: _is(count(door), 1), deadline=30)
+        await done_with(server)
+    (row,) = await column(door, "SELECT reason || ' ' || field || ' ' || message FROM run_inbox_refused")
+    assert row == "INVALID_FIELD body An event's payload is at most 1,048,576 bytes long as it is sent."
+
+
 async def test_a_header_that_is_no_text_stops_nothing(door: Invoker, server: NatsServer) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     await reader.readline()

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -94,8 +93,3 @@ def _check(attributes: Mapping[str, Any], where: str) -> None:
 def _key(attributes: Mapping[str, Any]) -> str:
     """Return what two deliveries of one event have in common: source and id together."""
     return f"{attributes['source']} {attributes['id']}"
-
-
-def size_of(value: Any) -> int:
-    """Return how many bytes a value has as JSON."""
-    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
