@@ -9,6 +9,7 @@ async with Client("127.0.0.1:7401") as client:
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
@@ -105,6 +106,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def show_token(self, token: str) -> None:
+        """Show another token from the next call on; what is under way ends with the one it began with."""
+        self._link = replace(self._link, token=checked_token(token))
 
     async def close(self) -> None:
         """Close the channels; calls in flight are cancelled. Repeatable."""

@@ -64,7 +64,7 @@ class Intake:
     def __init__(self, settings: EdgeSettings, secrets: Secrets) -> None:
         self._settings = settings
         self._secrets = secrets
-        self._clients: dict[tuple[str, str], tuple[str, Client]] = {}
+        self._clients: dict[tuple[str, str], Client] = {}
 
     async def take(self, source: Mapped, letters: Sequence[Letter]) -> list[Fate]:
         """Hand events over; their fates, in order. What is `Taken` is durable."""
@@ -80,7 +80,7 @@ class Intake:
         }
         whole = [index for index in range(len(letters)) if index not in refused]
         try:
-            client = await self._client(source)
+            client = self._client(source)
             answers = await client.publish([letters[index].invocation for index in whole]) if whole else []
         except (HoldfastError, SecretMissingError) as error:
             later = _not_now(source, error)
@@ -97,7 +97,7 @@ class Intake:
     async def set_aside(self, source: Mapped, letters: Sequence[Letter]) -> list[Fate]:
         """Keep events that have a refusal where people find them. Repeatable."""
         try:
-            client = await self._client(source)
+            client = self._client(source)
         except SecretMissingError as error:
             return [_not_now(source, error)] * len(letters)
         refused = {
@@ -109,7 +109,7 @@ class Intake:
     async def close(self) -> None:
         """Close all connections."""
         while self._clients:
-            _, (_, client) = self._clients.popitem()
+            _, client = self._clients.popitem()
             await client.close()
 
     async def _set_aside(
@@ -138,23 +138,20 @@ class Intake:
             )
         return dict.fromkeys(refused, Taken(aside=True))
 
-    async def _client(self, source: Mapped) -> Client:
+    def _client(self, source: Mapped) -> Client:
+        """Return the client of a tenant, showing the token as it is now. Raises `SecretMissingError`."""
         token = self._secrets.text(source.token) if source.token else ""
         place = (source.tenant, source.token)
-        known, client = self._clients.get(place, ("", None))
-        if client is None or known != token:
-            opened = Client(
+        client = self._clients.get(place)
+        if client is None:
+            client = self._clients[place] = Client(
                 self._settings.invoker_address,
                 tenant=source.tenant,
-                token=token,
                 tls=self._settings.tls,
                 retries=_RETRIES,
                 timeout=self._settings.accept_timeout,
             )
-            self._clients[place] = (token, opened)
-            if client is not None:
-                await client.close()
-            client = opened
+        client.show_token(token)
         return client
 
 
