@@ -45,6 +45,18 @@ async def publish(server: NatsServer, *bodies: bytes, subject: str = "orders.new
             await js.publish(subject, body, headers=headers or None)
 
 
+async def spoken(server: NatsServer, header: bytes, body: bytes) -> None:
+    """Publish a message with a header that the client would not send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await reader.readline()
+    head = b"NATS/1.0\r\n" + header + b"\r\n\r\n"
+    sizes = f"{len(head)} {len(head) + len(body)}".encode()
+    writer.write(b'CONNECT {"headers": true, "verbose": false}\r\nHPUB orders.new ' + sizes + b"\r\n")
+    writer.write(head + body + b"\r\nPING\r\n")
+    assert await reader.readline() == b"PONG\r\n"
+    writer.close()
+
+
 def bodies(first: int, count: int) -> list[bytes]:
     return [json.dumps({"n": n}).encode() for n in range(first, first + count)]
 
@@ -151,14 +163,7 @@ async def test_a_message_too_large_for_a_call_is_set_aside_and_holds_nobody_up(
 
 
 async def test_a_header_that_is_no_text_stops_nothing(door: Invoker, server: NatsServer) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    await reader.readline()
-    head, body = b"NATS/1.0\r\nX-Note: gr\xff\xc3\xbc\r\n\r\n", b'{"n": 1}'
-    sizes = f"{len(head)} {len(head) + len(body)}".encode()
-    writer.write(b'CONNECT {"headers": true, "verbose": false}\r\nHPUB orders.new ' + sizes + b"\r\n")
-    writer.write(head + body + b"\r\nPING\r\n")
-    assert await reader.readline() == b"PONG\r\n"
-    writer.close()
+    await spoken(server, b"X-Note: gr\xff\xc3\xbc", b'{"n": 1}')
     await publish(server, *bodies(2, 1))
     more = {"add": {"note": "header.x-note"}, "labels": {"note": "header.x-note"}}
     async with reading(door, server, **more):
@@ -166,6 +171,23 @@ async def test_a_header_that_is_no_text_stops_nothing(door: Invoker, server: Nat
         await done_with(server)
     (first, _) = await column(door, "SELECT run_id FROM run ORDER BY seq")
     assert (await door.run(str(first))).payload["note"] == "gr\ufffdü"
+
+
+async def test_a_nul_stops_nothing_wherever_it_is(door: Invoker, server: NatsServer) -> None:
+    await publish(server, b'{"a\\u0000b": 1}', b'{"a": "\\u0000"}')
+    await spoken(server, b"Nats-Msg-Id: m\x00-1", b'{"n": 1, "note": "in its id"}')
+    await spoken(server, b"X-Note: a\x00b", b'{"n": 2, "note": "in what is added"}')
+    await publish(server, *bodies(3, 1))
+    more = {"add": {"header": "header.x-note"}, "labels": {"note": "header.x-note"}}
+    async with reading(door, server, **more):
+        await until(lambda: _is(count(door), 3), deadline=30)
+        await done_with(server)
+    assert await numbers(door) == [1, 2, 3]
+    rows = await column(door, "SELECT message || payload FROM run_inbox_refused ORDER BY seq")
+    told = "The body has a NUL character."
+    assert rows == [told + '{"a\\u0000b": 1}', told + '{"a": "\\u0000"}']
+    (key,) = await column(door, "SELECT idempotency_key FROM run WHERE idempotency_key LIKE '%/m%'")
+    assert key == "orders/m\ufffd-1"
 
 
 async def test_a_message_that_breaks_its_reader_is_set_aside(

@@ -86,6 +86,8 @@ def _check(attributes: Mapping[str, Any], where: str) -> None:
     for name in attributes:
         if not _NAME.fullmatch(name):
             raise Malformed("The event has an attribute whose name is not small letters and digits.", where)
+    if any("\0" in value for value in attributes.values() if isinstance(value, str)):
+        raise Malformed("The event has a NUL character in an attribute.", where)
     if re.search(r"\s", attributes["source"]):
         raise Malformed("The event's source has white space.", f"{where}.source".lstrip("."))
 
