@@ -18,7 +18,8 @@ from holdfast.edge.plain import parsed
 from holdfast.edge.secret import Secrets
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import NatsSource
-from tests.invoker.stand import Invoker
+from holdfast.invoker.envelope import read_envelope
+from tests.invoker.stand import Invoker, poison
 from tests.kit.until import until
 from tests.support.nats_server import NatsServer, nats_server, needs_nats
 
@@ -255,6 +256,38 @@ async def test_what_the_invoker_fails_at_again_and_again_is_set_aside(
     assert len(tries) == 2
     (message,) = await column(door, "SELECT message FROM run_inbox_refused")
     assert message == "The Invoker failed at it 2 times."
+
+
+async def test_what_breaks_a_group_is_set_aside_without_its_neighbours(
+    door: Invoker, server: NatsServer
+) -> None:
+    await poison(door)
+    await publish(server, *bodies(1, 3))
+    await publish(server, b'{"n": 0}', **{"Nats-Msg-Id": "poison"})
+    await publish(server, *bodies(4, 3))
+    async with reading(door, server, max_deliver=2):
+        await until(lambda: _some(column(door, "SELECT 1 FROM run_inbox_refused")), deadline=60)
+        await done_with(server)
+    assert sorted(await numbers(door)) == [1, 2, 3, 4, 5, 6]
+    assert await column(door, "SELECT idempotency_key FROM run_inbox_refused") == ["orders/poison"]
+
+
+async def test_a_call_that_fails_as_a_whole_is_the_fault_of_one(
+    door: Invoker, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(request: Any, **more: Any) -> Any:
+        if request.idempotency_key == "orders/poison":
+            raise ZeroDivisionError
+        return read_envelope(request, **more)
+
+    monkeypatch.setattr("holdfast.invoker.event_servicer.read_envelope", breaks)
+    await publish(server, *bodies(1, 3))
+    await publish(server, b'{"n": 0}', **{"Nats-Msg-Id": "poison"})
+    async with reading(door, server, max_deliver=2):
+        await until(lambda: _some(column(door, "SELECT 1 FROM run_inbox_refused")), deadline=60)
+        await done_with(server)
+    assert sorted(await numbers(door)) == [1, 2, 3]
+    assert await column(door, "SELECT idempotency_key FROM run_inbox_refused") == ["orders/poison"]
 
 
 async def test_a_server_killed_and_started_again_loses_and_doubles_nothing(

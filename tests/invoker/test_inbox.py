@@ -10,7 +10,7 @@ from holdfast.invoker.inbox import Inbox
 from holdfast.v1 import event_service_pb2 as pb
 from holdfast.v1.invoker_service_pb2 import InvokeRequest
 from holdfast.v1.run_pb2 import Caller
-from tests.invoker.stand import Invoker, invoker, reason_of
+from tests.invoker.stand import Invoker, invoker, poison, reason_of
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -175,6 +175,17 @@ async def test_two_invokers_share_the_inbox(door: Invoker) -> None:
         numbers = [int(row["idempotency_key"]) for row in rows]
         assert numbers == sorted(numbers)
     assert len(await keys(door)) == 200
+
+
+async def test_what_breaks_its_group_breaks_nobody_else(door: Invoker) -> None:
+    await poison(door)
+    names = ["a", "b", "poison", "c", "d"]
+    request = pb.PublishEventsRequest(
+        events=[InvokeRequest(intent="count", idempotency_key=n) for n in names]
+    )
+    results = (await door.events.PublishEvents(request)).results
+    assert [result.refusal.reason for result in results] == ["", "", "INTERNAL", "", ""]
+    assert await keys(door) == ["a", "b", "c", "d"]
 
 
 def aside(key: str, body: bytes = b"", **more: Any) -> pb.SetAsideEvent:

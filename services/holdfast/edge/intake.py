@@ -83,8 +83,9 @@ class Intake:
             client = self._client(source)
             answers = await client.publish([letters[index].invocation for index in whole]) if whole else []
         except (HoldfastError, SecretMissingError) as error:
-            later = _not_now(source, error)
-            return [later] * len(letters)
+            if isinstance(error, Internal) and (middle := len(letters) // 2):  # whichever it was fails alone
+                return await self._take(source, letters[:middle]) + await self._take(source, letters[middle:])
+            return [_not_now(source, error)] * len(letters)
         for index, answer in zip(whole, answers, strict=True):
             fate = _fate(source, answer)
             if isinstance(fate, HoldfastError):
@@ -163,9 +164,7 @@ def _fate(source: Mapped, answer: Published) -> Fate | HoldfastError:
         case IdempotencyKeyReused() if not isinstance(source.key, Place):
             # The sender's own id: some fill in more when they deliver it again.
             return Taken(duplicate=True)
-        case Internal() as error:
-            return Broken("The event could not be handled.", after=_later(error, _SOON_S))
-        case ResourceExhausted() | Unavailable() as error:
+        case Internal() | ResourceExhausted() | Unavailable() as error:
             return _not_now(source, error)
         case HoldfastError() as error:
             return error
@@ -180,6 +179,8 @@ def _not_now(source: Mapped, error: HoldfastError | SecretMissingError) -> NotNo
         _log.error("the source may not speak for its tenant", source=source.name, error_text=str(error))
         return NotNow("The source is not set up.", after=_LATER_S)
     _log.warning("events not taken", source=source.name, code=error.code, reason=error.reason)
+    if isinstance(error, Internal):
+        return Broken("The event could not be handled.", after=_later(error, _SOON_S))
     return NotNow("Events cannot be taken now.", after=_later(error, _SOON_S))
 
 
