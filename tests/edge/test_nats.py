@@ -303,6 +303,55 @@ async def test_a_server_killed_and_started_again_loses_and_doubles_nothing(
     assert sorted(await numbers(door)) == list(range(300))
 
 
+async def requests_open(server: NatsServer) -> int:
+    """Return how many requests for messages wait at the server."""
+    async with server.client() as client:
+        return int((await client.jsm().consumer_info("ORDERS", "holdfast-orders")).num_waiting or 0)
+
+
+async def test_one_request_at_most_is_open_however_long_its_messages_take(
+    door: Invoker, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit = door.parts.door.admit_all
+    slow: list[int] = []
+
+    async def slowly(given: Any) -> Any:
+        if len(slow) < 3:
+            slow.append(len(given))
+            await asyncio.sleep(2.5)  # longer than a request waits at the server
+        return await admit(given)
+
+    monkeypatch.setattr(door.parts.door, "admit_all", slowly)
+    async with reading(door, server, ack_wait=10) as reader:
+        for n in range(3):
+            await publish(server, *bodies(n, 1))
+            await until(lambda n=n: _is(count(door), n + 1), deadline=30)
+            await reader.loop.signal.completed(1)
+        seen = [await requests_open(server) for _ in range(50)]
+    assert max(seen) == 1
+
+
+async def test_requests_are_not_kept_for_a_server_that_is_away(door: Invoker, server: NatsServer) -> None:
+    async with reading(door, server) as reader:
+        await publish(server, *bodies(0, 1))
+        await until(lambda: _is(count(door), 1), deadline=30)
+        await server.kill()
+        await reader.loop.signal.completed(4, deadline=30)
+        await server.start()
+        await until(lambda: _is(requests_open(server), 1), deadline=30)
+        seen = [await requests_open(server) for _ in range(20)]
+    assert max(seen) <= 1
+
+
+async def test_a_user_may_have_a_header_of_the_name_status(door: Invoker, server: NatsServer) -> None:
+    await publish(server, b"", Status="408")
+    await publish(server, b'{"n": 1}', Status="409", Description="Exceeded MaxWaiting")
+    async with reading(door, server):
+        await until(lambda: _is(count(door), 1), deadline=30)
+        await done_with(server)
+    assert await column(door, "SELECT payload FROM run_inbox_refused") == ["(empty)"]
+
+
 async def test_an_edge_killed_while_it_reads_loses_and_doubles_nothing(
     door: Invoker, server: NatsServer, tmp_path: Path
 ) -> None:
