@@ -214,6 +214,20 @@ async def test_what_a_source_sets_aside_is_listed_once_and_sent_again_as_it_was(
     assert (again.source, again.idempotency_key, again.refusal.field) == ("hooks", "b", "payload")
 
 
+async def test_what_could_not_be_mapped_makes_no_run_when_it_is_sent_again(door: Invoker) -> None:
+    body = b'{"n": 1}'  # a JSON object, but none that its source could make a payload of
+    await door.events.SetAsideEvents(
+        pb.SetAsideEventsRequest(source="hooks", events=[aside("a", body, intent="count")])
+    )
+    (event,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    assert (event.text, event.HasField("payload")) == (body.decode(), False)
+    await door.events.RetryRefusedEvent(pb.RetryRefusedEventRequest(event_id=event.event_id))
+    await drained(door)
+    assert await keys(door) == []
+    (again,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    assert (again.text, again.refusal.field) == (body.decode(), "payload")
+
+
 async def test_what_cannot_be_set_aside_is_refused_naming_each_field(door: Invoker) -> None:
     requests = {
         "source": pb.SetAsideEventsRequest(events=[aside("a")]),

@@ -28,11 +28,11 @@ def refused_message(event: RefusedEvent) -> pb.RefusedEvent:
     message.create_time.FromDatetime(event.create_time)
     message.refuse_time.FromDatetime(event.refuse_time)
     try:
-        payload = json.loads(event.payload)
-        if isinstance(payload, dict):
-            message.payload.CopyFrom(value_of(payload).struct_value)
-        else:
-            message.text = event.payload[:_LONGEST_TEXT]
+        match json.loads(event.payload):
+            case str(received):
+                message.text = received[:_LONGEST_TEXT]
+            case payload:
+                message.payload.CopyFrom(value_of(payload).struct_value)
     except (ValueError, OverflowError, RecursionError, TypeError):
         message.ClearField("payload")
         message.text = event.payload[:_LONGEST_TEXT]
