@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -323,11 +324,14 @@ async def test_one_request_at_most_is_open_however_long_its_messages_take(
             await asyncio.sleep(2.5)  # longer than a request waits at the server
         return await admit(given)
 
+    async def there(wanted: int) -> bool:
+        return await count(door) == wanted
+
     monkeypatch.setattr(door.parts.door, "admit_all", slowly)
     async with reading(door, server, ack_wait=10) as reader:
         for n in range(3):
             await publish(server, *bodies(n, 1))
-            await until(lambda n=n: _is(count(door), n + 1), deadline=30)
+            await until(partial(there, n + 1), deadline=30)
             await reader.loop.signal.completed(1)
         seen = [await requests_open(server) for _ in range(50)]
     assert max(seen) == 1
