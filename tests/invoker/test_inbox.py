@@ -91,6 +91,24 @@ async def test_what_can_never_be_a_run_is_set_aside_and_holds_nobody_up(door: In
     assert found["labels"] == ("INVALID_FIELD", "labels")
 
 
+async def test_large_refused_events_are_listed_page_by_page_and_one_too_large_as_text(door: Invoker) -> None:
+    text = "jsonb_build_object('x', repeat('y', 900000))"
+    numbers = "jsonb_build_object('x', array_fill(1, ARRAY[300000]))"  # a Struct of more than a message holds
+    await enqueue(door, f"'nobody_serves', {text}, n::text) FROM generate_series(1, 6) n --")
+    await enqueue(door, f"'nobody_serves', {numbers}, 'numbers'")
+    await drained(door)
+    found: list[Any] = []
+    token = ""
+    while len(found) < 7:
+        page = await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest(page_token=token))
+        found += page.events
+        token = page.next_page_token
+    assert [event.idempotency_key for event in found] == ["1", "2", "3", "4", "5", "6", "numbers"]
+    assert len(found[0].payload["x"]) == 900_000
+    assert (found[6].HasField("payload"), found[6].text[:9]) == (False, '{"x": [1,')
+    assert not token
+
+
 async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker) -> None:
     await enqueue(door, "'later', '{}', 'a'")
     await enqueue(door, "'later', '{}', 'b'")

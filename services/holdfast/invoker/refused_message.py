@@ -6,7 +6,7 @@ from typing import Final
 import grpc
 
 from holdfast.kit.errors import FAULTS
-from holdfast.kit.rpc.payload import value_of
+from holdfast.kit.rpc.payload import MAX_BYTES, value_of
 from holdfast.ledger.inbox_refused import RefusedEvent
 from holdfast.v1 import event_service_pb2 as pb
 
@@ -33,7 +33,10 @@ def refused_message(event: RefusedEvent) -> pb.RefusedEvent:
                 message.text = received[:_LONGEST_TEXT]
             case payload:
                 message.payload.CopyFrom(value_of(payload).struct_value)
+        fits = message.payload.ByteSize() <= MAX_BYTES
     except (ValueError, OverflowError, RecursionError, TypeError):
+        fits = False
+    if not fits:
         message.ClearField("payload")
         message.text = event.payload[:_LONGEST_TEXT]
     return message
