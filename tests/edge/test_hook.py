@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,6 +211,31 @@ async def test_a_secret_comes_from_a_file_and_may_be_changed_without_a_gap(
         gone = await hooks.post("/gh", BODY, **github(BODY, "d-3", secret="old"))
         assert gone.status_code == 401
         assert len(await hooks.runs()) == 2
+
+
+async def test_a_token_that_changes_ends_no_call_under_way(
+    door: Invoker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit = door.parts.door.admit_all
+    arrived, may_go = asyncio.Event(), asyncio.Event()
+
+    async def first_waits(given: Any) -> Any:
+        if not arrived.is_set():
+            arrived.set()
+            await may_go.wait()
+        return await admit(given)
+
+    monkeypatch.setattr(door.parts.door, "admit_all", first_waits)
+    token = tmp_path / "acme"
+    token.write_text("hf_old")
+    async with edge(door, {"gh": DECLARED["gh"] | {"token": "acme"}}, folder=tmp_path) as hooks:
+        first = asyncio.create_task(hooks.post("/gh", BODY, **github(BODY, "d-1")))
+        await arrived.wait()
+        token.write_text("hf_new")
+        assert (await hooks.post("/gh", BODY, **github(BODY, "d-2"))).status_code == 202
+        may_go.set()
+        assert (await first).status_code == 202
+        assert await hooks.runs() == ["gh/d-2", "gh/d-1"]
 
 
 async def test_what_is_declared_of_an_event_is_in_the_run(door: Invoker) -> None:

@@ -111,6 +111,10 @@ class Client:
     ) -> None:
         await self.close()
 
+    def show_token(self, token: str) -> None:
+        """Show another token from the next call on; what is under way ends with the one it began with."""
+        self._link = replace(self._link, token=checked_token(token))
+
     async def close(self) -> None:
         """Close the channels; calls in flight are cancelled. Repeatable."""
         channels, self._channels = self._channels, {}
