@@ -27,6 +27,9 @@ def test_the_runners_have_the_keys_and_the_console_where_that_is_wanted() -> Non
     assert holders() == set()
     assert holders(KEYS) == {"runner"}
     assert holders(BOTH) == {"runner", "console"}
+    (edge,) = (one for name, one in rendered("edge", KEYS).containers().items() if name.endswith("/edge"))
+    assert variables(edge)["HOLDFAST_PAYLOAD_KEYS_FILE"] == "/etc/holdfast/payloads/payload-keys"
+    assert "payloads" in {each["name"] for each in edge["volumeMounts"]}
     pods = rendered("console", KEYS).pods()
     having = [name for name, pod in pods.items() if "payloads" in str(pod["spec"].get("volumes"))]
     assert having == ["hf-holdfast-runner-main"]

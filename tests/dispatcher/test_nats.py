@@ -229,6 +229,7 @@ def delivery_to(server: NatsServer, tenant: str, key: str) -> Delivery:
         idempotency_key=key,
         ordering_key="",
         traceparent="",
+        correlation_id="",
         body=b"{}",
         attempts=0,
         spent=0,

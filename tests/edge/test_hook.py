@@ -1,6 +1,7 @@
 """A webhook is one run however often it comes, and what is not as it must be leaves no trace."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from holdfast.payload import AesSiv, Sealing
+from holdfast.v1.invoker_service_pb2 import InvokeRequest
 from tests.edge.conftest import DECLARED, Edge, edge
 from tests.invoker.stand import Invoker
 from tests.support.sending import github, standard, stripe
@@ -28,6 +31,22 @@ async def test_a_delivery_repeated_by_each_kind_of_sender_is_one_run(hooks: Edge
         told = [answer.json() for answer in answers]
         assert [(one["accepted"], one["duplicates"]) for one in told] == [(1 - attempt, attempt)] * 4
     assert await hooks.runs() == ["standard/msg_1", "gh/d-1", "stripe/evt_1", "open/k"]
+
+
+async def test_an_edge_with_the_keys_seals_what_it_hands_on_and_knows_it_again(
+    door: Invoker, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"one {base64.b64encode(b'k' * 32).decode()}\n")
+    async with edge(door, payload_keys_file=keys) as sealing:
+        for duplicates in range(2):
+            answer = await sealing.post("/open", b'{"word":"quicksilver"}', idempotency_key="k")
+            assert answer.json()["duplicates"] == duplicates
+        (envelope,) = await sealing.runs("envelope")
+        assert b"quicksilver" not in envelope
+        payload = InvokeRequest.FromString(envelope)
+        opened = Sealing(AesSiv.from_file(keys)).opened(payload).payload
+        assert dict(opened) == {"word": "quicksilver"}
 
 
 async def test_deliveries_of_one_event_at_once_are_one_run(hooks: Edge) -> None:

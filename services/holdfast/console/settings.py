@@ -9,14 +9,14 @@ from typing import Literal
 from holdfast.client import Tls
 from holdfast.kit.auth.key_source import is_safe
 from holdfast.kit.auth.settings import Kind
+from holdfast.kit.payload_settings import PayloadSettings
 from holdfast.kit.settings import SettingsError, setting
-from holdfast.payload import PayloadCodec, configured_codec
 
 _SHORTEST_SECRET = 32
 
 
 @dataclass(frozen=True)
-class ConsoleSettings:
+class ConsoleSettings(PayloadSettings):
     """The settings of one console process; durations in seconds."""
 
     listen: str = setting("127.0.0.1:7480", help="host:port to serve on")
@@ -56,11 +56,6 @@ class ConsoleSettings:
     console_oidc_credential: Literal["access_token", "id_token"] = setting(
         "access_token", help="which of the provider's tokens the services are shown"
     )
-    payload_codec: str = setting(
-        "",
-        help="what opens sealed payloads for people, as module:name, as the runners have it; empty: nothing",
-    )
-    payload_keys_file: Path | None = setting(None, help="a file with the keys that open them")
     drain_grace: float = setting(5.0, help="how long open pages may take at shutdown", minimum=0)
 
     def __post_init__(self) -> None:
@@ -119,13 +114,6 @@ class ConsoleSettings:
         if self.tls_ca_file is None:
             return None
         return Tls(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
-
-    def codec(self) -> PayloadCodec | None:
-        """Return what opens and seals payloads, if anything does. Raises `SettingsError`."""
-        try:
-            return configured_codec(self.payload_codec, self.payload_keys_file)
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
 
     def secret(self) -> str:
         """Return what seals the cookies: as told, or made for this process."""

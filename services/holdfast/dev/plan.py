@@ -24,7 +24,6 @@ _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *_WAY_TO_THE_DATABASE,
             "HOLDFAST_CAPABILITY",
             "HOLDFAST_CONSOLE",
-            _PAYLOADS,
         ),  # it verifies with secrets
     }
 )

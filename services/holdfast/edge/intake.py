@@ -63,6 +63,7 @@ class Intake:
 
     def __init__(self, settings: EdgeSettings, secrets: Secrets) -> None:
         self._settings = settings
+        self._codec = settings.codec()
         self._secrets = secrets
         self._clients: dict[tuple[str, str], Client] = {}
 
@@ -151,6 +152,7 @@ class Intake:
                 tls=self._settings.tls,
                 retries=_RETRIES,
                 timeout=self._settings.accept_timeout,
+                codec=self._codec,
             )
         client.show_token(token)
         return client

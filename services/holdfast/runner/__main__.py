@@ -18,7 +18,7 @@ from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
 from holdfast.kit.telemetry.metrics import Metrics
-from holdfast.payload import SealedServer
+from holdfast.payload import SealedServer, Sealing
 from holdfast.runner.agents import Agents, import_apps
 from holdfast.runner.children import InvokerChildren
 from holdfast.runner.commit_stream import CommitStream
@@ -40,7 +40,8 @@ async def main(stop: Stop) -> None:
     settings = load(RunnerSettings, os.environ)
     configure("runner")
     tracing.configure("runner", os.environ)
-    sealing = settings.sealing()
+    codec = settings.codec()
+    sealing = None if codec is None else Sealing(codec)
     way = Way(Proof(settings.token, settings.token_file), settings.tls, sealing)
     attach_token = secrets.token_urlsafe(32) if settings.identity else ""
     async with contextlib.AsyncExitStack() as stack:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.kit.auth.settings import AccessSettings
-from holdfast.kit.settings import SettingsError, setting
-from holdfast.payload import Sealing, configured_codec
+from holdfast.kit.payload_settings import PayloadSettings
+from holdfast.kit.settings import setting
 
 
 @dataclass(frozen=True)
-class RunnerSettings(AccessSettings):
+class RunnerSettings(PayloadSettings, AccessSettings):
     """The settings of one Runner process; durations in seconds."""
 
     agents: tuple[str, ...] = setting(help="the apps whose agents it runs, each as module:name")
@@ -28,12 +28,6 @@ class RunnerSettings(AccessSettings):
     )
     token: str = setting("", help="the token that says to the others who it is", secret=True)
     token_file: Path | None = setting(None, help="a file with that token, read anew when it changes")
-    payload_codec: str = setting(
-        "", help="what seals payloads, as module:name; the services cannot read them then; empty: nothing"
-    )
-    payload_keys_file: Path | None = setting(
-        None, help="a file with keys that seal payloads: lines of a name and 32, 48 or 64 bytes in base64"
-    )
     slots: int = setting(256, help="runs held at once", minimum=1, maximum=10_000)
     drain_grace: float = setting(
         10.0, help="how long running work may take to end at shutdown, before it is handed back", minimum=0
@@ -55,11 +49,3 @@ class RunnerSettings(AccessSettings):
                 "HOLDFAST_INVOKER_ADDRESS, HOLDFAST_CHECKPOINT_ADDRESS and HOLDFAST_APPROVAL_ADDRESS "
                 "must not be empty."
             )
-
-    def sealing(self) -> Sealing | None:
-        """Return what seals payloads, if anything does. Raises `SettingsError`."""
-        try:
-            codec = configured_codec(self.payload_codec, self.payload_keys_file)
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
-        return None if codec is None else Sealing(codec)

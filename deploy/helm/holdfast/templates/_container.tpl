@@ -266,6 +266,14 @@ grpc: {port: {{ .port }}}
 {{- end -}}
 {{- end -}}
 
+{{- /* The volume with the keys, out of the secret of this name. */ -}}
+{{- define "holdfast.payloads" -}}
+secret:
+  secretName: {{ . }}
+  items:
+    - {key: payload-keys, path: payload-keys}
+{{- end -}}
+
 {{- define "holdfast.databaseUrl" -}}
 valueFrom:
   secretKeyRef:

@@ -113,10 +113,7 @@ spec:
     {{- end }}
     {{- if include "holdfast.readsPayloads" (dict "root" $root "service" $part.service) }}
     - name: payloads
-      secret:
-        secretName: {{ $root.Values.payloads.existingSecret }}
-        items:
-          - {key: payload-keys, path: payload-keys}
+      {{- include "holdfast.payloads" $root.Values.payloads.existingSecret | nindent 6 }}
     {{- end }}
     {{- with $root.Values.tls.existingSecret }}
     - name: tls
