@@ -33,10 +33,11 @@ _LONGEST_FLASH: Final = 400
 class Session:
     """One browser's session; `user` is empty until somebody signs in. `flash` is shown once.
 
-    With a `credential` all but the tenant is as the platform says, and `platform` may choose its tenant.
+    Without `csrf`, the token against forged forms, no form is taken: a browser has one from its first form
+    on. With a `credential` all but the tenant is as the platform says, and `platform` may choose its tenant.
     """
 
-    csrf: str
+    csrf: str = ""
     tenant: str = ""
     user: str = ""
     groups: tuple[str, ...] = ()
@@ -137,10 +138,10 @@ class SessionLayer:
         cookie = HTTPConnection(scope).cookies.get(COOKIE, "")
         found = self._sessions.read(cookie)
         state = scope.setdefault("state", {})
-        state["session"] = found or anonymous()
+        begun = state["session"] = found or Session()
 
         async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start" and state["session"] != found:
+            if message["type"] == "http.response.start" and state["session"] != begun:
                 value = self._sessions.write(state["session"])
                 MutableHeaders(scope=message).append("set-cookie", f"{COOKIE}={value}{self._attributes}")
             await send(message)

@@ -21,6 +21,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _form(request: Request, given: dict[str, str], wrong: str = "", status: int = 200) -> Response:
     settings: ConsoleSettings = request.app.state.settings
+    if not session_of(request).csrf:
+        request.state.session = anonymous()  # which the form is sent with
     shown = {"tenant": "", "user": "", "groups": "", **given}
     return page(
         request,
