@@ -107,22 +107,27 @@ class _Destinations(outbox_service_pb2_grpc.OutboxServiceServicer):
 @asynccontextmanager
 async def console_over(batches: ReviewedBatches) -> AsyncIterator[str]:
     """Serve the console in this process, over these batches alone; yields its URL."""
-    server = Server(
-        [
-            Registration(
-                batch_service_pb2_grpc.add_BatchServiceServicer_to_server, batches, "holdfast.v1.BatchService"
-            ),
-            Registration(
-                outbox_service_pb2_grpc.add_OutboxServiceServicer_to_server,
-                _Destinations(),  # type: ignore[abstract]  # the other methods are UNIMPLEMENTED
-                "holdfast.v1.OutboxService",
-            ),
-        ],
-        "127.0.0.1:0",
-    )
+    registrations = [
+        Registration(
+            batch_service_pb2_grpc.add_BatchServiceServicer_to_server, batches, "holdfast.v1.BatchService"
+        ),
+        Registration(
+            outbox_service_pb2_grpc.add_OutboxServiceServicer_to_server,
+            _Destinations(),  # type: ignore[abstract]  # the other methods are UNIMPLEMENTED
+            "holdfast.v1.OutboxService",
+        ),
+    ]
+    async with console_before(registrations) as url:
+        yield url
+
+
+@asynccontextmanager
+async def console_before(registrations: list[Registration], **told: Any) -> AsyncIterator[str]:
+    """Serve the console in this process, before these services; `told` are its settings. Yields its URL."""
+    server = Server(registrations, "127.0.0.1:0")
     await server.start()
     stopping = asyncio.Event()
-    settings = ConsoleSettings(invoker_address=server.address, dispatcher_address=server.address)
+    settings = ConsoleSettings(invoker_address=server.address, dispatcher_address=server.address, **told)
     config = uvicorn.Config(application(settings, stopping), log_config=None, access_log=False)
     web = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -42,7 +42,7 @@ class ConsoleSettings:
         "", help="seals the session cookies; without one a restart signs everybody out", secret=True
     )
     console_secret_file: Path | None = setting(None, help="a file that holds that secret")
-    console_session_ttl: float = setting(43_200.0, help="how long a sign-in holds", minimum=60)
+    console_session_ttl: float = setting(43_200.0, help="how long a sign-in holds, used or not", minimum=60)
     console_oidc_issuer: str = setting(
         "", help="the OpenID provider at which people sign in, whose JWTs the services take; empty: none"
     )

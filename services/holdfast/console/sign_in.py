@@ -1,5 +1,6 @@
 """Signing in and out: with identity by a token, whose rights one then has; without, by one's word."""
 
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
@@ -136,7 +137,8 @@ async def switch(request: Request) -> Response:
     clients: Clients = request.app.state.clients
     if session.platform and tenant and _is_name(tenant):
         try:
-            request.state.session = _session(await clients.me(session.credential, tenant), session.credential)
+            found = _session(await clients.me(session.credential, tenant), session.credential)
+            request.state.session = replace(found, since=session.since)
         except HoldfastError as error:
             say(request, error.message, "bad")
         else:
