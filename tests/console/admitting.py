@@ -16,6 +16,7 @@ class Admitting(access_service_pb2_grpc.AccessServiceServicer):
 
     def __init__(self) -> None:
         self.lists = True
+        self.secret = "hf_once"
 
     async def WhoAmI(self, _request: Any, context: Any) -> Any:  # noqa: N802 - the contract's names
         named = dict(context.invocation_metadata()).get("holdfast-tenant", "default")
@@ -24,7 +25,7 @@ class Admitting(access_service_pb2_grpc.AccessServiceServicer):
         )
 
     async def CreateToken(self, request: Any, _context: Any) -> Any:  # noqa: N802
-        return pb.CreateTokenResponse(secret="hf_once", token={"token_id": "1", "name": request.name})
+        return pb.CreateTokenResponse(secret=self.secret, token={"token_id": "1", "name": request.name})
 
     async def ListTokens(self, _request: Any, _context: Any) -> Any:  # noqa: N802
         if not self.lists:
