@@ -75,6 +75,15 @@ async def test_a_sample_is_judged_edited_and_stored_together(reviewer: Reviewer)
     assert page.count("data-sample") == 1
 
 
+async def test_an_output_that_is_shown_cut_is_not_offered_for_editing(reviewer: Reviewer) -> None:
+    reviewer.batches.items[1].output.struct_value.update({"text": "x" * 30_000})
+    page = await reviewer.page()
+    offered = {int(index) for index in re.findall(r'<textarea name="output-(\d+)"', page)}
+    assert offered == {0, 2, 3}
+    assert "x" * 30_000 in page  # to be read
+    assert page.count("too long to be edited here") == 1
+
+
 async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: Reviewer) -> None:
     assert '<option value="crm">' in await reviewer.page()
     path = f"/batches/{BATCH_ID}/apply"

@@ -154,6 +154,14 @@ async def test_approvals_are_seen_decided_and_edited_with_a_reason(desk: Desk) -
     assert "Nothing waits for anybody" in heard + await desk.page("/approvals")
 
 
+async def test_a_payload_that_is_shown_cut_is_not_offered_for_editing(desk: Desk) -> None:
+    await desk.client.invoke("ask", {"name": "long", "times": 400})
+    inbox = await desk.shows("/approvals", "Pay long")
+    assert "<textarea" not in inbox
+    assert "too long to be edited here" in inbox
+    assert "data-approve" in inbox
+
+
 async def test_dead_letters_are_sent_again_or_given_up_and_breakers_closed(desk: Desk) -> None:
     away = Destination(
         "crm", "http://127.0.0.1:9/none", max_attempts=1, breaker_failures=1, breaker_reset_after=60
