@@ -34,6 +34,8 @@ class ReviewedBatches(batch_service_pb2_grpc.BatchServiceServicer):
         self.served = True
         self.asked: list[Any] = []
         self.judged: dict[int, Any] = {}
+        self.elsewhere: set[int] = set()
+        """Items that are staged and not drawn."""
         self.items = [self._item(index) for index in range(4)]
 
     def _item(self, index: int) -> Any:
@@ -70,13 +72,18 @@ class ReviewedBatches(batch_service_pb2_grpc.BatchServiceServicer):
 
     async def SampleBatch(self, request: Any, _context: Any) -> Any:  # noqa: N802
         self._keep(request)
-        staged = [each for each in self.items if each.index not in self.judged]
+        left_out = self.judged.keys() | self.elsewhere
+        staged = [each for each in self.items if each.index not in left_out]
         if not request.strata.by_label:
             strata = [values_of(staged)]
         else:
             labels = dict.fromkeys(each.label for each in staged)
             strata = [values_of([each for each in staged if each.label == label], label) for label in labels]
         return pb.SampleBatchResponse(strata=strata)
+
+    async def ListBatchItems(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        keys = set(request.filter.keys)
+        return pb.ListBatchItemsResponse(items=[each for each in self.items if each.input.key in keys])
 
     async def ReviewItems(self, request: Any, _context: Any) -> Any:  # noqa: N802
         self._keep(request)

@@ -107,8 +107,10 @@
   });
   document.querySelectorAll("details[data-edit]").forEach((each) =>
     each.addEventListener("toggle", () => {
-      each.querySelector("textarea").disabled = !each.open;
-      if (each.open) each.closest("[data-sample]").querySelector("[data-accept]").checked = true;
+      const field = each.querySelector("textarea");
+      // One that was open from the start came back as it was left, with its verdict.
+      if (each.open && field.disabled) each.closest("[data-sample]").querySelector("[data-accept]").checked = true;
+      field.disabled = !each.open;
     }),
   );
 
