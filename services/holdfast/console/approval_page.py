@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from holdfast.client import Approval, ApprovalStatus, HoldfastError
+from holdfast.client import Approval, ApprovalStatus, HoldfastError, errors
 from holdfast.console.clients import client_of
 from holdfast.console.guard import form_of
 from holdfast.console.live import KEEPALIVE_S, event, pause, stream
@@ -66,7 +66,7 @@ async def live(request: Request) -> Response:
             async for _ in inbox:
                 changed.set()
 
-    async def told() -> AsyncIterator[str]:
+    async def told() -> AsyncGenerator[str]:
         reading = asyncio.create_task(read())
         shown: list[Approval] | None = None
         try:
@@ -80,6 +80,9 @@ async def live(request: Request) -> Response:
                     yield event("inbox", fragment(request, "approval_list.html", approvals=found, view=view))
                 if not (await pause(request, _GATHER_S) and await pause(request, KEEPALIVE_S, changed)):
                     return
+            await reading  # raises what has ended it
+        except errors.Unauthenticated:
+            raise
         except HoldfastError as error:
             yield event("trouble", fragment(request, "trouble.html", text=error.message))
         finally:
@@ -87,7 +90,7 @@ async def live(request: Request) -> Response:
             with suppress(asyncio.CancelledError, HoldfastError):
                 await reading
 
-    return stream(told())
+    return stream(request, told())
 
 
 async def show_one(request: Request) -> Response:

@@ -148,10 +148,11 @@
 
   document.body.addEventListener("htmx:sseOpen", () => mark("on"));
   document.body.addEventListener("htmx:sseError", () => mark("off"));
+  document.body.addEventListener("htmx:sseClose", () => mark("over"));
   const mark = (state) => {
     document.querySelectorAll("[data-live]").forEach((each) => {
       each.dataset.live = state;
-      each.textContent = state === "on" ? "live" : "reconnecting";
+      each.textContent = { on: "live", off: "reconnecting", over: "no longer live" }[state];
     });
   };
 
