@@ -142,7 +142,14 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         seconds(text, "Every")
 
 
-def test_durations_read_as_they_are_written() -> None:
-    for value in (0.5, 1.0, 90.0, 900.0, 7200.0, 86_400.0, 5400.0):
-        assert seconds(duration(value), "x") == value
+@given(st.one_of(st.integers(0, 10**9), st.integers(0, 10**15).map(lambda us: us / 10**6)))
+def test_durations_read_as_they_are_written(value: float) -> None:
+    text = duration(float(value))
+    assert seconds(text, "x") == value
+    assert "e" not in text
+
+
+def test_durations_are_written_in_their_largest_unit() -> None:
+    values = (0.5, 1.0, 90.0, 900.0, 7200.0, 86_400.0, 5400.0, 1_000_001.0)
+    assert [duration(each) for each in values] == ["0.5s", "1s", "90s", "15m", "2h", "1d", "90m", "1000001s"]
     assert (seconds("2 h", "x"), seconds("15min", "x"), seconds("7", "x")) == (7200.0, 900.0, 7.0)
