@@ -1,5 +1,6 @@
 """Schedules are set up, read, changed, held, fired and deleted from pages, whatever their names hold."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
@@ -93,6 +94,26 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     with pytest.raises(ScheduleNotFound):
         await desk.client.schedules.get(NAME)
     assert (await desk.http.get(of(NAME))).status_code == 404
+
+
+async def test_a_trigger_that_is_sent_twice_fires_once_and_that_of_a_later_page_again(
+    desk: Desk,
+) -> None:
+    await desk.client.schedules.create(Schedule(NAME, Timing(cron="0 2 * * *"), Invocation("greet")))
+
+    async def fires() -> int:
+        return len((await desk.client.schedules.get(NAME)).recent_fires)
+
+    async def once() -> str:
+        found = re.search(r'name="once" value="([^"]+)"', await desk.page(of(NAME)))
+        assert found is not None
+        return found[1]
+
+    for expected in (1, 2):
+        sent = {"name": NAME, "once": await once()}
+        await desk.post("/schedules/do/trigger", **sent)
+        await desk.post("/schedules/do/trigger", **sent)
+        assert await fires() == expected
 
 
 async def test_the_form_shows_the_next_times_while_somebody_types(desk: Desk, chromium: Browser) -> None:
