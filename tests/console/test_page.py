@@ -1,10 +1,22 @@
 """Each page shows what the suite holds, each action does what it says, and nothing shown runs as a script."""
 
 import asyncio
+import html
 import json
 import re
+import shlex
 
-from holdfast.client import ApprovalStatus, Destination, EffectStatus, RunStatus, Shape
+from holdfast.client import (
+    ApprovalStatus,
+    BatchInput,
+    BatchSpec,
+    Client,
+    Destination,
+    EffectStatus,
+    Invocation,
+    RunStatus,
+    Shape,
+)
 from tests.console.agents import EVIL
 from tests.console.conftest import Desk
 from tests.kit.until import until
@@ -160,6 +172,19 @@ async def test_a_payload_that_is_shown_cut_is_not_offered_for_editing(desk: Desk
     assert "<textarea" not in inbox
     assert "too long to be edited here" in inbox
     assert "data-approve" in inbox
+
+
+async def test_a_command_line_to_copy_is_one_whatever_the_tenant_is_called(desk: Desk) -> None:
+    tenant = "two words; $(reboot) 'n"
+    await desk.post("/sign-in", tenant=tenant, user="uma")
+    pages = {path: await desk.page(path) for path in ("/runs", "/batches", "/outbox")}
+    async with Client(desk.suite.addresses["invoker"], tenant=tenant) as own:
+        batch = await own.batches.create(BatchSpec(Invocation("greet")), [BatchInput({})])
+    pages["/batches/…"] = await desk.page(f"/batches/{batch.batch_id}")
+    for path, page in pages.items():
+        lines = re.findall(r">(holdfast [^<]*--tenant[^<]*)<", page)
+        assert lines, path
+        assert all(tenant in shlex.split(html.unescape(line)) for line in lines), path
 
 
 async def test_dead_letters_are_sent_again_or_given_up_and_breakers_closed(desk: Desk) -> None:

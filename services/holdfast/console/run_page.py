@@ -110,7 +110,7 @@ def _line(request: Request, run: Run) -> str:
     """Return what shows the run from a terminal; a token is not in it, but the variable that holds it."""
     settings, session = request.app.state.settings, session_of(request)
     invoker = settings.invoker_address.partition(",")[0]
-    words = ["-d", shlex.quote(json.dumps({"run_id": run.run_id})), invoker]
+    words = ["-d", shlex.quote(json.dumps({"run_id": run.run_id})), shlex.quote(invoker)]
     words = ["-H", shlex.quote(f"holdfast-tenant: {session.tenant}"), *words]
     if session.credential:
         words = ["-H", '"authorization: Bearer $HOLDFAST_TOKEN"', *words]

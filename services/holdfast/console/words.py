@@ -1,6 +1,7 @@
-"""How values read on a page: times, durations, statuses, numbers and JSON, as filters of the templates."""
+"""How values read on a page, as filters of its template: times, statuses, numbers, JSON, words of a shell."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -123,5 +124,6 @@ FILTERS: Final = {
     "word": word,
     "pretty": pretty,
     "editable": editable,
+    "quoted": shlex.quote,
     "number": number,
 }
