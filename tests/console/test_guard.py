@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -140,6 +140,22 @@ async def test_pages_allow_no_script_but_the_consoles_own(desk: Desk) -> None:
         assert "http://" not in answer.text.replace(desk.url, "")
     for part in desk.http.cookies.jar:
         assert (part.name, part.has_nonstandard_attr("HttpOnly")) == (COOKIE, True)
+
+
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [
+        ({}, "on its own machine only"),
+        ({"listen": "0.0.0.0:7480", "allow_insecure_bind": True}, "others can reach it"),
+        ({"auth": ("token",), "console_session_ttl": 7200.0}, "until you sign out or 2 h are over"),
+    ],
+)
+async def test_the_form_to_sign_in_says_who_is_believed_and_for_how_long(
+    told: dict[str, Any], word: str
+) -> None:
+    transport = httpx.ASGITransport(application(ConsoleSettings(**told), asyncio.Event()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7480") as http:
+        assert word in (await http.get("/sign-in")).text
 
 
 def test_a_forged_or_late_cookie_is_nobodys() -> None:

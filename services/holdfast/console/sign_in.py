@@ -32,6 +32,8 @@ def _form(request: Request, given: dict[str, str], wrong: str = "", status: int 
         identity=settings.identity,
         kinds=settings.auth,
         provider=settings.console_oidc_issuer,
+        reachable=settings.reachable,
+        lasts=settings.console_session_ttl,
         wrong=wrong,
         given=shown,
     )
