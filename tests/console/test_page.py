@@ -149,8 +149,13 @@ async def test_approvals_are_seen_decided_and_edited_with_a_reason(desk: Desk) -
     await desk.post(f"/approvals/{one}/decide", verdict="approve", reason=f"good {EVIL}")
     await desk.post(f"/approvals/{two}/decide", verdict="deny", reason="too much")
     assert "Approve as edited" in inbox
-    wrong = await desk.post(f"/approvals/{three}/decide", verdict="edit", payload="{")
-    assert "not JSON" in wrong.text
+    wrong = await desk.post(
+        f"/approvals/{three}/decide", verdict="edit", payload='{"cents": 5', reason="less", revision="7"
+    )
+    assert (wrong.status_code, "not JSON" in wrong.text) == (400, True)
+    assert html.unescape(wrong.text).partition("</textarea>")[0].endswith('>{"cents": 5')
+    assert 'name="reason" value="less"' in wrong.text
+    assert 'name="revision" value="7"' in wrong.text  # what was typed is about the payload as it was seen
     assert (await desk.client.approvals().get(three)).status is ApprovalStatus.PENDING
     await desk.post(f"/approvals/{three}/decide", verdict="edit", payload='{"cents": 5}', revision="1")
     decided = [await desk.client.approvals().get(each) for each in (one, two, three)]

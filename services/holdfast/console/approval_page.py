@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,6 +20,7 @@ from holdfast.console.session import say, session_of
 _MOST: Final = 100
 _GATHER_S: Final = 0.3
 _FAR: Final = datetime.max.replace(tzinfo=UTC)
+_NOTHING: Final[Mapping[str, str]] = {}
 _VIEWS: Final = {
     "mine": ("I may decide", (ApprovalStatus.PENDING,)),
     "all": ("All that wait", (ApprovalStatus.PENDING,)),
@@ -95,10 +96,16 @@ async def live(request: Request) -> Response:
 
 async def show_one(request: Request) -> Response:
     """Show one approval with its audit log."""
+    return await _one(request)
+
+
+async def _one(request: Request, typed: Mapping[str, str] = _NOTHING) -> Response:
+    """Return one approval, with what was typed about it."""
     approvals = client_of(request).approvals(session_of(request).person)
     found = await approvals.get(request.path_params["approval_id"], audit=True)
     entries = [(entry, _content(entry.content)) for entry in found.audit]
-    return page(request, "approval.html", approval=found, entries=entries)
+    status = 400 if typed else 200
+    return page(request, "approval.html", status=status, approval=found, entries=entries, typed=typed)
 
 
 def _content(content: bytes) -> Any:
@@ -124,13 +131,13 @@ async def decide(request: Request) -> Response:
                 edited = json.loads(str(form.get("payload", "")))
             except ValueError as error:
                 say(request, f"The edited payload is not JSON, so nothing was decided: {error}.", "bad")
-                return await show_one(request)
+                return await _one(request, form)
             decided = await approvals.approve(approval_id, reason, edited=edited, revision=seen)
         elif form.get("verdict") == "approve":
             decided = await approvals.approve(approval_id, reason, revision=seen)
         else:
             say(request, "Nothing was decided: choose to approve or to deny.", "bad")
-            return await show_one(request)
+            return await _one(request, form)
     except HoldfastError as error:
         return failed(request, error, form, here)
     if decided.status is ApprovalStatus.PENDING:
