@@ -1,5 +1,6 @@
 """Schedules are set up, read, changed, held, fired and deleted from pages, whatever their names hold."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
@@ -95,6 +96,26 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     assert (await desk.http.get(of(NAME))).status_code == 404
 
 
+async def test_a_trigger_that_is_sent_twice_fires_once_and_that_of_a_later_page_again(
+    desk: Desk,
+) -> None:
+    await desk.client.schedules.create(Schedule(NAME, Timing(cron="0 2 * * *"), Invocation("greet")))
+
+    async def fires() -> int:
+        return len((await desk.client.schedules.get(NAME)).recent_fires)
+
+    async def once() -> str:
+        found = re.search(r'name="once" value="([^"]+)"', await desk.page(of(NAME)))
+        assert found is not None
+        return found[1]
+
+    for expected in (1, 2):
+        sent = {"name": NAME, "once": await once()}
+        await desk.post("/schedules/do/trigger", **sent)
+        await desk.post("/schedules/do/trigger", **sent)
+        assert await fires() == expected
+
+
 async def test_the_form_shows_the_next_times_while_somebody_types(desk: Desk, chromium: Browser) -> None:
     await chromium.open(desk.url + "/schedules/new")
     await chromium.until("document.querySelectorAll('#preview li').length === 5")
@@ -142,7 +163,14 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         seconds(text, "Every")
 
 
-def test_durations_read_as_they_are_written() -> None:
-    for value in (0.5, 1.0, 90.0, 900.0, 7200.0, 86_400.0, 5400.0):
-        assert seconds(duration(value), "x") == value
+@given(st.one_of(st.integers(0, 10**9), st.integers(0, 10**15).map(lambda us: us / 10**6)))
+def test_durations_read_as_they_are_written(value: float) -> None:
+    text = duration(float(value))
+    assert seconds(text, "x") == value
+    assert "e" not in text
+
+
+def test_durations_are_written_in_their_largest_unit() -> None:
+    values = (0.5, 1.0, 90.0, 900.0, 7200.0, 86_400.0, 5400.0, 1_000_001.0)
+    assert [duration(each) for each in values] == ["0.5s", "1s", "90s", "15m", "2h", "1d", "90m", "1000001s"]
     assert (seconds("2 h", "x"), seconds("15min", "x"), seconds("7", "x")) == (7200.0, 900.0, 7.0)

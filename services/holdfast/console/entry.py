@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -42,7 +43,7 @@ def duration(value: float | None) -> str:
     for unit in ("d", "h", "m"):
         if value >= _UNITS[unit] and value % _UNITS[unit] == 0:
             return f"{value / _UNITS[unit]:.0f}{unit}"
-    return f"{value:g}s"
+    return f"{Decimal(str(value)).normalize():f}s"  # all of its digits, without an exponent
 
 
 def moment(text: str, title: str) -> datetime | None:
