@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
 
@@ -9,8 +11,10 @@ from holdfast.invoker.batch_policy import follow_up, judging
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database
+from holdfast.kit.errors import LedgerUnavailable
 from holdfast.kit.loops import Loop
-from holdfast.ledger.batch_news import hear, judgement
+from holdfast.kit.telemetry.logs import logger
+from holdfast.ledger.batch_news import arrived, hear, judgement
 from holdfast.ledger.batch_review import carry_out
 from holdfast.ledger.batch_work import Composers, applying, work_on
 
@@ -21,6 +25,8 @@ BUSY_S: Final = 0.05
 ANSWER_S: Final = 5.0
 _FIRST: Final = UUID(int=0)
 
+_log: Final = logger("batches")
+
 
 class BatchApplier:
     """The loop of an Invoker that judges, applies and undoes; any number of Invokers share the work."""
@@ -28,6 +34,7 @@ class BatchApplier:
     def __init__(self, db: Database, hints: Hints, settings: InvokerSettings) -> None:
         self._db = db
         self._hints = hints
+        self._heard = 0
         attempts = settings.max_attempts
         self._compose = Composers(
             lambda given: follow_up(given, max_attempts=attempts),
@@ -36,23 +43,35 @@ class BatchApplier:
         self.loop = Loop("batch applying", self.run_once, interval=UNASKED_S, max_backoff=1.0, eager=False)
 
     async def run_once(self) -> int:
-        """Read what has arrived, then do one step for each batch; returns how much was done."""
-        heard = await hear(self._db, judgement)
+        """Hear what has arrived, then do one step for each batch; returns how much was done."""
+        heard = await self._hear()
         moved, going, after = 0, 0, _FIRST
         while True:
             async with self._db.connection() as connection:
                 batches = await applying(connection, after=after)
             for each in batches:
-                done = await work_on(self._db, each, self._compose)
-                self._hints.queued(done.pools)
-                moved += done.items
-                going += not done.rests
+                with _alone(each.batch_id):
+                    done = await work_on(self._db, each, self._compose)
+                    self._hints.queued(done.pools)
+                    moved += done.items
+                    going += not done.rests
                 after = each.batch_id
             if not batches:
                 break
-        if going or heard.notes:
-            asyncio.get_running_loop().call_later(0 if moved or heard.more else BUSY_S, self.loop.wake)
-        return moved + heard.notes
+        if going or heard:
+            pause = 0 if moved or self._heard else BUSY_S
+            asyncio.get_running_loop().call_later(pause, self.loop.wake)
+        return moved + heard
+
+    async def _hear(self) -> int:
+        """Hear a page of what has arrived, from where the last one ended; returns how many notes."""
+        found, self._heard = await arrived(self._db, self._heard)
+        heard = 0
+        for each in found:
+            with _alone(each.batch_id):
+                await hear(self._db, each, judgement)
+                heard += len(each.notes)
+        return heard
 
     async def judge_rest(self, tenant: str, batch_id: UUID) -> None:
         """Carry out what is to become of the rest of a batch, so that whoever asked for it sees it done.
@@ -63,3 +82,14 @@ class BatchApplier:
         while time.monotonic() < until and await carry_out(self._db, tenant, batch_id):
             pass
         self.loop.wake()
+
+
+@contextmanager
+def _alone(batch_id: UUID) -> Iterator[None]:
+    """Do something for one batch: if it fails, the others go on."""
+    try:
+        yield
+    except LedgerUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one batch is no reason to stop the others
+        _log.error("batch not applied", error=error, batch_id=str(batch_id))

@@ -24,17 +24,19 @@ Read = Callable[[int, UUID, bytes], Judgement | None]
 """Reads what a reviewing agent answered about an item; None for what is no judgement."""
 
 
-@dataclass(slots=True)
-class Heard:
-    """How many notes were read, and whether there may be more."""
+@dataclass(frozen=True, slots=True)
+class News:
+    """Notes about the deeds of one batch, by their numbers."""
 
-    notes: int = 0
-    more: bool = False
+    tenant: str
+    batch_id: UUID
+    notes: Sequence[int]
 
 
 # What is no deed (someone else's key looks like one of ours) belongs to nobody.
 NEWS: Final = f"""
-SELECT n.seq, b.tenant, d.batch_id FROM (SELECT * FROM batch_news ORDER BY seq LIMIT {AT_ONCE}) n
+SELECT n.seq, b.tenant, d.batch_id
+FROM (SELECT * FROM batch_news WHERE seq > $1 ORDER BY seq LIMIT {AT_ONCE}) n
 LEFT JOIN LATERAL (SELECT * FROM batch_deed d WHERE d.id = n.id LIMIT 1) d ON true
 LEFT JOIN LATERAL (SELECT tenant FROM batch b WHERE b.batch_id = d.batch_id LIMIT 1) b ON true
 ORDER BY n.seq
@@ -76,10 +78,10 @@ SELECT index FROM batch_item WHERE batch_id = $1 AND index = ANY($2::bigint[]) A
 """
 
 
-async def hear(db: Database, read: Read) -> Heard:
-    """Read notes, at most `AT_ONCE`, and move the items they are about. Repeatable, by any number at once."""
+async def arrived(db: Database, after: int = 0) -> tuple[list[News], int]:
+    """Read a page of notes, at most `AT_ONCE`, and the number to go on after; 0 from the last page."""
     async with db.connection() as connection:
-        rows = await connection.fetch(NEWS)
+        rows = await connection.fetch(NEWS, after)
     stray = [row["seq"] for row in rows if row["tenant"] is None]
     if stray:
         async with db.connection() as connection:
@@ -88,19 +90,20 @@ async def hear(db: Database, read: Read) -> Heard:
     for row in rows:
         if row["tenant"] is not None:
             by_batch.setdefault((row["tenant"], row["batch_id"]), []).append(row["seq"])
-    for (tenant, batch_id), notes in by_batch.items():
-        await _hear(db, tenant, batch_id, notes, read)
-    return Heard(len(rows), len(rows) == AT_ONCE)
+    found = [News(tenant, batch_id, notes) for (tenant, batch_id), notes in by_batch.items()]
+    return found, rows[-1]["seq"] if len(rows) == AT_ONCE else 0
 
 
-async def _hear(db: Database, tenant: str, batch_id: UUID, notes: Sequence[int], read: Read) -> None:
+async def hear(db: Database, news: News, read: Read) -> None:
+    """Move the items that a batch's notes are about. Repeatable, by any number of Invokers at once."""
+
     async def once() -> None:
         async with db.transaction() as connection:
-            await lock_tenants(connection, [tenant])
-            row = await connection.fetchrow(batch_review.LOCK, batch_id, tenant)
-            answers = await connection.fetch(HEAR, batch_id, list(notes))
+            await lock_tenants(connection, [news.tenant])
+            row = await connection.fetchrow(batch_review.LOCK, news.batch_id, news.tenant)
+            answers = await connection.fetch(HEAR, news.batch_id, list(news.notes))
             if answers and BatchStatus(row["status"]) in JUDGED_IN:
-                await _judge(connection, batch_id, answers, read)
+                await _judge(connection, news.batch_id, answers, read)
 
     await db.retrying(once)
 
