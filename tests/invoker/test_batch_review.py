@@ -108,6 +108,15 @@ async def test_what_is_malformed_is_named(
     assert fields_of(error) == fields
 
 
+async def test_a_policy_cannot_apply_what_has_no_target(stand: Stand) -> None:
+    policy = {"min_accepted_share": 0.9, "apply_when_met": True}
+    assert fields_of(await stand.refused("UpdateBatch", review=policy)) == ["review.apply_when_met"]
+    target = batch_pb2.ApplyTarget(effect=batch_pb2.ApplyEffect(destination="crm")).SerializeToString()
+    known = "UPDATE batch SET apply_target = $2 WHERE batch_id = $1"
+    await execute(stand.dispatcher.db, known, stand.which.batch_id, target)
+    assert (await stand.call("UpdateBatch", review=policy)).batch.spec.review.apply_when_met
+
+
 async def test_what_cannot_be_where_the_batch_stands_says_so(stand: Stand) -> None:
     error = await stand.refused("RollbackBatch", reason="wrong")
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.FAILED_PRECONDITION, "BATCH_NOT_READY")

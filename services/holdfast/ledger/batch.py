@@ -280,11 +280,17 @@ async def update(
     review: ReviewRule | None = None,
     apply_per_second: float | None = None,
 ) -> BatchView:
-    """Change what is given; it holds for the items started, judged or applied next."""
+    """Change what is given; it holds for the items started, judged or applied next.
+
+    Raises `BatchNotFound`, `BatchNotReady`, and `InvalidField` for a policy that applies what has no target.
+    """
     async with db.transaction() as connection:
         row = await _held(connection, tenant, batch_id)
         if row["end_time"] is not None:
             raise refused(row, "has ended")
+        if review is not None and review.apply_when_met and not row["apply_target"]:
+            wrong = Violation("review.apply_when_met", "needs a target, which the batch has none of")
+            raise InvalidField(f"{wrong.field} {wrong.description}", violations=[wrong])
         row = await connection.fetchrow(
             _UPDATE, batch_id, max_parallelism, priority, *(tolerance or (None, None)), apply_per_second
         )
