@@ -1,5 +1,7 @@
 """What is to be done next for a staged batch, and how a sample is spread, for all numbers there are."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from holdfast.ledger.domain.batch_apply import (
     Wait,
     Work,
     allowance,
+    allowed_in,
     next_work,
 )
 from holdfast.ledger.domain.batch_sample import allot
@@ -71,3 +74,11 @@ def test_a_rate_saves_up_a_second_and_at_least_one_item(per_second: float, waite
     assert allowed is not None
     assert 0 <= allowed <= max(1.0, per_second) + 1
     assert allowed <= per_second * waited + 1e-3
+    assert allowance(per_second, waited + allowed_in(per_second, waited)) != 0
+
+
+def test_what_the_rate_holds_back_says_until_when() -> None:
+    counts = {ItemStatus.ACCEPTED: 3, ItemStatus.APPLYING: 1}
+    work = Work(BatchStatus.APPLYING, counts, allowed=0, allowed_in_s=0.25)
+    assert next_work(work) == Wait(seconds=0.25)
+    assert next_work(replace(work, window=1)) == Wait(), "there is no room either"

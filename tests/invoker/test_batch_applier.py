@@ -1,4 +1,6 @@
-"""What is wrong with one batch holds up no other."""
+"""What is wrong with one batch holds up no other, and what is on its way is not asked for again and again."""
+
+import pytest
 
 from holdfast.kit.db import Database
 from holdfast.ledger.batch_view import BatchView
@@ -67,3 +69,18 @@ async def test_news_that_cannot_be_heard_holds_up_no_other_batch_s(door: Invoker
     await until(applied)
     assert await counts(db, broken) == {"APPLYING": 2}
     assert len(await fetch(db, "SELECT FROM batch_news")) == 2, "it can still be heard"
+
+
+async def test_while_nothing_arrives_the_ledger_is_left_in_peace(door: Invoker) -> None:
+    db, loop = door.parts.db, door.parts.applier.loop
+    which, _ = await two_in_review(db)
+    await accept_all(db, which)
+    await apply(db, which)
+    loop.wake()
+
+    async def on_their_way() -> bool:
+        return await counts(db, which) == {"APPLYING": 2}
+
+    await until(on_their_way)
+    with pytest.raises(TimeoutError):
+        await loop.signal.completed(20, deadline=3)

@@ -1,6 +1,5 @@
 """Keeps batches moving whose items have ended: judged, applied and undone chunk by chunk."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ from holdfast.ledger.batch_work import Composers, applying, work_on
 UNASKED_S: Final = 30.0
 """Between two looks of its own: while there is something, the look of the caretaker wakes it."""
 BUSY_S: Final = 0.05
-"""Between two looks while something is on its way: what arrives makes room."""
+"""Until the next look after something has moved, doubled each time nothing has."""
+QUIET_S: Final = 1.0
+"""A pause for which the look of the caretaker does as well."""
 ANSWER_S: Final = 5.0
 _FIRST: Final = UUID(int=0)
 
@@ -35,6 +36,7 @@ class BatchApplier:
         self._db = db
         self._hints = hints
         self._heard = 0
+        self._pause = BUSY_S
         attempts = settings.max_attempts
         self._compose = Composers(
             lambda given: follow_up(given, max_attempts=attempts),
@@ -45,7 +47,8 @@ class BatchApplier:
     async def run_once(self) -> int:
         """Hear what has arrived, then do one step for each batch; returns how much was done."""
         heard = await self._hear()
-        moved, going, after = 0, 0, _FIRST
+        moved, after = 0, _FIRST
+        waits: list[float] = []
         while True:
             async with self._db.connection() as connection:
                 batches = await applying(connection, after=after)
@@ -54,13 +57,17 @@ class BatchApplier:
                     done = await work_on(self._db, each, self._compose)
                     self._hints.queued(done.pools)
                     moved += done.items
-                    going += not done.rests
+                    waits += [] if done.wait_s is None else [done.wait_s]
                 after = each.batch_id
             if not batches:
                 break
-        if going or heard:
-            pause = 0 if moved or self._heard else BUSY_S
-            asyncio.get_running_loop().call_later(pause, self.loop.wake)
+        self._pause = BUSY_S if moved or heard else min(QUIET_S, 2 * self._pause)
+        if moved or self._heard:
+            waits.append(0.0)
+        elif self._pause < QUIET_S:
+            waits.append(self._pause)
+        if waits:
+            self.loop.wake_within(min(waits))
         return moved + heard
 
     async def _hear(self) -> int:

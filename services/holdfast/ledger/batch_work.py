@@ -30,6 +30,7 @@ from holdfast.ledger.domain.batch_apply import (
     Wait,
     Work,
     allowance,
+    allowed_in,
     next_work,
     saved,
 )
@@ -52,11 +53,15 @@ class Applying:
 
 @dataclass(slots=True)
 class Worked:
-    """How many items moved or were given to do, pools that got work, and whether it needs nobody any more."""
+    """How many items moved or were given to do, pools that got work, and whether it needs nobody any more.
+
+    `wait_s` is in how many seconds the rate lets more be applied, if that is what it waits for.
+    """
 
     items: int = 0
     pools: list[str] = field(default_factory=list)
     rests: bool = False
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ def _work(row: Any, counts: Sequence[Any], window: int | None) -> Work:
         applies_when_met=row["apply_when_met"],
         window=window or (FOLLOW_UPS if by_run else WINDOW),
         allowed=allowance(row["apply_per_second"], row["waited_s"]),
+        allowed_in_s=allowed_in(row["apply_per_second"], row["waited_s"]),
         undoing=row["undoing"],
     )
 
@@ -144,7 +150,8 @@ async def _step(doing: _Doing) -> Worked:
     do = _DO.get(type(step))
     if do is not None:
         return await do(doing, step)
-    return await doing.leave() if isinstance(step, Wait) and step.done else Worked()
+    assert isinstance(step, Wait)  # all others have somebody who does them
+    return await doing.leave() if step.done else Worked(wait_s=step.seconds)
 
 
 async def _judge_rest(doing: _Doing, _: Any) -> Worked:

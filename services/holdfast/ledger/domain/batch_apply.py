@@ -51,8 +51,8 @@ class Policy:
 class Work:
     """A batch after its items have ended, as it is under its tenant's lock.
 
-    `allowed` is how many may be applied now, None for no limit; `undoing` how many undos are on their way;
-    `undo_exhausted` that a walk from the newest to the oldest has just found none to undo.
+    `allowed` is how many may be applied now, None for no limit, and `allowed_in_s` in how many seconds the
+    next may; `undoing` how many undos are on their way.
     """
 
     status: BatchStatus
@@ -67,6 +67,7 @@ class Work:
     applies_when_met: bool = False
     window: int = WINDOW
     allowed: int | None = None
+    allowed_in_s: float = 0.0
     undoing: int = 0
 
     def count(self, status: ItemStatus) -> int:
@@ -120,9 +121,10 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing now; `done` if nothing will be until someone asks or news comes."""
+    """Nothing now; `done` if nothing will be until someone asks or news comes, else perhaps in `seconds`."""
 
     done: bool = False
+    seconds: float | None = None
 
 
 Next = JudgeRest | RestJudged | Meet | Draw | Begin | Apply | Undo | Applied | Wait
@@ -153,6 +155,11 @@ def allowance(per_second: float, waited_s: float) -> int | None:
     return int(min(waited_s * per_second, saved(per_second)) + 1e-6)
 
 
+def allowed_in(per_second: float, waited_s: float) -> float:
+    """Return in how many seconds one may be applied."""
+    return max(0.0, 1 / per_second - waited_s) if per_second else 0.0
+
+
 def saved(per_second: float) -> float:
     """Return how many items the limit saves up at most."""
     return max(1.0, per_second)
@@ -173,6 +180,8 @@ def _applying(work: Work) -> Next:
     if not accepted and not flying:
         return Applied()
     room = min(accepted, work.window - flying, APPLY_CHUNK)
+    if room > 0 and work.allowed == 0:
+        return Wait(seconds=work.allowed_in_s)
     if work.allowed is not None:
         room = min(room, work.allowed)
     return Apply(room) if room > 0 else Wait()
