@@ -388,6 +388,44 @@ async def test_a_reviewing_agent_judges_a_sample_and_the_policy_decides(db: Data
     await check(db, which)
 
 
+async def test_a_sample_for_which_the_queue_has_no_room_is_asked_about_later(db: Database) -> None:
+    which = await in_review(db, 20, min_judged=6, reviewer_intent="count", review=b"r")
+    await execute(db, "UPDATE tenant SET max_queued = 4 WHERE tenant = 'acme'")
+    runner = Runner(db)
+    await runner.open()
+    await worked_off(db, which)
+    first = await runner.take(100)
+    assert len(first) == 4
+    assert not (await work(db, which)).rests, "two are left"
+    await answer(db, first, b'{"verdict":"ACCEPT"}')
+    await worked_off(db, which)
+    await answer(db, await runner.take(100), b'{"verdict":"ACCEPT"}')
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ACCEPTED": 6, "STAGED": 14}
+    assert not await fetch(db, "SELECT FROM batch_applying")
+
+
+async def test_a_reviewer_that_does_not_judge_is_asked_about_others_as_many_as_its_sample_has(
+    db: Database,
+) -> None:
+    which = await in_review(db, 30, min_judged=5, reviewer_intent="count", review=b"r")
+    runner = Runner(db)
+    await runner.open()
+    asked = []
+    for _ in range(4):
+        await worked_off(db, which)
+        taken = await runner.take(3)
+        asked += taken
+        for run in taken[:2]:
+            await finish(db, run, RunStatus.FAILED)
+        await answer(db, taken[2:], b'"no idea"')
+    await worked_off(db, which)
+    assert len({run.run_id for run in asked}) == 10
+    assert not await runner.take(10)
+    assert await counts(db, which) == {"STAGED": 30}
+    assert not await fetch(db, "SELECT FROM batch_applying")
+
+
 async def staged_ones(db: Database, which: batch_view.BatchView) -> list[int]:
     rows = await fetch(
         db, "SELECT index FROM batch_item WHERE batch_id = $1 AND status = 3 ORDER BY index", which.batch_id

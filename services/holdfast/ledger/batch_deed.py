@@ -208,11 +208,15 @@ async def undo(connection: Connection, batch: Any, given: Sequence[tuple[Given, 
 
 async def ask(
     connection: Connection, batch: Any, given: Sequence[Given], judge: Callable[[Given], Invocation]
-) -> tuple[int, list[str]]:
-    """Let an agent judge staged items; return how many are asked about, and the pools that got work."""
-    ids, _, pools = await _admit(connection, given, judge, JUDGES)
+) -> tuple[list[int], list[int], list[str]]:
+    """Let an agent judge staged items; return those for which there was no room yet.
+
+    And those it cannot be asked about, and the pools that got work.
+    """
+    ids, failed, pools = await _admit(connection, given, judge, JUDGES)
     await _record(connection, batch["batch_id"], ids, JUDGES, by_run=True)
-    return len(ids), pools
+    later = [each.index for each in given if each.index not in ids and each.index not in failed]
+    return later, list(failed), pools
 
 
 async def move(

@@ -67,12 +67,15 @@ WITH gone AS (
     UPDATE batch SET undoing = undoing - (SELECT count(*) FROM was WHERE old = 8)
     WHERE batch_id = $1 AND EXISTS (SELECT FROM was WHERE old = 8)
 ), {COUNTED}, {PACED}
-SELECT d.index, d.id, o.result FROM last l
+SELECT d.index, d.id, l.done, o.result FROM last l
 CROSS JOIN LATERAL (SELECT * FROM batch_deed d WHERE d.id = l.id AND d.purpose = 3 LIMIT 1) d
-CROSS JOIN LATERAL (SELECT result FROM run_outcome o WHERE o.run_id = l.id LIMIT 1) o
-WHERE l.done
+LEFT JOIN LATERAL (SELECT result FROM run_outcome o WHERE o.run_id = l.id LIMIT 1) o ON true
 """  # noqa: S608 - composed of our own constants
 
+# Nobody's judgement is one less than the sample has: another item is asked about, while there are any.
+_REPLACE: Final = """
+UPDATE batch SET to_ask = least(to_ask + $2, coalesce(cardinality(sample), 0)) WHERE batch_id = $1 RETURNING *
+"""
 _STAGED: Final = """
 SELECT index FROM batch_item WHERE batch_id = $1 AND index = ANY($2::bigint[]) AND status = 3
 """
@@ -111,12 +114,13 @@ async def hear(db: Database, news: News, read: Read) -> None:
 async def _judge(connection: Connection, batch_id: UUID, answers: Sequence[Any], read: Read) -> None:
     rows = await connection.fetch(_STAGED, batch_id, [row["index"] for row in answers])
     staged = {row["index"] for row in rows}
-    found = [read(row["index"], row["id"], row["result"] or b"null") for row in answers]
-    judgements = [each for each in found if each is not None and each.index in staged]
-    if not judgements:
-        return
-    row = await batch_review.meet(connection, await batch_review.judge(connection, batch_id, judgements))
-    if row["policy_met"]:
+    asked = [row for row in answers if row["index"] in staged]
+    found = [read(row["index"], row["id"], row["result"] or b"null") for row in asked if row["done"]]
+    judgements = [each for each in found if each is not None]
+    row = await connection.fetchrow(_REPLACE, batch_id, len(asked) - len(judgements))
+    if judgements:
+        row = await batch_review.meet(connection, await batch_review.judge(connection, batch_id, judgements))
+    if row["policy_met"] or row["to_ask"]:
         await connection.execute(batch_review.APPLYING, batch_id, row["tenant"])
 
 

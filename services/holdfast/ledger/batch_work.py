@@ -20,6 +20,7 @@ from holdfast.ledger.domain.batch_apply import (
     WINDOW,
     Applied,
     Apply,
+    Ask,
     Begin,
     Draw,
     JudgeRest,
@@ -39,8 +40,6 @@ from holdfast.ledger.release import lock_tenants
 from holdfast.ledger.values import Invocation
 
 MOST_DRAWN: Final = 1000
-ASKED_AT_ONCE: Final = 50
-"""Items that are read and given to the reviewing agent at once: each may be some megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ FROM batch WHERE batch_id = $1 AND tenant = $2 FOR NO KEY UPDATE
 _COUNTS: Final = "SELECT status, n FROM batch_count WHERE batch_id = $1"
 _LEAVE: Final = "DELETE FROM batch_applying WHERE batch_id = $1"
 _REST_JUDGED: Final = "UPDATE batch SET rest_status = 0 WHERE batch_id = $1"
-_DRAWN: Final = "UPDATE batch SET drawn = true WHERE batch_id = $1"
+_SAMPLE: Final = "UPDATE batch SET sample = $2, to_ask = $3 WHERE batch_id = $1"
 # What was saved up beyond a second's worth is forgotten.
 _PAY: Final = """
 UPDATE batch
@@ -121,7 +120,8 @@ def _work(row: Any, counts: Sequence[Any], window: int | None) -> Work:
         accepted=row["judged_accepted"],
         met=row["policy_met"],
         asks_agent=bool(row["reviewer_intent"]),
-        drawn=row["drawn"],
+        drawn=row["sample"] is not None,
+        to_ask=row["to_ask"],
         applies_when_met=row["apply_when_met"],
         window=window or (FOLLOW_UPS if by_run else WINDOW),
         allowed=allowance(row["apply_per_second"], row["waited_s"]),
@@ -169,20 +169,33 @@ async def _meet(doing: _Doing, _: Any) -> Worked:
 
 
 async def _draw(doing: _Doing, _: Any) -> Worked:
-    """Give a sample to the reviewing agent: as many as the policy counts, spread over the classes."""
-    connection, row = doing.connection, doing.row
+    """Draw as many as the policy counts, spread over the classes, and as many again to replace them."""
+    row = doing.row
     size = min(row["min_judged"] or DEFAULT_SAMPLE, MOST_DRAWN)
-    strata = Strata(by_label=bool(row["label_field"]))
-    drawn = await batch_sample.draw(connection, row["batch_id"], size, strata, seed=0, unjudged_only=True)
-    indexes = [index for stratum in drawn for index in stratum.indexes]
-    done = Worked(1)
-    for at in range(0, len(indexes), ASKED_AT_ONCE):
-        given = await batch_deed.items(connection, row, indexes[at : at + ASKED_AT_ONCE])
-        count, pools = await batch_deed.ask(connection, row, given, doing.compose.judge)
-        done.items += count
-        done.pools += pools
-    await connection.execute(_DRAWN, row["batch_id"])
-    return done
+    first = await _sample(doing, size)
+    spare = [index for index in await _sample(doing, 2 * size) if index not in set(first)]
+    await doing.connection.execute(_SAMPLE, row["batch_id"], first + spare, len(first))
+    return Worked(1)
+
+
+async def _sample(doing: _Doing, size: int) -> list[int]:
+    strata = Strata(by_label=bool(doing.row["label_field"]))
+    drawn = await batch_sample.draw(
+        doing.connection, doing.row["batch_id"], size, strata, seed=0, unjudged_only=True
+    )
+    return [index for stratum in drawn for index in stratum.indexes]
+
+
+async def _ask(doing: _Doing, step: Ask) -> Worked:
+    """Ask the reviewing agent about a chunk of its sample; what a full queue refuses is asked later."""
+    connection, row = doing.connection, doing.row
+    some, others = row["sample"][: step.items], row["sample"][step.items :]
+    given = await batch_deed.items(connection, row, some)
+    later, failed, pools = await batch_deed.ask(connection, row, given, doing.compose.judge)
+    to_ask = row["to_ask"] - len(some) + len(later) + len(failed)
+    sample = later + others
+    await connection.execute(_SAMPLE, row["batch_id"], sample, min(to_ask, len(sample)))
+    return Worked(len(some) - len(later), pools)
 
 
 async def _begin(doing: _Doing, _: Any) -> Worked:
@@ -226,6 +239,7 @@ _DO: Final[dict[type, Callable[[_Doing, Any], Awaitable[Worked]]]] = {
     RestJudged: _rest_judged,
     Meet: _meet,
     Draw: _draw,
+    Ask: _ask,
     Begin: _begin,
     Apply: _apply,
     Undo: _undo,

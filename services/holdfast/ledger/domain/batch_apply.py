@@ -18,6 +18,8 @@ WINDOW: Final = 5000
 destination wait for no more."""
 FOLLOW_UPS: Final = 250
 """The same for runs: they are work for agents."""
+ASK_CHUNK: Final = 50
+"""Items that a reviewing agent is given in one transaction: each may be some megabytes."""
 DEFAULT_SAMPLE: Final = 200
 
 JUDGED_IN: Final = frozenset(
@@ -52,7 +54,8 @@ class Work:
     """A batch after its items have ended, as it is under its tenant's lock.
 
     `allowed` is how many may be applied now, None for no limit, and `allowed_in_s` in how many seconds the
-    next may; `undoing` how many undos are on their way.
+    next may; `to_ask` how many of the drawn sample nobody was asked about yet; `undoing` how many undos are
+    on their way.
     """
 
     status: BatchStatus
@@ -64,6 +67,7 @@ class Work:
     met: bool = False
     asks_agent: bool = False
     drawn: bool = False
+    to_ask: int = 0
     applies_when_met: bool = False
     window: int = WINDOW
     allowed: int | None = None
@@ -93,6 +97,13 @@ class Meet:
 @dataclass(frozen=True, slots=True)
 class Draw:
     """Draw the sample that a reviewing agent judges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the reviewing agent about so many more of its sample."""
+
+    items: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +138,7 @@ class Wait:
     seconds: float | None = None
 
 
-Next = JudgeRest | RestJudged | Meet | Draw | Begin | Apply | Undo | Applied | Wait
+Next = JudgeRest | RestJudged | Meet | Draw | Ask | Begin | Apply | Undo | Applied | Wait
 
 
 def next_work(work: Work) -> Next:
@@ -172,6 +183,8 @@ def _in_review(work: Work) -> Next:
         return Begin()
     if work.asks_agent and not work.drawn and work.count(ItemStatus.STAGED):
         return Draw()
+    if work.asks_agent and work.to_ask:
+        return Ask(min(work.to_ask, ASK_CHUNK))
     return Wait(done=True)
 
 

@@ -19,8 +19,10 @@ ALTER TABLE batch
     ADD COLUMN judged               bigint NOT NULL DEFAULT 0,
     ADD COLUMN judged_accepted      bigint NOT NULL DEFAULT 0,
     ADD COLUMN policy_met           boolean NOT NULL DEFAULT false,
-    -- The sample for the reviewing agent was drawn.
-    ADD COLUMN drawn                boolean NOT NULL DEFAULT false,
+    -- What the reviewing agent is still to be asked about: what is left of its sample, then as many again in place of
+    -- those it does not judge; NULL until it was drawn. Of these `to_ask` now, from the front.
+    ADD COLUMN sample               bigint[],
+    ADD COLUMN to_ask               integer NOT NULL DEFAULT 0,
     -- What is to become of the staged items nobody has judged: ItemStatus 4 or 5; 0: they stay.
     ADD COLUMN rest_status          smallint NOT NULL DEFAULT 0,
     ADD COLUMN rest_reason          text NOT NULL DEFAULT '',
