@@ -122,9 +122,10 @@ class BatchServiceStub:
     LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     RetryBatchItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.RetryBatchItemsRequest, _batch_service_pb2.RetryBatchItemsResponse]
-    """Runs skipped items again, or, once the batch was applied, applies again those that could not be
-    applied: their effect is sent again under its key. One that was discarded, or a follow-up run
-    that failed, is tried again where it is: by RetryEffect, by RetryRun.
+    """Runs skipped items again, each as often as `BatchSpec.retry` says, or, once the batch was
+    applied, applies again those that could not be applied: their effect is sent again under its
+    key. One that was discarded, or a follow-up run that failed, is tried again where it is: by
+    RetryEffect, by RetryRun.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, BATCH_NOT_READY.
@@ -336,9 +337,10 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.RetryBatchItemsRequest,
         context: _aio.ServicerContext[_batch_service_pb2.RetryBatchItemsRequest, _abc.Awaitable[_batch_service_pb2.RetryBatchItemsResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.RetryBatchItemsResponse]:
-        """Runs skipped items again, or, once the batch was applied, applies again those that could not be
-        applied: their effect is sent again under its key. One that was discarded, or a follow-up run
-        that failed, is tried again where it is: by RetryEffect, by RetryRun.
+        """Runs skipped items again, each as often as `BatchSpec.retry` says, or, once the batch was
+        applied, applies again those that could not be applied: their effect is sent again under its
+        key. One that was discarded, or a follow-up run that failed, is tried again where it is: by
+        RetryEffect, by RetryRun.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, BATCH_NOT_READY.

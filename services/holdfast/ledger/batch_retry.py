@@ -28,7 +28,8 @@ WITH u AS MATERIALIZED (
     SELECT i.index, i.failure ->> 'reason' AS reason FROM batch_item i
     WHERE {_WHERE} AND i.index > $4 ORDER BY i.index LIMIT {AT_ONCE}
 ), moved AS (
-    UPDATE batch_item i SET status = 1, not_before = NULL, update_time = clock_timestamp()
+    UPDATE batch_item i
+    SET status = 1, forgiven = i.attempts, not_before = NULL, update_time = clock_timestamp()
     FROM u WHERE i.batch_id = $1 AND i.index = u.index
 ), fewer AS (
     UPDATE batch_error r SET n = r.n - d.n
