@@ -178,7 +178,7 @@ async def append(db: Database, tenant: str, batch_id: UUID, offset: int, items: 
         if not fresh:
             return stored
         if B(row["status"]) is not B.UPLOADING:
-            raise refused(row, "takes no more items")
+            raise refused(view(row), "takes no more items")
         keys = [item.key or str(stored + place) for place, item in enumerate(fresh)]
         await _refuse_twice(connection, batch_id, keys, stored - offset)
         total: int = await connection.fetchval(
@@ -242,7 +242,7 @@ async def resume(
             if status is not B.PAUSED:
                 if status in _PAUSABLE:
                     return view(row)
-                raise refused(row, "is not paused")
+                raise refused(view(row), "is not paused")
             await connection.execute(_FORGIVE, batch_id, *(tolerance or (None, None)))
             return await move(connection, row, B(row["resume_status"]))
 
@@ -262,7 +262,7 @@ async def cancel(db: Database, tenant: str, batch_id: UUID, reason: str) -> Batc
             if status is B.CANCELLED:
                 return view(row)
             if B.CANCELLED not in BATCH_MOVES.get(status, ()):
-                raise refused(row, "has ended")
+                raise refused(view(row), "has ended")
             await connection.execute(_STOP_RUNS, batch_id, reason or "The batch was cancelled.")
             return await move(connection, row, B.CANCELLED, reason=reason)
 
@@ -287,7 +287,7 @@ async def update(
     async with db.transaction() as connection:
         row = await _held(connection, tenant, batch_id)
         if row["end_time"] is not None:
-            raise refused(row, "has ended")
+            raise refused(view(row), "has ended")
         if review is not None and review.apply_when_met and not row["apply_target"]:
             wrong = Violation("review.apply_when_met", "needs a target, which the batch has none of")
             raise InvalidField(f"{wrong.field} {wrong.description}", violations=[wrong])
@@ -319,11 +319,11 @@ async def move(connection: Connection, row: Any, after: BatchStatus, *, reason: 
     return view(moved)
 
 
-def refused(row: Any, why: str) -> BatchNotReady:
+def refused(batch: BatchView, why: str) -> BatchNotReady:
     """Return the fault of a verb that makes no sense where the batch stands."""
-    status = B(row["status"]).name
+    status = batch.status.name
     return BatchNotReady(
-        f"The batch is {status}: it {why}.", facts={"batch_id": str(row["batch_id"]), "status": status}
+        f"The batch is {status}: it {why}.", facts={"batch_id": str(batch.batch_id), "status": status}
     )
 
 
@@ -343,7 +343,7 @@ async def _moved(
             if B(row["status"]) is to:
                 return view(row)
             if B(row["status"]) not in after:
-                raise refused(row, verb)
+                raise refused(view(row), verb)
             return await move(connection, row, to, reason=reason)
 
     return await db.retrying(once)

@@ -76,7 +76,7 @@ async def _chunk(
                 raise batch_view.unknown(batch_id)
             view = batch_view.view(row)
             if not applies(view):
-                raise batch.refused(row, "has no items that can be applied again")
+                raise batch.refused(view, "has no items that can be applied again")
             rows = await connection.fetch(
                 FAILED, batch_id, 9, batch_deed.APPLIES, which.failure_reason, list(which.keys), after
             )

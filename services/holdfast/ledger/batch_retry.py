@@ -10,9 +10,8 @@ from holdfast.ledger.domain.batch import BatchStatus
 from holdfast.ledger.release import lock_tenants
 
 AT_ONCE: Final = 2000
-_FROM: Final = frozenset(
-    {BatchStatus.RUNNING, BatchStatus.PAUSED, BatchStatus.IN_REVIEW, BatchStatus.COMPLETED}
-)
+_FROM: Final = frozenset({BatchStatus.RUNNING, BatchStatus.IN_REVIEW, BatchStatus.COMPLETED})
+"""Where a batch may stand, or what it goes on with after a pause."""
 
 _LOCK: Final = "SELECT * FROM batch WHERE batch_id = $1 AND tenant = $2 FOR NO KEY UPDATE"
 _WHERE: Final = """
@@ -59,7 +58,7 @@ async def retry_items(
     """
     if dry_run:
         async with db.connection() as connection:
-            found = await batch_view.get(connection, tenant, batch_id)
+            found = _retriable(await batch_view.get(connection, tenant, batch_id))
             counted: int = await connection.fetchval(COUNT, batch_id, which.failure_reason, list(which.keys))
             return found, counted
     count, after = 0, -1
@@ -79,13 +78,17 @@ async def _again(
             row = await connection.fetchrow(_LOCK, batch_id, tenant)
             if row is None:
                 raise batch_view.unknown(batch_id)
-            status = BatchStatus(row["status"])
-            if status not in _FROM:
-                raise batch.refused(row, "has no items that can be tried again")
+            view = _retriable(batch_view.view(row))
             done = await connection.fetchrow(_AGAIN, batch_id, which.failure_reason, list(which.keys), after)
-            view = batch_view.view(row)
-            if done["n"] and status not in (BatchStatus.RUNNING, BatchStatus.PAUSED):
+            if done["n"] and view.status not in (BatchStatus.RUNNING, BatchStatus.PAUSED):
                 view = await batch.move(connection, row, BatchStatus.RUNNING)
             return view, done["n"], done["last"]
 
     return await db.retrying(once)
+
+
+def _retriable(view: BatchView) -> BatchView:
+    """Raise `BatchNotReady` unless what is put back to where it waits would be run."""
+    if (view.resume_status or view.status) not in _FROM:
+        raise batch.refused(view, "cannot run items again")
+    return view

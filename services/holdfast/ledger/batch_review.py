@@ -13,7 +13,7 @@ from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import BatchNotReady, InvalidField, Violation
 from holdfast.ledger import batch
 from holdfast.ledger.batch_counting import COUNTED
-from holdfast.ledger.batch_view import unknown
+from holdfast.ledger.batch_view import unknown, view
 from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
 from holdfast.ledger.domain.batch_apply import JUDGE_CHUNK, JUDGEABLE, JUDGED_IN, Policy
 from holdfast.ledger.release import lock_tenants
@@ -128,9 +128,9 @@ async def review(
             if row is None:
                 raise unknown(batch_id)
             if BatchStatus(row["status"]) not in JUDGED_IN:
-                raise batch.refused(row, "cannot be reviewed")
+                raise batch.refused(view(row), "cannot be reviewed")
             if rest is not None and BatchStatus(row["status"]) in (BatchStatus.RUNNING, BatchStatus.PAUSED):
-                raise batch.refused(row, "still runs, and the rest can be judged when all items have ended")
+                raise batch.refused(view(row), "cannot be judged whole before all items have ended")
             if judgements:
                 await _refuse_unless_judgeable(connection, row, judgements)
                 row = await judge(connection, batch_id, judgements)

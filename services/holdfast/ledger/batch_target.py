@@ -75,7 +75,7 @@ async def apply(
             row = await _held(connection, tenant, batch_id)
             status = B(row["status"])
             if status not in (B.IN_REVIEW, B.APPLYING, B.APPLIED):
-                raise batch.refused(row, "cannot be applied")
+                raise batch.refused(batch_view.view(row), "cannot be applied")
             count: int = await connection.fetchval(_ACCEPTED, batch_id)
             if dry_run or status is B.APPLYING:
                 return batch_view.view(row), count
@@ -118,7 +118,7 @@ async def rollback(
             paused_while = B(row["resume_status"]) if status is B.PAUSED else None
             from_pause = paused_while in (B.APPLYING, B.ROLLING_BACK)
             if not row["applied_once"] or not (from_pause or status is B.ROLLING_BACK or _leads_back(status)):
-                raise batch.refused(row, "has nothing that could be rolled back")
+                raise batch.refused(batch_view.view(row), "has nothing that could be rolled back")
             count: int = await connection.fetchval(COUNT_APPLIED, batch_id, *filter_arguments(which))
             if dry_run or status is B.ROLLING_BACK:
                 return batch_view.view(row), count
