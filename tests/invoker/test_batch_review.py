@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from holdfast.kit.rpc.client import channel
+from holdfast.kit.rpc.client import channel, streaming
 from holdfast.ledger.batch_view import BatchView
 from holdfast.v1 import batch_pb2, batch_service_pb2, batch_service_pb2_grpc
 from tests.invoker.stand import Invoker, facts_of, fields_of, reason_of
@@ -206,3 +206,24 @@ async def test_a_policy_changed_while_in_review_counts_what_was_judged(stand: St
         return [c.status for c in counts] == [batch_pb2.BATCH_ITEM_STATUS_ACCEPTED]
 
     await until(accepted)
+
+
+async def test_a_cancelled_batch_is_watched_until_what_is_on_its_way_has_arrived(stand: Stand) -> None:
+    await stand.call("ReviewItems", rest=ACCEPT)
+    await stand.call("ApplyBatch", target=CRM)
+
+    async def on_their_way() -> bool:
+        counts = (await stand.call("GetBatch")).progress.counts
+        return [c.status for c in counts] == [batch_pb2.BATCH_ITEM_STATUS_APPLYING]
+
+    await until(on_their_way)
+    await stand.call("CancelBatch")
+    seen_of_it = []
+    asked = pb.WatchBatchRequest(batch_id=stand.batch_id, min_interval={"nanos": 100_000_000})
+    async with streaming(stand.stub.WatchBatch(asked, metadata=ANN)) as updates:
+        async for update in updates:
+            seen_of_it.append(update)
+            await stand.dispatcher.send()
+    assert {update.batch.status for update in seen_of_it} == {batch_pb2.BATCH_STATUS_CANCELLED}
+    (last,) = seen_of_it[-1].progress.counts
+    assert (last.status, last.count) == (batch_pb2.BATCH_ITEM_STATUS_APPLIED, 10)

@@ -182,7 +182,8 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchBatch(self, request, context):
-        """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
+        """Follows a batch: how far it is now, then again whenever that has changed, until it has ended
+        and no run, effect or undo of it is still on its way.
 
         Each message is whole, so a client that comes back needs no cursor.
 

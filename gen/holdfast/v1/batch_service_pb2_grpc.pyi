@@ -55,7 +55,8 @@ class BatchServiceStub:
     LEDGER_UNAVAILABLE.
     """
     WatchBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]
-    """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
+    """Follows a batch: how far it is now, then again whenever that has changed, until it has ended
+    and no run, effect or undo of it is still on its way.
 
     Each message is whole, so a client that comes back needs no cursor.
 
@@ -222,7 +223,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.WatchBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.WatchBatchRequest, _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]],
     ) -> _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]:
-        """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
+        """Follows a batch: how far it is now, then again whenever that has changed, until it has ended
+        and no run, effect or undo of it is still on its way.
 
         Each message is whole, so a client that comes back needs no cursor.
 
