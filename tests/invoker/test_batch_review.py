@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -10,7 +11,7 @@ import pytest
 from holdfast.kit.rpc.client import channel, streaming
 from holdfast.ledger.batch_view import BatchView
 from holdfast.v1 import batch_pb2, batch_service_pb2, batch_service_pb2_grpc
-from tests.invoker.stand import Invoker, facts_of, fields_of, reason_of
+from tests.invoker.stand import Invoker, facts_of, fields_of, invoker, reason_of
 from tests.kit.until import until
 from tests.support.batch import seen
 from tests.support.batch_apply import Dispatcher, in_review
@@ -48,6 +49,12 @@ class Stand:
 
 @pytest.fixture
 async def stand(door: Invoker) -> AsyncIterator[Stand]:
+    async with stood(door) as stand:
+        yield stand
+
+
+@asynccontextmanager
+async def stood(door: Invoker) -> AsyncIterator[Stand]:
     db = door.parts.db
     for name in ("crm", "crm-undo"):
         await make_destination(db, name, tenant="acme", max_concurrent=1000)
@@ -227,3 +234,14 @@ async def test_a_cancelled_batch_is_watched_until_what_is_on_its_way_has_arrived
     assert {update.batch.status for update in seen_of_it} == {batch_pb2.BATCH_STATUS_CANCELLED}
     (last,) = seen_of_it[-1].progress.counts
     assert (last.status, last.count) == (batch_pb2.BATCH_ITEM_STATUS_APPLIED, 10)
+
+
+async def test_what_is_sampled_and_reviewed_says_what_it_cost(database_url: str) -> None:
+    async with invoker(database_url, token_price=2.0) as door, stood(door) as stand:
+        db = stand.dispatcher.db
+        await execute(db, "UPDATE batch_item SET tokens = 30 WHERE batch_id = $1", stand.which.batch_id)
+        await execute(db, "UPDATE batch_total SET tokens = 300 WHERE batch_id = $1", stand.which.batch_id)
+        drawn = await stand.call("SampleBatch", size=2)
+        assert [item.cost_micros for stratum in drawn.strata for item in stratum.items] == [60, 60]
+        said = await stand.call("ReviewItems", reviews=[{"index": 0, "verdict": ACCEPT}])
+        assert said.progress.cost_micros == 600

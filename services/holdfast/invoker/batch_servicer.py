@@ -44,8 +44,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         self._batches = Batches(parts.db, parts.intents, parts.batches)
         self._intents = parts.intents
         self._applier = parts.applier
-        self._reviewing = Reviewing(parts.db, parts.intents, parts.applier)
         self._token_price = parts.settings.token_price
+        self._reviewing = Reviewing(parts.db, parts.intents, parts.applier, token_price=self._token_price)
         self._progress = Progress(parts.db, token_price=self._token_price)
 
     async def CreateBatch(  # noqa: N802 - the contract's name
