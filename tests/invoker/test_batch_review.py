@@ -245,3 +245,24 @@ async def test_what_is_sampled_and_reviewed_says_what_it_cost(database_url: str)
         assert [item.cost_micros for stratum in drawn.strata for item in stratum.items] == [60, 60]
         said = await stand.call("ReviewItems", reviews=[{"index": 0, "verdict": ACCEPT}])
         assert said.progress.cost_micros == 600
+
+
+async def test_a_table_has_every_field_that_any_output_has(stand: Stand) -> None:
+    db, batch_id = stand.dispatcher.db, stand.which.batch_id
+    put = "UPDATE batch_output SET output = $3 WHERE batch_id = $1 AND index = $2"
+    await execute(db, put, batch_id, 0, b'{"sure":1}')
+    await execute(db, put, batch_id, 1, b"[1]")
+    edited = {"struct_value": {"sure": 1, "why": "seen"}}
+    await stand.call("ReviewItems", reviews=[{"index": 2, "verdict": ACCEPT, "edited_output": edited}])
+    asked = pb.ExportBatchRequest(batch_id=stand.batch_id, format=pb.EXPORT_FORMAT_CSV)
+    parts = [part async for part in stand.stub.ExportBatch(asked, metadata=ANN)]
+    lines = b"".join(part.data for part in parts).decode().splitlines()
+    assert lines[0] == "key,status,label,confidence,review,industry,output,sure,why"
+    assert [line.split(",")[5:] for line in lines[1:4]] == [
+        ["", "", "1", ""],
+        ["", "[1]", "", ""],
+        ["", "", "1", "seen"],
+    ]
+    asked.after_index = 1
+    rest = [part async for part in stand.stub.ExportBatch(asked, metadata=ANN)]
+    assert rest[0].data.decode().strip() == lines[3], "what goes on has the same columns"
