@@ -343,6 +343,37 @@ async def test_a_rollback_may_mean_some_and_those_without_an_undo_say_so(
     assert (await seen(db, which)).status is BatchStatus.ROLLED_BACK
 
 
+async def test_undos_that_failed_are_tried_again_chunk_by_chunk_and_only_those_that_are_meant(
+    db: Database, crm: Dispatcher
+) -> None:
+    which = await in_review(db, 20)
+    await accept_all(db, which)
+    await apply(db, which)
+    await worked_off(db, which)
+    await crm.send()
+    await worked_off(db, which)
+    await roll_back(db, which)
+    await worked_off(db, which)
+    await crm.send(20, EffectStatus.DEAD_LETTERED)
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ROLLBACK_FAILED": 20}
+    await roll_back(db, which, ItemFilter(label="health"))
+    assert await counts(db, which) == {"ROLLBACK_FAILED": 20}, "an Invoker does it, not the call"
+    moved = []
+    for _ in range(4):
+        await work(db, which, window=3)
+        moved.append((await counts(db, which)).get("APPLIED", 0))
+        await crm.send()
+        await news(db)
+    assert moved[0] == 3, "no more at once than may be on their way"
+    await worked_off(db, which)
+    await crm.send()
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ROLLED_BACK": 4, "ROLLBACK_FAILED": 16}
+    assert (await seen(db, which)).status is BatchStatus.ROLLED_BACK
+    await check(db, which)
+
+
 async def test_a_policy_that_is_met_accepts_the_rest_and_applies(db: Database, crm: Dispatcher) -> None:
     which = await in_review(
         db,

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import DestinationNotFound, InvalidField, Violation
-from holdfast.ledger import batch, batch_resend, batch_view
-from holdfast.ledger.batch_deed import WHICH
+from holdfast.ledger import batch, batch_view
+from holdfast.ledger.batch_deed import WHICH, filter_arguments
 from holdfast.ledger.batch_review import LOCK
 from holdfast.ledger.batch_view import BatchView, ItemFilter
 from holdfast.ledger.domain.batch import BATCH_MOVES, BatchStatus
@@ -36,16 +36,12 @@ WHERE batch_id = $1 RETURNING *
 """
 _BEGIN_UNDO: Final = """
 UPDATE batch
-SET undo_reason = $2, undo_filter = $3::text::jsonb, undo_before = NULL, phase_time = clock_timestamp()
+SET undo_reason = $2, undo_filter = $3::text::jsonb, undo_before = NULL, undo_again = -1,
+    phase_time = clock_timestamp()
 WHERE batch_id = $1 RETURNING *
 """
 
 COUNT_APPLIED: Final = f"SELECT count(*) FROM batch_item i WHERE i.batch_id = $1 AND i.status = 8 AND {WHICH}"  # noqa: S608
-
-
-def filter_arguments(which: ItemFilter) -> tuple[str, float, list[str]]:
-    """Return the arguments $2 to $4 of `WHICH`."""
-    return which.label, which.max_confidence, list(which.keys)
 
 
 async def check_destinations(connection: Connection, tenant: str, *names: str) -> None:
@@ -125,7 +121,6 @@ async def rollback(
             stored = json.dumps(
                 {"label": which.label, "max_confidence": which.max_confidence, "keys": list(which.keys)}
             )
-            await batch_resend.undo_again(connection, batch_id)
             row = await connection.fetchrow(_BEGIN_UNDO, batch_id, reason, stored)
             return await batch.move(connection, row, B.ROLLING_BACK), count
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
-from holdfast.ledger import batch, batch_deed, batch_review, batch_sample, batch_target
+from holdfast.ledger import batch, batch_deed, batch_resend, batch_review, batch_sample, batch_target
 from holdfast.ledger.batch_deed import Given
 from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
 from holdfast.ledger.domain.batch_apply import (
@@ -88,6 +88,7 @@ SET apply_clock = greatest(apply_clock, clock_timestamp() - make_interval(secs =
                   + make_interval(secs => $2 / apply_per_second)
 WHERE batch_id = $1 AND apply_per_second > 0
 """
+_TRIED_AGAIN: Final = "UPDATE batch SET undo_again = $2 WHERE batch_id = $1"
 _WALKED: Final = "UPDATE batch SET undo_before = $2 WHERE batch_id = $1"
 
 
@@ -213,10 +214,17 @@ async def _apply(doing: _Doing, step: Apply) -> Worked:
 
 
 async def _undo(doing: _Doing, step: Undo) -> Worked:
-    """Undo a chunk; the walk begins anew until one finds nothing, as what was on its way arrives late."""
+    """Undo a chunk, first of what could not be undone before.
+
+    The walk begins anew until one finds nothing, as what was on its way arrives late.
+    """
     connection, row, work = doing.connection, doing.row, doing.work
-    which = batch_target.filter_arguments(batch_target.stored_filter(row))
-    given, last = await batch_deed.applied(connection, row, which, step.items)
+    which = batch_target.stored_filter(row)
+    if row["undo_again"] is not None:
+        last = await batch_resend.undo_again(connection, row, which, step.items)
+        await connection.execute(_TRIED_AGAIN, row["batch_id"], last)
+        return Worked(1)
+    given, last = await batch_deed.applied(connection, row, batch_deed.filter_arguments(which), step.items)
     if given:
         await connection.execute(_WALKED, row["batch_id"], last)
         return Worked(await batch_deed.undo(connection, row, given))

@@ -34,10 +34,12 @@ ALTER TABLE batch
     ADD COLUMN phase_time           timestamptz,
     ADD COLUMN applied_once         boolean NOT NULL DEFAULT false,
     -- Which of the applied items are undone, how far the walk from the newest to the oldest is (NULL: at its
-    -- beginning), and how many undos are on their way.
+    -- beginning), after which index those that could not be undone before are tried again (NULL: all were), and how
+    -- many undos are on their way.
     ADD COLUMN undo_reason          text NOT NULL DEFAULT '',
     ADD COLUMN undo_filter          jsonb,
     ADD COLUMN undo_before          bigint,
+    ADD COLUMN undo_again           bigint,
     ADD COLUMN undoing              bigint NOT NULL DEFAULT 0 CHECK (undoing >= 0);
 
 -- Batches that are to be judged, applied or undone further.
