@@ -13,10 +13,10 @@ from uuid import UUID
 from holdfast.kit.db import Connection, Database
 from holdfast.ledger import batch_review
 from holdfast.ledger.batch_counting import COUNTED, PACED
+from holdfast.ledger.batch_lock import hold, needs_applying
 from holdfast.ledger.batch_review import Judgement
 from holdfast.ledger.domain.batch import BatchStatus
 from holdfast.ledger.domain.batch_apply import JUDGED_IN
-from holdfast.ledger.release import lock_tenants
 
 AT_ONCE: Final = 2000
 
@@ -102,8 +102,7 @@ async def hear(db: Database, news: News, read: Read) -> None:
 
     async def once() -> None:
         async with db.transaction() as connection:
-            await lock_tenants(connection, [news.tenant])
-            row = await connection.fetchrow(batch_review.LOCK, news.batch_id, news.tenant)
+            row = await hold(connection, news.tenant, news.batch_id)
             answers = await connection.fetch(HEAR, news.batch_id, list(news.notes))
             if answers and BatchStatus(row["status"]) in JUDGED_IN:
                 await _judge(connection, news.batch_id, answers, read)
@@ -121,7 +120,7 @@ async def _judge(connection: Connection, batch_id: UUID, answers: Sequence[Any],
     if judgements:
         row = await batch_review.meet(connection, await batch_review.judge(connection, batch_id, judgements))
     if row["policy_met"] or row["to_ask"]:
-        await connection.execute(batch_review.APPLYING, batch_id, row["tenant"])
+        await needs_applying(connection, row)
 
 
 def judgement(index: int, run_id: UUID, result: bytes) -> Judgement | None:

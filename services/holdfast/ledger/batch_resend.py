@@ -5,12 +5,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
-from holdfast.ledger import batch, batch_deed, batch_view
+from holdfast.ledger import batch, batch_deed, batch_failed, batch_view
 from holdfast.ledger.batch_deed import WHICH, filter_arguments
-from holdfast.ledger.batch_review import LOCK
+from holdfast.ledger.batch_lock import hold
 from holdfast.ledger.batch_view import BatchView, ItemFilter
 from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
-from holdfast.ledger.release import lock_tenants
 
 AT_ONCE: Final = 2000
 B = BatchStatus
@@ -28,12 +27,6 @@ LEFT JOIN LATERAL (
 ) d ON true
 ORDER BY i.index
 """  # noqa: S608 - a constant of ours
-COUNT: Final = """
-SELECT count(*) FROM batch_item i
-WHERE i.batch_id = $1 AND i.status = 9 AND ($2 = '' OR i.failure ->> 'reason' = $2)
-      AND (cardinality($3::text[]) = 0 OR i.index = ANY(ARRAY(
-          SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($3))))
-"""
 _SEND_AGAIN: Final = "SELECT batch_send_again($1::uuid[])"
 
 
@@ -53,8 +46,7 @@ async def apply_again(
     if dry_run:
         async with db.connection() as connection:
             found = await batch_view.get(connection, tenant, batch_id)
-            counted: int = await connection.fetchval(COUNT, batch_id, which.failure_reason, list(which.keys))
-            return found, counted
+            return found, await batch_failed.count(connection, batch_id, which, ItemStatus.APPLY_FAILED)
     count, after = 0, -1
     while True:
         view, moved, last = await _chunk(db, tenant, batch_id, which, after)
@@ -69,10 +61,7 @@ async def _chunk(
 ) -> tuple[BatchView, int, int | None]:
     async def once() -> tuple[BatchView, int, int | None]:
         async with db.transaction() as connection:
-            await lock_tenants(connection, [tenant])
-            row = await connection.fetchrow(LOCK, batch_id, tenant)
-            if row is None:
-                raise batch_view.unknown(batch_id)
+            row = await hold(connection, tenant, batch_id)
             view = batch_view.view(row)
             if not applies(view):
                 raise batch.refused(view, "has no items that can be applied again")

@@ -9,10 +9,9 @@ from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import DestinationNotFound, InvalidField, Violation
 from holdfast.ledger import batch, batch_view
 from holdfast.ledger.batch_deed import WHICH, filter_arguments
-from holdfast.ledger.batch_review import LOCK
+from holdfast.ledger.batch_lock import hold
 from holdfast.ledger.batch_view import BatchView, ItemFilter
 from holdfast.ledger.domain.batch import BATCH_MOVES, BatchStatus
-from holdfast.ledger.release import lock_tenants
 
 B = BatchStatus
 
@@ -68,7 +67,7 @@ async def apply(
 
     async def once() -> tuple[BatchView, int]:
         async with db.transaction() as connection:
-            row = await _held(connection, tenant, batch_id)
+            row = await hold(connection, tenant, batch_id)
             status = B(row["status"])
             if status not in (B.IN_REVIEW, B.APPLYING, B.APPLIED):
                 raise batch.refused(batch_view.view(row), "cannot be applied")
@@ -109,7 +108,7 @@ async def rollback(
 
     async def once() -> tuple[BatchView, int]:
         async with db.transaction() as connection:
-            row = await _held(connection, tenant, batch_id)
+            row = await hold(connection, tenant, batch_id)
             status = B(row["status"])
             paused_while = B(row["resume_status"]) if status is B.PAUSED else None
             from_pause = paused_while in (B.APPLYING, B.ROLLING_BACK)
@@ -139,11 +138,3 @@ def stored_filter(row: Any) -> ItemFilter:
 
 def _leads_back(status: BatchStatus) -> bool:
     return B.ROLLING_BACK in BATCH_MOVES[status] and status is not B.PAUSED
-
-
-async def _held(connection: Connection, tenant: str, batch_id: UUID) -> Any:
-    await lock_tenants(connection, [tenant])
-    row = await connection.fetchrow(LOCK, batch_id, tenant)
-    if row is None:
-        raise batch_view.unknown(batch_id)
-    return row
