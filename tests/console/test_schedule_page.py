@@ -35,7 +35,12 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
         "payload": '{"name": "Ada"}',
         "labels": f"team={EVIL[:20]}",
     }
-    typed |= {"zone": "Europe/Berlin", "cron": "30 2 * * *", "jitter": "1m", "run_labels": "by=clock"}
+    typed |= {
+        "zone": "Europe/Berlin",
+        "cron": "30 2 * * *",
+        "jitter": "1m",
+        "run_labels": 'by=clock, "of=ann, bob"',
+    }
     for wrong, word in (
         ({"payload": "{"}, "not JSON"),
         ({"cron": "61 * * * *"}, "cron"),
@@ -55,7 +60,7 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     assert "Europe/Berlin" in page
     assert page.count("UTC</span>") == 8
     schedule = await desk.client.schedules.get(NAME)
-    assert (schedule.run.user, schedule.run.labels) == ("uma", {"by": "clock"})
+    assert (schedule.run.user, schedule.run.labels) == ("uma", {"by": "clock", "of": "ann, bob"})
     await desk.post("/schedules/do/pause", name=NAME, reason="<b>audit")
     assert "&lt;b&gt;audit" in await desk.page(of(NAME))
     assert NAME[:9] in await desk.page("/schedules?view=paused")
@@ -152,7 +157,9 @@ _TIMES = st.integers(946_684_800, 4_102_444_800).map(lambda each: datetime.fromt
 def test_a_schedule_that_is_opened_and_saved_is_the_same(
     timing: Timing, overlap: OverlapPolicy, catch_up: float | None
 ) -> None:
-    run = Invocation("i", {"a": [1, "é"]}, user="ann", priority=3, session_id="s", labels={"x": "y"})
+    run = Invocation(
+        "i", {"a": [1, "é"]}, user="ann", priority=3, session_id="s", labels={"x": "y", "z": '1, "2"'}
+    )
     schedule = Schedule("n", timing, run, overlap, catch_up, {"k": "v"})
     assert schedule_of(fields_of(schedule), schedule) == schedule
 

@@ -33,7 +33,7 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     """One JSON object per line, a `BatchItem` each."""
     EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 2
     """A header and one row per item: key, status, label, confidence, review (accept or reject), then
-    the output's fields, edits included.
+    the fields that any of the outputs has, edits included. While outputs come in, so may fields.
     """
 
 class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
@@ -45,7 +45,7 @@ EXPORT_FORMAT_JSONL: ExportFormat.ValueType  # 1
 """One JSON object per line, a `BatchItem` each."""
 EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 2
 """A header and one row per item: key, status, label, confidence, review (accept or reject), then
-the output's fields, edits included.
+the fields that any of the outputs has, edits included. While outputs come in, so may fields.
 """
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 

@@ -181,7 +181,7 @@ class Batches:
             request.page_token = page.next_page_token
 
     def watch(self, batch_id: str, *, interval: float = 1.0) -> BatchWatch:
-        """Follow a batch, at most one message each `interval` seconds, until it has ended."""
+        """Follow a batch until nothing of it is on its way, at most one message each `interval` seconds."""
         request = pb.WatchBatchRequest(batch_id=batch_id, min_interval=duration_of(interval))
         return BatchWatch(self._stub, self._link, request)
 

@@ -1,6 +1,9 @@
 """What people type into forms, read into values; what cannot be read is named in one sentence."""
 
+import csv
+import io
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -13,14 +16,22 @@ class Mistyped(ValueError):  # noqa: N818 - what happened, as the names of the f
 
 
 def pairs(text: str, title: str) -> dict[str, str]:
-    """Return `team=credit, stage=live` as names and values."""
+    """Return `team=credit, stage=live` as names and values; a pair with a comma in it stands in quotes."""
     found = {}
-    for part in filter(None, map(str.strip, text.split(","))):
+    (parts,) = csv.reader([" ".join(text.splitlines())], skipinitialspace=True)
+    for part in filter(None, map(str.strip, parts)):
         name, equals, value = map(str.strip, part.partition("="))
         if not equals or not name:
             raise Mistyped(f"“{title}” must be name=value, more of them with commas between.")
         found[name] = value
     return found
+
+
+def words(pairs: Mapping[str, str]) -> str:
+    """Return names and values as `pairs` reads them."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([f"{name}={value}" for name, value in pairs.items()])
+    return line.getvalue()
 
 
 def seconds(text: str, title: str) -> float:

@@ -30,8 +30,12 @@ READ_AT_ONCE: Final = 50
 class Reviewing:
     """What people do with the outputs of a batch, as one Invoker serves it."""
 
-    def __init__(self, db: Database, intents: Intents, applier: BatchApplier) -> None:
+    def __init__(
+        self, db: Database, intents: Intents, applier: BatchApplier, *, token_price: float = 0.0
+    ) -> None:
+        """Take what a million tokens cost."""
         self._db = db
+        self._token_price = token_price
         self._intents = intents
         self._applier = applier
 
@@ -68,7 +72,7 @@ class Reviewing:
                     view.index: view for view in await batch_view.these_items(connection, batch_id, some)
                 }
             for index in some:
-                item = item_message(str(batch_id), views[index])
+                item = item_message(str(batch_id), views[index], self._token_price)
                 room -= item.ByteSize()
                 if room < 0 and found:
                     return found
@@ -97,7 +101,7 @@ class Reviewing:
             batch = await batch_view.get(connection, tenant, batch_id)
             progress = await batch_view.progress(connection, batch)
         return pb.ReviewItemsResponse(
-            progress=progress_message(batch, progress),
+            progress=progress_message(batch, progress, self._token_price),
             judged=done.judged,
             accepted=done.accepted,
             policy_met=done.policy_met,

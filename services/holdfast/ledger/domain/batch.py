@@ -97,7 +97,9 @@ ITEM_MOVES: Final[Mapping[ItemStatus, frozenset[ItemStatus]]] = MappingProxyType
 """Which status of an item may follow which."""
 
 ENDED_BATCH: Final = frozenset({B.APPLIED, B.ROLLED_BACK, B.COMPLETED, B.CANCELLED})
-"""Nothing more happens to these by itself."""
+"""Nothing further is started of these by itself."""
+ON_ITS_WAY: Final = frozenset({I.PENDING, I.RUNNING, I.APPLYING})
+"""Items that move on though their batch has ended."""
 
 MIN_ENDED_FOR_SHARE: Final = 100
 """So many items must have ended before their share of failures says anything."""
@@ -184,6 +186,11 @@ class Rest:
 
 
 Step = Admit | Pause | Finish | Clear | Rest
+
+
+def is_over(status: BatchStatus, counts: Mapping[ItemStatus, int], undoing: int) -> bool:
+    """Tell whether a batch has ended and nothing of it, of `undoing` undos neither, is still to arrive."""
+    return status in ENDED_BATCH and not undoing and not any(counts.get(each) for each in ON_ITS_WAY)
 
 
 def next_step(standing: Standing) -> Step:
