@@ -76,6 +76,11 @@ async def stood(door: Invoker) -> AsyncIterator[Stand]:
         ("SampleBatch", {"strata": {"confidence_bounds": [0.9, 0.5]}}, ["strata.confidence_bounds"]),
         ("SampleBatch", {"strata": {"token_bounds": [1, 1]}}, ["strata.token_bounds"]),
         ("SampleBatch", {"strata": {"cost_bounds_micros": [1]}}, ["strata.cost_bounds_micros"]),
+        (
+            "SampleBatch",
+            {"strata": {"cost_bounds_micros": [1], "token_bounds": [1]}},
+            ["strata.cost_bounds_micros"] * 2,
+        ),
         ("ReviewItems", {"reviews": [{"index": 1}]}, ["reviews[0].verdict"]),
         ("ReviewItems", {"reviews": [{"index": 1, "verdict": REJECT}]}, ["reviews[0].reason"]),
         (
@@ -245,6 +250,22 @@ async def test_what_is_sampled_and_reviewed_says_what_it_cost(database_url: str)
         assert [item.cost_micros for stratum in drawn.strata for item in stratum.items] == [60, 60]
         said = await stand.call("ReviewItems", reviews=[{"index": 0, "verdict": ACCEPT}])
         assert said.progress.cost_micros == 600
+
+
+async def test_a_sample_is_spread_over_what_items_cost(database_url: str) -> None:
+    async with invoker(database_url, token_price=2.0) as door, stood(door) as stand:
+        await execute(
+            stand.dispatcher.db,
+            "UPDATE batch_item SET tokens = index * 10 WHERE batch_id = $1",
+            stand.which.batch_id,
+        )
+        banded = await stand.call("SampleBatch", strata={"cost_bounds_micros": [40, 100]})
+        assert {stratum.cost_band: stratum.population for stratum in banded.strata} == {0: 2, 1: 3, 2: 5}
+        assert {item.cost_micros for s in banded.strata if s.cost_band == 1 for item in s.items} == {
+            40,
+            60,
+            80,
+        }
 
 
 async def test_a_table_has_every_field_that_any_output_has(stand: Stand) -> None:

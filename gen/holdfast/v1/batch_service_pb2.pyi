@@ -116,14 +116,14 @@ class Stratification(_message.Message):
 
     @_builtins.property
     def cost_bounds_micros(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The bounds between bands of cost per item, rising, in millionths; empty: no bands. Refused as
-        long as the operator has no price list.
+        """The bounds between bands of cost per item, rising, in millionths; empty: no bands. Refused
+        where the operator has told no price of tokens.
         """
 
     @_builtins.property
     def token_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The bounds between bands of tokens per item, rising: what an item costs where the operator has
-        no price list. Not together with `cost_bounds_micros`.
+        told no price. Not together with `cost_bounds_micros`.
         """
 
     def __init__(

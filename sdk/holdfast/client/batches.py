@@ -193,16 +193,23 @@ class Batches:
         seed: int = 0,
         by_label: bool = False,
         confidence_bounds: Iterable[float] = (),
+        cost_bounds: Iterable[float] = (),
         token_bounds: Iterable[int] = (),
         equal: bool = False,
         unjudged_only: bool = False,
     ) -> tuple[Stratum, ...]:
         """Draw staged items to look at, 200 unless told, spread over strata; the same for the same seed.
 
-        A stratum gets its share, at least one; `equal` gives all the same. Raises `BatchNotFound`.
+        A stratum gets its share, at least one; `equal` gives all the same. `cost_bounds` are in the currency
+        in which the operator has told the price of tokens. Raises `BatchNotFound`, and `InvalidField` for
+        costs where no price was told.
         """
         strata = strata_message(
-            by_label=by_label, confidence_bounds=confidence_bounds, token_bounds=token_bounds, equal=equal
+            by_label=by_label,
+            confidence_bounds=confidence_bounds,
+            cost_bounds=cost_bounds,
+            token_bounds=token_bounds,
+            equal=equal,
         )
         request = pb.SampleBatchRequest(
             batch_id=batch_id, size=size, seed=seed, strata=strata, unjudged_only=unjudged_only
