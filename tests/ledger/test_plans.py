@@ -27,6 +27,7 @@ from holdfast.ledger import (
     platform_move,
     position,
     release,
+    removal,
     retry,
     run_list,
     session,
@@ -53,6 +54,7 @@ MODULES = (
     retry,
     inspect,
     lease_held,
+    removal,
     position,
     mailbox,
     mailbox_view,
@@ -77,9 +79,15 @@ STATEMENTS = {
 }
 
 # Small by nature: one row per intent and version, one per runner; the runs being cancelled, or with mail;
-# the pools that are held back.
+# the pools that are held back; the tenants that keep runs for a time.
 SMALL = {"served_intent", "runner_session"}
-SMALL_INDEXES = {"run_state_cancel_asked", "run_state_mail", "run_state_orphan", "tenant_pool_held"}
+SMALL_INDEXES = {
+    "run_state_cancel_asked",
+    "run_state_mail",
+    "run_state_orphan",
+    "tenant_pool_held",
+    "tenant_kept",
+}
 
 # `fill` queues runs; these give the other tables rows enough that reading all of them would cost.
 EVERYTHING_ELSE = (
