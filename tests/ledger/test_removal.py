@@ -96,6 +96,17 @@ async def test_only_runs_of_the_tenant_and_shape_that_have_ended_long_enough_ago
     assert await remove_all(db) == 0
 
 
+async def test_a_run_that_was_handed_off_is_kept_as_a_worker(db: Database, floor: Floor) -> None:
+    await keep(db, worker=HOUR)
+    run, stays = await floor.lease(2, handoff=Limits(max_steps=20))
+    await commit_group(db, [commit(run, 1, handoff=True)])
+    await finish(db, replace(run, last_commit=1))
+    await finish(db, stays)
+    await ended_ago(db, DAY, run.run_id, stays.run_id)
+    assert await remove(db) == Removed(removed=1)
+    assert await there(db, run, stays) == [False, True]
+
+
 async def test_a_change_holds_for_what_has_ended_before(db: Database, floor: Floor) -> None:
     run = await ended(db, floor, 2 * DAY, shape=WORKER)
     assert await remove_all(db) == 0

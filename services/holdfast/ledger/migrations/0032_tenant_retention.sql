@@ -32,7 +32,7 @@ ALTER TABLE idempotency SET (autovacuum_vacuum_scale_factor = 0.05);
 -- where they are found no longer, or later: they are of another shape, or needed, which is asked again in an hour.
 --
 -- A run is needed while the run that started it is there (a parent that is started again hears of its children, and
--- a start repeated finds them by their keys), while one that it started lives, while an effect of it is neither
+-- a start repeated finds them by their keys), while it has lent to one that lives, while an effect of it is neither
 -- delivered nor discarded, and while a batch that gave it to do something is not over.
 --
 -- Waits for no run: those that somebody holds, as to start them again, are passed over. A crash removes all or none.
@@ -55,7 +55,6 @@ BEGIN
     ), judged AS MATERIALIZED (
         SELECT s.run_id, s.shape, k.keep, coalesce(s.since + k.keep < clock_timestamp(), false) AS is_over,
                EXISTS (SELECT FROM run_state p WHERE p.run_id = s.parent_run_id)
-               OR EXISTS (SELECT FROM child c WHERE c.parent_run_id = s.run_id)
                OR EXISTS (SELECT FROM child c WHERE c.lender = s.run_id)
                OR EXISTS (SELECT FROM effect e WHERE e.run_id = s.run_id AND e.status NOT IN (3, 5))
                OR EXISTS (SELECT FROM batch_deed d JOIN batch b ON b.batch_id = d.batch_id
