@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -20,6 +21,7 @@ from holdfast.ledger.removal import Removed, remove
 from holdfast.ledger.retry import retry
 from holdfast.ledger.spawn import OnParentEnd, Parent, spawn
 from holdfast.ledger.values import Admitted, Leased, Limits
+from tests.kit.until import until
 from tests.support.approval import ask
 from tests.support.commit import Floor, commit
 from tests.support.ledger import contradictions, execute, fetch, finish, invocation, status_of
@@ -313,6 +315,13 @@ async def test_a_run_stays_while_the_batch_that_gave_it_is_not_over(db: Database
     assert await traces(db, run.run_id) == {"batch_deed.id"}
 
 
+KILL = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND query LIKE '%remove_runs%' AND wait_event_type = 'Lock'
+      AND pid <> pg_backend_pid()
+"""
+
+
 async def test_a_removal_that_is_killed_in_the_middle_has_removed_nothing(
     database_url: str, db: Database, floor: Floor
 ) -> None:
@@ -326,14 +335,7 @@ async def test_a_removal_that_is_killed_in_the_middle_has_removed_nothing(
         # The last that is removed: all before it is then deleted, and not yet committed.
         await other.execute("SELECT FROM idempotency WHERE run_id = $1 FOR UPDATE", runs[2].run_id)
         cut = asyncio.create_task(remove(db))
-        killed = None
-        async with asyncio.timeout(20):
-            while not killed:
-                killed = await other.fetchval(
-                    """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                       WHERE query LIKE '%remove_runs%' AND wait_event_type = 'Lock'
-                             AND pid <> pg_backend_pid()"""
-                )
+        await until(partial(_killed, db), deadline=60)
         (failed,) = await asyncio.gather(cut, return_exceptions=True)
         assert isinstance(failed, Exception), failed
         await holding.rollback()
@@ -343,6 +345,10 @@ async def test_a_removal_that_is_killed_in_the_middle_has_removed_nothing(
     assert await contradictions(db) == []
     assert await remove_all(db) == 3
     assert await there(db, *runs) == [False] * 3
+
+
+async def _killed(db: Database) -> bool:
+    return bool(await fetch(db, KILL))
 
 
 async def test_several_who_remove_while_keys_are_asked_for_remove_each_run_once(
