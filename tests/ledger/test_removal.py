@@ -315,6 +315,38 @@ async def test_a_run_stays_while_the_batch_that_gave_it_is_not_over(db: Database
     assert await traces(db, run.run_id) == {"batch_deed.id"}
 
 
+async def test_work_of_the_same_tenant_goes_on_in_the_middle_of_a_removal(
+    database_url: str, db: Database, floor: Floor
+) -> None:
+    await keep(db, service=HOUR)
+    over = await ended(db, floor, 2 * HOUR)
+    other = await asyncpg.connect(database_url, server_settings={"search_path": "holdfast"})
+    try:
+        holding = other.transaction()
+        await holding.start()
+        await other.execute("SELECT FROM idempotency WHERE run_id = $1 FOR UPDATE", over.run_id)
+        removing = asyncio.create_task(remove(db))
+        await until(partial(_waits, db), deadline=60)
+        await ended(db, floor, 0)  # admitted, claimed, committed and ended
+        await keep(db, service=2 * HOUR)
+        assert await drop(db) == []
+        assert not removing.done()
+        await holding.rollback()
+        assert await removing == Removed(removed=1)
+    finally:
+        await other.close()
+
+
+WAITS = """
+SELECT FROM pg_stat_activity
+WHERE datname = current_database() AND query LIKE '%remove_runs%' AND wait_event_type = 'Lock'
+"""
+
+
+async def _waits(db: Database) -> bool:
+    return bool(await fetch(db, WAITS))
+
+
 KILL = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND query LIKE '%remove_runs%' AND wait_event_type = 'Lock'
