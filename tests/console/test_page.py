@@ -221,6 +221,8 @@ async def test_a_tenants_limits_are_shown_and_changed(desk: Desk) -> None:
     refused = await desk.post("/tenants/default", max_in_flight="many")
     assert (refused.status_code, "must be a number" in refused.text) == (400, True)
     assert (await desk.post("/tenants/default", weight="-1")).status_code == 400
+    await desk.client.tenants.set("default", retention={"batch": 7 * 86_400, "service": 5400})
+    assert "kept: service 1 h 30 min, batch 7 d; others stay" in await desk.page("/tenants/default")
 
 
 async def test_a_conversation_is_started_from_the_page(desk: Desk) -> None:

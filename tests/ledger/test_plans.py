@@ -28,6 +28,7 @@ from holdfast.ledger import (
     platform_move,
     position,
     release,
+    removal,
     retry,
     run_list,
     session,
@@ -55,6 +56,7 @@ MODULES = (
     held,
     inspect,
     lease_held,
+    removal,
     position,
     mailbox,
     mailbox_view,
@@ -79,7 +81,7 @@ STATEMENTS = {
 }
 
 # Small by nature: one row per intent and version, one per runner; the runs being cancelled, or with mail;
-# the pools that are held back.
+# the pools that are held back; the tenants that keep runs for a time.
 SMALL = {"served_intent", "runner_session"}
 SMALL_INDEXES = {
     "run_state_cancel_asked",
@@ -87,6 +89,7 @@ SMALL_INDEXES = {
     "run_state_orphan",
     "tenant_pool_held",
     "tenant_pool_held_by",
+    "tenant_kept",
 }
 
 # `fill` queues runs; these give the other tables rows enough that reading all of them would cost.

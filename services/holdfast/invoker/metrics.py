@@ -76,6 +76,9 @@ class InvokerMetrics:
             "holdfast_timers_fired_total",
             "Deadlines, delays and waits that came due and were acted on.",
         )
+        self.removed = counter(
+            registry, "holdfast_runs_removed_total", "Runs that were removed when their retention was over."
+        )
         self.queues = _Queues(registry)
 
     def watch_board(self, runners: Callable[[], int], credit: Callable[[], int]) -> None:
