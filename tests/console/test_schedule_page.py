@@ -54,7 +54,7 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     assert "Europe/Berlin" in page
     assert page.count("UTC</span>") == 8
     schedule = await desk.client.schedules.get(NAME)
-    assert (schedule.run.user, schedule.run.labels) == ("uma", {"by": "clock"})
+    assert (schedule.invocation.user, schedule.invocation.labels) == ("uma", {"by": "clock"})
     await desk.post("/schedules/do/pause", name=NAME, reason="<b>audit")
     assert "&lt;b&gt;audit" in await desk.page(of(NAME))
     assert NAME[:9] in await desk.page("/schedules?view=paused")
@@ -74,7 +74,7 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     )
     assert changed.headers["location"] == of(NAME)
     schedule = await desk.client.schedules.get(NAME)
-    assert (schedule.timing.every, schedule.overlap, schedule.run.user) == (
+    assert (schedule.timing.every, schedule.overlap, schedule.invocation.user) == (
         7200.0,
         OverlapPolicy.QUEUE,
         "uma",
