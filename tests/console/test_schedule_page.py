@@ -1,13 +1,14 @@
 """Schedules are set up, read, changed, held, fired and deleted from pages, whatever their names hold."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.client import Invocation, OverlapPolicy, Schedule, Timing
+from holdfast.client import BatchSource, BatchSpec, Invocation, OverlapPolicy, Schedule, Timing
 from holdfast.client.errors import ScheduleNotFound
 from holdfast.console.entry import Mistyped, duration, seconds
 from holdfast.console.schedule_form import EMPTY, fields_of, schedule_of
@@ -17,6 +18,7 @@ from tests.console.conftest import Desk
 from tests.console.test_browser import said
 from tests.console.test_page import harmless
 from tests.kit.until import until
+from tests.support.item_source import declare, fill
 
 NAME = f"nightly / {EVIL[:60]}"
 
@@ -93,6 +95,32 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     with pytest.raises(ScheduleNotFound):
         await desk.client.schedules.get(NAME)
     assert (await desk.http.get(of(NAME))).status_code == 404
+
+
+@pytest.fixture
+async def accounts(empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that the Invokers know."""
+    await fill(empty_database_url)
+    for name, value in declare(tmp_path, empty_database_url).items():
+        monkeypatch.setenv(f"HOLDFAST_{name.upper()}", str(value))
+
+
+@pytest.mark.usefixtures("accounts")
+async def test_a_schedule_of_batches_is_shown_and_fired(desk: Desk) -> None:
+    source = BatchSource("accounts", {"region": EVIL[:20]})
+    batch = BatchSpec(Invocation("greet"), source=source)
+    await desk.client.schedules.create(Schedule(NAME, Timing(every=3600), batch=batch))
+    assert "a batch over greet" in await desk.page("/schedules")
+    page = await desk.page(of(NAME))
+    assert harmless(page + EVIL.replace("<", "&lt;"))
+    assert "the source <strong>accounts</strong>" in page
+    assert "/schedules/edit" not in page
+    refused = await desk.post(
+        "/schedules/edit", **fields_of(await desk.client.schedules.get(NAME)) | {"intent": "greet"}
+    )
+    assert "holdfast schedules update" in refused.text
+    await desk.post("/schedules/do/trigger", name=NAME)
+    assert "/batches/" in await desk.page(of(NAME))
 
 
 async def test_the_form_shows_the_next_times_while_somebody_types(desk: Desk, chromium: Browser) -> None:
