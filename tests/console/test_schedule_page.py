@@ -2,13 +2,14 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.client import Invocation, OverlapPolicy, Schedule, Timing
+from holdfast.client import BatchSource, BatchSpec, Invocation, OverlapPolicy, Schedule, Timing
 from holdfast.client.errors import ScheduleNotFound
 from holdfast.console.entry import Mistyped, duration, seconds
 from holdfast.console.schedule_form import EMPTY, fields_of, schedule_of
@@ -18,6 +19,7 @@ from tests.console.conftest import Desk
 from tests.console.test_browser import said
 from tests.console.test_page import harmless
 from tests.kit.until import until
+from tests.support.item_source import declare, fill
 
 NAME = f"nightly / {EVIL[:60]}"
 
@@ -60,7 +62,10 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     assert "Europe/Berlin" in page
     assert page.count("UTC</span>") == 8
     schedule = await desk.client.schedules.get(NAME)
-    assert (schedule.run.user, schedule.run.labels) == ("uma", {"by": "clock", "of": "ann, bob"})
+    assert (schedule.invocation.user, schedule.invocation.labels) == (
+        "uma",
+        {"by": "clock", "of": "ann, bob"},
+    )
     await desk.post("/schedules/do/pause", name=NAME, reason="<b>audit")
     assert "&lt;b&gt;audit" in await desk.page(of(NAME))
     assert NAME[:9] in await desk.page("/schedules?view=paused")
@@ -80,7 +85,7 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     )
     assert changed.headers["location"] == of(NAME)
     schedule = await desk.client.schedules.get(NAME)
-    assert (schedule.timing.every, schedule.overlap, schedule.run.user) == (
+    assert (schedule.timing.every, schedule.overlap, schedule.invocation.user) == (
         7200.0,
         OverlapPolicy.QUEUE,
         "uma",
@@ -119,6 +124,32 @@ async def test_a_trigger_that_is_sent_twice_fires_once_and_that_of_a_later_page_
         await desk.post("/schedules/do/trigger", **sent)
         await desk.post("/schedules/do/trigger", **sent)
         assert await fires() == expected
+
+
+@pytest.fixture
+async def accounts(empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that the Invokers know."""
+    await fill(empty_database_url)
+    for name, value in declare(tmp_path, empty_database_url).items():
+        monkeypatch.setenv(f"HOLDFAST_{name.upper()}", str(value))
+
+
+@pytest.mark.usefixtures("accounts")
+async def test_a_schedule_of_batches_is_shown_and_fired(desk: Desk) -> None:
+    source = BatchSource("accounts", {"region": EVIL[:20]})
+    batch = BatchSpec(Invocation("greet"), source=source)
+    await desk.client.schedules.create(Schedule(NAME, Timing(every=3600), batch=batch))
+    assert "a batch over greet" in await desk.page("/schedules")
+    page = await desk.page(of(NAME))
+    assert harmless(page + EVIL.replace("<", "&lt;"))
+    assert "the source <strong>accounts</strong>" in page
+    assert "/schedules/edit" not in page
+    refused = await desk.post(
+        "/schedules/edit", **fields_of(await desk.client.schedules.get(NAME)) | {"intent": "greet"}
+    )
+    assert "holdfast schedules update" in refused.text
+    await desk.post("/schedules/do/trigger", name=NAME)
+    assert "/batches/" in await desk.page(of(NAME))
 
 
 async def test_the_form_shows_the_next_times_while_somebody_types(desk: Desk, chromium: Browser) -> None:

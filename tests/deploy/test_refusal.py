@@ -31,6 +31,10 @@ SENTENCES = {
         "Without identity who reaches a service may act for any tenant: "
         "set identity.auth, or allowInsecureBind=true if the network policies are enforced and enough."
     ),
+    'invoker.batchSources.declared="[a]"': (
+        "invoker.batchSources.existingSecret is empty: "
+        "name the secret that holds the URLs of the databases declared."
+    ),
     'identity.auth="token"': (
         "identity.auth needs identity.existingSecret and identity.runnerSecret: "
         "the key of leases, and the token of runners."

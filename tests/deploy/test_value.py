@@ -46,7 +46,7 @@ def test_the_schema_knows_every_value_and_no_value_that_is_not_written_down() ->
     of_console = set(values["console"]) - common
     expected = {
         "defaults": common,
-        "invoker": common,
+        "invoker": common | {"batchSources"},
         "dispatcher": common | of_dispatchers,
         "console": common | of_console,
         "runner": common | of_runners | {"pools"},

@@ -13,10 +13,10 @@ import pytest
 
 from holdfast.edge.declaration import sources_of
 from holdfast.edge.intake import Intake
-from holdfast.edge.secret import Secrets
 from holdfast.edge.serving import serve
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import HttpSource
+from holdfast.kit.secret import Secrets
 from tests.invoker.stand import Invoker, invoker
 from tests.support.sending import GITHUB_SECRET, STANDARD_SECRET, STRIPE_SECRET
 

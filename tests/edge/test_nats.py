@@ -16,10 +16,10 @@ from holdfast.edge.declaration import sources_of
 from holdfast.edge.intake import Intake
 from holdfast.edge.nats_source import NatsReader
 from holdfast.edge.plain import parsed
-from holdfast.edge.secret import Secrets
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import NatsSource
 from holdfast.invoker.envelope import read_envelope
+from holdfast.kit.secret import Secrets
 from tests.invoker.stand import Invoker, poison
 from tests.kit.until import until
 from tests.support.nats_server import NatsServer, nats_server, needs_nats

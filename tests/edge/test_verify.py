@@ -3,8 +3,8 @@
 import pytest
 
 from holdfast.edge.fault import NotGenuine
-from holdfast.edge.secret import SecretMissingError
 from holdfast.edge.verify import VERIFIERS
+from holdfast.kit.secret import SecretMissingError
 from tests.support.sending import stripe
 
 # The example of GitHub's "Validating webhook deliveries".

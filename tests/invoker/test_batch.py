@@ -60,7 +60,7 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
         ({"retry": {"max_attempts": -1}}, "spec.retry.max_attempts"),
         ({"invocation": {"intent": "count", "run_id": str(uuid.uuid4())}}, "spec.invocation.run_id"),
         ({"invocation": {"intent": "count", "idempotency_key": "k"}}, "spec.invocation.idempotency_key"),
-        ({"source": {"source": "crm", "query": "SELECT 1"}}, "spec.source"),
+        ({"source": {"source": "crm"}}, "spec.source.source"),
         ({"apply": {"effect": {"destination": ""}}}, "spec.apply.effect.destination"),
         ({"apply": {}}, "spec.apply"),
         ({"apply": {"follow_up": {"intent": "no intent"}}}, "spec.apply.follow_up.intent"),

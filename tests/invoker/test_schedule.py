@@ -129,12 +129,9 @@ async def test_a_rule_that_cannot_be_is_named(schedules: Any, timing: Any, field
     assert fields_of(await refusal(create(schedules, timing=timing))) == [field]
 
 
-async def test_an_intent_nobody_serves_and_a_batch_are_refused(schedules: Any) -> None:
+async def test_an_intent_nobody_serves_is_refused(schedules: Any) -> None:
     error = await refusal(create(schedules, action={"run": {"intent": "nobody"}}))
     assert reason_of(error) == "UNKNOWN_INTENT"
-    error = await refusal(create(schedules, action={"batch": {}}))
-    assert (error.code(), reason_of(error)) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_YET_AVAILABLE")
-    assert "action.batch" in str(error.details())
     other = {"run": {"intent": "count", "caller": {"tenant": "umbrella"}}}
     assert reason_of(await refusal(create(schedules, action=other))) == "TENANT_MISMATCH"
     assert fields_of(await refusal(create(schedules, action={}))) == ["schedule.action"]

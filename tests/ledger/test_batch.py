@@ -13,7 +13,7 @@ from holdfast.kit.errors import (
     InvalidField,
     StreamProtocol,
 )
-from holdfast.ledger import batch, batch_retry, batch_view
+from holdfast.ledger import batch, batch_retry, batch_update, batch_view
 from holdfast.ledger.batch import NewBatch, NewItem
 from holdfast.ledger.batch_view import ItemFilter
 from holdfast.ledger.commit import commit_group
@@ -247,7 +247,7 @@ async def test_a_tenant_never_sees_or_moves_anothers_batch(db: Database) -> None
         batch.resume(db, "other", which.batch_id),
         batch.cancel(db, "other", which.batch_id, ""),
         batch.append(db, "other", which.batch_id, 0, []),
-        batch.update(db, "other", which.batch_id, max_parallelism=1),
+        batch_update.update(db, "other", which.batch_id, max_parallelism=1),
         batch_retry.retry_items(db, "other", which.batch_id, ItemFilter()),
     ):
         with pytest.raises(BatchNotFound):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast.kit.db import Database
 from holdfast.kit.errors import BatchNotReady, InvalidField
-from holdfast.ledger import batch, batch_resend, batch_review, batch_target
+from holdfast.ledger import batch, batch_resend, batch_review, batch_target, batch_update
 from holdfast.ledger.batch_review import Judgement, Rest
 from holdfast.ledger.batch_view import BatchView, ItemFilter
 from holdfast.ledger.domain.batch import BATCH_MOVES, ITEM_MOVES, BatchStatus, ItemStatus
@@ -69,8 +69,8 @@ class World:
             "again": lambda: batch_resend.apply_again(*about, ItemFilter()),
             "undo": lambda: batch_target.rollback(*about, "wrong", ItemFilter()),
             "some": lambda: batch_target.rollback(*about, "wrong", ItemFilter(label="retail")),
-            "slow": lambda: batch.update(*about, apply_per_second=0.01),
-            "fast": lambda: batch.update(*about, apply_per_second=0.0),
+            "slow": lambda: batch_update.update(*about, apply_per_second=0.01),
+            "fast": lambda: batch_update.update(*about, apply_per_second=0.0),
             "pause": lambda: batch.pause(*about, "why not"),
             "resume": lambda: batch.resume(*about),
             "cancel": lambda: batch.cancel(*about, ""),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast.kit.db import Database
 from holdfast.kit.errors import BatchNotReady
-from holdfast.ledger import batch, batch_retry
+from holdfast.ledger import batch, batch_retry, batch_update
 from holdfast.ledger.batch_view import ItemFilter
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem
@@ -58,7 +58,7 @@ class World:
                 await self.asked(batch_retry.retry_items(db, "acme", batch_id, ItemFilter()))
             case _:
                 more = 5 if name == "wider" else 1
-                await self.asked(batch.update(db, "acme", batch_id, max_parallelism=more))
+                await self.asked(batch_update.update(db, "acme", batch_id, max_parallelism=more))
 
     async def asked(self, verb: Coroutine[Any, Any, Any]) -> None:
         with suppress(BatchNotReady):

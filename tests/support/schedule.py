@@ -1,13 +1,16 @@
 """What tests of schedules share: schedules whose time has come, and their runs."""
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from holdfast.kit.db import Database
 from holdfast.ledger import schedule
+from holdfast.ledger.batch import NewBatch
 from holdfast.ledger.domain.schedule import Overlap, Timing
-from holdfast.ledger.schedule_fire import Fired, fire_due
+from holdfast.ledger.schedule_fire import fire_due
 from holdfast.ledger.schedule_row import Definition, Fire, Schedule
+from holdfast.ledger.schedule_start import Fired, Starter
 from holdfast.ledger.values import Invocation
 from tests.support.ledger import execute, invocation
 
@@ -35,9 +38,24 @@ def starter(one: Schedule, time: datetime, key: str) -> Invocation:
     return invocation(tenant=one.wanted.tenant, idempotency_key=key, fingerprint=time.isoformat().encode())
 
 
-async def fire(db: Database) -> Fired:
+def batch_starter(one: Schedule, time: datetime, key: str) -> NewBatch:
+    """Make the batch of a time."""
+    return NewBatch(
+        uuid.uuid4(),
+        one.wanted.tenant,
+        "count",
+        idempotency_key=key,
+        fingerprint=time.isoformat().encode(),
+        spec=b"",
+        schedule=one.wanted.name,
+        start_when_uploaded=True,
+        sourced=True,
+    )
+
+
+async def fire(db: Database, make: Starter = starter) -> Fired:
     """Fire a round."""
-    return await fire_due(db, starter)
+    return await fire_due(db, make)
 
 
 async def fall_due(db: Database, name: str = "nightly", *, late: timedelta = timedelta()) -> None:

@@ -178,33 +178,52 @@ Global___ReviewVerdict: _TypeAlias = ReviewVerdict  # noqa: Y015
 
 @_typing.final
 class BatchSource(_message.Message):
-    """Where items come from if they are not sent: a query against a database the operator has allowed."""
+    """Where items come from if they are not sent: a source that the operator has declared. Its database
+    and its query are the operator's, never the caller's; each row is an item, its columns the
+    payload. Items are read in order of their key, while the batch is UPLOADING.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SOURCE_FIELD_NUMBER: _builtins.int
-    QUERY_FIELD_NUMBER: _builtins.int
-    KEY_COLUMN_FIELD_NUMBER: _builtins.int
-    CURRENT_COLUMN_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """The operator's name for the database."""
-    query: _builtins.str
-    """A query that only reads; each row is an item, its columns the payload."""
-    key_column: _builtins.str
-    """The column that is the item's key; empty: items are numbered."""
-    current_column: _builtins.str
-    """The column that holds what is there now, for the diff; empty: none."""
+    """The operator's name for it."""
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the parameters that its query declares, by name, as text; each must be given. A
+        schedule gives `scheduled_time`, unless it is here.
+        """
+
     def __init__(
         self,
         *,
         source: _builtins.str = ...,
-        query: _builtins.str = ...,
-        key_column: _builtins.str = ...,
-        current_column: _builtins.str = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_column", b"current_column", "key_column", b"key_column", "query", b"query", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,7 +437,9 @@ class BatchSpec(_message.Message):
 
     @_builtins.property
     def source(self) -> Global___BatchSource:
-        """Where items come from if they are not sent."""
+        """Where items come from if they are not sent. The batch is whole as soon as its source has no
+        more.
+        """
 
     @_builtins.property
     def retry(self) -> _run_pb2.RetryPolicy:
@@ -867,6 +888,7 @@ class Batch(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_ERROR_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """The id, made by the server."""
     status: Global___BatchStatus.ValueType
@@ -879,6 +901,10 @@ class Batch(_message.Message):
     """Items stored so far: the offset at which an interrupted upload goes on."""
     schedule: _builtins.str
     """The schedule that started it, if one did."""
+    source_error: _builtins.str
+    """Why its source could not be read the last time; it is tried again, up to a minute later. Empty
+    unless UPLOADING.
+    """
     @_builtins.property
     def spec(self) -> Global___BatchSpec:
         """What it is to do."""
@@ -908,10 +934,11 @@ class Batch(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        source_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "create_time", b"create_time", "end_time", b"end_time", "pause_reason", b"pause_reason", "resume_status", b"resume_status", "schedule", b"schedule", "spec", b"spec", "start_time", b"start_time", "status", b"status", "uploaded_items", b"uploaded_items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "create_time", b"create_time", "end_time", b"end_time", "pause_reason", b"pause_reason", "resume_status", b"resume_status", "schedule", b"schedule", "source_error", b"source_error", "spec", b"spec", "start_time", b"start_time", "status", b"status", "uploaded_items", b"uploaded_items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -134,6 +134,9 @@ class BatchServiceServicer:
         on: open the stream again with `resume_batch_id` and send from that offset. Repeatable: items
         below the offset already stored are ignored, so nothing is stored twice.
 
+        A spec with a `source` is the only message of its stream: the items are read from there, each
+        once, by whichever Invoker lives.
+
         Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
         IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,
         UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, BATCH_NOT_READY.

@@ -27,6 +27,9 @@ class BatchServiceStub:
     on: open the stream again with `resume_batch_id` and send from that offset. Repeatable: items
     below the offset already stored are ignored, so nothing is stored twice.
 
+    A spec with a `source` is the only message of its stream: the items are read from there, each
+    once, by whichever Invoker lives.
+
     Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
     IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,
     UNAUTHENTICATED, PERMISSION_DENIED, LEDGER_UNAVAILABLE, BATCH_NOT_READY.
@@ -164,6 +167,9 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         Chunks are stored as they come. After a break, GetBatch says in `uploaded_items` where to go
         on: open the stream again with `resume_batch_id` and send from that offset. Repeatable: items
         below the offset already stored are ignored, so nothing is stored twice.
+
+        A spec with a `source` is the only message of its stream: the items are read from there, each
+        once, by whichever Invoker lives.
 
         Errors include: INVALID_FIELD, STREAM_PROTOCOL, UNKNOWN_INTENT, BATCH_NOT_FOUND,
         IDEMPOTENCY_KEY_REUSED, DESTINATION_NOT_FOUND, QUEUE_FULL, RATE_LIMITED, TENANT_MISMATCH,

@@ -260,8 +260,10 @@ class ScheduleAction(_message.Message):
 
     @_builtins.property
     def batch(self) -> _batch_pb2.BatchSpec:
-        """A batch; its items come from `source`, its `idempotency_key` is left empty, and it starts at
-        once. Refused with NOT_YET_AVAILABLE as long as batches are.
+        """A batch; its items come from `source`, its `idempotency_key` is left empty, and it starts as
+        soon as all of them are read. It has not ended until it is COMPLETED, APPLIED, ROLLED_BACK or
+        CANCELLED: one in review counts as running. The payload of `invocation`, and the source if it
+        declares such a parameter, are given `scheduled_time`, unless they have one.
         """
 
     def __init__(

@@ -86,10 +86,22 @@ class ItemReview:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSource:
+    """Where items come from if they are not sent: a source that the operator has declared, by its name.
+
+    `parameters` are the values that it asks for, as text.
+    """
+
+    source: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class BatchSpec:
     """What a batch is to do: `invocation` is the envelope of each item's run; 0 takes the default.
 
     `max_attempts` is how many runs an item may have, `initial_backoff` and `max_backoff` in seconds between.
+    With a `source` nothing is sent.
     """
 
     invocation: Invocation
@@ -109,6 +121,7 @@ class BatchSpec:
     start_when_uploaded: bool = False
     review: ReviewPolicy | None = None
     apply: ApplyTarget | None = None
+    source: BatchSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +215,7 @@ class BatchProgress:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Many items over one intent."""
+    """Many items over one intent; `source_error` says why its source could not be read the last time."""
 
     batch_id: str
     intent: str
@@ -217,6 +230,8 @@ class Batch:
     create_time: datetime | None = None
     start_time: datetime | None = None
     end_time: datetime | None = None
+    source: BatchSource | None = None
+    source_error: str = ""
 
     @property
     def is_going(self) -> bool:

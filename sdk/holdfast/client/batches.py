@@ -78,25 +78,30 @@ class Batches:
         self._stub = stub
         self._link = link
 
-    async def create(self, spec: BatchSpec, items: Iterable[BatchInput], *, batch_id: str = "") -> Batch:
+    async def create(
+        self, spec: BatchSpec, items: Iterable[BatchInput] | None = None, *, batch_id: str = ""
+    ) -> Batch:
         """Send a batch with all its items; `batch_id` goes on with one whose upload broke off.
 
         `items` can be iterated again, as a list can: after a break, and for a batch that is there already,
         those that are stored are passed over. Without an idempotency key in the spec a break before the
-        answer raises. Raises `HoldfastError`, and what iterating the items raises.
+        answer raises. With a source there are none to send, and the batch is answered while they are read.
+        Raises `HoldfastError`, and what iterating the items raises.
         """
+        if (items is None) == (spec.source is None):
+            raise ValueError("The items of a batch are sent, or come from its source.")
         offset = 0
         repetition = Repetition(self._link.reconnects)
         if not batch_id:
             made = await self._upload([pb.CreateBatchRequest(spec=spec_message(spec))])
             batch_id, offset = made.batch.batch_id, made.next_offset
-            if batch_of(made.batch).status is not BatchStatus.UPLOADING:
+            if items is None or batch_of(made.batch).status is not BatchStatus.UPLOADING:
                 return batch_of(made.batch)
         else:
             offset = (await self.get(batch_id))[0].uploaded_items
         while True:
             try:
-                made = await self._upload(_messages(batch_id, items, offset))
+                made = await self._upload(_messages(batch_id, items or (), offset))
             except grpc.aio.AioRpcError as failure:
                 await repetition.pause(error_of(failure))
                 offset = (await self.get(batch_id))[0].uploaded_items

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from holdfast.client.batch import BatchSpec
 from holdfast.client.number import FireOrigin, FireResult, OverlapPolicy
 from holdfast.client.run import Invocation
 
@@ -41,14 +42,15 @@ class Fire:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Something that starts by itself; `catch_up` in seconds, None is the platform's minute.
+    """Something that starts by itself: a `run`, or a `batch`, whose items come from its source.
 
-    From `next_time` on the fields are the server's.
+    `catch_up` is in seconds, None the platform's minute. From `next_time` to `update_time` the fields are the
+    server's.
     """
 
     name: str
     timing: Timing
-    run: Invocation
+    run: Invocation | None = None
     overlap: OverlapPolicy = OverlapPolicy.UNSPECIFIED
     catch_up: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
@@ -58,3 +60,11 @@ class Schedule:
     recent_fires: tuple[Fire, ...] = ()
     create_time: datetime | None = None
     update_time: datetime | None = None
+    batch: BatchSpec | None = None
+
+    @property
+    def invocation(self) -> Invocation:
+        """The envelope of its run, or of its batch's items."""
+        if self.batch is not None:
+            return self.batch.invocation
+        return self.run or Invocation("")

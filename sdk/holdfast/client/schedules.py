@@ -14,7 +14,7 @@ from holdfast.v1 import schedule_service_pb2 as pb
 
 
 class Schedules:
-    """Runs that start by themselves: `client.schedules`. Names are the tenant's own."""
+    """Runs and batches that start by themselves: `client.schedules`. Names are the tenant's own."""
 
     def __init__(self, stub: schedule_service_pb2_grpc.ScheduleServiceStub, link: Link) -> None:
         self._stub = stub

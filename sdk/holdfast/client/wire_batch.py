@@ -17,6 +17,7 @@ from holdfast.client.batch import (
 )
 from holdfast.client.run import Failure, Usage
 from holdfast.client.wire_batch_review import policy_message, review_of, target_message
+from holdfast.client.wire_invocation import source_of
 from holdfast.client.wire_run import envelope
 from holdfast.client.wire_value import (
     duration_of,
@@ -47,6 +48,9 @@ def spec_message(spec: BatchSpec) -> batch_pb2.BatchSpec:
         labels=spec.labels,
         start_when_uploaded=spec.start_when_uploaded,
     )
+    if spec.source is not None:
+        message.source.source = spec.source.source
+        message.source.parameters.update(spec.source.parameters)
     if spec.review is not None:
         message.review.CopyFrom(policy_message(spec.review))
     if spec.apply is not None:
@@ -94,6 +98,8 @@ def batch_of(message: batch_pb2.Batch) -> Batch:
         create_time=time_of(message.create_time),
         start_time=time_of(message.start_time),
         end_time=time_of(message.end_time),
+        source=source_of(message.spec.source) if message.spec.HasField("source") else None,
+        source_error=message.source_error,
     )
 
 

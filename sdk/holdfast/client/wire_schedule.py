@@ -1,11 +1,12 @@
 """Schedules between plain values and the contract's messages."""
 
-from holdfast.client.number import FireOrigin, FireResult, OverlapPolicy, Shape
-from holdfast.client.run import Invocation
+from holdfast.client.number import FireOrigin, FireResult, OverlapPolicy
 from holdfast.client.schedule import Fire, Schedule, Timing
-from holdfast.client.wire_run import budget_of, envelope
-from holdfast.client.wire_value import duration_of, plain_struct, seconds_of, stamp_of, time_of
-from holdfast.v1 import invoker_service_pb2, schedule_pb2
+from holdfast.client.wire_batch import spec_message
+from holdfast.client.wire_invocation import invocation_of, spec_of
+from holdfast.client.wire_run import envelope
+from holdfast.client.wire_value import duration_of, seconds_of, stamp_of, time_of
+from holdfast.v1 import schedule_pb2
 
 
 def schedule_message(schedule: Schedule) -> schedule_pb2.Schedule:
@@ -18,7 +19,12 @@ def schedule_message(schedule: Schedule) -> schedule_pb2.Schedule:
         paused=schedule.paused,
         pause_reason=schedule.pause_reason,
     )
-    message.action.run.CopyFrom(envelope(schedule.run))
+    if schedule.run is not None and schedule.batch is None:
+        message.action.run.CopyFrom(envelope(schedule.run))
+    elif schedule.batch is not None and schedule.run is None:
+        message.action.batch.CopyFrom(spec_message(schedule.batch))
+    else:
+        raise ValueError("A schedule starts a run or a batch.")
     if schedule.catch_up is not None:
         message.catch_up_window.CopyFrom(duration_of(schedule.catch_up))
     return message
@@ -52,7 +58,8 @@ def schedule_of(message: schedule_pb2.Schedule) -> Schedule:
     return Schedule(
         name=message.name,
         timing=_timing_of(message.timing),
-        run=_invocation_of(message.action.run),
+        run=invocation_of(message.action.run) if message.action.HasField("run") else None,
+        batch=spec_of(message.action.batch) if message.action.HasField("batch") else None,
         overlap=OverlapPolicy(message.overlap),
         catch_up=seconds_of(message.catch_up_window) if message.HasField("catch_up_window") else None,
         labels=dict(message.labels),
@@ -89,22 +96,4 @@ def _timing_of(message: schedule_pb2.ScheduleTiming) -> Timing:
         start=time_of(message.start_time),
         end=time_of(message.end_time),
         jitter=seconds_of(message.jitter),
-    )
-
-
-def _invocation_of(message: invoker_service_pb2.InvokeRequest) -> Invocation:
-    return Invocation(
-        intent=message.intent,
-        payload=plain_struct(message.payload) if message.HasField("payload") else None,
-        budget=budget_of(message.budget) if message.HasField("budget") else None,
-        tenant=message.caller.tenant,
-        user=message.caller.user,
-        correlation_id=message.correlation_id,
-        shape=Shape(message.shape),
-        ordering_key=message.ordering_key,
-        priority=message.priority,
-        session_id=message.session_id,
-        labels=dict(message.labels),
-        agent_version=message.agent_version,
-        handoff=budget_of(message.handoff.budget) if message.HasField("handoff") else None,
     )

@@ -9,19 +9,17 @@ import click
 from holdfast.cli.batch_input import Items
 from holdfast.cli.batch_review import apply, review, rollback, sample
 from holdfast.cli.batch_screen import BatchScreen, more, plain_progress
+from holdfast.cli.batch_spec import spec_of, specified
 from holdfast.cli.given import Limits, Pair, Rate
 from holdfast.cli.output import fields, json_line, note, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.client import (
-    ApplyEffect,
     Batch,
     BatchItemStatus,
     BatchProgress,
-    BatchSpec,
     BatchStatus,
     Budget,
     Invocation,
-    ReviewPolicy,
 )
 
 _STATUS = click.Choice([status.name.lower() for status in BatchItemStatus if status], case_sensitive=False)
@@ -34,57 +32,37 @@ def command() -> None:
 
 @command.command()
 @click.argument("intent")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--source", default="", help="Read the items from this source in place of FILE.")
 @click.option("--key", default="", help="The column or field that is an item's key.")
 @click.option("--name", default="", help="A name for people.")
 @click.option(
     "--idempotency-key", default="", help="Makes this command repeatable: it goes on with that batch."
 )
-@click.option(
-    "--parallelism", type=click.IntRange(1), default=100, show_default=True, help="Items in flight."
-)
-@click.option("--in-order", is_flag=True, help="One item after the other.")
-@click.option("--no-staging", is_flag=True, help="Let items take their effects as they run.")
-@click.option(
-    "--attempts", type=click.IntRange(1), default=1, show_default=True, help="Runs an item may have."
-)
-@click.option(
-    "--max-failures", type=click.IntRange(0), default=0, help="More skipped items pause; 0: no count."
-)
-@click.option("--max-failure-share", type=click.FloatRange(0, 1), default=0.0, help="The same as a share.")
-@click.option("--label-field", default="", help="The field of an output that classifies it.")
-@click.option("--confidence-field", default="", help="The field that says how sure the agent is.")
+@specified
 @click.option("--budget", type=Limits(), help="Of each item, as max_steps=10,deadline=30s.")
 @click.option("--label", "labels", type=Pair(), multiple=True, help="A label of the batch; repeatable.")
-@click.option("--apply-to", default="", help="The destination that is given accepted outputs.")
-@click.option("--undo-to", default="", help="The destination that undoes one.")
-@click.option("--accept-share", type=click.FloatRange(0, 1), default=0.0, help="Accepts the rest, as 0.98.")
-@click.option("--of-judged", type=click.IntRange(0, 1000), default=0, help="Once so many were judged.")
-@click.option("--reviewer", default="", help="An intent that judges a sample in place of people.")
-@click.option("--apply-when-met", is_flag=True, help="Apply at once when the share is met.")
 @click.option("--start", is_flag=True, help="Start it as soon as all items are here.")
 @speaks
-async def create(target: Target, intent: str, file: Path, budget: Budget | None, **given: Any) -> None:
-    """Send FILE (.csv with a header, or JSON lines) as a batch over INTENT."""
-    spec = BatchSpec(
+async def create(
+    target: Target, intent: str, file: Path | None, source: str, budget: Budget | None, **given: Any
+) -> None:
+    """Send FILE (.csv with a header, or JSON lines) as a batch over INTENT, or let it read a source."""
+    if (file is None) == (not source):
+        raise click.UsageError("Give a FILE of items, or their --source.")
+    if source and given["key"]:
+        raise click.UsageError("--key has a meaning beside a FILE only: a source has its own.")
+    spec = spec_of(
         Invocation(intent, budget=budget),
+        given,
+        source=source,
         display_name=given["name"],
         idempotency_key=given["idempotency_key"],
-        skip_staging=given["no_staging"],
-        max_parallelism=given["parallelism"],
-        in_order=given["in_order"],
-        max_attempts=given["attempts"],
-        tolerated_items=given["max_failures"],
-        tolerated_share=given["max_failure_share"],
-        label_field=given["label_field"],
-        confidence_field=given["confidence_field"],
         labels=dict(given["labels"]),
         start_when_uploaded=given["start"],
-        review=_policy(given),
-        apply=ApplyEffect(given["apply_to"], given["undo_to"]) if given["apply_to"] else None,
     )
     async with target.client() as client:
-        batch = await client.batches.create(spec, Items(file, given["key"]))
+        batch = await client.batches.create(spec, None if file is None else Items(file, given["key"]))
     _show(target, batch)
 
 
@@ -257,13 +235,6 @@ async def export(
     sys.stdout.flush()
 
 
-def _policy(given: dict[str, Any]) -> ReviewPolicy | None:
-    policy = ReviewPolicy(
-        given["accept_share"], given["of_judged"], given["reviewer"], apply_when_met=given["apply_when_met"]
-    )
-    return None if policy == ReviewPolicy() else policy
-
-
 for verb in (sample, review, apply, rollback):
     command.add_command(verb)
 
@@ -278,6 +249,9 @@ def _show(target: Target, batch: Batch, progress: BatchProgress | None = None) -
         ("intent", batch.intent),
         ("status", batch.status),
         ("paused because", batch.pause_reason),
+        ("source", batch.source and batch.source.source),
+        ("cannot be read", batch.source_error),
+        ("schedule", batch.schedule),
         ("items", batch.uploaded_items),
         ("in flight at most", batch.max_parallelism),
         ("started", batch.start_time),

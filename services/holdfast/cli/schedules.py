@@ -1,4 +1,4 @@
-"""`holdfast schedules`: runs that start by themselves."""
+"""`holdfast schedules`: runs and batches that start by themselves."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -6,12 +6,15 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
+from click.core import ParameterSource
 
+from holdfast.cli.batch_spec import NAMES, spec_of, specified
 from holdfast.cli.given import Limits, Pair, Seconds
 from holdfast.cli.invoke import invocation_of
 from holdfast.cli.output import fields, json_line, table
+from holdfast.cli.schedule_screen import batch_of, latest_of, none_of, rule_of, show
 from holdfast.cli.target import Target, speaks
-from holdfast.client import Fire, OverlapPolicy, Schedule, Timing
+from holdfast.client import BatchSpec, Invocation, OverlapPolicy, Schedule, Timing
 
 _POLICIES: Final = {"skip": "SKIP", "queue": "QUEUE", "cancel-older": "CANCEL_OLDER"}
 
@@ -71,15 +74,16 @@ def _defined(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--ordering-key", default="", help="Of its runs."),
             click.option("--priority", type=click.IntRange(0, 9), default=0, help="Of its runs."),
             click.option("--agent-version", default="", help="Run on this version of the code only."),
+            click.option("--batch", default="", metavar="SOURCE", help="Start a batch of its items."),
         )
     ):
         command = option(command)
-    return _ruled(command)
+    return _ruled(specified(command))
 
 
 @click.group()
 def command() -> None:
-    """Start runs at given times, each once."""
+    """Start runs and batches at given times, each once."""
 
 
 @command.command()
@@ -89,9 +93,9 @@ def command() -> None:
 @click.option("--paused", is_flag=True, help="Let it wait until it is resumed.")
 @speaks
 async def create(target: Target, *, paused: bool, **given: Any) -> None:
-    """Create the schedule NAME, which starts runs for INTENT."""
+    """Create the schedule NAME, which starts runs for INTENT, or batches over it."""
     async with target.client() as client:
-        _show(target, await client.schedules.create(_schedule(paused=paused, **given)))
+        show(target, await client.schedules.create(_schedule(paused=paused, **given)))
 
 
 @command.command()
@@ -102,7 +106,7 @@ async def create(target: Target, *, paused: bool, **given: Any) -> None:
 async def update(target: Target, **given: Any) -> None:
     """Replace the schedule NAME whole; whether it is paused stays."""
     async with target.client() as client:
-        _show(target, await client.schedules.update(_schedule(**given)))
+        show(target, await client.schedules.update(_schedule(**given)))
 
 
 @command.command()
@@ -111,7 +115,7 @@ async def update(target: Target, **given: Any) -> None:
 async def get(target: Target, name: str) -> None:
     """Read a schedule, and what came of its latest times."""
     async with target.client() as client:
-        _show(target, await client.schedules.get(name))
+        show(target, await client.schedules.get(name))
 
 
 @command.command("list")
@@ -137,10 +141,17 @@ async def list_schedules(
                 break
     if target.form == "table":
         rows = [
-            (one.name, one.run.intent, _rule(one.timing), one.next_time or _none(one), _latest(one))
+            (
+                one.name,
+                one.invocation.intent,
+                batch_of(one) or "a run",
+                rule_of(one.timing),
+                one.next_time or none_of(one),
+                latest_of(one),
+            )
             for one in shown
         ]
-        table(["NAME", "INTENT", "WHEN", "NEXT", "LATEST"], rows, empty="No schedules.")
+        table(["NAME", "INTENT", "STARTS", "WHEN", "NEXT", "LATEST"], rows, empty="No schedules.")
 
 
 @command.command()
@@ -163,7 +174,7 @@ async def delete(target: Target, name: str) -> None:
 async def pause(target: Target, name: str, reason: str) -> None:
     """Keep a schedule from firing."""
     async with target.client() as client:
-        _show(target, await client.schedules.pause(name, reason))
+        show(target, await client.schedules.pause(name, reason))
 
 
 @command.command()
@@ -172,7 +183,7 @@ async def pause(target: Target, name: str, reason: str) -> None:
 async def resume(target: Target, name: str) -> None:
     """Let a schedule fire again; the times of the pause are left out."""
     async with target.client() as client:
-        _show(target, await client.schedules.resume(name))
+        show(target, await client.schedules.resume(name))
 
 
 @command.command()
@@ -187,7 +198,8 @@ async def trigger(target: Target, name: str, key: str, overlap: str | None) -> N
     if target.form == "json":
         json_line(fire)
     else:
-        fields([("result", fire.result), ("run", fire.run_id), ("because", fire.message)])
+        started = [("run", fire.run_id), ("batch", fire.batch_id)]
+        fields([("result", fire.result), *started, ("because", fire.message)])
 
 
 @command.command()
@@ -240,14 +252,18 @@ def _schedule(
     catch_up: float | None,
     labels: tuple[tuple[str, str], ...],
     run_labels: tuple[tuple[str, str], ...],
+    batch: str,
     paused: bool = False,
     **rest: Any,
 ) -> Schedule:
     envelope = {key: rest.pop(key) for key in _ENVELOPE}
+    spec = {key: rest.pop(key) for key in NAMES}
+    invocation = invocation_of(intent, data, labels=run_labels, **envelope)
     return Schedule(
         name=name,
         timing=_timing(**rest),
-        run=invocation_of(intent, data, labels=run_labels, **envelope),
+        run=None if batch else invocation,
+        batch=_batch(invocation, spec, batch),
         overlap=_policy(overlap),
         catch_up=catch_up,
         labels=dict(labels),
@@ -256,6 +272,15 @@ def _schedule(
 
 
 _ENVELOPE: Final = ("budget", "user", "session", "ordering_key", "priority", "agent_version")
+
+
+def _batch(invocation: Invocation, given: dict[str, Any], source: str) -> BatchSpec | None:
+    ctx = click.get_current_context()
+    said = [name for name in NAMES if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if said and not source:
+        option = next(each for each in ctx.command.params if each.name == said[0])
+        raise click.UsageError(f"{option.opts[0]} has a meaning beside --batch only.")
+    return spec_of(invocation, given, source=source) if source else None
 
 
 def _timing(**rule: Any) -> Timing:
@@ -277,45 +302,3 @@ def _zone(name: str) -> Any:
         return ZoneInfo(name) if name else UTC
     except (ZoneInfoNotFoundError, ValueError):
         return UTC
-
-
-def _rule(timing: Timing) -> str:
-    if timing.cron:
-        return f"{timing.cron} {timing.zone or 'UTC'}"
-    if timing.every is not None:
-        return f"every {timing.every:g} s"
-    return "" if timing.at is None else f"once {timing.at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def _none(schedule: Schedule) -> str:
-    return "paused" if schedule.paused else "never"
-
-
-def _latest(schedule: Schedule) -> str:
-    return schedule.recent_fires[0].result.name if schedule.recent_fires else ""
-
-
-def _show(target: Target, schedule: Schedule) -> None:
-    if target.form == "json":
-        json_line(schedule)
-        return
-    fields(
-        [
-            ("name", schedule.name),
-            ("intent", schedule.run.intent),
-            ("payload", schedule.run.payload),
-            ("when", _rule(schedule.timing)),
-            ("next", schedule.next_time or _none(schedule)),
-            ("overlap", schedule.overlap),
-            ("catches up", f"{schedule.catch_up or 0:g} s"),
-            ("jitter", f"{schedule.timing.jitter:g} s" if schedule.timing.jitter else ""),
-            ("labels", schedule.labels),
-            ("paused", (schedule.pause_reason or "yes") if schedule.paused else ""),
-        ]
-    )
-    if schedule.recent_fires:
-        table(["TIME", "RESULT", "ORIGIN", "RUN"], [_row(fire) for fire in schedule.recent_fires], empty="")
-
-
-def _row(fire: Fire) -> tuple[object, ...]:
-    return fire.scheduled_time, fire.result, fire.origin, fire.run_id or fire.message

@@ -43,7 +43,7 @@ def typed(form: Mapping[str, str]) -> Fields:
 
 def fields_of(schedule: Schedule) -> Fields:
     """Return what the form holds of a schedule."""
-    timing, run = schedule.timing, schedule.run
+    timing, run = schedule.timing, schedule.invocation
     return {
         **EMPTY,
         "name": schedule.name,
@@ -93,7 +93,9 @@ def schedule_of(given: Mapping[str, str], old: Schedule | None = None, user: str
     """Return the schedule that is typed, over the one there is. Raises `Mistyped`."""
     if not given["name"] or not given["intent"]:
         raise Mistyped("A schedule has a name, and an intent for which it starts runs.")
-    before = old.run if old is not None else Invocation(given["intent"], user=user)
+    if old is not None and old.batch is not None:
+        raise Mistyped("A schedule that starts batches is changed with holdfast schedules update.")
+    before = old.invocation if old is not None else Invocation(given["intent"], user=user)
     run = replace(
         before,
         intent=given["intent"],

@@ -10,11 +10,11 @@ from typing import Final
 from holdfast.edge.declaration import read_sources
 from holdfast.edge.intake import Intake
 from holdfast.edge.nats_source import NatsReader
-from holdfast.edge.secret import SecretMissingError, Secrets
 from holdfast.edge.serving import serve
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import HttpSource, NatsSource, Source
 from holdfast.kit.process import Stop, announce, run_service
+from holdfast.kit.secret import SecretMissingError, Secrets
 from holdfast.kit.settings import SettingsError, load
 from holdfast.kit.telemetry.logs import configure, logger
 

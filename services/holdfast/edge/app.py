@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast.edge.hook import Hook
 from holdfast.edge.intake import Intake
-from holdfast.edge.secret import Secrets
 from holdfast.edge.source import HttpSource
+from holdfast.kit.secret import Secrets
 
 
 def application(

@@ -15,18 +15,15 @@ intent = "check_order"
 """
 
 import re
-import tomllib
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from holdfast.edge.place import Place
-from holdfast.edge.secret import is_secret_name
 from holdfast.edge.source import DIGEST, Format, HttpSource, Kind, Mapped, NatsSource, Source, Told
+from holdfast.kit.declared import NAME, Fields, read_toml
 from holdfast.kit.settings import SettingsError
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}")
 _TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of streams and consumers
@@ -38,13 +35,7 @@ _MOST_LABELS: Final = 16
 
 def read_sources(file: Path) -> list[Source]:
     """Read the declarations. Raises `SettingsError`."""
-    try:
-        declared = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The sources in {file} cannot be read.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"The sources in {file} are not TOML: {error}.") from error
-    return sources_of(declared)
+    return sources_of(read_toml(file, "sources"))
 
 
 def sources_of(declared: Mapping[str, Any]) -> list[Source]:
@@ -56,7 +47,7 @@ def sources_of(declared: Mapping[str, Any]) -> list[Source]:
                 f"Sources are tables [http.<name>] and [nats.<name>], and {kind!r} is neither."
             )
         for name, fields in tables.items():
-            if not isinstance(fields, dict) or not _NAME.fullmatch(name):
+            if not isinstance(fields, dict) or not NAME.fullmatch(name):
                 raise SettingsError(
                     f"[{kind}.{name}] is no table with a name of letters, digits, '.', '_', '-'."
                 )
@@ -74,49 +65,8 @@ def _apart(what: str, values: Iterable[str]) -> None:
         seen.add(value)
 
 
-class _Fields:
-    """The fields of one table, each taken once; what is left at the end is nobody's."""
-
-    def __init__(self, table: str, name: str, fields: Mapping[str, Any]) -> None:
-        self._table = table
-        self.name = name
-        self._left = dict(fields)
-
-    def refuse(self, field: str, problem: str) -> SettingsError:
-        """Return the refusal of a field."""
-        return SettingsError(f"{self._table} {field} {problem}.")
-
-    def text(self, field: str, form: "re.Pattern[str]", problem: str, default: str | None = None) -> str:
-        """Take a text of a form; without a default it must be there."""
-        value = self._left.pop(field, default)
-        if value is None:
-            raise self.refuse(field, "must be given")
-        if value != default and not (isinstance(value, str) and form.fullmatch(value)):
-            raise self.refuse(field, problem)
-        return str(value)
-
-    def secret(self, field: str) -> str:
-        """Take the name of a secret."""
-        value = self._left.pop(field, "")
-        if value and not (isinstance(value, str) and is_secret_name(value)):
-            raise self.refuse(field, "must be the name of a secret, never the secret itself")
-        return str(value)
-
-    def word(self, field: str, of: Any, default: str | None) -> Any:
-        """Take one of some words."""
-        words = typing.get_args(of)
-        value = self._left.pop(field, default)
-        if value not in words:
-            raise self.refuse(field, f"must be one of {', '.join(words)}")
-        return value
-
-    def number(self, field: str, default: float, least: float, most: float) -> Any:
-        """Take a number, whole if the default is."""
-        value = self._left.pop(field, default)
-        kinds = (int,) if isinstance(default, int) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-            raise self.refuse(field, f"must be a number from {least:g} to {most:g}")
-        return type(default)(value)
+class _Fields(Fields):
+    """The fields of a source of events."""
 
     def place(self, field: str) -> Place | None:
         """Take a place in an event."""
@@ -135,24 +85,6 @@ class _Fields:
         if not isinstance(value, dict) or len(value) > _MOST_LABELS:
             raise self.refuse(field, f"must be a table of at most {_MOST_LABELS} places")
         return {name: self._place(f"{field}.{name}", one) for name, one in value.items()}
-
-    def servers(self) -> tuple[str, ...]:
-        """Take the addresses of NATS."""
-        value = self._left.pop("servers", None)
-        if (
-            not isinstance(value, list)
-            or not value
-            or not all(isinstance(one, str) and _SERVER.fullmatch(one) for one in value)
-        ):
-            raise self.refuse(
-                "servers", "must be a list of nats://host:port or tls://host:port, without secrets"
-            )
-        return tuple(value)
-
-    def end(self) -> None:
-        """Refuse what nobody took."""
-        if self._left:
-            raise self.refuse(next(iter(self._left)), "is no field of such a source")
 
     def _place(self, field: str, value: Any) -> Place:
         try:
@@ -203,7 +135,9 @@ def _http(fields: _Fields) -> HttpSource:
 def _nats(fields: _Fields) -> NatsSource:
     source = NatsSource(
         of=_mapped(fields),
-        servers=fields.servers(),
+        servers=fields.texts(
+            "servers", _SERVER, "must be a list of nats://host:port or tls://host:port, without secrets"
+        ),
         stream=fields.text("stream", _TOKEN_NAME, "must be the name of a stream"),
         durable=fields.text(
             "durable",

@@ -21,9 +21,9 @@ from holdfast.edge.intake import Fate, Intake, Letter, Taken
 from holdfast.edge.mapping import invocation_of
 from holdfast.edge.plain import parsed
 from holdfast.edge.received import Received
-from holdfast.edge.secret import SecretMissingError, Secrets
 from holdfast.edge.source import HttpSource
 from holdfast.edge.verify import VERIFIERS
+from holdfast.kit.secret import SecretMissingError, Secrets
 from holdfast.kit.telemetry.logs import logger
 
 _log: Final = logger("hook")

@@ -19,10 +19,10 @@ from holdfast.client.errors import (
 )
 from holdfast.edge.fault import NotNow
 from holdfast.edge.place import Place
-from holdfast.edge.secret import SecretMissingError, Secrets
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import Mapped
 from holdfast.kit import crash_point
+from holdfast.kit.secret import SecretMissingError, Secrets
 from holdfast.kit.telemetry.logs import logger
 
 _log: Final = logger("intake")

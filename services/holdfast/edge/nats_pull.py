@@ -18,9 +18,9 @@ from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
-from holdfast.edge.secret import SecretMissingError, Secrets
 from holdfast.edge.source import NatsSource
 from holdfast.kit.nats_login import login_of
+from holdfast.kit.secret import SecretMissingError, Secrets
 from holdfast.kit.telemetry.logs import logger
 
 _log: Final = logger("nats")

@@ -26,9 +26,9 @@ from holdfast.edge.mapping import invocation_of, key_by
 from holdfast.edge.nats_pull import Pull, PullBrokenError, open_pull
 from holdfast.edge.plain import parsed
 from holdfast.edge.received import Received
-from holdfast.edge.secret import SecretMissingError, Secrets
 from holdfast.edge.source import Mapped, NatsSource
 from holdfast.kit.loops import Loop
+from holdfast.kit.secret import SecretMissingError, Secrets
 from holdfast.kit.telemetry.logs import logger
 
 _log: Final = logger("nats")

@@ -10,10 +10,10 @@ import uvicorn
 from holdfast.edge.app import application
 from holdfast.edge.connection import patient_for
 from holdfast.edge.intake import Intake
-from holdfast.edge.secret import Secrets
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import HttpSource
 from holdfast.kit.process import Refused
+from holdfast.kit.secret import Secrets
 
 
 class _Server(uvicorn.Server):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from holdfast.edge.fault import NotGenuine
-from holdfast.edge.secret import SecretMissingError
+from holdfast.kit.secret import SecretMissingError
 
 Headers = Mapping[str, str]
 """By names in small letters."""

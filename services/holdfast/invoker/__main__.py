@@ -11,6 +11,7 @@ from holdfast.kit.db import Database, as_fault
 from holdfast.kit.db_metrics import watch_pool
 from holdfast.kit.process import Stop, run_service
 from holdfast.kit.rpc.server import serve
+from holdfast.kit.secret import Secrets
 from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
@@ -32,7 +33,8 @@ async def main(stop: Stop) -> None:
     ) as db:
         metrics = Metrics("invoker")
         watch_pool(metrics.registry, db)
-        parts = Parts.make(db, settings, InvokerMetrics(metrics.registry))
+        secrets = Secrets(os.environ, settings.secrets_dir)
+        parts = Parts.make(db, settings, InvokerMetrics(metrics.registry), secrets=secrets)
         async with Running(parts, stop) as running:
             await serve(
                 registrations(parts),

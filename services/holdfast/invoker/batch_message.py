@@ -44,6 +44,7 @@ def batch_message(view: BatchView) -> batch_pb2.Batch:
         status=batch_pb2.BatchStatus.ValueType(view.status),
         resume_status=batch_pb2.BatchStatus.ValueType(view.resume_status or 0),
         pause_reason=view.reason if view.status is BatchStatus.PAUSED else "",
+        source_error=view.reason if view.status is BatchStatus.UPLOADING else "",
         uploaded_items=view.uploaded,
         schedule=view.schedule,
         create_time=timestamp(view.create_time),

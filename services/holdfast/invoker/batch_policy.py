@@ -8,9 +8,9 @@ from holdfast.kit.auth.identity import current_identity
 from holdfast.kit.auth.role import APPROVE
 from holdfast.kit.errors import PermissionDenied
 from holdfast.kit.rpc.payload import value_of
-from holdfast.ledger.batch import ReviewRule
 from holdfast.ledger.batch_deed import APPLIES, JUDGES, Given
 from holdfast.ledger.batch_target import Target
+from holdfast.ledger.batch_update import ReviewRule
 from holdfast.ledger.values import Invocation
 from holdfast.v1 import batch_pb2, invoker_service_pb2, run_pb2
 

@@ -22,8 +22,8 @@ from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.kit.rpc.violation import Violations as PageViolations
 from holdfast.ledger import batch as ledger_batch
-from holdfast.ledger import batch_resend, batch_retry, batch_view
-from holdfast.ledger.batch import ReviewRule
+from holdfast.ledger import batch_resend, batch_retry, batch_update, batch_view
+from holdfast.ledger.batch_update import ReviewRule
 from holdfast.ledger.batch_view import BatchFilter, BatchView
 from holdfast.ledger.domain.batch import BatchStatus
 from holdfast.v1 import batch_pb2, batch_service_pb2_grpc
@@ -41,7 +41,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
     def __init__(self, parts: Parts) -> None:
         self._db = parts.db
         self._driver = parts.batches
-        self._batches = Batches(parts.db, parts.intents, parts.batches)
+        self._batches = Batches(parts)
         self._intents = parts.intents
         self._applier = parts.applier
         self._token_price = parts.settings.token_price
@@ -258,7 +258,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         allow_policy(request.review)
         if request.review.reviewer_intent:
             await self._intents.check(request.review.reviewer_intent)
-        batch = await ledger_batch.update(
+        batch = await batch_update.update(
             self._db,
             current_tenant(),
             _id(request.batch_id),

@@ -6,6 +6,7 @@ from typing import Final
 
 from holdfast.invoker.batch_policy import check_own, check_review, read_target
 from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.invoker.item_source import ItemSources
 from holdfast.kit.ids import new_id
 from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_struct, plain_value
 from holdfast.ledger.batch import NewBatch, NewItem
@@ -19,13 +20,22 @@ DEFAULT_SHARE: Final = 0.1
 _DAY_MS: Final = 24 * 3600 * 1000
 
 
-def read_spec(spec: batch_pb2.BatchSpec, *, tenant: str, field: str = "spec", schedule: str = "") -> NewBatch:
+def read_spec(
+    spec: batch_pb2.BatchSpec,
+    *,
+    tenant: str,
+    sources: ItemSources,
+    schedule: str = "",
+    wrong: Violations | None = None,
+) -> NewBatch:
     """Check a spec and return the batch it makes. Raises InvalidField naming every malformed field.
 
-    Without an idempotency key the batch's id is its key.
+    Without an idempotency key the batch's id is its key. `wrong` may hold what is wrong around it.
     """
-    wrong = Violations(f"{field}.")
+    wrong = wrong or Violations("spec.")
     _check(spec, wrong)
+    if spec.HasField("source"):
+        sources.check(wrong, "source", spec.source, tenant)
     target = Target(b"")
     if spec.HasField("apply"):
         target = read_target(wrong, "apply", spec.apply, tenant=tenant)
@@ -34,7 +44,7 @@ def read_spec(spec: batch_pb2.BatchSpec, *, tenant: str, field: str = "spec", sc
         tenant=tenant,
         shape=run_pb2.SHAPE_BATCH,
         max_attempts=1,
-        wrong=Violations(f"{field}.invocation.", wrong.found),
+        wrong=wrong.within("invocation."),
     )
     batch_id = new_id()
     tolerance = spec.tolerance
@@ -69,6 +79,7 @@ def read_spec(spec: batch_pb2.BatchSpec, *, tenant: str, field: str = "spec", sc
         apply_target=target.stored or None,
         apply_destination=target.destination,
         undo_destination=target.undo_destination,
+        sourced=spec.HasField("source"),
     )
 
 
@@ -121,8 +132,6 @@ def _check(spec: batch_pb2.BatchSpec, wrong: Violations) -> None:
     ):
         wrong.text(field, value)
     wrong.labels("labels", spec.labels)
-    if spec.HasField("source"):
-        wrong.add("source", "must be empty: this release takes items that are sent, not those of a query")
     check_parallelism(wrong, "max_parallelism", spec.max_parallelism, least=0)
     check_tolerance(wrong, "tolerance", spec.tolerance)
     if not 0 <= spec.retry.max_attempts <= MOST_ATTEMPTS:

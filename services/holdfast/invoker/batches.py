@@ -1,13 +1,11 @@
-"""Makes, fills and starts batches; people come through `BatchService`, schedules straight here."""
+"""Makes, fills and starts batches, and says which specs pass the door: of people, and of schedules."""
 
 from collections.abc import Sequence
 from uuid import UUID
 
-from holdfast.invoker.batch_driver import BatchDriver
 from holdfast.invoker.batch_policy import allow_policy, follow_up_intent
 from holdfast.invoker.batch_spec import read_items, read_spec, room_of
-from holdfast.invoker.intents import Intents
-from holdfast.kit.db import Database
+from holdfast.invoker.parts import Parts
 from holdfast.ledger import batch as ledger_batch
 from holdfast.ledger import batch_view
 from holdfast.ledger.batch import Made
@@ -19,26 +17,39 @@ from holdfast.v1 import batch_pb2
 class Batches:
     """The batches of all tenants, as one Invoker makes them."""
 
-    def __init__(self, db: Database, intents: Intents, driver: BatchDriver) -> None:
-        self._db = db
-        self._intents = intents
-        self._driver = driver
+    def __init__(self, parts: Parts) -> None:
+        self._db = parts.db
+        self._intents = parts.intents
+        self._driver = parts.batches
+        self._sources = parts.sources
+        self._reader = parts.reader
 
-    async def create(self, spec: batch_pb2.BatchSpec, *, tenant: str, schedule: str = "") -> Made:
+    async def create(self, spec: batch_pb2.BatchSpec, *, tenant: str) -> Made:
         """Make a batch of a spec, or find that of its idempotency key.
 
         Raises `InvalidField`, `PermissionDenied`, `UnknownIntent`, `DestinationNotFound`,
         `IdempotencyKeyReused`, `TenantMismatch`.
         """
-        new = read_spec(spec, tenant=tenant, schedule=schedule)
+        new = read_spec(spec, tenant=tenant, sources=self._sources)
+        await self.allow(spec, tenant)
+        made = await ledger_batch.create(self._db, new)
+        if new.sourced:
+            self._reader.loop.wake()
+        return made
+
+    async def allow(self, spec: batch_pb2.BatchSpec, tenant: str) -> None:
+        """Let a spec pass that the caller may send, and whose intents and destinations there are.
+
+        Raises `PermissionDenied`, `UnknownIntent`, `DestinationNotFound`.
+        """
         allow_policy(spec.review)
-        for intent in (new.intent, new.reviewer_intent, follow_up_intent(spec.apply)):
+        for intent in (spec.invocation.intent, spec.review.reviewer_intent, follow_up_intent(spec.apply)):
             if intent:
                 await self._intents.check(intent)
-        if new.apply_destination:
+        effect = spec.apply.effect
+        if effect.destination:
             async with self._db.connection() as connection:
-                await check_destinations(connection, tenant, new.apply_destination, new.undo_destination)
-        return await ledger_batch.create(self._db, new)
+                await check_destinations(connection, tenant, effect.destination, effect.undo_destination)
 
     async def get(self, tenant: str, batch_id: UUID) -> BatchView:
         """Read a batch. Raises `BatchNotFound`."""

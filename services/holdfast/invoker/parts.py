@@ -18,19 +18,23 @@ from holdfast.invoker.follow import Followers
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.inbox import Inbox
 from holdfast.invoker.intents import Intents
+from holdfast.invoker.item_source import ItemSources, read_item_sources
 from holdfast.invoker.live import Live
 from holdfast.invoker.mailroom import Mailroom
 from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.refusals import Refusals
 from holdfast.invoker.scaling import Snapshot
+from holdfast.invoker.schedule_action import Starting
 from holdfast.invoker.scheduling import Scheduling
 from holdfast.invoker.settings import InvokerSettings
+from holdfast.invoker.source_reader import SourceReader
 from holdfast.invoker.spawning import Spawning
 from holdfast.invoker.stopping import Stopping
 from holdfast.invoker.waiters import Waiters
 from holdfast.kit.auth.capability import Capabilities
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop
+from holdfast.kit.secret import Secrets
 from holdfast.kit.telemetry.metrics import GAUGE_SECONDS
 from holdfast.ledger import session
 from holdfast.ledger.notice import Notices
@@ -64,16 +68,26 @@ class Parts:
     mailroom: Mailroom
     spawning: Spawning
     scheduling: Scheduling
+    starting: Starting
     hints: Hints
     scaling: Snapshot
     capabilities: Capabilities | None
     batches: BatchDriver
     applier: BatchApplier
+    sources: ItemSources
+    reader: SourceReader
     gauges: Loop
 
     @classmethod
-    def make(cls, db: Database, settings: InvokerSettings, metrics: InvokerMetrics | None = None) -> Self:
-        """Put the parts together; nothing runs yet."""
+    def make(
+        cls,
+        db: Database,
+        settings: InvokerSettings,
+        metrics: InvokerMetrics | None = None,
+        *,
+        secrets: Secrets | None = None,
+    ) -> Self:
+        """Put the parts together; nothing runs yet. Raises `SettingsError` for malformed declarations."""
         metrics = metrics or InvokerMetrics(CollectorRegistry())
         board, live, notices = (
             Board(settings.heartbeat_interval * 2),
@@ -89,16 +103,24 @@ class Parts:
         hints.also(scaling.queued)
         refusals = Refusals(db)
         stopping = Stopping(db, board, live, hints)
-        scheduling = Scheduling(db, hints, stopping, refusals, settings.max_attempts)
         door = Door(db, board, hints, intents, refusals, metrics=metrics)
         inbox = Inbox(db, door, intents, max_attempts=settings.max_attempts)
         batches = BatchDriver(db, board, hints, settings, metrics)
         applier = BatchApplier(db, hints, settings)
+        sources = ItemSources(
+            read_item_sources(settings.batch_sources_file), secrets or Secrets({}, settings.secrets_dir)
+        )
+        reader = SourceReader(db, sources, batches.loop.wake)
+        starting = Starting(settings.max_attempts, sources)
+        scheduling = Scheduling(
+            db, hints, stopping, refusals, starting=starting, batches=(batches.loop, reader.loop)
+        )
         mailroom = Mailroom(db, board, live, hints)
         others = {
             "staged": inbox.loop.wake,
             "batching": batches.loop.wake,
             "applying": applier.loop.wake,
+            "sourced": reader.loop.wake,
             "ready": claimer.queued,
             "mail": mailroom.loop.wake,
         }
@@ -122,11 +144,14 @@ class Parts:
             mailroom=mailroom,
             spawning=Spawning(db, intents, hints, refusals),
             scheduling=scheduling,
+            starting=starting,
             hints=hints,
             scaling=scaling,
             capabilities=settings.capabilities(),
             applier=applier,
             batches=batches,
+            sources=sources,
+            reader=reader,
             gauges=Loop("gauges", lambda: metrics.queues.look(db), interval=GAUGE_SECONDS),
         )
 
@@ -153,7 +178,7 @@ class Running:
         self._listener = parts.hints.listen(parts.db, parts.mailroom.loop.wake, parts.inbox.loop.wake)
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
-        batches = (parts.batches.loop, parts.applier.loop)
+        batches = (parts.batches.loop, parts.applier.loop, parts.reader.loop, parts.reader.holding)
         for loop in (parts.claimer.loop, *batches, parts.inbox.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
         serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
@@ -169,6 +194,7 @@ class Running:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._listener.close()
+        await self._parts.reader.close()
         await self._parts.refusals.close()
         await self._parts.live.close()
         await self._parts.notices.close()

@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from holdfast.invoker.envelope import Violations
-from holdfast.invoker.schedule_action import check_action
+from holdfast.invoker.schedule_action import Starting
 from holdfast.kit.rpc.run import timestamp
 from holdfast.ledger.cron import check, zone_of
 from holdfast.ledger.domain.schedule import Overlap, Timing
@@ -24,7 +24,7 @@ _COMPARED: Final = 50
 _SERVERS: Final = ("next_time", "recent_fires", "create_time", "update_time")
 
 
-def read_schedule(message: schedule_pb2.Schedule, *, tenant: str, max_attempts: int) -> Definition:
+def read_schedule(message: schedule_pb2.Schedule, *, tenant: str, starting: Starting) -> Definition:
     """Check a schedule and return it as the ledger takes it. Raises InvalidField naming each wrong field."""
     wrong = Violations()
     read_name(wrong, "schedule.name", message.name)
@@ -37,7 +37,7 @@ def read_schedule(message: schedule_pb2.Schedule, *, tenant: str, max_attempts: 
         catch_up = _duration(
             wrong, "schedule.catch_up_window", message.catch_up_window, timedelta(), _LONGEST
         )
-    intent = check_action(message.action, tenant=tenant, max_attempts=max_attempts, wrong=wrong)
+    intent = starting.check(message.action, name=message.name, tenant=tenant, wrong=wrong)
     wrong.settle()
     assert timing is not None, "settle() raised otherwise"
     return Definition(
@@ -216,4 +216,6 @@ def fire_message(fire: Fire) -> schedule_pb2.ScheduleFire:
     )
     if fire.run_id is not None:
         message.run_id = str(fire.run_id)
+    if fire.batch_id is not None:
+        message.batch_id = str(fire.batch_id)
     return message

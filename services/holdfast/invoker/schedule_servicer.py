@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import grpc
 
+from holdfast.invoker.batches import Batches
 from holdfast.invoker.envelope import Violations
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.schedule_message import (
@@ -42,7 +43,8 @@ class ScheduleServicer(schedule_service_pb2_grpc.ScheduleServiceServicer):
         self._db = parts.db
         self._intents = parts.intents
         self._scheduling = parts.scheduling
-        self._settings = parts.settings
+        self._starting = parts.starting
+        self._batches = Batches(parts)
 
     async def CreateSchedule(  # noqa: N802 - the contract's name
         self, request: pb.CreateScheduleRequest, context: Context
@@ -189,8 +191,12 @@ class ScheduleServicer(schedule_service_pb2_grpc.ScheduleServiceServicer):
         return pb.PreviewScheduleResponse(scheduled_times=[timestamp(time) for time in told])
 
     async def _wanted(self, message: schedule_pb2.Schedule) -> Definition:
-        wanted = read_schedule(message, tenant=current_tenant(), max_attempts=self._settings.max_attempts)
-        await self._intents.check(wanted.intent)
+        tenant = current_tenant()
+        wanted = read_schedule(message, tenant=tenant, starting=self._starting)
+        if message.action.HasField("batch"):
+            await self._batches.allow(message.action.batch, tenant)
+        else:
+            await self._intents.check(wanted.intent)
         return wanted
 
 

@@ -1,5 +1,6 @@
 """Schedules in this Invoker: fired when the look finds that their time has come, or when someone asks."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from holdfast.invoker.hints import Hints
@@ -8,23 +9,33 @@ from holdfast.invoker.schedule_action import Starting
 from holdfast.invoker.stopping import Stopping
 from holdfast.kit.db import Database
 from holdfast.kit.errors import ResourceExhausted
+from holdfast.kit.loops import Loop
 from holdfast.ledger import schedule_ask
 from holdfast.ledger.domain.schedule import Overlap
-from holdfast.ledger.schedule_fire import CANCEL_REASON, Fired, fire_due
+from holdfast.ledger.schedule_fire import fire_due
 from holdfast.ledger.schedule_row import Fire
+from holdfast.ledger.schedule_start import CANCEL_REASON, Fired
 
 
 class Scheduling:
-    """Fires schedules, and passes on what that has moved."""
+    """Fires schedules, and passes on what that has moved; `batches` are the loops that look after batches."""
 
     def __init__(
-        self, db: Database, hints: Hints, stopping: Stopping, refusals: Refusals, max_attempts: int
+        self,
+        db: Database,
+        hints: Hints,
+        stopping: Stopping,
+        refusals: Refusals,
+        *,
+        starting: Starting,
+        batches: Sequence[Loop],
     ) -> None:
         self._db = db
         self._hints = hints
         self._stopping = stopping
         self._refusals = refusals
-        self._starting = Starting(max_attempts)
+        self._starting = starting
+        self._batches = batches
 
     async def fire(self) -> int:
         """Fire a round of the schedules whose time has come; return how many were looked after."""
@@ -54,3 +65,5 @@ class Scheduling:
         for run_id, cancelled in fired.cancelled:
             self._stopping.tell(run_id, cancelled, CANCEL_REASON)
         self._hints.queued(fired.pools)
+        for loop in self._batches if fired.batches else ():
+            loop.wake()

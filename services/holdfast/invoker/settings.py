@@ -1,6 +1,7 @@
 """What an Invoker is told by its environment."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from holdfast.kit.auth.settings import LeaseAccessSettings
 from holdfast.kit.settings import SettingsError, setting
@@ -31,6 +32,12 @@ class InvokerSettings(LeaseAccessSettings):
         0.0,
         help="what a million tokens cost in your currency, for the cost of batches; 0: no cost",
         minimum=0,
+    )
+    batch_sources_file: Path | None = setting(
+        None, help="the declarations of the sources of batches' items, in TOML; without, there are none"
+    )
+    secrets_dir: Path | None = setting(
+        None, help="folder of the secrets that they name, a file each: the URLs of databases"
     )
     drain_grace: float = setting(5.0, help="how long open calls may take at shutdown", minimum=0)
 

@@ -11,9 +11,10 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import BatchNotReady, IdempotencyKeyReused, InvalidField, StreamProtocol, Violation
-from holdfast.ledger.batch_lock import hold, hold_row, needs_applying
+from holdfast.ledger.batch_lock import hold, hold_row
 from holdfast.ledger.batch_view import BatchView, view
 from holdfast.ledger.domain.batch import BATCH_MOVES, BatchStatus
+from holdfast.ledger.release import lock_tenants
 
 B = BatchStatus
 _PAUSABLE: Final = frozenset({B.RUNNING, B.APPLYING, B.ROLLING_BACK})
@@ -51,17 +52,7 @@ class NewBatch:
     apply_target: bytes | None = None
     apply_destination: str = ""
     undo_destination: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ReviewRule:
-    """When staged outputs are accepted without a person; `stored` is the whole of it."""
-
-    stored: bytes
-    min_accepted_share: float = 0.0
-    min_judged: int = 0
-    reviewer_intent: str = ""
-    apply_when_met: bool = False
+    sourced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +74,14 @@ class Made:
 
 _NEW: Final = tuple(NewBatch.__dataclass_fields__)
 _MAKE: Final = f"""
-INSERT INTO batch ({", ".join(_NEW)})
-VALUES ({", ".join(f"${at}::text::jsonb" if n == "labels" else f"${at}" for at, n in enumerate(_NEW, 1))})
-ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING *
+WITH made AS (
+    INSERT INTO batch ({", ".join(_NEW)})
+    VALUES ({", ".join(f"${at}::text::jsonb" if n == "labels" else f"${at}" for at, n in enumerate(_NEW, 1))})
+    ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING *
+), to_read AS (
+    INSERT INTO batch_source (batch_id) SELECT batch_id FROM made WHERE sourced
+)
+SELECT * FROM made
 """  # noqa: S608 - constants of ours
 _BY_KEY: Final = "SELECT * FROM batch WHERE tenant = $1 AND idempotency_key = $2"
 
@@ -114,6 +110,7 @@ SET status = $2::smallint, resume_status = $3, reason = $4,
     end_time = CASE WHEN $2::smallint IN (6, 8, 10, 11) THEN clock_timestamp() END
 WHERE batch_id = $1 RETURNING *
 """
+_READ: Final = "DELETE FROM batch_source WHERE batch_id = $1"
 _ACTIVE: Final = "INSERT INTO batch_active (batch_id, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _FORGIVE: Final = """
 UPDATE batch b
@@ -133,27 +130,20 @@ UPDATE run_state
 SET cancel_requested = true, cancel_reason = CASE WHEN cancel_requested THEN cancel_reason ELSE $2 END
 WHERE run_id = ANY(ARRAY(SELECT run_id FROM flying))
 """
-_UPDATE: Final = """
-UPDATE batch
-SET max_parallelism = coalesce($2, max_parallelism), priority = coalesce($3, priority),
-    tolerated_items = coalesce($4, tolerated_items), tolerated_share = coalesce($5, tolerated_share),
-    apply_per_second = coalesce($6, apply_per_second)
-WHERE batch_id = $1 RETURNING *
-"""
-_RULE: Final = """
-UPDATE batch
-SET review = $2, min_accepted_share = $3, min_judged = $4, reviewer_intent = $5, apply_when_met = $6
-WHERE batch_id = $1 RETURNING *
-"""
 
 
 async def create(db: Database, new: NewBatch) -> Made:
     """Make a batch, or find the one its key stands for. Raises `IdempotencyKeyReused`."""
     async with db.connection() as connection:
-        row = await connection.fetchrow(_MAKE, *(getattr(new, name) for name in _NEW))
-        made = row is not None
-        if row is None:
-            row = await connection.fetchrow(_BY_KEY, new.tenant, new.idempotency_key)
+        return await create_within(connection, new)
+
+
+async def create_within(connection: Connection, new: NewBatch) -> Made:
+    """Make a batch, as `create`, perhaps in a transaction of the caller's."""
+    row = await connection.fetchrow(_MAKE, *(getattr(new, name) for name in _NEW))
+    made = row is not None
+    if row is None:
+        row = await connection.fetchrow(_BY_KEY, new.tenant, new.idempotency_key)
     if not made and row["fingerprint"] != new.fingerprint:
         raise IdempotencyKeyReused(
             "The idempotency key stands for another batch.", facts={"batch_id": str(row["batch_id"])}
@@ -168,7 +158,7 @@ async def append(db: Database, tenant: str, batch_id: UUID, offset: int, items: 
     `BatchNotReady` for new items once the upload is complete, and `BatchNotFound`.
     """
     async with db.transaction() as connection:
-        row = await hold_row(connection, tenant, batch_id)
+        row = await _upload(connection, tenant, batch_id)
         stored: int = row["uploaded"]
         if offset > stored:
             raise StreamProtocol(f"The chunk begins at {offset}; the next item is {stored}.")
@@ -177,17 +167,23 @@ async def append(db: Database, tenant: str, batch_id: UUID, offset: int, items: 
             return stored
         if B(row["status"]) is not B.UPLOADING:
             raise refused(view(row), "takes no more items")
-        keys = [item.key or str(stored + place) for place, item in enumerate(fresh)]
-        await _refuse_twice(connection, batch_id, keys, stored - offset)
-        total: int = await connection.fetchval(
-            _APPEND,
-            batch_id,
-            stored,
-            keys,
-            [item.payload for item in fresh],
-            [item.current for item in fresh],
-        )
-        return total
+        return await store(connection, row, fresh, skipped=stored - offset)
+
+
+async def store(connection: Connection, row: Any, items: Sequence[NewItem], *, skipped: int = 0) -> int:
+    """Store the next items of a locked batch, as `append`; `skipped` were sent before them."""
+    stored: int = row["uploaded"]
+    keys = [item.key or str(stored + place) for place, item in enumerate(items)]
+    await _refuse_twice(connection, row["batch_id"], keys, skipped)
+    total: int = await connection.fetchval(
+        _APPEND,
+        row["batch_id"],
+        stored,
+        keys,
+        [item.payload for item in items],
+        [item.current for item in items],
+    )
+    return total
 
 
 async def _refuse_twice(connection: Connection, batch_id: UUID, keys: Sequence[str], skipped: int) -> None:
@@ -205,15 +201,19 @@ async def complete(db: Database, tenant: str, batch_id: UUID, count: int) -> Bat
 
     async def once() -> BatchView:
         async with db.transaction() as connection:
-            row = await hold_row(connection, tenant, batch_id)
+            row = await _upload(connection, tenant, batch_id)
             if row["uploaded"] != count:
                 raise StreamProtocol(f"{row['uploaded']} items are stored, not {count}.")
             if B(row["status"]) is not B.UPLOADING:
                 return view(row)
-            after = B.RUNNING if row["start_when_uploaded"] else B.READY
-            return await move(connection, row, after)
+            return await close_upload(connection, row)
 
     return await db.retrying(once)
+
+
+async def close_upload(connection: Connection, row: Any) -> BatchView:
+    """Say of a locked batch that all its items are here."""
+    return await move(connection, row, B.RUNNING if row["start_when_uploaded"] else B.READY)
 
 
 async def start(db: Database, tenant: str, batch_id: UUID) -> BatchView:
@@ -255,55 +255,22 @@ async def cancel(db: Database, tenant: str, batch_id: UUID, reason: str) -> Batc
 
     async def once() -> BatchView:
         async with db.transaction() as connection:
-            row = await hold(connection, tenant, batch_id)
-            status = B(row["status"])
-            if status is B.CANCELLED:
-                return view(row)
-            if B.CANCELLED not in BATCH_MOVES.get(status, ()):
-                raise refused(view(row), "has ended")
-            await connection.execute(_STOP_RUNS, batch_id, reason or "The batch was cancelled.")
-            return await move(connection, row, B.CANCELLED, reason=reason)
+            await lock_tenants(connection, [tenant])
+            return await cancel_within(connection, tenant, batch_id, reason)
 
     return await db.retrying(once)
 
 
-async def update(
-    db: Database,
-    tenant: str,
-    batch_id: UUID,
-    *,
-    max_parallelism: int | None = None,
-    priority: int | None = None,
-    tolerance: tuple[int, float] | None = None,
-    review: ReviewRule | None = None,
-    apply_per_second: float | None = None,
-) -> BatchView:
-    """Change what is given; it holds for the items started, judged or applied next.
-
-    Raises `BatchNotFound`, `BatchNotReady`, and `InvalidField` for a policy that applies what has no target.
-    """
-    async with db.transaction() as connection:
-        row = await hold(connection, tenant, batch_id)
-        if row["end_time"] is not None:
-            raise refused(view(row), "has ended")
-        if review is not None and review.apply_when_met and not row["apply_target"]:
-            wrong = Violation("review.apply_when_met", "needs a target, which the batch has none of")
-            raise InvalidField(f"{wrong.field} {wrong.description}", violations=[wrong])
-        row = await connection.fetchrow(
-            _UPDATE, batch_id, max_parallelism, priority, *(tolerance or (None, None)), apply_per_second
-        )
-        if review is not None:
-            row = await connection.fetchrow(
-                _RULE,
-                batch_id,
-                review.stored,
-                review.min_accepted_share,
-                review.min_judged,
-                review.reviewer_intent,
-                review.apply_when_met,
-            )
-            await needs_applying(connection, row)
+async def cancel_within(connection: Connection, tenant: str, batch_id: UUID, reason: str) -> BatchView:
+    """End a batch, as `cancel`, in the caller's transaction, which has locked the tenant."""
+    row = await hold_row(connection, tenant, batch_id)
+    status = B(row["status"])
+    if status is B.CANCELLED:
         return view(row)
+    if B.CANCELLED not in BATCH_MOVES.get(status, ()):
+        raise refused(view(row), "has ended")
+    await connection.execute(_STOP_RUNS, batch_id, reason or "The batch was cancelled.")
+    return await move(connection, row, B.CANCELLED, reason=reason)
 
 
 async def move(connection: Connection, row: Any, after: BatchStatus, *, reason: str = "") -> BatchView:
@@ -312,6 +279,8 @@ async def move(connection: Connection, row: Any, after: BatchStatus, *, reason: 
     assert after in BATCH_MOVES[before], f"{before.name} to {after.name}"
     resume_status = before if after is B.PAUSED else 0
     moved = await connection.fetchrow(_MOVE, row["batch_id"], int(after), int(resume_status), reason)
+    if before is B.UPLOADING:
+        await connection.execute(_READ, row["batch_id"])
     if after in (B.RUNNING, B.CANCELLED):
         await connection.execute(_ACTIVE, row["batch_id"], row["tenant"])
     return view(moved)
@@ -345,3 +314,10 @@ async def _moved(
             return await move(connection, row, to, reason=reason)
 
     return await db.retrying(once)
+
+
+async def _upload(connection: Connection, tenant: str, batch_id: UUID) -> Any:
+    row = await hold_row(connection, tenant, batch_id)
+    if row["sourced"]:
+        raise StreamProtocol("Nothing is sent for this batch: its items come from its source.")
+    return row

@@ -13,7 +13,7 @@ from holdfast.ledger import held
 class Seen:
     """What there is to do: sessions, timers, runs to wake or cancel, pools, schedules, events, batches.
 
-    And runs that the runners here could take, and signals that they may lack.
+    And sources to be read, runs that the runners here could take, and signals that they may lack.
     """
 
     expired: bool
@@ -25,6 +25,7 @@ class Seen:
     staged: bool
     batching: bool
     applying: bool
+    sourced: bool
     ready: bool
     mail: bool
 
@@ -40,6 +41,7 @@ SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired
        EXISTS (SELECT FROM run_inbox) AS staged,
        EXISTS (SELECT FROM batch_active) AS batching,
        EXISTS (SELECT FROM batch_applying) OR EXISTS (SELECT FROM batch_news) AS applying,
+       EXISTS (SELECT FROM batch_source WHERE look_time <= now()) AS sourced,
        EXISTS (SELECT FROM unnest($1::text[]) AS p CROSS JOIN LATERAL (
            SELECT FROM tenant_pool t
            WHERE t.pool = p AND t.ready > 0 AND NOT t.capped AND NOT t.held LIMIT 1) t) AS ready,

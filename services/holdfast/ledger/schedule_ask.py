@@ -13,29 +13,20 @@ from holdfast.kit.errors import InvalidField, QueueFull, Violation
 from holdfast.kit.ids import new_id
 from holdfast.ledger.domain.schedule import Origin, Overlap, Result
 from holdfast.ledger.schedule import get
-from holdfast.ledger.schedule_fire import Fired, Starter, carry_out, stand
+from holdfast.ledger.schedule_fire import carry_out, stand
 from holdfast.ledger.schedule_note import wait
-from holdfast.ledger.schedule_plan import Waiting, decide, time_key
+from holdfast.ledger.schedule_plan import Waiting, decide, key_of, time_key
 from holdfast.ledger.schedule_row import Fire, Schedule, fire_of, lock
+from holdfast.ledger.schedule_start import Fired, Starter, started
 from holdfast.ledger.timing import times
 
 MOST_TIMES: Final = 10_000
 """Times of one backfill, and times that may wait of one schedule."""
 
 _FIRED: Final = """
-SELECT scheduled_time, fire_time, origin, result, run_id, message FROM schedule_fire
+SELECT scheduled_time, fire_time, origin, result, run_id, batch_id, message FROM schedule_fire
 WHERE schedule_id = $1 AND trigger_key = $2 ORDER BY seq DESC LIMIT 1
 """
-
-# A trigger of long ago is found by the run that it has started.
-_RUN: Final = """
-SELECT r.create_time, r.run_id FROM idempotency i JOIN run r ON r.run_id = i.run_id
-WHERE i.tenant = $1 AND i.idempotency_key = $2
-"""
-
-_KNOWN: Final = (
-    "SELECT idempotency_key FROM idempotency WHERE tenant = $1 AND idempotency_key = ANY($2::text[])"
-)
 
 _COUNT: Final = "SELECT count(*) FROM schedule_pending WHERE schedule_id = $1"
 
@@ -79,12 +70,12 @@ async def _fired(connection: Connection, schedule: Schedule, key: str) -> Fire |
     row = await connection.fetchrow(_FIRED, schedule.schedule_id, key)
     if row is not None:
         return fire_of(row)
-    whole = f"schedule/{schedule.schedule_id}/trigger/{key}"
-    row = await connection.fetchrow(_RUN, schedule.wanted.tenant, whole)
-    if row is None:
+    # One of long ago is found by what it has started.
+    whole = key_of(schedule, Waiting(schedule.create_time, Origin.TRIGGER, 0, key))
+    found = (await started(connection, {whole: schedule.wanted.tenant})).get(whole)
+    if found is None:
         return None
-    time = row["create_time"]
-    return Fire(time, time, Origin.TRIGGER, Result.STARTED, row["run_id"])
+    return Fire(found.time, found.time, Origin.TRIGGER, Result.STARTED, found.run_id, found.batch_id)
 
 
 async def backfill(
@@ -126,9 +117,8 @@ async def _wait(
     connection: Connection, schedule: Schedule, found: Sequence[datetime], *, dry_run: bool
 ) -> Backfill:
     keys = {time_key(schedule.schedule_id, time): time for time in found}
-    known = await connection.fetch(_KNOWN, schedule.wanted.tenant, list(keys))
-    for row in known:
-        del keys[row["idempotency_key"]]
+    for known in await started(connection, dict.fromkeys(keys, schedule.wanted.tenant)):
+        del keys[known]
     chosen = list(keys.values())
     if dry_run or not chosen:
         return Backfill(chosen)

@@ -20,6 +20,7 @@ class Note:
     here: Waiting
     result: Result
     run_id: UUID | None = None
+    batch_id: UUID | None = None
     message: str = ""
 
 
@@ -40,10 +41,11 @@ ON CONFLICT DO NOTHING
 """
 
 _NOTE: Final = """
-INSERT INTO schedule_fire (schedule_id, scheduled_time, origin, result, run_id, message, trigger_key)
-SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::smallint[], $4::smallint[], $5::uuid[], $6::text[],
-                     $7::text[])
-RETURNING scheduled_time, fire_time, origin, result, run_id, message
+INSERT INTO schedule_fire (schedule_id, scheduled_time, origin, result, run_id, batch_id, message,
+                           trigger_key)
+SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::smallint[], $4::smallint[], $5::uuid[], $6::uuid[],
+                     $7::text[], $8::text[])
+RETURNING scheduled_time, fire_time, origin, result, run_id, batch_id, message
 """
 
 _TRIM: Final = """
@@ -57,12 +59,14 @@ WHERE f.schedule_id = u.id AND f.seq <= last.seq
 # What waits is looked at again after a while, for nobody says that the older one has ended.
 _ADVANCE: Final = """
 UPDATE schedule s
-SET next_time = u.next_time, due_time = u.due_time, run_id = coalesce(u.run_id, s.run_id),
+SET next_time = u.next_time, due_time = u.due_time,
+    run_id = CASE WHEN u.batch_id IS NULL THEN coalesce(u.run_id, s.run_id) END,
+    batch_id = CASE WHEN u.run_id IS NULL THEN coalesce(u.batch_id, s.batch_id) END,
     wake_time = least(CASE WHEN NOT s.paused THEN u.due_time END,
                       (SELECT clock_timestamp() + make_interval(secs => u.again) FROM schedule_pending p
                        WHERE p.schedule_id = s.schedule_id AND (NOT s.paused OR p.origin = 3) LIMIT 1))
-FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::uuid[], $5::float8[])
-    AS u (schedule_id, next_time, due_time, run_id, again)
+FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::uuid[], $5::uuid[], $6::float8[])
+    AS u (schedule_id, next_time, due_time, run_id, batch_id, again)
 WHERE s.schedule_id = u.schedule_id
 """
 
@@ -84,6 +88,7 @@ async def write(
         [plan.next_time for plan in plans],
         [plan.due_time for plan in plans],
         [plan.run_id for plan in plans],
+        [plan.batch_id for plan in plans],
         [plan.again(now).total_seconds() for plan in plans],
     )
     return fires
@@ -102,6 +107,7 @@ async def _note(connection: Connection, notes: Sequence[Note]) -> list[Fire]:
         [int(note.here.origin) for _, note in latest],
         [int(note.result) for _, note in latest],
         [note.run_id for _, note in latest],
+        [note.batch_id for _, note in latest],
         [note.message for _, note in latest],
         [note.here.trigger_key for _, note in latest],
     )

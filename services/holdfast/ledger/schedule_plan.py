@@ -47,8 +47,9 @@ class Plan:
     next_time: datetime | None
     due_time: datetime | None
     start: Waiting | None = None
-    cancel: UUID | None = None
+    cancels: bool = False
     run_id: UUID | None = None
+    batch_id: UUID | None = None
     left: list[tuple[Waiting, Result, str]] = field(default_factory=list)
     behind: list[Waiting] = field(default_factory=list)
 
@@ -106,7 +107,7 @@ def decide(plan: Plan, here: Waiting, policy: Overlap) -> bool:
         return False  # what starts in this round can be cancelled in the next
     else:
         plan.start = here
-        plan.cancel = plan.schedule.run_id if step is Step.CANCEL_AND_START else None
+        plan.cancels = step is Step.CANCEL_AND_START
     return True
 
 

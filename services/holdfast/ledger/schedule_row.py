@@ -12,22 +12,25 @@ from holdfast.ledger.domain.schedule import Origin, Overlap, Result, Timing
 
 COLUMNS: Final = (
     "schedule_id, tenant, name, definition, fingerprint, timing, intent, labels, overlap, catch_up_s, "
-    "paused, pause_reason, next_time, due_time, wake_time, run_id, create_time, update_time"
+    "paused, pause_reason, next_time, due_time, wake_time, run_id, batch_id, create_time, update_time"
 )
-_OWN: Final = ("schedule_id", "next_time", "due_time", "wake_time", "run_id", "create_time", "update_time")
+_OWN: Final = (
+    "schedule_id", "next_time", "due_time", "wake_time", "run_id", "batch_id", "create_time", "update_time"
+)  # fmt: skip
 MOST_FIRES: Final = 20
 """How many of the latest times are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fire:
-    """What came of one time; `message` is empty for one that started a run."""
+    """What came of one time; `message` is empty for one that started a run or a batch."""
 
     scheduled_time: datetime
     fire_time: datetime
     origin: Origin
     result: Result
     run_id: UUID | None = None
+    batch_id: UUID | None = None
     message: str = ""
 
 
@@ -53,7 +56,7 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule as it stands."""
+    """A schedule as it stands; `run_id` or `batch_id` is what it started last."""
 
     schedule_id: UUID
     wanted: Definition
@@ -61,6 +64,7 @@ class Schedule:
     due_time: datetime | None
     wake_time: datetime | None
     run_id: UUID | None
+    batch_id: UUID | None
     create_time: datetime
     update_time: datetime
     fires: tuple[Fire, ...] = ()
@@ -97,6 +101,7 @@ def fire_of(row: Any) -> Fire:
         Origin(row["origin"]),
         Result(row["result"]),
         row["run_id"],
+        row["batch_id"],
         row["message"],
     )
 

@@ -57,6 +57,14 @@ volumeMounts:
     readOnly: true
   {{- end }}
   {{- end }}
+  {{- if and (eq .service "invoker") .values.batchSources.declared }}
+  - name: batch-sources
+    mountPath: /etc/holdfast/batch-sources
+    readOnly: true
+  - name: batch-secrets
+    mountPath: /etc/holdfast/batch-secrets
+    readOnly: true
+  {{- end }}
   {{- if .root.Values.identity.auth }}
   {{- if eq .service "runner" }}
   - name: runner-token
@@ -252,6 +260,12 @@ grpc: {port: {{ .port }}}
 {{- if and (eq .service "dispatcher") .root.Values.dispatcher.signing.existingSecret }}
 - name: HOLDFAST_SECRETS_DIR
   value: /etc/holdfast/signing
+{{- end }}
+{{- if and (eq .service "invoker") .values.batchSources.declared }}
+- name: HOLDFAST_BATCH_SOURCES_FILE
+  value: /etc/holdfast/batch-sources/sources.toml
+- name: HOLDFAST_SECRETS_DIR
+  value: /etc/holdfast/batch-secrets
 {{- end }}
 {{- range $name, $value := .values.env }}
 - name: {{ $name }}

@@ -17,9 +17,15 @@ metadata:
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with $values.podAnnotations }}
+  {{- $declared := eq $part.service "invoker" | ternary ($values.batchSources | default dict).declared "" }}
+  {{- if or $values.podAnnotations $declared }}
   annotations:
+    {{- with $declared }}
+    checksum/batch-sources: {{ sha256sum . }}
+    {{- end }}
+    {{- with $values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
+    {{- end }}
   {{- end }}
 spec:
   serviceAccountName: {{ $part.name }}
@@ -89,6 +95,18 @@ spec:
         {{- end }}
     {{- end }}
     {{- end }}
+    {{- end }}
+    {{- if $declared }}
+    - name: batch-sources
+      configMap:
+        name: {{ $part.name }}-batch-sources
+    - name: batch-secrets
+      secret:
+        secretName: {{ $values.batchSources.existingSecret }}
+        {{- with $values.batchSources.items }}
+        items:
+          {{- toYaml . | nindent 10 }}
+        {{- end }}
     {{- end }}
     {{- if $root.Values.identity.auth }}
     {{- if eq $part.service "runner" }}

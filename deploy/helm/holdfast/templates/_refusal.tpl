@@ -37,7 +37,7 @@
 {{- end -}}
 {{- range $from := concat (default list $part.values.envFrom) (default list $part.values.volumes) -}}
 {{- $secret := dig "secretRef" "name" (dig "secret" "secretName" "" $from) $from -}}
-{{- if and $secret (has $secret (list $values.database.existingSecret $values.dispatcher.signing.existingSecret $identity.existingSecret $values.console.existingSecret)) -}}
+{{- if and $secret (has $secret (list $values.database.existingSecret $values.dispatcher.signing.existingSecret $identity.existingSecret $values.console.existingSecret $values.invoker.batchSources.existingSecret)) -}}
 {{- fail (printf "%s names the secret %s: a runner executes agents, and gets no secret of the platform." $of $secret) -}}
 {{- end -}}
 {{- end -}}
@@ -112,7 +112,7 @@
 {{- define "holdfast.refusals.env" -}}
 {{- $of := .of -}}
 {{- range $name, $_ := .part.values.env -}}
-{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_SOURCES_FILE" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN" "HOLDFAST_CONSOLE_SECRET_FILE" "HOLDFAST_CONSOLE_HOSTS" "HOLDFAST_CONSOLE_HTTPS" "HOLDFAST_CONSOLE_OIDC_ISSUER" "HOLDFAST_CONSOLE_OIDC_CLIENT_ID" "HOLDFAST_CONSOLE_OIDC_SECRET_FILE" "HOLDFAST_PAYLOAD_KEYS_FILE")) (hasSuffix "_ADDRESS" $name) -}}
+{{- if or (has $name (list "HOLDFAST_LISTEN" "HOLDFAST_ADVERTISE" "HOLDFAST_AGENTS" "HOLDFAST_SLOTS" "HOLDFAST_DRAIN_GRACE" "HOLDFAST_SECRETS_DIR" "HOLDFAST_SOURCES_FILE" "HOLDFAST_BATCH_SOURCES_FILE" "HOLDFAST_ALLOW_INSECURE_BIND" "HOLDFAST_DATABASE_URL" "HOLDFAST_AUTH" "HOLDFAST_CAPABILITY_KEY_FILE" "HOLDFAST_TOKEN_FILE" "HOLDFAST_HEALTH_LISTEN" "HOLDFAST_METRICS_LISTEN" "HOLDFAST_CONSOLE_SECRET_FILE" "HOLDFAST_CONSOLE_HOSTS" "HOLDFAST_CONSOLE_HTTPS" "HOLDFAST_CONSOLE_OIDC_ISSUER" "HOLDFAST_CONSOLE_OIDC_CLIENT_ID" "HOLDFAST_CONSOLE_OIDC_SECRET_FILE" "HOLDFAST_PAYLOAD_KEYS_FILE")) (hasSuffix "_ADDRESS" $name) -}}
 {{- fail (printf "%s.env names %s, which the chart sets itself." $of $name) -}}
 {{- end -}}
 {{- if or (hasPrefix "HOLDFAST_SECRET_" $name) (hasPrefix "PGPASS" $name) (has $name (list "HOLDFAST_CAPABILITY_KEY" "HOLDFAST_TOKEN" "HOLDFAST_CONSOLE_SECRET" "HOLDFAST_CONSOLE_OIDC_SECRET")) -}}

@@ -205,7 +205,8 @@ def next_step(standing: Standing) -> Step:
     if why is not None and pending:
         return Pause(why)
     if not pending and not running:
-        return Finish(B.COMPLETED if standing.skip_staging else B.IN_REVIEW)
+        # Without an item there is nothing to review, and nobody who would.
+        return Finish(B.COMPLETED if standing.skip_staging or not standing.ended else B.IN_REVIEW)
     room = (1 if standing.in_order else standing.max_parallelism) - running
     admitted = min(room, pending, CHUNK)
     return Admit(admitted) if admitted > 0 else Rest()

@@ -1,4 +1,4 @@
-"""Secrets of sources are in the edge's environment or in mounted files, never among the declarations.
+"""Secrets that an operator's declarations name are in the environment or in mounted files, never among them.
 
 The secret `github` is `HOLDFAST_SECRET_GITHUB`, or the file `github`. Several, a line each, are all taken: so
 a sender's secret is changed without a gap.
