@@ -139,6 +139,32 @@ async def test_a_broker_killed_and_started_again_loses_and_doubles_nothing(
     assert sorted(await numbers(door)) == list(range(300))
 
 
+async def test_a_broker_that_does_not_answer_is_sought_again_and_read_once_it_does(
+    door: Invoker,
+    orders: Topic,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("holdfast.edge.kafka_group._DEAF_S", 2.0)
+    said: list[str] = []
+
+    def is_missed() -> bool:
+        said.append(capsys.readouterr().err)
+        return "Kafka does not answer." in "".join(said)
+
+    async with reading(door, orders):
+        await orders.write(*bodies(0, 1), partition=0)
+        await runs(door, 1)
+        orders.server.stop(still=True)
+        try:
+            await until(is_missed, deadline=60)
+        finally:
+            orders.server.stop(still=False)
+        await orders.write(*bodies(1, 1), partition=0)
+        await runs(door, 2)
+    assert await numbers(door) == [0, 1]
+
+
 async def test_an_edge_killed_while_it_reads_loses_and_doubles_nothing(
     door: Invoker, orders: Topic, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -94,6 +95,11 @@ class KafkaServer:
         if process is not None:
             process.kill()
             process.wait()
+
+    def stop(self, *, still: bool) -> None:
+        """Let it stand still (SIGSTOP), or go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP if still else signal.SIGCONT)
 
     async def make(self, partitions: int, name: str = "") -> "Topic":
         """Make a topic."""

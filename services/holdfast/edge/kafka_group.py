@@ -10,7 +10,8 @@ longer has (messages removed, a topic made anew) is left for the partition's beg
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
@@ -21,6 +22,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
+from holdfast.edge.kafka_log import say_seldom
 from holdfast.edge.kafka_login import login_of
 from holdfast.edge.secret import Secrets
 from holdfast.edge.source import KafkaSource
@@ -39,6 +41,7 @@ _REBALANCE_S: Final = 60.0
 _METADATA_AGE_S: Final = 30.0
 """How soon partitions that are added are seen."""
 _PAUSE_S: Final = 1.0
+_SILENT: Final = "Kafka does not answer."
 
 
 class GroupBrokenError(Exception):
@@ -81,7 +84,10 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc] # the library has 
                 )
                 await self._begin(partition, anew=True)
             return []
-        await self._listen()
+        if found:
+            self._heard = time.monotonic()  # what was fetched together may take long to be handled
+        else:
+            await self._listen()
         return [record for records in found.values() for record in records]
 
     def again(self, partition: TopicPartition, offset: int, after: float) -> None:
@@ -92,11 +98,14 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc] # the library has 
             self._resumed[partition] = time.monotonic() + after
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit what is to be read next. What is no longer ours stays as it is. Raises errors of Kafka."""
+        """Commit what is to be read next. What is no longer ours stays as it is.
+
+        Raises errors of Kafka and `GroupBrokenError`.
+        """
         if not offsets:
             return
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with _answered():
                 await self._consumer.commit(dict(offsets))
         except (CommitFailedError, IllegalStateError):
             # Another member has these partitions: it reads the messages again, and finds their runs.
@@ -135,13 +144,14 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc] # the library has 
             del self._resumed[partition]
             if partition in self._consumer.assignment():
                 self._consumer.resume(partition)
+                self._heard = now
         return min([_WAIT_S, *(at - now for at in self._resumed.values())])
 
     async def _begin(self, partition: TopicPartition, *, anew: bool = False) -> None:
         """Read a partition from where it begins for us, and remember that."""
         if partition not in self._consumer.assignment():
             return
-        async with asyncio.timeout(_ANSWER_S):
+        async with _answered():
             offset = None if anew else await self._consumer.committed(partition)
             if offset is None:
                 first = anew or self._source.deliver == "all"
@@ -160,14 +170,15 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc] # the library has 
         if time.monotonic() - self._heard < _DEAF_S:
             return
         if reading:
-            raise GroupBrokenError("Kafka does not answer.")
-        async with asyncio.timeout(_ANSWER_S):
+            raise GroupBrokenError(_SILENT)
+        async with _answered():
             await _find(self._source.topic, self._consumer)
         self._heard = time.monotonic()
 
 
 async def open_group(source: KafkaSource, secrets: Secrets) -> Group:
     """Join the group. Raises errors of Kafka, `GroupBrokenError` and `SecretMissingError`."""
+    say_seldom()
     consumer = AIOKafkaConsumer(
         bootstrap_servers=list(source.servers),
         client_id=f"holdfast-edge-{source.of.name}",
@@ -185,7 +196,7 @@ async def open_group(source: KafkaSource, secrets: Secrets) -> Group:
     )
     group = Group(source, consumer)
     try:
-        async with asyncio.timeout(_ANSWER_S):
+        async with _answered():
             await consumer.start()
             await _find(source.topic, consumer)
         consumer.subscribe([source.topic], listener=group)
@@ -199,3 +210,13 @@ async def _find(topic: str, consumer: AIOKafkaConsumer) -> None:
     """Look whether the topic is there for us; asking for it by its name might make it."""
     if topic not in await consumer.topics():
         raise GroupBrokenError(f"Kafka shows no topic {topic!r}.")
+
+
+@asynccontextmanager
+async def _answered() -> AsyncIterator[None]:
+    """Bound how long Kafka may take, which tries for any time by itself. Raises `GroupBrokenError`."""
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            yield
+    except TimeoutError as error:
+        raise GroupBrokenError(_SILENT) from error

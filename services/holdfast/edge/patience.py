@@ -35,7 +35,9 @@ class Patience:
         """Try again a little later, each time; say once what is waited for."""
         self.rest(0.2 * 2.0**self._failures)
         self._failures = min(self._failures + 1, 10)
-        if (told := f"{type(error).__name__}: {error}") != self._told:
+        told, kind = str(error), type(error).__name__
+        told = told if told.startswith(kind) else f"{kind}: {told}"
+        if told != self._told:
             self._told = told
             self._log.warning("cannot read", source=self._source, error_text=told)
 
