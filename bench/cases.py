@@ -15,6 +15,7 @@ ROUNDS = 3
 RUNS = 2000
 SINGLE_RUNS = 200
 ITEMS = 10_000
+CHURN = 200_000
 
 Question = tuple[str, ...]
 Score = Callable[[Answer], float]
@@ -37,7 +38,12 @@ class Session:
     _answers: dict[tuple[str, ...], Mapping[str, list[Answer] | Unavailable]] = field(default_factory=dict)
 
     async def ask_all(
-        self, key: tuple[str, ...], ways: Callable[[Contender], list[Question]], score: Score
+        self,
+        key: tuple[str, ...],
+        ways: Callable[[Contender], list[Question]],
+        score: Score,
+        *,
+        rounds: int = ROUNDS,
     ) -> Mapping[str, list[Answer] | Unavailable]:
         """Ask every contender in rounds, once per key: cases that share a measurement share its answers.
 
@@ -47,7 +53,7 @@ class Session:
             best: dict[str, list[Answer] | Unavailable] = {}
             for contender in self.contenders:
                 best[contender.name] = await self._first_round(contender, ways(contender), score)
-            for _ in range(1, ROUNDS):
+            for _ in range(1, rounds):
                 for contender in self.contenders:
                     await self._repeat(contender, best)
             self._answers[key] = best
@@ -57,10 +63,14 @@ class Session:
         """Ask every contender one question in every round, with nothing to choose from."""
         return await self.ask_all(question, lambda _: [question], lambda _: 0.0)
 
-    async def ask_ours(self, *question: str) -> Mapping[str, list[Answer] | Unavailable]:
+    async def ask_ours(
+        self, *question: str, rounds: int = ROUNDS
+    ) -> Mapping[str, list[Answer] | Unavailable]:
         """Ask us alone, once a round, what no peer has."""
         ways: dict[str, list[Question]] = {OURS.name: [question]}
-        return await self.ask_all(question, lambda contender: ways.get(contender.name, []), lambda _: 0.0)
+        return await self.ask_all(
+            question, lambda contender: ways.get(contender.name, []), lambda _: 0.0, rounds=rounds
+        )
 
     async def _first_round(
         self, contender: Contender, ways: list[Question], score: Score
@@ -174,15 +184,18 @@ def waiting(share: float, *question: str) -> Callable[[Session], Awaitable[dict[
     return measure
 
 
-def alone(fact: str, *question: str) -> Callable[[Session], Awaitable[dict[str, Result]]]:
+def alone(
+    fact: str, *question: str, rounds: int = ROUNDS
+) -> Callable[[Session], Awaitable[dict[str, Result]]]:
     """Measure what is one number of one answer; ours alone."""
 
     async def measure(session: Session) -> dict[str, Result]:
-        return results(await session.ask_ours(*question), lambda answer: answer[fact])
+        return results(await session.ask_ours(*question, rounds=rounds), lambda answer: answer[fact])
 
     return measure
 
 
+_CHURN = ("--churn", "--runs", str(CHURN))
 _FIRST_EVENT = ("--first-event", "--runs", str(SINGLE_RUNS))
 
 CASES = (
@@ -194,6 +207,8 @@ CASES = (
     Case("w1_cpu_ms_per_run", "ms", throughput("w1", "cpu_ms_per_run")),
     Case("recovery_s", "s", single("--recovery", "recovery_s")),
     Case("claim_depth_ratio_1e6_1e3", "ratio", single("--claim-depth", "claim_depth_ratio")),
+    Case("churn", "ratio", alone("claim_ratio", *_CHURN, rounds=1)),
+    Case("churn_pages", "ratio", alone("pages_ratio", *_CHURN, rounds=1)),
     Case("w4_first_event_p50_ms", "ms", waiting(0.50, *_FIRST_EVENT)),
     Case("w4_first_event_p99_ms", "ms", waiting(0.99, *_FIRST_EVENT)),
     Case("token_relay_p50_ms", "ms", waiting(0.50, "--token-relay", "--runs", str(SINGLE_RUNS))),

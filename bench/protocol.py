@@ -14,6 +14,7 @@ _MEASURES = (
     "latency",
     "recovery",
     "claim_depth",
+    "churn",
     "first_event",
     "token_relay",
     "streams",
@@ -58,6 +59,7 @@ def read_question(arguments: list[str] | None = None) -> Question:
     what.add_argument("--latency", action="store_true", help="single runs, one after another")
     what.add_argument("--recovery", action="store_true", help="kill the runner in the middle of a run")
     what.add_argument("--claim-depth", action="store_true", help="claim cost at 1e6 queued against 1e3")
+    what.add_argument("--churn", action="store_true", help="claim cost before and after much came and went")
     what.add_argument(
         "--first-event", action="store_true", help="from a conversation's start to its first event"
     )

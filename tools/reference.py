@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from google.protobuf import descriptor_pb2
 
+from holdfast.v1 import sealing_pb2
+
 ROOT: Final = Path(__file__).parents[1]
 DESCRIPTORS: Final = ROOT / "gen/holdfast.binpb"
 PAGES: Final = ROOT / "docs/reference"
@@ -25,6 +27,7 @@ Field = descriptor_pb2.FieldDescriptorProto
 
 _MESSAGE, _ENUM, _SERVICE = 4, 5, 6
 _FIELD, _VALUE, _METHOD, _ONEOF = 2, 2, 2, 8
+_EXTENSION = 7
 _SCALARS: Final = {
     number: name.removeprefix("TYPE_").lower()
     for name, number in descriptor_pb2.FieldDescriptorProto.Type.items()
@@ -32,6 +35,7 @@ _SCALARS: Final = {
 _LEAD: Final = """\
 Written by `make gen` from the comments in [`protos/holdfast/v1`](../../protos/holdfast/v1), to change there.
 """
+_SEALABLE: Final = " [Sealable](sealing.md)."
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def _page(contract: Contract, file: File) -> Iterator[str]:
             told = "stream " * method.server_streaming + contract.link(method.output_type)
             yield f"### {method.name}\n\n({asked}) → {told}\n"
             yield f"{_prose(contract, comments[_SERVICE, at, _METHOD, number])}\n"
+    for at, option in enumerate(file.extension):
+        yield f"## The option {option.name} of fields\n\n{_prose(contract, comments[_EXTENSION, at])}\n"
     for at, message in enumerate(file.message_type):
         yield from _message(contract, message, at, comments)
     for at, enum in enumerate(file.enum_type):
@@ -141,9 +147,13 @@ def _message(
         told = contract.linked(_cell(comments[_MESSAGE, at, _FIELD, number]))
         yield (
             f"| `{field.name}` = {field.number} | {_type(contract, field)} | "
-            f"{f'({among}) ' if among else ''}{told} |"
+            f"{f'({among}) ' if among else ''}{told}{_SEALABLE * _is_sealable(field)} |"
         )
     yield ""
+
+
+def _is_sealable(field: Field) -> bool:
+    return bool(field.options.Extensions[sealing_pb2.sealable])
 
 
 def _type(contract: Contract, field: Field) -> str:

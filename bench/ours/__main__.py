@@ -14,6 +14,7 @@ import grpc
 
 from bench.measure import Meter
 from bench.ours import batch_applying, batches, console, resting, streaming, worker
+from bench.ours.churn import churn
 from bench.ours.claim_depth import claim_depth_ratio
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
@@ -132,11 +133,17 @@ async def claim_depth(_question: Question) -> None:
         answer(**await claim_depth_ratio(url))
 
 
+async def soak(question: Question) -> None:
+    """Answer with what claims cost and tables weigh after runs that have come and gone."""
+    answer(**await churn(question.runs))
+
+
 MEASURES: Mapping[str, Callable[[Question], Coroutine[Any, Any, None]]] = {
     "throughput": throughput,
     "latency": latency,
     "recovery": recovery,
     "claim-depth": claim_depth,
+    "churn": soak,
     "first-event": streaming.first_event,
     "token-relay": streaming.token_relay,
     "streams": streaming.streams,

@@ -1,6 +1,7 @@
 """What the Worker shape is judged by: a light tenant beside a noisy one, effects, events, cost at rest."""
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -64,30 +65,49 @@ async def light(question: Question) -> None:
     async with standing() as (suite, noisy, _):
         warm = await noisy.invoke("w2", {"number": 1})
         await warm.result(patience=PATIENCE)
-        noise = [{"intent": "w2", "payload": {"number": n}, "idempotency_key": f"n{n}"} for n in range(NOISE)]
-        publishing = asyncio.create_task(noisy.publish(noise))
-        taken = []
+        noise = asyncio.create_task(_noise(noisy))
+        taken, waiting = [], []
         async with Client(suite.invoker_addresses[0], tenant="light") as client:
-            queued = await _queued(noisy, "default")
             for _ in range(question.runs):
+                waiting.append(await _queued(noisy, noise))
                 run = await client.get_run((await client.invoke("w2", {"number": 1})).run_id)
                 while run.start_time is None:
                     await asyncio.sleep(0.002)
                     run = await client.get_run(run.run_id)
                 assert run.create_time is not None
                 taken.append(round(1000 * (run.start_time - run.create_time).total_seconds(), 3))
-            left = (await noisy.tenants.statistics("default")).queue.queued
-        publishing.cancel()
-        await asyncio.gather(publishing, return_exceptions=True)
-        answer(latencies_ms=taken, noisy_queued_first=queued, noisy_queued_last=left)
+            waiting.append(await _waiting(noisy))
+        noise.cancel()
+        await asyncio.gather(noise, return_exceptions=True)
+        if not waiting[-1]:
+            raise RuntimeError("the noise was over before what it is to disturb")
+        answer(latencies_ms=taken, noisy_queued_least=min(waiting), noisy_queued_last=waiting[-1])
 
 
-async def _queued(client: Client, tenant: str) -> int:
-    """Wait until the noisy tenant has runs that wait, and return how many."""
+async def _noise(client: Client) -> None:
+    """Publish the noisy tenant's runs until cancelled, as fast as they are taken in; up to `NOISE` wait."""
+    for at in itertools.count():
+        keys = [f"noise/{at}/{n}" for n in range(BATCH)]
+        group = [{"intent": "w2", "payload": {"number": 1}, "idempotency_key": key} for key in keys]
+        refused = [one.refusal for one in await client.publish(group) if one.refusal is not None]
+        if refused:
+            raise RuntimeError(f"noise was refused: {refused[0]}")
+        while await _waiting(client) >= NOISE:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def _queued(client: Client, noise: asyncio.Task[None]) -> int:
+    """Wait until thousands of the noisy tenant's runs wait, and return how many; the noise goes on."""
     async with asyncio.timeout(PATIENCE):
-        while (queued := (await client.tenants.statistics(tenant)).queue.queued) < NOISE // 10:  # noqa: ASYNC110
+        while (queued := await _waiting(client)) < NOISE // 10:
+            if noise.done():
+                await noise
             await asyncio.sleep(0.05)
     return queued
+
+
+async def _waiting(client: Client) -> int:
+    return (await client.tenants.statistics("default")).queue.queued
 
 
 async def effects(_question: Question) -> None:

@@ -186,6 +186,14 @@ async def test_outputs_that_do_not_fit_together_are_left_to_chunks_of_their_own(
     assert journal.commits[0].ByteSize() < 3 * 1024 * 1024
 
 
+async def test_one_that_returns_too_much_takes_the_place_of_none_of_the_others() -> None:
+    journal = Journal()
+    sizes = (900_000, 400_000, 300_000, 200_000)
+    await chunk(journal, *({"do": "much", "n": size} for size in sizes)).run()
+    assert [item["status"] for item in journal.said] == [0, 5, 5, 5]
+    assert [item.get("alone", False) for item in journal.said] == [True, False, False, False]
+
+
 async def test_what_an_agent_may_run_at_once_bounds_its_items_too() -> None:
     most = 0
 

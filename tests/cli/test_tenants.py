@@ -33,13 +33,16 @@ async def test_limits_are_set_and_shown_as_stored(door: Invoker, tmp_path: Path)
     assert (tenant["rate"], tenant["burst"], tenant["max_queued"]) == (2.0, 2, 1_000_000)
     assert (tenant["default_budget"]["max_steps"], tenant["default_budget"]["deadline_ms"]) == (500, 120_000)
     changed = await tenants(
-        door, tmp_path, "set", "acme", "--burst", "7", "--weight", "0", "--alert-destination", "pager"
-    )
+        door, tmp_path, "set", "acme", "--burst", "7", "--weight", "0", "--alert-destination", "pager",
+        "--retention", "90d", "--retention", "batch=90s", "--retention", "worker=0",
+    )  # fmt: skip
     assert changed.code == 0, changed.err
     assert "2/s, 7 at once" in changed.out
     assert "pager" in changed.out
+    assert "service 90 d, workflow 90 d, batch 90 s\n" in changed.out
     read = await tenants(door, tmp_path, "get", "acme", "-o", "json")
     assert (read.json[0]["weight"], read.json[0]["burst"], read.json[0]["max_in_flight"]) == (1, 7, 50)
+    assert read.json[0]["retention"] == {"service": 7776000.0, "workflow": 7776000.0, "batch": 90.0}
 
 
 async def test_tenants_are_listed_and_shown_with_their_queues(door: Invoker, tmp_path: Path) -> None:
@@ -71,6 +74,13 @@ async def test_tenants_are_listed_and_shown_with_their_queues(door: Invoker, tmp
         (("set", "acme", "--rate", "nan"), 2, "is not a rate"),
         (("set", "acme", "--weight", "5000"), 3, "tenant.weight: must be from 1 to 1000, or 0 for 1"),
         (("set", "acme", "--max-queued", "99999999999999999999"), 2, "Error:"),
+        (("set", "acme", "--retention", "lorry=7d"), 2, "'lorry' is none of the shapes"),
+        (("set", "acme", "--retention", "batch=soon"), 2, "is not a duration"),
+        (
+            ("set", "acme", "--retention", "batch=500ms"),
+            3,
+            "tenant.retention.batch: must be from 1 s to 36,500",
+        ),
         (("get", "nobody"), 3, "TENANT_NOT_FOUND"),
     ],
 )

@@ -21,6 +21,7 @@ from holdfast.kit import errors as faults
 from holdfast.v1 import invoker_service_pb2 as pb
 from holdfast.v1 import run_pb2, session_pb2
 from tests.client.contract_server import RUN_ID, ContractServer, invoked, run
+from tests.kit.until import until
 
 
 async def test_an_invocation_carries_the_envelope_the_tenant_and_a_key(
@@ -43,6 +44,29 @@ async def test_an_invocation_carries_the_envelope_the_tenant_and_a_key(
     assert request.idempotency_key
     assert request.wait.ToMilliseconds() == 1500
     assert server.invoker.tenants == ["acme"]
+
+
+async def test_another_token_is_shown_from_the_next_call_on(server: ContractServer) -> None:
+    shown: list[str] = []
+    may_answer = asyncio.Event()
+
+    async def answer(_: Any, context: Any) -> Any:
+        shown.append(dict(context.invocation_metadata())["authorization"])
+        if len(shown) == 1:
+            await may_answer.wait()
+        return invoked()
+
+    server.invoker.script["Invoke"] = answer
+    async with Client(server.address, token="one") as client:
+        first = asyncio.create_task(client.invoke("greet"))
+        await until(lambda: len(shown) == 1)
+        client.show_token("two")
+        await client.invoke("greet")
+        may_answer.set()
+        await first
+        with pytest.raises(ValueError, match="malformed"):
+            client.show_token("two words")
+    assert shown == ["Bearer one", "Bearer two"]
 
 
 async def test_a_call_is_repeated_with_the_same_key_until_the_ledger_is_back(

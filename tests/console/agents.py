@@ -45,7 +45,7 @@ async def listen(run: Run, _payload: dict[str, Any]) -> list[Any]:
 async def ask(run: Run, payload: dict[str, Any]) -> Any:
     decision = await run.approval(
         "review",
-        payload={"evidence": EVIL, "cents": 100},
+        payload={"evidence": EVIL * int(payload.get("times", 1)), "cents": 100},
         approvers=["group:reviewers"],
         title=f"Pay {payload.get('name', '')} {EVIL}",
         timeout=timedelta(hours=2),

@@ -22,12 +22,16 @@ CLIENT_ID, CLIENT_SECRET = "console", "pst"
 
 
 class Provider:
-    """Signs everybody in as ada; `claims` change her ID token, `fails` is what it says instead of a code."""
+    """Signs everybody in as ada; `claims` change her ID token, `fails` is what it says instead of a code.
+
+    `described` changes its configuration.
+    """
 
     def __init__(self, key: Key, url: str) -> None:
         self.url = url
         self.claims: dict[str, Any] = {}
         self.fails = ""
+        self.described: dict[str, Any] = {}
         self.asked: dict[str, Any] = {}
         self._key = key
         self._codes: dict[str, dict[str, str]] = {}
@@ -44,7 +48,8 @@ class Provider:
 
     async def _describe(self, _request: Request) -> Response:
         endpoints = {f"{name}_endpoint": f"{self.url}/{path}" for name, path in _PATHS.items()}
-        return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/keys", **endpoints})
+        own = {"issuer": self.url, "jwks_uri": f"{self.url}/keys", **endpoints}
+        return JSONResponse({**own, **self.described})
 
     async def _authorize(self, request: Request) -> Response:
         asked = self.asked = dict(request.query_params)

@@ -34,6 +34,8 @@ class ReviewedBatches(batch_service_pb2_grpc.BatchServiceServicer):
         self.served = True
         self.asked: list[Any] = []
         self.judged: dict[int, Any] = {}
+        self.elsewhere: set[int] = set()
+        """Items that are staged and not drawn."""
         self.items = [self._item(index) for index in range(4)]
 
     def _item(self, index: int) -> Any:
@@ -70,13 +72,18 @@ class ReviewedBatches(batch_service_pb2_grpc.BatchServiceServicer):
 
     async def SampleBatch(self, request: Any, _context: Any) -> Any:  # noqa: N802
         self._keep(request)
-        staged = [each for each in self.items if each.index not in self.judged]
+        left_out = self.judged.keys() | self.elsewhere
+        staged = [each for each in self.items if each.index not in left_out]
         if not request.strata.by_label:
             strata = [values_of(staged)]
         else:
             labels = dict.fromkeys(each.label for each in staged)
             strata = [values_of([each for each in staged if each.label == label], label) for label in labels]
         return pb.SampleBatchResponse(strata=strata)
+
+    async def ListBatchItems(self, request: Any, _context: Any) -> Any:  # noqa: N802
+        keys = set(request.filter.keys)
+        return pb.ListBatchItemsResponse(items=[each for each in self.items if each.input.key in keys])
 
     async def ReviewItems(self, request: Any, _context: Any) -> Any:  # noqa: N802
         self._keep(request)
@@ -107,22 +114,27 @@ class _Destinations(outbox_service_pb2_grpc.OutboxServiceServicer):
 @asynccontextmanager
 async def console_over(batches: ReviewedBatches) -> AsyncIterator[str]:
     """Serve the console in this process, over these batches alone; yields its URL."""
-    server = Server(
-        [
-            Registration(
-                batch_service_pb2_grpc.add_BatchServiceServicer_to_server, batches, "holdfast.v1.BatchService"
-            ),
-            Registration(
-                outbox_service_pb2_grpc.add_OutboxServiceServicer_to_server,
-                _Destinations(),  # type: ignore[abstract]  # the other methods are UNIMPLEMENTED
-                "holdfast.v1.OutboxService",
-            ),
-        ],
-        "127.0.0.1:0",
-    )
+    registrations = [
+        Registration(
+            batch_service_pb2_grpc.add_BatchServiceServicer_to_server, batches, "holdfast.v1.BatchService"
+        ),
+        Registration(
+            outbox_service_pb2_grpc.add_OutboxServiceServicer_to_server,
+            _Destinations(),  # type: ignore[abstract]  # the other methods are UNIMPLEMENTED
+            "holdfast.v1.OutboxService",
+        ),
+    ]
+    async with console_before(registrations) as url:
+        yield url
+
+
+@asynccontextmanager
+async def console_before(registrations: list[Registration], **told: Any) -> AsyncIterator[str]:
+    """Serve the console in this process, before these services; `told` are its settings. Yields its URL."""
+    server = Server(registrations, "127.0.0.1:0")
     await server.start()
     stopping = asyncio.Event()
-    settings = ConsoleSettings(invoker_address=server.address, dispatcher_address=server.address)
+    settings = ConsoleSettings(invoker_address=server.address, dispatcher_address=server.address, **told)
     config = uvicorn.Config(application(settings, stopping), log_config=None, access_log=False)
     web = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

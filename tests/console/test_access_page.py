@@ -4,11 +4,14 @@ import re
 from typing import Any
 
 import asyncpg
+import httpx
 
 from holdfast.client import RefusedEvent
+from tests.console.admitting import Admitting, console_for
 from tests.console.agents import EVIL
 from tests.console.conftest import Desk
 from tests.console.test_page import harmless
+from tests.console.test_sign_in import Visitor
 from tests.kit.until import until
 
 
@@ -36,6 +39,19 @@ async def test_a_token_is_made_shown_once_and_revoked(desk: Desk) -> None:
     await desk.post("/tokens/00000000-0000-4000-8000-000000000000/revoke")
     assert 'class="flash bad"' in await desk.page("/tokens")
     assert secret[1] not in desk.suite.log("console")
+
+
+async def test_the_secret_of_a_token_is_shown_though_the_others_cannot_be() -> None:
+    access = Admitting()  # type: ignore[abstract]  # the other methods are UNIMPLEMENTED
+    access.lists = False
+    async with console_for(access) as url, httpx.AsyncClient(base_url=url, timeout=30) as http:
+        visitor = Visitor(http, url)
+        await visitor.post("/sign-in", tenant="default", user="uma")
+        assert (await http.get("/tokens")).status_code == 403
+        made = await visitor.post("/tokens", name="ci", role_read="on", days="7")
+        assert (made.status_code, access.secret in made.text) == (200, True)
+        assert "cannot be shown now" in made.text
+        assert "No token yet" not in made.text
 
 
 async def test_the_audit_shows_each_call_once_with_how_it_ended(desk: Desk) -> None:

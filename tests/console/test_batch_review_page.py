@@ -1,5 +1,6 @@
 """Staged outputs are looked at beside what is there, judged together, and applied; nothing of it by half."""
 
+import html
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import pytest
 
 from holdfast.client import BatchItem, BatchItemStatus
 from holdfast.console.batch_review_page import compared
+from tests.console.agents import EVIL
 from tests.console.browser import EXECUTABLE, WHY_NOT, Browser, browser
 from tests.console.reviewing import BATCH_ID, ReviewedBatches, console_over, values
 from tests.console.test_browser import said
@@ -54,12 +56,13 @@ async def test_a_sample_is_judged_edited_and_stored_together(reviewer: Reviewer)
     assert page.count('class="changed"') == 4
     asked = reviewer.batches.asked[-1]
     assert (asked.size, asked.seed, asked.unjudged_only, asked.strata.by_label) == (20, 7, True, True)
-    await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-0": "reject", "verdict-1": "accept"})
-    assert "without a reason" in await reviewer.page()
-    await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-1": "accept", "output-1": "{"})
-    assert "is not JSON" in await reviewer.page()
-    await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-1": "", "reason-1": "x"})
-    assert "Nothing was judged" in await reviewer.page()
+    for wrong, word in (
+        ({"verdict-0": "reject", "verdict-1": "accept"}, "without a reason"),
+        ({"verdict-1": "accept", "output-1": "{"}, "is not JSON"),
+        ({"verdict-1": "", "reason-1": "x"}, "Nothing was judged"),
+    ):
+        refused = await reviewer.post(f"/batches/{BATCH_ID}/judge", **wrong)
+        assert (refused.status_code, word in refused.text) == (400, True), wrong
     assert not reviewer.batches.judged
     verdicts = {"verdict-0": "reject", "reason-0": "wrong city", "verdict-1": "accept", "verdict-2": "accept"}
     verdicts |= {"output-2": '{"city": null}', "verdict-3": "", "rest": "accept"}
@@ -75,16 +78,55 @@ async def test_a_sample_is_judged_edited_and_stored_together(reviewer: Reviewer)
     assert page.count("data-sample") == 1
 
 
+async def test_a_mistake_leaves_what_was_typed_and_the_sample_it_was_typed_about(reviewer: Reviewer) -> None:
+    typed = {f"key-{index}": f"key {index} {EVIL}" for index in range(4)}
+    typed |= {"verdict-0": "reject", "verdict-1": "accept", "reason-1": f"so {EVIL}", "verdict-2": "accept"}
+    typed |= {"output-2": f'{{"city": "Ulm", "{EVIL[:8]}": 1}}', "rest": "reject", "rest_reason": "late"}
+    reviewer.batches.elsewhere = {2}  # others were staged meanwhile, and draw in its place
+    refused = await reviewer.post(f"/batches/{BATCH_ID}/judge?size=20&spread=label&seed=7", **typed)
+    page = html.unescape(refused.text)
+    assert harmless(refused.text)
+    assert (refused.status_code, "without a reason" in page) == (400, True)
+    assert re.findall(r'name="(verdict-\d)" value="(\w+)" data-\w+ checked', page) == [
+        ("verdict-2", "accept"),
+        ("verdict-0", "reject"),
+        ("verdict-1", "accept"),
+    ]
+    assert f'name="reason-1" value="{typed["reason-1"]}"' in page
+    assert re.search(
+        r'name="output-2"[^>]*(?<!disabled)>' + re.escape(typed["output-2"]) + "</textarea>", page
+    )
+    assert re.search(r'name="rest" value="reject" checked', page)
+    assert 'name="rest_reason" value="late"' in page
+    asked = next(each for each in reversed(reviewer.batches.asked) if "Sample" in type(each).__name__)
+    assert (asked.size, asked.seed, asked.strata.by_label) == (20, 7, True)
+    assert f"/batches/{BATCH_ID}/judge?size=20&spread=label&seed=7" in page
+    stored = await reviewer.post(
+        f"/batches/{BATCH_ID}/judge?size=20&spread=label&seed=7", **{**typed, "reason-0": "wrong city"}
+    )
+    assert stored.headers["location"] == f"{HERE}?size=20&spread=label&seed=7"
+    assert sorted(reviewer.batches.judged) == [0, 1, 2]
+
+
+async def test_an_output_that_is_shown_cut_is_not_offered_for_editing(reviewer: Reviewer) -> None:
+    reviewer.batches.items[1].output.struct_value.update({"text": "x" * 30_000})
+    page = await reviewer.page()
+    offered = {int(index) for index in re.findall(r'<textarea name="output-(\d+)"', page)}
+    assert offered == {0, 2, 3}
+    assert "x" * 30_000 in page  # to be read
+    assert page.count("too long to be edited here") == 1
+
+
 async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: Reviewer) -> None:
     assert '<option value="crm">' in await reviewer.page()
     path = f"/batches/{BATCH_ID}/apply"
-    await reviewer.post(path, destination="crm", intent="also", only="")
-    assert "not to both" in await reviewer.page()
-    await reviewer.post(path, destination="crm", rate="fast", only="")
-    assert "must be a number" in await reviewer.page()
+    assert "not to both" in (await reviewer.post(path, destination="crm", intent="also", only="")).text
+    assert "must be a number" in (await reviewer.post(path, destination="crm", rate="fast", only="")).text
     assert not [each for each in reviewer.batches.asked if "Apply" in type(each).__name__]
-    await reviewer.post(path, destination="crm", undo_destination="crm-undo", rate="2.5", only="count")
-    assert "2 would be applied; nothing has happened yet" in await reviewer.page()
+    told = {"destination": "crm", "undo_destination": "crm-undo", "rate": "2.5"}
+    counted = (await reviewer.post(path, **told, only="count")).text
+    assert "2 would be applied; nothing has happened yet" in counted
+    assert all(f'name="{name}" value="{value}"' in counted for name, value in told.items())
     request = next(each for each in reviewer.batches.asked if "Apply" in type(each).__name__)
     assert (request.dry_run, request.items_per_second) == (True, 2.5)
     assert request.target.effect.undo_destination == "crm-undo"
@@ -104,8 +146,8 @@ async def test_a_release_that_does_not_review_yet_says_so_in_a_sentence(reviewer
     reviewer.batches.served = False
     page = await reviewer.page()
     assert "Staged outputs cannot be looked at here yet." in page
-    await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-1": "accept"})
-    assert "This release does not do that yet, and nothing has happened." in await reviewer.page()
+    refused = await reviewer.post(f"/batches/{BATCH_ID}/judge", **{"verdict-1": "accept"})
+    assert "This release does not do that yet, and nothing has happened." in refused.text
 
 
 def test_an_output_is_compared_field_by_field_and_what_differs_comes_first() -> None:
@@ -144,6 +186,12 @@ async def test_a_person_reviews_with_the_keyboard(reviewer: Reviewer, chromium: 
     await chromium.run("document.activeElement.value = 'wrong'")
     await chromium.run("document.querySelector('#sample-2 details[data-edit]').open = true")
     await chromium.until("!document.querySelector('[name=output-2]').disabled")
+    await chromium.run("document.querySelector('[name=output-2]').value = '{'")
+    await chromium.run("document.querySelector('#sample-1 [data-reject]').checked = true")
+    await chromium.run("document.querySelector('.sticky .primary').click()")
+    await chromium.until(said("is not JSON"))
+    assert await chromium.run("document.querySelector('[name=reason-1]').value") == "wrong"
+    assert await chromium.run("document.querySelector('#sample-2 details[data-edit]').open")
     await chromium.run("document.querySelector('[name=output-2]').value = '{\"city\": \"Ulm\"}'")
     await chromium.run("document.querySelector('.sticky .primary').click()")
     await chromium.until(said("Of 3 judged one by one"))
@@ -151,4 +199,4 @@ async def test_a_person_reviews_with_the_keyboard(reviewer: Reviewer, chromium: 
     assert [judged[index].verdict for index in (0, 1, 2)] == [1, 2, 1]
     assert judged[2].edited_output.struct_value["city"] == "Ulm"
     assert await chromium.run("document.title") != "taken"
-    assert not [each for each in chromium.complaints if "50" not in each]
+    assert not [each for each in chromium.complaints if re.search("status of (400|50)", each) is None]

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -20,6 +20,7 @@ from holdfast.console.session import COOKIE, Session, Sessions, anonymous, say
 from holdfast.console.settings import ConsoleSettings
 from holdfast.kit.auth.rule import RULES
 from holdfast.kit.settings import SettingsError, load
+from tests.console.browser import Browser
 from tests.console.conftest import Desk
 
 SECRET = "s" * 32
@@ -67,6 +68,34 @@ async def test_nobody_sees_nothing_and_another_tenant_sees_its_own(desk: Desk) -
     assert (await desk.http.get("/runs")).headers["location"] == "/sign-in"
 
 
+async def test_what_another_site_leads_here_does_not_touch_the_session_of_the_browser() -> None:
+    transport = httpx.ASGITransport(application(ConsoleSettings(), asyncio.Event()))
+    led = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7480") as http:
+        for path in ("/", "/runs", "/runs/1?talk=1", "/sign-in", "/sign-in/provider/back?code=1"):
+            answer = await http.get(path, headers=led)
+            assert 'http-equiv="refresh" content="0"' in answer.text, path
+            assert "set-cookie" not in answer.headers
+        forged = await http.post("/sign-out", data={"csrf": ""}, headers={"origin": "http://evil.example"})
+        assert (forged.status_code, "set-cookie" in forged.headers) == (403, False)
+        assert "set-cookie" not in (await http.get("/runs")).headers
+        assert (
+            COOKIE
+            in (await http.get("/sign-in", headers={"sec-fetch-site": "same-origin"})).headers["set-cookie"]
+        )
+
+
+async def test_who_follows_a_link_of_another_site_stays_signed_in(desk: Desk, chromium: Browser) -> None:
+    elsewhere = desk.url.replace("127.0.0.1", "localhost")
+    for path in ("/approvals", "/sign-in", "/sign-in/provider/back"):
+        await chromium.open(elsewhere + "/sign-in")
+        await chromium.run(f"location.href = '{desk.url}{path}'")
+        await chromium.until(f"location.href === '{desk.url}{path}' && document.querySelector('.me')")
+    await chromium.open(desk.url + "/runs")
+    assert await chromium.run("location.pathname") == "/runs"
+    assert "uma" in await chromium.run("document.querySelector('.me').textContent")
+
+
 async def test_no_action_is_done_without_its_token_and_no_page_is_shown_to_nobody() -> None:
     app = application(ConsoleSettings(), asyncio.Event())
     transport, done = httpx.ASGITransport(app), 0
@@ -111,6 +140,22 @@ async def test_pages_allow_no_script_but_the_consoles_own(desk: Desk) -> None:
         assert "http://" not in answer.text.replace(desk.url, "")
     for part in desk.http.cookies.jar:
         assert (part.name, part.has_nonstandard_attr("HttpOnly")) == (COOKIE, True)
+
+
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [
+        ({}, "on its own machine only"),
+        ({"listen": "0.0.0.0:7480", "allow_insecure_bind": True}, "others can reach it"),
+        ({"auth": ("token",), "console_session_ttl": 7200.0}, "until you sign out or 2 h are over"),
+    ],
+)
+async def test_the_form_to_sign_in_says_who_is_believed_and_for_how_long(
+    told: dict[str, Any], word: str
+) -> None:
+    transport = httpx.ASGITransport(application(ConsoleSettings(**told), asyncio.Event()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7480") as http:
+        assert word in (await http.get("/sign-in")).text
 
 
 def test_a_forged_or_late_cookie_is_nobodys() -> None:

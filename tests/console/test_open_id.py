@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from holdfast.console.open_id import OpenId, ProviderError
 from holdfast.console.settings import ConsoleSettings
 from holdfast.kit.settings import SettingsError, load
 from tests.access.guarded import KEY, Guarded, guarding
@@ -94,6 +95,20 @@ async def test_an_answer_that_is_forged_late_or_of_another_is_refused(
     async with httpx.AsyncClient(base_url=http.base_url) as fresh:
         refused = await come_back(fresh, await fresh.get("/sign-in/provider"))
         assert "The provider has refused: access_denied" in refused.text
+
+
+@pytest.mark.parametrize("described", [{"issuer": "https://evil.test"}, {"more": "x" * 2**20}])
+async def test_a_configuration_that_is_anothers_or_has_no_end_is_not_used(
+    provider: Provider, described: dict[str, str]
+) -> None:
+    open_id = OpenId(
+        ConsoleSettings(auth=("jwt",), console_oidc_issuer=provider.url, console_oidc_client_id=CLIENT_ID)
+    )
+    provider.described = described
+    with pytest.raises(ProviderError, match="cannot be used"):
+        await open_id.begin("http://127.0.0.1/back")
+    provider.described = {}
+    assert (await open_id.begin("http://127.0.0.1/back"))[0].startswith(provider.url)
 
 
 async def test_a_browser_comes_back_signed_in_though_its_cookie_is_strict(

@@ -1,10 +1,22 @@
 """Each page shows what the suite holds, each action does what it says, and nothing shown runs as a script."""
 
 import asyncio
+import html
 import json
 import re
+import shlex
 
-from holdfast.client import ApprovalStatus, Destination, EffectStatus, RunStatus, Shape
+from holdfast.client import (
+    ApprovalStatus,
+    BatchInput,
+    BatchSpec,
+    Client,
+    Destination,
+    EffectStatus,
+    Invocation,
+    RunStatus,
+    Shape,
+)
 from tests.console.agents import EVIL
 from tests.console.conftest import Desk
 from tests.kit.until import until
@@ -137,8 +149,13 @@ async def test_approvals_are_seen_decided_and_edited_with_a_reason(desk: Desk) -
     await desk.post(f"/approvals/{one}/decide", verdict="approve", reason=f"good {EVIL}")
     await desk.post(f"/approvals/{two}/decide", verdict="deny", reason="too much")
     assert "Approve as edited" in inbox
-    wrong = await desk.post(f"/approvals/{three}/decide", verdict="edit", payload="{")
-    assert "not JSON" in wrong.text
+    wrong = await desk.post(
+        f"/approvals/{three}/decide", verdict="edit", payload='{"cents": 5', reason="less", revision="7"
+    )
+    assert (wrong.status_code, "not JSON" in wrong.text) == (400, True)
+    assert html.unescape(wrong.text).partition("</textarea>")[0].endswith('>{"cents": 5')
+    assert 'name="reason" value="less"' in wrong.text
+    assert 'name="revision" value="7"' in wrong.text  # what was typed is about the payload as it was seen
     assert (await desk.client.approvals().get(three)).status is ApprovalStatus.PENDING
     await desk.post(f"/approvals/{three}/decide", verdict="edit", payload='{"cents": 5}', revision="1")
     decided = [await desk.client.approvals().get(each) for each in (one, two, three)]
@@ -152,6 +169,27 @@ async def test_approvals_are_seen_decided_and_edited_with_a_reason(desk: Desk) -
     assert 'class="flash bad"' in await desk.page("/approvals")
     heard = await stream(desk, "/approvals/live?view=all", "event: inbox")
     assert "Nothing waits for anybody" in heard + await desk.page("/approvals")
+
+
+async def test_a_payload_that_is_shown_cut_is_not_offered_for_editing(desk: Desk) -> None:
+    await desk.client.invoke("ask", {"name": "long", "times": 400})
+    inbox = await desk.shows("/approvals", "Pay long")
+    assert "<textarea" not in inbox
+    assert "too long to be edited here" in inbox
+    assert "data-approve" in inbox
+
+
+async def test_a_command_line_to_copy_is_one_whatever_the_tenant_is_called(desk: Desk) -> None:
+    tenant = "two words; $(reboot) 'n"
+    await desk.post("/sign-in", tenant=tenant, user="uma")
+    pages = {path: await desk.page(path) for path in ("/runs", "/batches", "/outbox")}
+    async with Client(desk.suite.addresses["invoker"], tenant=tenant) as own:
+        batch = await own.batches.create(BatchSpec(Invocation("greet")), [BatchInput({})])
+    pages["/batches/…"] = await desk.page(f"/batches/{batch.batch_id}")
+    for path, page in pages.items():
+        lines = re.findall(r">(holdfast [^<]*--tenant[^<]*)<", page)
+        assert lines, path
+        assert all(tenant in shlex.split(html.unescape(line)) for line in lines), path
 
 
 async def test_dead_letters_are_sent_again_or_given_up_and_breakers_closed(desk: Desk) -> None:
@@ -183,6 +221,8 @@ async def test_a_tenants_limits_are_shown_and_changed(desk: Desk) -> None:
     refused = await desk.post("/tenants/default", max_in_flight="many")
     assert (refused.status_code, "must be a number" in refused.text) == (400, True)
     assert (await desk.post("/tenants/default", weight="-1")).status_code == 400
+    await desk.client.tenants.set("default", retention={"batch": 7 * 86_400, "service": 5400})
+    assert "kept: service 1 h 30 min, batch 7 d; others stay" in await desk.page("/tenants/default")
 
 
 async def test_a_conversation_is_started_from_the_page(desk: Desk) -> None:

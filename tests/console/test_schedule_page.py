@@ -1,5 +1,6 @@
 """Schedules are set up, read, changed, held, fired and deleted from pages, whatever their names hold."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
@@ -34,7 +35,12 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
         "payload": '{"name": "Ada"}',
         "labels": f"team={EVIL[:20]}",
     }
-    typed |= {"zone": "Europe/Berlin", "cron": "30 2 * * *", "jitter": "1m", "run_labels": "by=clock"}
+    typed |= {
+        "zone": "Europe/Berlin",
+        "cron": "30 2 * * *",
+        "jitter": "1m",
+        "run_labels": 'by=clock, "of=ann, bob"',
+    }
     for wrong, word in (
         ({"payload": "{"}, "not JSON"),
         ({"cron": "61 * * * *"}, "cron"),
@@ -54,7 +60,7 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     assert "Europe/Berlin" in page
     assert page.count("UTC</span>") == 8
     schedule = await desk.client.schedules.get(NAME)
-    assert (schedule.run.user, schedule.run.labels) == ("uma", {"by": "clock"})
+    assert (schedule.run.user, schedule.run.labels) == ("uma", {"by": "clock", "of": "ann, bob"})
     await desk.post("/schedules/do/pause", name=NAME, reason="<b>audit")
     assert "&lt;b&gt;audit" in await desk.page(of(NAME))
     assert NAME[:9] in await desk.page("/schedules?view=paused")
@@ -95,6 +101,26 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
     assert (await desk.http.get(of(NAME))).status_code == 404
 
 
+async def test_a_trigger_that_is_sent_twice_fires_once_and_that_of_a_later_page_again(
+    desk: Desk,
+) -> None:
+    await desk.client.schedules.create(Schedule(NAME, Timing(cron="0 2 * * *"), Invocation("greet")))
+
+    async def fires() -> int:
+        return len((await desk.client.schedules.get(NAME)).recent_fires)
+
+    async def once() -> str:
+        found = re.search(r'name="once" value="([^"]+)"', await desk.page(of(NAME)))
+        assert found is not None
+        return found[1]
+
+    for expected in (1, 2):
+        sent = {"name": NAME, "once": await once()}
+        await desk.post("/schedules/do/trigger", **sent)
+        await desk.post("/schedules/do/trigger", **sent)
+        assert await fires() == expected
+
+
 async def test_the_form_shows_the_next_times_while_somebody_types(desk: Desk, chromium: Browser) -> None:
     await chromium.open(desk.url + "/schedules/new")
     await chromium.until("document.querySelectorAll('#preview li').length === 5")
@@ -131,7 +157,9 @@ _TIMES = st.integers(946_684_800, 4_102_444_800).map(lambda each: datetime.fromt
 def test_a_schedule_that_is_opened_and_saved_is_the_same(
     timing: Timing, overlap: OverlapPolicy, catch_up: float | None
 ) -> None:
-    run = Invocation("i", {"a": [1, "é"]}, user="ann", priority=3, session_id="s", labels={"x": "y"})
+    run = Invocation(
+        "i", {"a": [1, "é"]}, user="ann", priority=3, session_id="s", labels={"x": "y", "z": '1, "2"'}
+    )
     schedule = Schedule("n", timing, run, overlap, catch_up, {"k": "v"})
     assert schedule_of(fields_of(schedule), schedule) == schedule
 
@@ -142,7 +170,14 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         seconds(text, "Every")
 
 
-def test_durations_read_as_they_are_written() -> None:
-    for value in (0.5, 1.0, 90.0, 900.0, 7200.0, 86_400.0, 5400.0):
-        assert seconds(duration(value), "x") == value
+@given(st.one_of(st.integers(0, 10**9), st.integers(0, 10**15).map(lambda us: us / 10**6)))
+def test_durations_read_as_they_are_written(value: float) -> None:
+    text = duration(float(value))
+    assert seconds(text, "x") == value
+    assert "e" not in text
+
+
+def test_durations_are_written_in_their_largest_unit() -> None:
+    values = (0.5, 1.0, 90.0, 900.0, 7200.0, 86_400.0, 5400.0, 1_000_001.0)
+    assert [duration(each) for each in values] == ["0.5s", "1s", "90s", "15m", "2h", "1d", "90m", "1000001s"]
     assert (seconds("2 h", "x"), seconds("15min", "x"), seconds("7", "x")) == (7200.0, 900.0, 7.0)

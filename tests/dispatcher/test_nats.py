@@ -1,18 +1,26 @@
 """Effects go to a real JetStream stream: once each, in order, and only where the operator lets them."""
 
+import asyncio
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from holdfast.dispatcher import nats_call
+from holdfast.dispatcher.address import AddressPolicy
 from holdfast.dispatcher.nats_call import url_of
 from holdfast.dispatcher.secret import SecretMissingError, Secrets
 from holdfast.kit.db import Database
-from holdfast.ledger.domain.delivery import DeliveryMode, EffectStatus
+from holdfast.kit.ids import new_id
+from holdfast.ledger.destination import Destination
+from holdfast.ledger.domain.delivery import Answer, DeliveryMode, EffectStatus
 from holdfast.ledger.outbox import StagedEffect
+from holdfast.ledger.outbox_claim import Delivery
 from tests.dispatcher.test_death import SHORT
 from tests.support.dispatching import QUICK, Dispatchers, all_ended, dispatcher_process, until
 from tests.support.nats_server import NatsServer, nats_server, needs_nats
@@ -208,6 +216,58 @@ async def test_who_does_not_show_credentials_publishes_nothing(
         await stage(db, effect)
         await dispatchers.start()
         assert await why(db, effect) == "UNREACHABLE"
+
+
+def delivery_to(server: NatsServer, tenant: str, key: str) -> Delivery:
+    url = url_of(f"127.0.0.1:{server.port}", "shop.a", plaintext=True)
+    return Delivery(
+        effect_id=new_id(),
+        epoch=1,
+        destination=Destination(tenant, "nats", url),
+        run_id=None,
+        step="",
+        idempotency_key=key,
+        ordering_key="",
+        traceparent="",
+        correlation_id="",
+        body=b"{}",
+        attempts=0,
+        spent=0,
+        probe=False,
+        starts_in_s=0.0,
+    )
+
+
+async def test_connections_beyond_those_kept_are_given_up_when_idle_and_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_call, "_MOST_CONNECTIONS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monitor = int(free.getsockname()[1])
+    async with nats_server(tmp_path, f'http: "127.0.0.1:{monitor}"\n') as server:
+        await make_stream(server)
+        calls = nats_call.NatsCalls(AddressPolicy(allow_private=True), Secrets({}))
+
+        async def open_ones() -> int:
+            async with httpx.AsyncClient() as http:
+                told = await http.get(f"http://127.0.0.1:{monitor}/connz")
+            return int(told.json()["num_connections"])
+
+        for turn in range(4):
+            sent = [
+                calls.send(delivery_to(server, f"tenant {n}", f"{turn}/{n}")) for n in range(8) for _ in "ab"
+            ]
+            results = await asyncio.gather(*sent)
+            assert {result.answer for result in results} == {Answer.ACCEPTED}
+        await calls.send(delivery_to(server, "tenant 0", "last"))
+        await until(lambda: _is(open_ones(), 2))
+        await calls.close()
+        await until(lambda: _is(open_ones(), 0))
+        assert len(await messages(server)) == 33
+
+
+async def _is(found: Any, wanted: int) -> bool:
+    return bool(await found == wanted)
 
 
 def test_a_signing_secret_is_nobodys_credentials() -> None:

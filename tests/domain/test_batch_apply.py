@@ -1,9 +1,11 @@
 """What is to be done next for a staged batch, and how a sample is spread, for all numbers there are."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
+from holdfast.ledger.domain.batch import BatchStatus, ItemStatus, is_over
 from holdfast.ledger.domain.batch_apply import (
     APPLY_CHUNK,
     Applied,
@@ -14,6 +16,7 @@ from holdfast.ledger.domain.batch_apply import (
     Wait,
     Work,
     allowance,
+    allowed_in,
     next_work,
 )
 from holdfast.ledger.domain.batch_sample import allot
@@ -71,3 +74,21 @@ def test_a_rate_saves_up_a_second_and_at_least_one_item(per_second: float, waite
     assert allowed is not None
     assert 0 <= allowed <= max(1.0, per_second) + 1
     assert allowed <= per_second * waited + 1e-3
+    assert allowance(per_second, waited + allowed_in(per_second, waited)) != 0
+
+
+def test_what_the_rate_holds_back_says_until_when() -> None:
+    counts = {ItemStatus.ACCEPTED: 3, ItemStatus.APPLYING: 1}
+    work = Work(BatchStatus.APPLYING, counts, allowed=0, allowed_in_s=0.25)
+    assert next_work(work) == Wait(seconds=0.25)
+    assert next_work(replace(work, window=1)) == Wait(), "there is no room either"
+
+
+def test_a_batch_is_over_when_it_has_ended_and_nothing_is_on_its_way() -> None:
+    there = {ItemStatus.APPLIED: 3, ItemStatus.SKIPPED: 1}
+    assert is_over(BatchStatus.CANCELLED, there, undoing=0)
+    assert not is_over(BatchStatus.CANCELLED, there, undoing=1)
+    assert not is_over(BatchStatus.IN_REVIEW, there, undoing=0)
+    for moving in (ItemStatus.PENDING, ItemStatus.RUNNING, ItemStatus.APPLYING):
+        assert not is_over(BatchStatus.CANCELLED, there | {moving: 1}, undoing=0)
+        assert is_over(BatchStatus.CANCELLED, there | {moving: 0}, undoing=0)

@@ -70,6 +70,14 @@ async def test_what_is_neither_form_is_refused(hooks: Edge) -> None:
     assert (await hooks.post("/ce", b"{}", **BINARY | {"ce_extra_name": "x"})).status_code == 400
 
 
+@pytest.mark.parametrize("attribute", ["ce_id", "ce_subject"])
+async def test_an_attribute_with_a_nul_is_refused(hooks: Edge, attribute: str) -> None:
+    answer = await hooks.post("/ce", b"{}", **BINARY | {attribute: "a%00b"})
+    told = (400, "The event has a NUL character in an attribute.")
+    assert (answer.status_code, answer.json()["error"]) == told
+    assert await hooks.runs() == []
+
+
 async def test_the_whole_event_or_its_data_is_the_payload_as_declared(door: Invoker) -> None:
     more = {"payload": "event", "labels": {"type": "event.type"}, "ordering_key": "event.subject"}
     declared = {"whole": DECLARED["ce"] | more, "data": DECLARED["ce"] | {"path": "/data"}}

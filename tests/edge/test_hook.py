@@ -1,12 +1,16 @@
 """A webhook is one run however often it comes, and what is not as it must be leaves no trace."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from holdfast.payload import AesSiv, Sealing
+from holdfast.v1.invoker_service_pb2 import InvokeRequest
 from tests.edge.conftest import DECLARED, Edge, edge
 from tests.invoker.stand import Invoker
 from tests.support.sending import github, standard, stripe
@@ -27,6 +31,22 @@ async def test_a_delivery_repeated_by_each_kind_of_sender_is_one_run(hooks: Edge
         told = [answer.json() for answer in answers]
         assert [(one["accepted"], one["duplicates"]) for one in told] == [(1 - attempt, attempt)] * 4
     assert await hooks.runs() == ["standard/msg_1", "gh/d-1", "stripe/evt_1", "open/k"]
+
+
+async def test_an_edge_with_the_keys_seals_what_it_hands_on_and_knows_it_again(
+    door: Invoker, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"one {base64.b64encode(b'k' * 32).decode()}\n")
+    async with edge(door, payload_keys_file=keys) as sealing:
+        for duplicates in range(2):
+            answer = await sealing.post("/open", b'{"word":"quicksilver"}', idempotency_key="k")
+            assert answer.json()["duplicates"] == duplicates
+        (envelope,) = await sealing.runs("envelope")
+        assert b"quicksilver" not in envelope
+        payload = InvokeRequest.FromString(envelope)
+        opened = Sealing(AesSiv.from_file(keys)).opened(payload).payload
+        assert dict(opened) == {"word": "quicksilver"}
 
 
 async def test_deliveries_of_one_event_at_once_are_one_run(hooks: Edge) -> None:
@@ -210,6 +230,31 @@ async def test_a_secret_comes_from_a_file_and_may_be_changed_without_a_gap(
         gone = await hooks.post("/gh", BODY, **github(BODY, "d-3", secret="old"))
         assert gone.status_code == 401
         assert len(await hooks.runs()) == 2
+
+
+async def test_a_token_that_changes_ends_no_call_under_way(
+    door: Invoker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit = door.parts.door.admit_all
+    arrived, may_go = asyncio.Event(), asyncio.Event()
+
+    async def first_waits(given: Any) -> Any:
+        if not arrived.is_set():
+            arrived.set()
+            await may_go.wait()
+        return await admit(given)
+
+    monkeypatch.setattr(door.parts.door, "admit_all", first_waits)
+    token = tmp_path / "acme"
+    token.write_text("hf_old")
+    async with edge(door, {"gh": DECLARED["gh"] | {"token": "acme"}}, folder=tmp_path) as hooks:
+        first = asyncio.create_task(hooks.post("/gh", BODY, **github(BODY, "d-1")))
+        await arrived.wait()
+        token.write_text("hf_new")
+        assert (await hooks.post("/gh", BODY, **github(BODY, "d-2"))).status_code == 202
+        may_go.set()
+        assert (await first).status_code == 202
+        assert await hooks.runs() == ["gh/d-2", "gh/d-1"]
 
 
 async def test_what_is_declared_of_an_event_is_in_the_run(door: Invoker) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from holdfast.edge.plain import parsed
 from holdfast.edge.secret import Secrets
 from holdfast.edge.settings import EdgeSettings
 from holdfast.edge.source import NatsSource
-from tests.invoker.stand import Invoker
+from holdfast.invoker.envelope import read_envelope
+from tests.invoker.stand import Invoker, poison
 from tests.kit.until import until
 from tests.support.nats_server import NatsServer, nats_server, needs_nats
 
@@ -43,6 +45,18 @@ async def publish(server: NatsServer, *bodies: bytes, subject: str = "orders.new
         js = client.jetstream()
         for body in bodies:
             await js.publish(subject, body, headers=headers or None)
+
+
+async def spoken(server: NatsServer, header: bytes, body: bytes) -> None:
+    """Publish a message with a header that the client would not send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    await reader.readline()
+    head = b"NATS/1.0\r\n" + header + b"\r\n\r\n"
+    sizes = f"{len(head)} {len(head) + len(body)}".encode()
+    writer.write(b'CONNECT {"headers": true, "verbose": false}\r\nHPUB orders.new ' + sizes + b"\r\n")
+    writer.write(head + body + b"\r\nPING\r\n")
+    assert await reader.readline() == b"PONG\r\n"
+    writer.close()
 
 
 def bodies(first: int, count: int) -> list[bytes]:
@@ -133,20 +147,25 @@ async def test_what_is_bad_is_set_aside_and_holds_nobody_up(door: Invoker, serve
     async with reading(door, server):
         await until(lambda: _is(count(door), 1), deadline=30)
         await done_with(server)
-    query = "SELECT source || ' ' || reason || ' ' || payload FROM run_inbox_refused ORDER BY seq"
+    query = "SELECT concat_ws(' ', source, reason, payload) FROM run_inbox_refused ORDER BY seq"
     rows = await column(door, query)
-    assert rows == [f"orders INVALID_FIELD {text}" for text in ("{bad", "(empty)", "[1]")]
+    assert rows == [f'orders INVALID_FIELD "{text}"' for text in ("{bad", "(empty)", "[1]")]
+
+
+async def test_a_message_too_large_for_a_call_is_set_aside_and_holds_nobody_up(
+    door: Invoker, server: NatsServer
+) -> None:
+    numbers_alone = b'{"n": [' + b"1," * 400_000 + b"1]}"  # each takes eleven bytes of a Struct
+    await publish(server, numbers_alone, *bodies(1, 1))
+    async with reading(door, server):
+        await until(lambda: _is(count(door), 1), deadline=30)
+        await done_with(server)
+    (row,) = await column(door, "SELECT reason || ' ' || field || ' ' || message FROM run_inbox_refused")
+    assert row == "INVALID_FIELD body An event's payload is at most 1,048,576 bytes long as it is sent."
 
 
 async def test_a_header_that_is_no_text_stops_nothing(door: Invoker, server: NatsServer) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    await reader.readline()
-    head, body = b"NATS/1.0\r\nX-Note: gr\xff\xc3\xbc\r\n\r\n", b'{"n": 1}'
-    sizes = f"{len(head)} {len(head) + len(body)}".encode()
-    writer.write(b'CONNECT {"headers": true, "verbose": false}\r\nHPUB orders.new ' + sizes + b"\r\n")
-    writer.write(head + body + b"\r\nPING\r\n")
-    assert await reader.readline() == b"PONG\r\n"
-    writer.close()
+    await spoken(server, b"X-Note: gr\xff\xc3\xbc", b'{"n": 1}')
     await publish(server, *bodies(2, 1))
     more = {"add": {"note": "header.x-note"}, "labels": {"note": "header.x-note"}}
     async with reading(door, server, **more):
@@ -154,6 +173,25 @@ async def test_a_header_that_is_no_text_stops_nothing(door: Invoker, server: Nat
         await done_with(server)
     (first, _) = await column(door, "SELECT run_id FROM run ORDER BY seq")
     assert (await door.run(str(first))).payload["note"] == "gr\ufffdü"
+
+
+async def test_a_nul_stops_nothing_wherever_it_is(door: Invoker, server: NatsServer) -> None:
+    await publish(server, b'{"a\\u0000b": 1}', b'{"a": "\\u0000"}')
+    await spoken(server, b"Nats-Msg-Id: m\x00-1", b'{"n": 1, "note": "in its id"}')
+    await spoken(server, b"X-Note: a\x00b", b'{"n": 2, "note": "in what is added"}')
+    await publish(server, *bodies(3, 1))
+    more = {"add": {"header": "header.x-note"}, "labels": {"note": "header.x-note"}}
+    async with reading(door, server, **more):
+        await until(lambda: _is(count(door), 3), deadline=30)
+        await done_with(server)
+    assert await numbers(door) == [1, 2, 3]
+    rows = await column(
+        door, "SELECT message || (payload::json #>> '{}') FROM run_inbox_refused ORDER BY seq"
+    )
+    told = "The body has a NUL character."
+    assert rows == [told + '{"a\\u0000b": 1}', told + '{"a": "\\u0000"}']
+    (key,) = await column(door, "SELECT idempotency_key FROM run WHERE idempotency_key LIKE '%/m%'")
+    assert key == "orders/m\ufffd-1"
 
 
 async def test_a_message_that_breaks_its_reader_is_set_aside(
@@ -223,6 +261,38 @@ async def test_what_the_invoker_fails_at_again_and_again_is_set_aside(
     assert message == "The Invoker failed at it 2 times."
 
 
+async def test_what_breaks_a_group_is_set_aside_without_its_neighbours(
+    door: Invoker, server: NatsServer
+) -> None:
+    await poison(door)
+    await publish(server, *bodies(1, 3))
+    await publish(server, b'{"n": 0}', **{"Nats-Msg-Id": "poison"})
+    await publish(server, *bodies(4, 3))
+    async with reading(door, server, max_deliver=2):
+        await until(lambda: _some(column(door, "SELECT 1 FROM run_inbox_refused")), deadline=60)
+        await done_with(server)
+    assert sorted(await numbers(door)) == [1, 2, 3, 4, 5, 6]
+    assert await column(door, "SELECT idempotency_key FROM run_inbox_refused") == ["orders/poison"]
+
+
+async def test_a_call_that_fails_as_a_whole_is_the_fault_of_one(
+    door: Invoker, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(request: Any, **more: Any) -> Any:
+        if request.idempotency_key == "orders/poison":
+            raise ZeroDivisionError
+        return read_envelope(request, **more)
+
+    monkeypatch.setattr("holdfast.invoker.event_servicer.read_envelope", breaks)
+    await publish(server, *bodies(1, 3))
+    await publish(server, b'{"n": 0}', **{"Nats-Msg-Id": "poison"})
+    async with reading(door, server, max_deliver=2):
+        await until(lambda: _some(column(door, "SELECT 1 FROM run_inbox_refused")), deadline=60)
+        await done_with(server)
+    assert sorted(await numbers(door)) == [1, 2, 3]
+    assert await column(door, "SELECT idempotency_key FROM run_inbox_refused") == ["orders/poison"]
+
+
 async def test_a_server_killed_and_started_again_loses_and_doubles_nothing(
     door: Invoker, server: NatsServer
 ) -> None:
@@ -234,6 +304,58 @@ async def test_a_server_killed_and_started_again_loses_and_doubles_nothing(
         await until(lambda: _is(count(door), 300), deadline=60)
         await done_with(server)
     assert sorted(await numbers(door)) == list(range(300))
+
+
+async def requests_open(server: NatsServer) -> int:
+    """Return how many requests for messages wait at the server."""
+    async with server.client() as client:
+        return int((await client.jsm().consumer_info("ORDERS", "holdfast-orders")).num_waiting or 0)
+
+
+async def test_one_request_at_most_is_open_however_long_its_messages_take(
+    door: Invoker, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admit = door.parts.door.admit_all
+    slow: list[int] = []
+
+    async def slowly(given: Any) -> Any:
+        if len(slow) < 3:
+            slow.append(len(given))
+            await asyncio.sleep(2.5)  # longer than a request waits at the server
+        return await admit(given)
+
+    async def there(wanted: int) -> bool:
+        return await count(door) == wanted
+
+    monkeypatch.setattr(door.parts.door, "admit_all", slowly)
+    async with reading(door, server, ack_wait=10) as reader:
+        for n in range(3):
+            await publish(server, *bodies(n, 1))
+            await until(partial(there, n + 1), deadline=30)
+            await reader.loop.signal.completed(1)
+        seen = [await requests_open(server) for _ in range(50)]
+    assert max(seen) == 1
+
+
+async def test_requests_are_not_kept_for_a_server_that_is_away(door: Invoker, server: NatsServer) -> None:
+    async with reading(door, server) as reader:
+        await publish(server, *bodies(0, 1))
+        await until(lambda: _is(count(door), 1), deadline=30)
+        await server.kill()
+        await reader.loop.signal.completed(4, deadline=30)
+        await server.start()
+        await until(lambda: _is(requests_open(server), 1), deadline=30)
+        seen = [await requests_open(server) for _ in range(20)]
+    assert max(seen) <= 1
+
+
+async def test_a_user_may_have_a_header_of_the_name_status(door: Invoker, server: NatsServer) -> None:
+    await publish(server, b"", Status="408")
+    await publish(server, b'{"n": 1}', Status="409", Description="Exceeded MaxWaiting")
+    async with reading(door, server):
+        await until(lambda: _is(count(door), 1), deadline=30)
+        await done_with(server)
+    assert await column(door, "SELECT payload FROM run_inbox_refused") == ['"(empty)"']
 
 
 async def test_an_edge_killed_while_it_reads_loses_and_doubles_nothing(

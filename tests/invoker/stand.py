@@ -123,6 +123,18 @@ async def checkpoint(url: str) -> AsyncIterator[str]:
             await notices.close()
 
 
+async def poison(door: Invoker) -> None:
+    """Have the ledger break any group in which the key of a run ends with `poison`."""
+    async with door.parts.db.connection() as connection:
+        await connection.execute(
+            "CREATE FUNCTION break_group() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "IF NEW.idempotency_key LIKE '%poison' THEN RAISE EXCEPTION 'poison'; END IF; RETURN NEW; END $$"
+        )
+        await connection.execute(
+            "CREATE TRIGGER poison BEFORE INSERT ON run FOR EACH ROW EXECUTE FUNCTION break_group()"
+        )
+
+
 def of_tenant(name: str) -> list[tuple[str, str]]:
     """Return the metadata of a call of a tenant."""
     return [("holdfast-tenant", name)]

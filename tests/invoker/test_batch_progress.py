@@ -42,7 +42,9 @@ async def test_a_crowd_that_follows_one_batch_costs_one_reading_and_each_may_lea
     crowd[0].cancel()
     told = await asyncio.gather(*crowd, return_exceptions=True)
     assert isinstance(told[0], asyncio.CancelledError)
-    assert {reading.progress.total for reading in told[1:] if not isinstance(reading, BaseException)} == {3}
+    assert {
+        reading.message.progress.total for reading in told[1:] if not isinstance(reading, BaseException)
+    } == {3}
     await progress.lately("acme", which.batch_id, within=60.0)
     assert ledger.asked == 1
     await progress.now("acme", which.batch_id)
@@ -63,7 +65,7 @@ async def test_a_reading_is_its_tenant_s_alone_and_a_failed_one_is_not_kept(door
     with pytest.raises(LedgerUnavailable):
         await progress.lately("acme", which.batch_id, within=0.0)
     ledger.away = False
-    assert (await progress.lately("acme", which.batch_id, within=0.0)).progress.total == 1
+    assert (await progress.lately("acme", which.batch_id, within=0.0)).message.progress.total == 1
 
 
 async def test_tokens_cost_what_the_operator_says_a_million_of_them_do(door: Invoker) -> None:
@@ -73,4 +75,4 @@ async def test_tokens_cost_what_the_operator_says_a_million_of_them_do(door: Inv
     )
     for price, micros in ((0.0, 0), (2.5, 3750)):
         read = await Progress(door.parts.db, token_price=price).now("acme", which.batch_id)
-        assert read.progress.cost_micros == micros
+        assert read.message.progress.cost_micros == micros

@@ -2,15 +2,16 @@
 
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 
-from holdfast.kit.rpc.client import channel
+from holdfast.kit.rpc.client import channel, streaming
 from holdfast.ledger.batch_view import BatchView
 from holdfast.v1 import batch_pb2, batch_service_pb2, batch_service_pb2_grpc
-from tests.invoker.stand import Invoker, facts_of, fields_of, reason_of
+from tests.invoker.stand import Invoker, facts_of, fields_of, invoker, reason_of
 from tests.kit.until import until
 from tests.support.batch import seen
 from tests.support.batch_apply import Dispatcher, in_review
@@ -48,6 +49,12 @@ class Stand:
 
 @pytest.fixture
 async def stand(door: Invoker) -> AsyncIterator[Stand]:
+    async with stood(door) as stand:
+        yield stand
+
+
+@asynccontextmanager
+async def stood(door: Invoker) -> AsyncIterator[Stand]:
     db = door.parts.db
     for name in ("crm", "crm-undo"):
         await make_destination(db, name, tenant="acme", max_concurrent=1000)
@@ -69,6 +76,11 @@ async def stand(door: Invoker) -> AsyncIterator[Stand]:
         ("SampleBatch", {"strata": {"confidence_bounds": [0.9, 0.5]}}, ["strata.confidence_bounds"]),
         ("SampleBatch", {"strata": {"token_bounds": [1, 1]}}, ["strata.token_bounds"]),
         ("SampleBatch", {"strata": {"cost_bounds_micros": [1]}}, ["strata.cost_bounds_micros"]),
+        (
+            "SampleBatch",
+            {"strata": {"cost_bounds_micros": [1], "token_bounds": [1]}},
+            ["strata.cost_bounds_micros"] * 2,
+        ),
         ("ReviewItems", {"reviews": [{"index": 1}]}, ["reviews[0].verdict"]),
         ("ReviewItems", {"reviews": [{"index": 1, "verdict": REJECT}]}, ["reviews[0].reason"]),
         (
@@ -106,6 +118,15 @@ async def test_what_is_malformed_is_named(
     error = await stand.refused(verb, **request_)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert fields_of(error) == fields
+
+
+async def test_a_policy_cannot_apply_what_has_no_target(stand: Stand) -> None:
+    policy = {"min_accepted_share": 0.9, "apply_when_met": True}
+    assert fields_of(await stand.refused("UpdateBatch", review=policy)) == ["review.apply_when_met"]
+    target = batch_pb2.ApplyTarget(effect=batch_pb2.ApplyEffect(destination="crm")).SerializeToString()
+    known = "UPDATE batch SET apply_target = $2 WHERE batch_id = $1"
+    await execute(stand.dispatcher.db, known, stand.which.batch_id, target)
+    assert (await stand.call("UpdateBatch", review=policy)).batch.spec.review.apply_when_met
 
 
 async def test_what_cannot_be_where_the_batch_stands_says_so(stand: Stand) -> None:
@@ -197,3 +218,72 @@ async def test_a_policy_changed_while_in_review_counts_what_was_judged(stand: St
         return [c.status for c in counts] == [batch_pb2.BATCH_ITEM_STATUS_ACCEPTED]
 
     await until(accepted)
+
+
+async def test_a_cancelled_batch_is_watched_until_what_is_on_its_way_has_arrived(stand: Stand) -> None:
+    await stand.call("ReviewItems", rest=ACCEPT)
+    await stand.call("ApplyBatch", target=CRM)
+
+    async def on_their_way() -> bool:
+        counts = (await stand.call("GetBatch")).progress.counts
+        return [c.status for c in counts] == [batch_pb2.BATCH_ITEM_STATUS_APPLYING]
+
+    await until(on_their_way)
+    await stand.call("CancelBatch")
+    seen_of_it = []
+    asked = pb.WatchBatchRequest(batch_id=stand.batch_id, min_interval={"nanos": 100_000_000})
+    async with streaming(stand.stub.WatchBatch(asked, metadata=ANN)) as updates:
+        async for update in updates:
+            seen_of_it.append(update)
+            await stand.dispatcher.send()
+    assert {update.batch.status for update in seen_of_it} == {batch_pb2.BATCH_STATUS_CANCELLED}
+    (last,) = seen_of_it[-1].progress.counts
+    assert (last.status, last.count) == (batch_pb2.BATCH_ITEM_STATUS_APPLIED, 10)
+
+
+async def test_what_is_sampled_and_reviewed_says_what_it_cost(database_url: str) -> None:
+    async with invoker(database_url, token_price=2.0) as door, stood(door) as stand:
+        db = stand.dispatcher.db
+        await execute(db, "UPDATE batch_item SET tokens = 30 WHERE batch_id = $1", stand.which.batch_id)
+        await execute(db, "UPDATE batch_total SET tokens = 300 WHERE batch_id = $1", stand.which.batch_id)
+        drawn = await stand.call("SampleBatch", size=2)
+        assert [item.cost_micros for stratum in drawn.strata for item in stratum.items] == [60, 60]
+        said = await stand.call("ReviewItems", reviews=[{"index": 0, "verdict": ACCEPT}])
+        assert said.progress.cost_micros == 600
+
+
+async def test_a_sample_is_spread_over_what_items_cost(database_url: str) -> None:
+    async with invoker(database_url, token_price=2.0) as door, stood(door) as stand:
+        await execute(
+            stand.dispatcher.db,
+            "UPDATE batch_item SET tokens = index * 10 WHERE batch_id = $1",
+            stand.which.batch_id,
+        )
+        banded = await stand.call("SampleBatch", strata={"cost_bounds_micros": [40, 100]})
+        assert {stratum.cost_band: stratum.population for stratum in banded.strata} == {0: 2, 1: 3, 2: 5}
+        assert {item.cost_micros for s in banded.strata if s.cost_band == 1 for item in s.items} == {
+            40,
+            60,
+            80,
+        }
+
+
+async def test_a_table_has_every_field_that_any_output_has(stand: Stand) -> None:
+    db, batch_id = stand.dispatcher.db, stand.which.batch_id
+    put = "UPDATE batch_output SET output = $3 WHERE batch_id = $1 AND index = $2"
+    await execute(db, put, batch_id, 0, b'{"sure":1}')
+    await execute(db, put, batch_id, 1, b"[1]")
+    edited = {"struct_value": {"sure": 1, "why": "seen"}}
+    await stand.call("ReviewItems", reviews=[{"index": 2, "verdict": ACCEPT, "edited_output": edited}])
+    asked = pb.ExportBatchRequest(batch_id=stand.batch_id, format=pb.EXPORT_FORMAT_CSV)
+    parts = [part async for part in stand.stub.ExportBatch(asked, metadata=ANN)]
+    lines = b"".join(part.data for part in parts).decode().splitlines()
+    assert lines[0] == "key,status,label,confidence,review,industry,output,sure,why"
+    assert [line.split(",")[5:] for line in lines[1:4]] == [
+        ["", "", "1", ""],
+        ["", "[1]", "", ""],
+        ["", "", "1", "seen"],
+    ]
+    asked.after_index = 1
+    rest = [part async for part in stand.stub.ExportBatch(asked, metadata=ANN)]
+    assert rest[0].data.decode().strip() == lines[3], "what goes on has the same columns"

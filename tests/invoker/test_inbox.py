@@ -10,7 +10,7 @@ from holdfast.invoker.inbox import Inbox
 from holdfast.v1 import event_service_pb2 as pb
 from holdfast.v1.invoker_service_pb2 import InvokeRequest
 from holdfast.v1.run_pb2 import Caller
-from tests.invoker.stand import Invoker, invoker, reason_of
+from tests.invoker.stand import Invoker, invoker, poison, reason_of
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -89,6 +89,24 @@ async def test_what_can_never_be_a_run_is_set_aside_and_holds_nobody_up(door: In
     assert found["unknown"] == ("UNKNOWN_INTENT", "")
     assert found["huge"][0] == "INVALID_FIELD"
     assert found["labels"] == ("INVALID_FIELD", "labels")
+
+
+async def test_large_refused_events_are_listed_page_by_page_and_one_too_large_as_text(door: Invoker) -> None:
+    text = "jsonb_build_object('x', repeat('y', 900000))"
+    numbers = "jsonb_build_object('x', array_fill(1, ARRAY[300000]))"  # a Struct of more than a message holds
+    await enqueue(door, f"'nobody_serves', {text}, n::text) FROM generate_series(1, 6) n --")
+    await enqueue(door, f"'nobody_serves', {numbers}, 'numbers'")
+    await drained(door)
+    found: list[Any] = []
+    token = ""
+    while len(found) < 7:
+        page = await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest(page_token=token))
+        found += page.events
+        token = page.next_page_token
+    assert [event.idempotency_key for event in found] == ["1", "2", "3", "4", "5", "6", "numbers"]
+    assert len(found[0].payload["x"]) == 900_000
+    assert (found[6].HasField("payload"), found[6].text[:9]) == (False, '{"x": [1,')
+    assert not token
 
 
 async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker) -> None:
@@ -177,6 +195,17 @@ async def test_two_invokers_share_the_inbox(door: Invoker) -> None:
     assert len(await keys(door)) == 200
 
 
+async def test_what_breaks_its_group_breaks_nobody_else(door: Invoker) -> None:
+    await poison(door)
+    names = ["a", "b", "poison", "c", "d"]
+    request = pb.PublishEventsRequest(
+        events=[InvokeRequest(intent="count", idempotency_key=n) for n in names]
+    )
+    results = (await door.events.PublishEvents(request)).results
+    assert [result.refusal.reason for result in results] == ["", "", "INTERNAL", "", ""]
+    assert await keys(door) == ["a", "b", "c", "d"]
+
+
 def aside(key: str, body: bytes = b"", **more: Any) -> pb.SetAsideEvent:
     event = InvokeRequest(intent=more.pop("intent", "later"), idempotency_key=key, **more)
     if not body:
@@ -201,6 +230,20 @@ async def test_what_a_source_sets_aside_is_listed_once_and_sent_again_as_it_was(
     assert await keys(door) == ["a"]
     (again,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
     assert (again.source, again.idempotency_key, again.refusal.field) == ("hooks", "b", "payload")
+
+
+async def test_what_could_not_be_mapped_makes_no_run_when_it_is_sent_again(door: Invoker) -> None:
+    body = b'{"n": 1}'  # a JSON object, but none that its source could make a payload of
+    await door.events.SetAsideEvents(
+        pb.SetAsideEventsRequest(source="hooks", events=[aside("a", body, intent="count")])
+    )
+    (event,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    assert (event.text, event.HasField("payload")) == (body.decode(), False)
+    await door.events.RetryRefusedEvent(pb.RetryRefusedEventRequest(event_id=event.event_id))
+    await drained(door)
+    assert await keys(door) == []
+    (again,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
+    assert (again.text, again.refusal.field) == (body.decode(), "payload")
 
 
 async def test_what_cannot_be_set_aside_is_refused_naming_each_field(door: Invoker) -> None:

@@ -9,15 +9,16 @@ from typing import Any
 import grpc
 import pytest
 
-from holdfast.invoker import scaler_servicer
+from holdfast.invoker import scaler_servicer, scaling
 from holdfast.keda import externalscaler_pb2, externalscaler_pb2_grpc
 from holdfast.kit.rpc.client import channel
 from holdfast.ledger import tenant
+from holdfast.ledger.domain.batch import light_intent
 from tests.invoker.runner import Runner, runner
 from tests.invoker.stand import Invoker, fields_of, invoker, pb, reason_of
 from tests.invoker.test_process import invoker_process
 from tests.kit.until import until
-from tests.support.ledger import open_ledger
+from tests.support.ledger import admitted, invocation, open_ledger
 
 keda: Any = externalscaler_pb2
 
@@ -141,6 +142,20 @@ async def test_work_is_announced_at_once_by_whichever_invoker_lets_it_in(
 
 
 @pytest.mark.usefixtures("served")
+async def test_chunks_of_light_items_call_for_runners_of_their_intent(
+    door: Invoker, scaler: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaler_servicer, "LOOK_S", 3600.0)
+    stream = scaler.StreamIsActive(ref(intents="count"))
+    assert not (await stream.read()).result
+    async with open_ledger(database_url) as db:
+        (chunk,) = await admitted(db, invocation(tenant="default", intent=light_intent("count")))
+    door.parts.hints.queued([chunk.pool])
+    assert (await asyncio.wait_for(stream.read(), 30)).result
+    await becomes(scaler, 1, intents="count")
+
+
+@pytest.mark.usefixtures("served")
 async def test_work_of_which_no_notice_came_is_found_and_its_end_told(
     door: Invoker, scaler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +196,30 @@ async def test_a_crowd_that_asks_costs_one_look_a_second_and_silence_none(door: 
     before = scaling.reads
     await door.parts.caretaker.loops[0].signal.completed(2)
     assert scaling.reads == before
+
+
+@pytest.mark.usefixtures("served")
+async def test_no_more_is_asked_of_the_ledger_at_once_than_its_bound_and_what_was_asked_before_goes_on(
+    door: Invoker, scaler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = [",".join(f"team-{n}/{i}" for i in range(100)) for n in range(20)]
+    answers = await asyncio.gather(*(scaler.IsActive(ref(intents=intents)) for intents in many))
+    assert not any(answer.result for answer in answers)
+    for call in (scaler.IsActive(ref(intents="count")), scaler.StreamIsActive(ref(intents="talk")).read()):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert reason_of(caught.value) == "TOO_MANY_CALLS"
+    assert not (await scaler.IsActive(ref(intents=many[0]))).result
+    monkeypatch.setattr(scaling, "REMEMBERED_S", 2.0)
+    await door.invoke()
+
+    async def told() -> bool:
+        try:
+            return await value(scaler, intents="count") == 1
+        except grpc.aio.AioRpcError:
+            return False
+
+    await until(told)
 
 
 async def test_a_trigger_that_is_not_as_it_must_be_is_refused_by_entry(scaler: Any) -> None:

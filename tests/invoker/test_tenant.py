@@ -69,6 +69,22 @@ async def test_an_update_changes_what_its_mask_names_and_nothing_else(tenants: A
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "TENANT_NOT_FOUND")
 
 
+async def test_how_long_runs_are_kept_is_set_by_shape(tenants: Any) -> None:
+    kept = {"batch": {"seconds": 604_800}, "service": {"seconds": 1, "nanos": 500_000_000}}
+    put = await update(tenants, "acme", "retention", retention=kept)
+    assert (put.retention.batch.seconds, put.retention.service.nanos) == (604_800, 500_000_000)
+    assert not put.retention.HasField("workflow")
+    other = {"batch": {"seconds": 60}, "worker": {"seconds": 9}}
+    some = await update(tenants, "acme", "retention.batch", retention=other)
+    assert (some.retention.batch.seconds, some.retention.service.seconds) == (60, 1)
+    assert not some.retention.HasField("worker"), "what the mask does not name stays"
+    assert not (await update(tenants, "acme", "retention.batch")).retention.HasField("batch")
+    page = await tenants.ListTenants(pb.ListTenantsRequest(), metadata=OPERATOR)
+    assert [one.retention.service.seconds for one in page.tenants] == [1]
+    again = await tenants.PutTenant(pb.PutTenantRequest(tenant={"tenant": "acme"}), metadata=OPERATOR)
+    assert not again.tenant.HasField("retention")
+
+
 async def test_every_field_that_is_wrong_is_named(tenants: Any) -> None:
     wrong = {
         "tenant": " acme",
@@ -79,6 +95,12 @@ async def test_every_field_that_is_wrong_is_named(tenants: Any) -> None:
         "default_budget": {"deadline_ms": -1, "max_context": 1 << 40},
         "max_in_flight_per_user": 3,
         "max_in_flight_by_intent": {"count": 0},
+        "retention": {
+            "service": {"nanos": 1},
+            "worker": {"seconds": -60},
+            "workflow": {"seconds": 36_501 * 86_400},
+            "batch": {"seconds": 60},
+        },
     }
     error = await refusal(tenants.PutTenant(pb.PutTenantRequest(tenant=wrong), metadata=OPERATOR))
     assert reason_of(error) == "INVALID_FIELD"
@@ -93,6 +115,9 @@ async def test_every_field_that_is_wrong_is_named(tenants: Any) -> None:
         "tenant.default_budget.max_context",
         "tenant.max_in_flight_per_user",
         "tenant.max_in_flight_by_intent[count]",
+        "tenant.retention.service",
+        "tenant.retention.worker",
+        "tenant.retention.workflow",
     }
     for paths in ((), ("weight", "colour"), ("create_time",), ("max_in_flight_by_user",)):
         error = await refusal(update(tenants, "acme", *paths, weight=1))

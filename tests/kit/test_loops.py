@@ -70,6 +70,22 @@ async def test_many_wake_ups_are_one_round() -> None:
     assert len(rounds) == 2
 
 
+async def test_of_many_times_to_wake_up_at_the_earliest_holds() -> None:
+    rounds, run_once = counting()
+    loop = Loop("test", run_once, interval=60)
+    async with running(loop):
+        await loop.signal.completed()
+        for seconds in (60, 0.02, 0.01, 30, 0.02):
+            loop.wake_within(seconds)
+        await loop.signal.completed()
+        with pytest.raises(TimeoutError):
+            await loop.signal.completed(deadline=0.1)
+        loop.wake_within(60)
+        loop.wake_within(0)
+        await loop.signal.completed()
+    assert len(rounds) == 3
+
+
 async def test_a_wake_up_during_a_round_is_not_lost() -> None:
     entered, go_on = asyncio.Event(), asyncio.Event()
     rounds = 0

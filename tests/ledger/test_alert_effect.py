@@ -13,7 +13,7 @@ from holdfast.ledger import outbox_person, tenant
 from holdfast.ledger.alert import EFFECT_ALERT, RUN_ALERT
 from holdfast.ledger.domain.delivery import DeliveryMode, EffectStatus
 from holdfast.ledger.outbox_claim import claim
-from holdfast.ledger.outbox_settle import settle
+from holdfast.ledger.outbox_settle import settle, settle_in
 from holdfast.ledger.outbox_sweep import sweep
 from tests.support.ledger import fetch
 from tests.support.outbox import (
@@ -121,6 +121,42 @@ async def test_an_effect_lost_with_its_dispatcher_is_told_of_once_however_many_s
     await asyncio.gather(*(sweep(db) for _ in range(4)))
     (alert,) = await alerts(db)
     assert alert["failure"]["reason"] == "DISPATCHER_LOST"
+
+
+async def test_of_many_set_aside_together_is_told_together(db: Database) -> None:
+    await listening(db)
+    session = await open_session(db)
+    counts: list[int] = []
+    for many in (2, 14):
+        await stage(db, *(staged("letters") for _ in range(many)))
+        deliveries = [
+            one
+            for one in (await claim(db, session, wanted=99)).deliveries
+            if one.destination.name == "letters"
+        ]
+        asked: list[str] = []
+        async with db.transaction() as connection:
+            with connection.query_logger(lambda record, asked=asked: asked.append(record.query)):
+                await settle_in(connection, session, [came_of(one, DEAD) for one in deliveries], judge)
+        counts.append(len(asked))
+    assert len(await alerts(db)) == 16
+    assert counts[1] <= counts[0]
+
+
+async def test_one_of_whom_nobody_can_be_told_keeps_no_other_from_it(db: Database) -> None:
+    await listening(db)
+    await make_destination(db, "letters", tenant="other")
+    await tenant.change(db, "other", {"alert_destination": "gone"}, make=True)
+    effects = [staged("letters") for _ in range(5)]
+    await stage(db, *effects, staged("letters", tenant="other"))
+    taken = staged("letters", key=f"{EFFECT_ALERT}{effects[2].effect_id}/1", body=b"{}")
+    session = await open_session(db)
+    deliveries = (await claim(db, session, wanted=99)).deliveries
+    await stage(db, taken)
+    assert len(await settle(db, session, [came_of(one, DEAD) for one in deliveries], judge)) == 6
+    told = {alert.get("effect_id") for alert in await alerts(db)}
+    assert told == {None, *(str(effect.effect_id) for effect in effects)} - {str(effects[2].effect_id)}
+    await check_places(db)
 
 
 @pytest.mark.parametrize("trouble", ["no destination", "a taken key", "nobody listens", "another tenant"])

@@ -155,6 +155,41 @@ async def test_skipped_items_are_tried_again(db: Database) -> None:
     assert [group.count for group in progress.errors] == [1]
 
 
+async def test_an_item_tried_again_by_hand_has_all_its_tries_anew_and_keeps_the_count(db: Database) -> None:
+    which = await new_batch(db, 1, max_attempts=2, initial_backoff_ms=0)
+    runner = await opened(db)
+    for ends in (("PENDING", "SKIPPED"), ("PENDING", "SKIPPED")):
+        for after in ends:
+            assert (await step(db, which)).items == 1
+            (run,) = await runner.take()
+            await fail(db, run, RunStatus.DEAD_LETTERED, "Flaky")
+            assert await counts(db, which) == {after: 1}
+        await step(db, which)
+        await batch_retry.retry_items(db, "acme", which.batch_id, ItemFilter())
+    (row,) = await fetch(db, "SELECT attempts FROM batch_item")
+    assert row["attempts"] == 4
+    assert len(await fetch(db, "SELECT FROM run")) == 4, "each under a key of its own"
+
+
+async def test_what_was_skipped_is_not_tried_again_while_a_batch_is_held_at_something_else(
+    db: Database,
+) -> None:
+    which = await new_batch(db, 1)
+    runner = await opened(db)
+    await step(db, which)
+    (run,) = await runner.take()
+    await fail(db, run)
+    await step(db, which)
+    for resume in (BatchStatus.APPLYING, BatchStatus.ROLLING_BACK):
+        await execute(db, "UPDATE batch SET status = 9, resume_status = $1", int(resume))
+        for dry_run in (True, False):
+            with pytest.raises(BatchNotReady):
+                await batch_retry.retry_items(db, "acme", which.batch_id, ItemFilter(), dry_run=dry_run)
+    assert await counts(db, which) == {"SKIPPED": 1}
+    await execute(db, "UPDATE batch SET status = 9, resume_status = $1", int(BatchStatus.RUNNING))
+    assert (await batch_retry.retry_items(db, "acme", which.batch_id, ItemFilter()))[1] == 1
+
+
 async def test_in_order_the_next_waits_for_the_one_before_even_while_that_backs_off(db: Database) -> None:
     which = await new_batch(
         db, 3, in_order=True, max_attempts=3, initial_backoff_ms=3_600_000, max_backoff_ms=3_600_000

@@ -343,6 +343,37 @@ async def test_a_rollback_may_mean_some_and_those_without_an_undo_say_so(
     assert (await seen(db, which)).status is BatchStatus.ROLLED_BACK
 
 
+async def test_undos_that_failed_are_tried_again_chunk_by_chunk_and_only_those_that_are_meant(
+    db: Database, crm: Dispatcher
+) -> None:
+    which = await in_review(db, 20)
+    await accept_all(db, which)
+    await apply(db, which)
+    await worked_off(db, which)
+    await crm.send()
+    await worked_off(db, which)
+    await roll_back(db, which)
+    await worked_off(db, which)
+    await crm.send(20, EffectStatus.DEAD_LETTERED)
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ROLLBACK_FAILED": 20}
+    await roll_back(db, which, ItemFilter(label="health"))
+    assert await counts(db, which) == {"ROLLBACK_FAILED": 20}, "an Invoker does it, not the call"
+    moved = []
+    for _ in range(4):
+        await work(db, which, window=3)
+        moved.append((await counts(db, which)).get("APPLIED", 0))
+        await crm.send()
+        await news(db)
+    assert moved[0] == 3, "no more at once than may be on their way"
+    await worked_off(db, which)
+    await crm.send()
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ROLLED_BACK": 4, "ROLLBACK_FAILED": 16}
+    assert (await seen(db, which)).status is BatchStatus.ROLLED_BACK
+    await check(db, which)
+
+
 async def test_a_policy_that_is_met_accepts_the_rest_and_applies(db: Database, crm: Dispatcher) -> None:
     which = await in_review(
         db,
@@ -386,6 +417,44 @@ async def test_a_reviewing_agent_judges_a_sample_and_the_policy_decides(db: Data
     await worked_off(db, which)
     assert (await counts(db, which)).get("STAGED") is None
     await check(db, which)
+
+
+async def test_a_sample_for_which_the_queue_has_no_room_is_asked_about_later(db: Database) -> None:
+    which = await in_review(db, 20, min_judged=6, reviewer_intent="count", review=b"r")
+    await execute(db, "UPDATE tenant SET max_queued = 4 WHERE tenant = 'acme'")
+    runner = Runner(db)
+    await runner.open()
+    await worked_off(db, which)
+    first = await runner.take(100)
+    assert len(first) == 4
+    assert not (await work(db, which)).rests, "two are left"
+    await answer(db, first, b'{"verdict":"ACCEPT"}')
+    await worked_off(db, which)
+    await answer(db, await runner.take(100), b'{"verdict":"ACCEPT"}')
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ACCEPTED": 6, "STAGED": 14}
+    assert not await fetch(db, "SELECT FROM batch_applying")
+
+
+async def test_a_reviewer_that_does_not_judge_is_asked_about_others_as_many_as_its_sample_has(
+    db: Database,
+) -> None:
+    which = await in_review(db, 30, min_judged=5, reviewer_intent="count", review=b"r")
+    runner = Runner(db)
+    await runner.open()
+    asked = []
+    for _ in range(4):
+        await worked_off(db, which)
+        taken = await runner.take(3)
+        asked += taken
+        for run in taken[:2]:
+            await finish(db, run, RunStatus.FAILED)
+        await answer(db, taken[2:], b'"no idea"')
+    await worked_off(db, which)
+    assert len({run.run_id for run in asked}) == 10
+    assert not await runner.take(10)
+    assert await counts(db, which) == {"STAGED": 30}
+    assert not await fetch(db, "SELECT FROM batch_applying")
 
 
 async def staged_ones(db: Database, which: batch_view.BatchView) -> list[int]:

@@ -103,7 +103,7 @@ class World:
             await self.act(("deliver", 10))
             heard = await news(self.db)
             done = await work(self.db, self.which)
-            if done.rests and not heard.notes and not (await self.dispatcher.send()):
+            if done.rests and not heard and not (await self.dispatcher.send()):
                 break
         counted = await counts(self.db, self.which)
         assert "APPLYING" not in counted

@@ -8,6 +8,8 @@ from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.ledger import (
     batch_deed,
+    batch_failed,
+    batch_lock,
     batch_news,
     batch_resend,
     batch_review,
@@ -22,6 +24,8 @@ from tests.support.ledger import FILL_TIMEOUT_S, execute, open_ledger
 
 MODULES = (
     batch_deed,
+    batch_failed,
+    batch_lock,
     batch_news,
     batch_resend,
     batch_review,

@@ -105,6 +105,15 @@ async def test_a_chunk_that_found_no_runner_in_time_blames_nobody(db: Database, 
     assert {tuple(row) for row in rows} == {(1, 0, False)}
 
 
+async def test_what_is_in_flight_is_counted_in_runs_as_their_ends_are(db: Database, ready: Any) -> None:
+    which = await new_batch(db, 60, max_parallelism=80)  # chunks of 20
+    assert (await step(db, which)).in_flight == 1
+    await ready.take(5)
+    assert (await step(db, which)).in_flight == 3, "as many as the driver would have made of them"
+    plain = await new_batch(db, 60, max_parallelism=80, intent="other")
+    assert [(await step(db, plain)).in_flight for _ in range(2)] == [60, 60]
+
+
 async def test_a_lease_taken_over_cannot_record_a_chunk_and_nothing_is_recorded_twice(
     db: Database, ready: Any
 ) -> None:

@@ -4,11 +4,12 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from holdfast.kit.db import Database
-from holdfast.ledger import gauge
+from holdfast.ledger import gauge, tenant
 from holdfast.ledger.domain.breaker import BreakerState
+from holdfast.ledger.domain.tenant import intent_caps
 from tests.ledger.test_plans import large, nodes, plan_of
 from tests.support.approval import ask, running
-from tests.support.ledger import admitted, execute, invocation, opened
+from tests.support.ledger import admitted, execute, finish, invocation, opened
 from tests.support.outbox import make_destination, stage, staged
 
 __all__ = ["large"]
@@ -35,6 +36,18 @@ async def test_a_tenant_at_its_cap_waits_for_itself_and_is_not_shown(db: Databas
     assert len(await runner.take(2)) == 1
     async with db.connection() as connection:
         assert await gauge.queue_depths(connection) == []
+
+
+async def test_what_is_held_back_waits_for_no_runner_and_is_not_shown(db: Database) -> None:
+    await tenant.change(db, "acme", {"intent_caps": intent_caps({"count": 1})}, make=True)
+    runner = await opened(db)
+    await admitted(db, invocation(), invocation())
+    (run,) = await runner.take(2)
+    async with db.connection() as connection:
+        assert await gauge.queue_depths(connection) == []
+    await finish(db, run)
+    async with db.connection() as connection:
+        assert [each.queued for each in await gauge.queue_depths(connection)] == [1]
 
 
 async def test_a_timer_that_nobody_acts_on_is_late(db: Database) -> None:
@@ -92,8 +105,9 @@ async def test_no_figure_reads_a_whole_table(large: Database) -> None:
     for name, statement in STATEMENTS.items():
         plan = await plan_of(large, statement)
         whole = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"}
-        # These are empty here: reading all is right.
-        assert whole <= {"destination", "destination_state", "effect_due"}, name
+        assert whole <= {"effect_due"}, name  # which is empty here: reading all is right
+    queues = [n for n in nodes(await plan_of(large, gauge.QUEUES)) if n.get("Relation Name") == "tenant_pool"]
+    assert [node.get("Index Name") for node in queues] == ["tenant_pool_open"], "the ring's own index"
 
 
 def test_every_count_stops_somewhere() -> None:

@@ -1,6 +1,7 @@
 """What a cap of an intent or an open breaker holds back waits, is never too much, and is always let go."""
 
 import asyncio
+import json
 import random
 import uuid
 from datetime import timedelta
@@ -9,12 +10,15 @@ from typing import Any
 import pytest
 
 from holdfast.kit.db import Database
-from holdfast.ledger import held, tenant
+from holdfast.ledger import claim_sql, held, tenant
 from holdfast.ledger.commit_value import Requeue
+from holdfast.ledger.domain.batch import light_intent
 from holdfast.ledger.domain.tenant import intent_caps
+from holdfast.ledger.look import look
 from holdfast.ledger.retry import retry
 from holdfast.ledger.sweep import sweep
 from holdfast.ledger.values import Admitted, Leased, Limits, ServedIntent
+from tests.ledger.test_plans import nodes
 from tests.support.ledger import (
     Runner,
     admitted,
@@ -230,9 +234,105 @@ async def any_held(db: Database) -> list[Any]:
     return await fetch(db, "SELECT pool FROM tenant_pool WHERE held")
 
 
-async def test_what_is_held_is_found_by_the_look_when_its_time_comes(db: Database) -> None:
-    from holdfast.ledger.look import look
+async def without(db: Database, tenants: int) -> list[str]:
+    """Make tenants that each have a run which waits, and a destination whose breaker is open."""
+    names = [f"down-{n}" for n in range(tenants)]
+    for name in names:
+        await make_destination(db, "tickets", tenant=name)
+    await breaker(db, 2)
+    await admitted(db, *(invocation(tenant=name) for name in names))
+    return names
 
+
+async def test_tenants_that_are_held_back_cost_no_other_tenant_its_turn(db: Database) -> None:
+    await without(db, 40)
+    await admitted(db, invocation(tenant="healthy"))
+    runner = await opened(db, CRITICAL)
+    assert [run.tenant for run in await runner.take(2)] == ["healthy"], "none was known to be held yet"
+    assert len(await any_held(db)) == 40
+    await let_look(db)
+    assert await any_held(db) == []
+    await admitted(db, invocation(tenant="healthy"))
+    assert [run.tenant for run in await runner.take(1)] == ["healthy"], "they are looked at once more"
+    assert await contradictions(db) == []
+
+
+async def test_what_a_breaker_holds_is_let_go_when_the_breaker_closes_and_not_before(db: Database) -> None:
+    names = await without(db, 3)
+    runner = await opened(db, CRITICAL)
+    assert await runner.take(9) == []
+
+    async def found() -> bool:
+        async with db.connection() as connection:
+            return (await look(connection)).held
+
+    assert not await found()
+    assert await held.look_again(db) == (0, [])
+    assert len(await any_held(db)) == 3
+    await execute(
+        db,
+        """UPDATE destination_state s SET breaker = 1 FROM destination d
+           WHERE d.destination_id = s.destination_id AND d.tenant = $1""",
+        names[1],
+    )
+    assert await found()
+    assert await held.look_again(db) == (1, ["count"])
+    assert not await found()
+    assert [run.tenant for run in await runner.take(9)] == [names[1]]
+
+
+async def test_a_destination_that_is_gone_holds_nothing(db: Database) -> None:
+    await without(db, 1)
+    runner = await opened(db, CRITICAL)
+    assert await runner.take(9) == []
+    await execute(db, "DELETE FROM destination")
+    assert await held.look_again(db) == (1, ["count"])
+    assert len(await runner.take(9)) == 1
+
+
+async def test_the_end_of_a_capped_lease_lets_go_what_its_cap_held_and_not_what_a_breaker_holds(
+    db: Database,
+) -> None:
+    await cap(db, count=2)
+    runner = await opened(db, CRITICAL)
+    await admitted(db, invocation())
+    (started,) = await runner.take(1)
+    await make_destination(db, "tickets", tenant="acme")
+    await breaker(db, 2)
+    await admitted(db, invocation())
+    assert await runner.take(9) == []
+    await finish(db, started)
+    assert len(await any_held(db)) == 1
+    await breaker(db, 1)
+    await held.look_again(db)
+    assert len(await runner.take(9)) == 1
+
+
+async def test_a_claim_reads_no_row_that_is_held(db: Database) -> None:
+    await execute(
+        db,
+        """INSERT INTO tenant_pool (pool, tenant, ready, held, look_time)
+           SELECT 'count', 'down-' || n, 1, true, now() + interval '1 h' FROM generate_series(1, 5000) n""",
+    )
+    await admitted(db, invocation(tenant="healthy"), invocation(tenant="other"))
+    await execute(db, "VACUUM ANALYZE tenant_pool")
+    async with db.transaction() as connection:
+        text = await connection.fetchval(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {claim_sql.LOCK_FREE}", ["count", "count@1"], 10
+        )
+    reads = [
+        node
+        for node in nodes(json.loads(text)[0]["Plan"])
+        if node.get("Relation Name") == "tenant_pool" or node.get("Index Name") == "tenant_pool_open"
+    ]
+    assert reads
+    for node in reads:
+        assert node.get("Index Name") == "tenant_pool_open"
+        assert node.get("Rows Removed by Filter", 0) == 0
+        assert node["Actual Rows"] * node["Actual Loops"] == 2
+
+
+async def test_what_is_held_is_found_by_the_look_when_its_time_comes(db: Database) -> None:
     await cap(db, count=1)
     await admitted(db, invocation(), invocation())
     await leased(await opened(db, BOTH))
@@ -244,3 +344,36 @@ async def test_what_is_held_is_found_by_the_look_when_its_time_comes(db: Databas
         assert (await look(connection)).held
     assert (await held.look_again(db))[0] == 1
     assert await any_held(db) == []
+
+
+LIGHT = light_intent("count")
+LIGHTLY = (*BOTH, ServedIntent(LIGHT, "1"))
+
+
+async def test_chunks_of_light_items_share_the_cap_of_their_intent(db: Database) -> None:
+    await cap(db, count=2)
+    runner = await opened(db, LIGHTLY)
+    (placed,) = await admitted(db, invocation(intent=LIGHT), on=runner.idle(9))
+    assert placed.lease is None, "past the count"
+    await admitted(db, invocation(), invocation(intent=LIGHT), invocation())
+    taken = await runner.take(9)
+    assert sorted(run.intent for run in taken) == ["count", LIGHT]
+    assert await runner.take(9) == []
+    await finish(db, next(run for run in taken if run.intent == LIGHT))
+    (third,) = await runner.take(9)
+    await finish(db, third)
+    await finish(db, next(run for run in taken if run.intent == "count"))
+    assert {third.intent, *[run.intent for run in await runner.take(9)]} == {"count", LIGHT}
+    assert await contradictions(db) == []
+
+
+async def test_a_cap_that_comes_later_counts_the_chunks_that_run_already(db: Database) -> None:
+    await admitted(db, invocation(intent=LIGHT), invocation(intent=LIGHT))
+    runner = await opened(db, LIGHTLY)
+    (first, second) = await runner.take(9)
+    await cap(db, count=2)
+    await admitted(db, invocation())
+    assert await runner.take(9) == []
+    await finish(db, first)
+    assert [run.intent for run in await runner.take(9)] == ["count"]
+    await finish(db, second)

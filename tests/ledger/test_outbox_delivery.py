@@ -13,10 +13,11 @@ import pytest
 from holdfast.dispatcher.breaker import judge
 from holdfast.kit.db import Database
 from holdfast.kit.errors import SessionUnknown
-from holdfast.ledger import outbox_claim, outbox_session, outbox_settle
+from holdfast.ledger import outbox_claim, outbox_settle
 from holdfast.ledger.domain.breaker import Breaker, BreakerPolicy, Load, Permission, permit
 from holdfast.ledger.domain.delivery import Answer, BreakerVote, DeliveryMode, EffectStatus, decide
 from holdfast.ledger.outbox_claim import Delivery, claim
+from holdfast.ledger.outbox_look import look
 from holdfast.ledger.outbox_settle import settle
 from holdfast.ledger.outbox_sweep import DISPATCHER_LOST, sweep
 from tests.support.outbox import (
@@ -209,8 +210,7 @@ async def test_an_expired_session_takes_nothing_and_cannot_be_prolonged(db: Data
     with pytest.raises(SessionUnknown):
         await claim(db, session_id, wanted=1)
     async with db.connection() as connection:
-        with pytest.raises(SessionUnknown):
-            await outbox_session.heartbeat(connection, session_id, 60)
+        assert not (await look(connection, session_id, 60)).alive
     await check_places(db)
 
 

@@ -12,12 +12,12 @@ from holdfast.ledger import (
     destination,
     outbox_inspect,
     outbox_person,
-    outbox_session,
     tenant,
 )
 from holdfast.ledger.domain.delivery import EffectStatus
 from holdfast.ledger.outbox_claim import claim
 from holdfast.ledger.outbox_inspect import EffectFilter
+from holdfast.ledger.outbox_look import look
 from holdfast.ledger.outbox_settle import settle
 from holdfast.ledger.outbox_sweep import sweep
 from tests.support.outbox import came_of, expire, make_destination, open_database, open_session, stage, staged
@@ -43,7 +43,7 @@ async def test_every_verb_of_the_dispatcher_runs_under_its_role(db: Database, da
         await tenant.change(other, "default", {"alert_destination": "pager"}, make=True)
     session_id = await open_session(db)
     async with db.connection() as connection:
-        await outbox_session.heartbeat(connection, session_id, 60)
+        assert (await look(connection, session_id, 60)).alive
     for status in (EffectStatus.DELIVERED, EffectStatus.DEAD_LETTERED, EffectStatus.PENDING):
         claimed = (await claim(db, session_id, wanted=9)).deliveries
         [delivery] = [one for one in claimed if one.destination.name == "letters"]  # and the alert of it

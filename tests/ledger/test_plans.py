@@ -19,6 +19,7 @@ from holdfast.ledger import (
     commit_sql,
     demand,
     due,
+    held,
     inspect,
     lease_held,
     mailbox,
@@ -27,6 +28,7 @@ from holdfast.ledger import (
     platform_move,
     position,
     release,
+    removal,
     retry,
     run_list,
     session,
@@ -51,8 +53,10 @@ MODULES = (
     due,
     cancel,
     retry,
+    held,
     inspect,
     lease_held,
+    removal,
     position,
     mailbox,
     mailbox_view,
@@ -77,9 +81,16 @@ STATEMENTS = {
 }
 
 # Small by nature: one row per intent and version, one per runner; the runs being cancelled, or with mail;
-# the pools that are held back.
+# the pools that are held back; the tenants that keep runs for a time.
 SMALL = {"served_intent", "runner_session"}
-SMALL_INDEXES = {"run_state_cancel_asked", "run_state_mail", "run_state_orphan", "tenant_pool_held"}
+SMALL_INDEXES = {
+    "run_state_cancel_asked",
+    "run_state_mail",
+    "run_state_orphan",
+    "tenant_pool_held",
+    "tenant_pool_held_by",
+    "tenant_kept",
+}
 
 # `fill` queues runs; these give the other tables rows enough that reading all of them would cost.
 EVERYTHING_ELSE = (
@@ -101,6 +112,12 @@ EVERYTHING_ELSE = (
     """INSERT INTO mailbox (run_id, signal_id, sequence, key, urgent, fingerprint, payload, size, consumed)
        SELECT run_id, n::text, n, 'input', false, '', '1', 9, n % 2 = 0
        FROM run_state, generate_series(1, 4) AS n WHERE seq % 4 = 3""",
+    """INSERT INTO destination (tenant, name, url, secret_name, headers, max_concurrent, max_per_second,
+                                timeout_ms, max_attempts, initial_backoff_ms, max_backoff_ms, delivery_mode,
+                                breaker_failures, breaker_reset_ms)
+       SELECT tenant, n::text, '', '', '{}', 1, 1, 1, 1, 1, 1, 1, 1, 1
+       FROM tenant, generate_series(1, 10) AS n""",
+    "INSERT INTO destination_state (destination_id) SELECT destination_id FROM destination",
     """INSERT INTO child
        SELECT run_id, tenant, md5((seq / 20)::text)::uuid, md5((seq / 20)::text)::uuid, 1, 1, 1, 1
        FROM run_state WHERE seq % 4 = 3""",

@@ -12,42 +12,16 @@ from holdfast.kit.errors import RunNotRetryable
 from holdfast.ledger import history, inspect
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.domain.status import RunStatus
-from holdfast.ledger.partition import drop_history
 from holdfast.ledger.retry import retry
 from holdfast.ledger.values import Leased
 from tests.support.commit import Floor, commit
-from tests.support.ledger import execute, fetch, finish, status_of
+from tests.support.ledger import finish, status_of
+from tests.support.retention import age, drop
 
 
 @pytest.fixture
 async def floor(db: Database) -> Floor:
     return await Floor(db).open()
-
-
-async def age(db: Database, run_id: UUID, days: int, *, partition: bool = True) -> None:
-    """Let a run have been accepted that many days ago, with a partition of that day or in the default one."""
-    (row,) = await fetch(db, "SELECT current_date - $1::int AS day", days)
-    day = row["day"]
-    for parent in ("checkpoint", "transcript"):
-        if partition:
-            name = f"{parent}_{day:%Y%m%d}"
-            await execute(
-                db,
-                f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {parent} "
-                f"FOR VALUES FROM ('{day}') TO (date '{day}' + 1)",
-            )
-        await execute(db, f"UPDATE {parent} SET day = $1 WHERE run_id = $2", day, run_id)
-    await execute(db, "UPDATE run_state SET day = $1 WHERE run_id = $2", day, run_id)
-
-
-async def drop(db: Database, keep: int = 30) -> list[int]:
-    """Drop what may be dropped; return how many days ago each day was."""
-    ages = []
-    async with db.connection() as connection:
-        today = await connection.fetchval("SELECT current_date")
-        while (day := await drop_history(connection, keep)) is not None:
-            ages.append((today - day).days)
-    return ages
 
 
 async def recorded(db: Database, floor: Floor) -> Leased:

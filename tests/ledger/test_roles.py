@@ -44,6 +44,7 @@ from holdfast.ledger.history import beginning
 from holdfast.ledger.mailbox import signal
 from holdfast.ledger.orphan import cancel_orphans
 from holdfast.ledger.partition import drop_history
+from holdfast.ledger.removal import remove
 from holdfast.ledger.retry import retry
 from holdfast.ledger.run_list import RunFilter, list_runs
 from holdfast.ledger.spawn import Parent, spawn
@@ -99,6 +100,8 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
         await inspect.transcript(connection, "acme", first.run_id)
         await connection.fetchval("SELECT make_partitions(1)")
         assert await drop_history(connection, 1) is None
+    await tenant.change(db, "acme", {"keep_service_s": 1e-6})
+    assert (await remove(db)).removed == 1
     await sweep(db)
     await admitted(db, invocation(limits=Limits(deadline_ms=1)))
     assert (await fire(db)).moved.count == 1
@@ -317,6 +320,9 @@ async def test_the_invokers_role_edits_tenants_and_tells_of_dead_letters_as_the_
         ("dispatcher", "SELECT make_partitions(400)"),
         ("checkpoint", "SELECT drop_history(1)"),
         ("dispatcher", "SELECT drop_history(1)"),
+        ("checkpoint", "SELECT remove_runs('{}')"),
+        ("dispatcher", "SELECT remove_runs('{}')"),
+        ("approval", "SELECT remove_runs('{}')"),
         ("invoker", "DELETE FROM history_dropped"),
     ],
 )

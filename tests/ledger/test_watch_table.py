@@ -137,6 +137,7 @@ async def test_watching_again_replaces_and_unwatching_ends(db: Database, owner: 
         ("'a b'", "intent"),
         ("'x', key_columns => '{nothing}'", "key_columns"),
         ("'x', columns => '{nothing}'", "columns"),
+        ("'x', columns => '{}'", "columns"),
         ("'x', operations => '{TRUNCATE}'", "operations"),
         ("'x', operations => '{}'", "operations"),
         ("'x', tenant => ''", "tenant"),

@@ -256,6 +256,12 @@ _CONTRADICTIONS = {
         SELECT s.run_id FROM run_state s JOIN child c USING (run_id)
         JOIN run_state p ON p.run_id = c.parent_run_id
         WHERE p.status >= 5 AND c.on_parent_end = 1 AND NOT s.cancel_requested""",
+    "something is left of a run that is gone": """
+        SELECT run_id FROM (
+            SELECT run_id FROM run UNION SELECT run_id FROM run_outcome UNION SELECT run_id FROM idempotency
+            UNION SELECT run_id FROM transcript UNION SELECT run_id FROM checkpoint
+            UNION SELECT run_id FROM approval UNION SELECT run_id FROM handoff) r
+        WHERE NOT EXISTS (SELECT FROM run_state s WHERE s.run_id = r.run_id)""",
     "a transcript has a gap": """
         SELECT run_id FROM (
             SELECT run_id, first_sequence,

@@ -3,6 +3,8 @@
 import json
 import re
 
+from examples.standins.fault import Fault
+from tests.kit.until import until
 from tests.telemetry.conftest import MODEL_KEY, SERVICES, SIGNING_SECRET, Watched
 
 PATIENCE_S = 60.0
@@ -43,6 +45,7 @@ async def test_secrets_and_payloads_are_in_no_log_no_trace_and_no_metric(watched
 
 async def test_every_line_about_a_run_says_which_what_it_is_tied_to_and_its_trace(watched: Watched) -> None:
     collector = watched.collector
+    watched.receiver.faults.add(Fault("400"))
     handle = await watched.client.invoke(
         "telemetry.work", {"topic": "boats"}, correlation_id="order-7", wait=PATIENCE_S
     )
@@ -58,6 +61,8 @@ async def test_every_line_about_a_run_says_which_what_it_is_tied_to_and_its_trac
     (authors,) = lines("runner", logger="author", event="looking up")
     about = {"run_id": run_id, "correlation_id": "order-7", "trace_id": trace}
     assert about.items() <= authors.items()
+    await until(lambda: bool(lines("dispatcher", event="effect set aside")))
+    assert about.items() <= lines("dispatcher", event="effect set aside")[0].items()
     (read,) = lines("invoker", event="call", method="/holdfast.v1.InvokerService/GetRun")
     assert read["run_id"] == run_id
     assert len(read["trace_id"]) == 32

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aholdfast/v1/approval.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\x08\x41pprover\x12\x0e\n\x04user\x18\x01 \x01(\tH\x00\x12\x0f\n\x05group\x18\x02 \x01(\tH\x00\x12\x0e\n\x04role\x18\x03 \x01(\tH\x00\x42\x05\n\x03who\"A\n\x06Quorum\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12(\n\tapprovers\x18\x02 \x03(\x0b\x32\x15.holdfast.v1.Approver\"\x95\x01\n\x0eReminderPolicy\x12.\n\x0b\x66irst_after\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmax_count\x18\x03 \x01(\x05\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\"\x87\x01\n\x0e\x45scalationStep\x12(\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08required\x18\x02 \x03(\x0b\x32\x13.holdfast.v1.Quorum\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xec\x02\n\x0e\x41pprovalPolicy\x12%\n\x08required\x18\x01 \x03(\x0b\x32\x13.holdfast.v1.Quorum\x12\x1d\n\x15requester_may_approve\x18\x02 \x01(\x08\x12\x18\n\x10payload_editable\x18\x03 \x01(\x08\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x10\x64\x65\x66\x61ult_decision\x18\x05 \x01(\x0e\x32\x1c.holdfast.v1.ApprovalVerdict\x12\x1a\n\x12notice_destination\x18\x06 \x01(\t\x12\x19\n\x11\x61\x64min_destination\x18\x07 \x01(\t\x12.\n\treminders\x18\x08 \x01(\x0b\x32\x1b.holdfast.v1.ReminderPolicy\x12/\n\nescalation\x18\t \x03(\x0b\x32\x1b.holdfast.v1.EscalationStep\"\xae\x01\n\x04Vote\x12\x0c\n\x04user\x18\x01 \x01(\t\x12-\n\x07verdict\x18\x02 \x01(\x0e\x32\x1c.holdfast.v1.ApprovalVerdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x10payload_revision\x18\x04 \x01(\x03\x12\x0e\n\x06voided\x18\x05 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb3\x01\n\x08\x44\x65\x63ision\x12+\n\x06origin\x18\x01 \x01(\x0e\x32\x1b.holdfast.v1.DecisionOrigin\x12\x10\n\x08\x64\x65\x63iders\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\'\n\x07payload\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12/\n\x0b\x64\x65\x63ide_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd2\x01\n\nAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x13\n\x0b\x61pproval_id\x18\x02 \x01(\t\x12(\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x18.holdfast.v1.AuditAction\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\x0c\x12\x15\n\rprevious_hash\x18\x06 \x01(\x0c\x12\x0c\n\x04hash\x18\x07 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcf\x05\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0e\n\x06intent\x18\x04 \x01(\t\x12\x11\n\trequester\x18\x05 \x01(\t\x12\r\n\x05title\x18\x06 \x01(\t\x12\'\n\x07payload\x18\x07 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x18\n\x10payload_revision\x18\x08 \x01(\x03\x12+\n\x06policy\x18\t \x01(\x0b\x32\x1b.holdfast.v1.ApprovalPolicy\x12%\n\x08required\x18\n \x03(\x0b\x32\x13.holdfast.v1.Quorum\x12\x18\n\x10\x65scalation_level\x18\x0b \x01(\x05\x12\x16\n\x0ereminders_sent\x18\x0c \x01(\x05\x12+\n\x06status\x18\r \x01(\x0e\x32\x1b.holdfast.v1.ApprovalStatus\x12 \n\x05votes\x18\x0e \x03(\x0b\x32\x11.holdfast.v1.Vote\x12\'\n\x08\x64\x65\x63ision\x18\x0f \x01(\x0b\x32\x15.holdfast.v1.Decision\x12&\n\x05\x61udit\x18\x10 \x03(\x0b\x32\x17.holdfast.v1.AuditEntry\x12\x31\n\x06labels\x18\x11 \x03(\x0b\x32!.holdfast.v1.Approval.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rdeadline_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xc6\x01\n\x0e\x41pprovalStatus\x12\x1f\n\x1b\x41PPROVAL_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41PPROVAL_STATUS_PENDING\x10\x01\x12\x1c\n\x18\x41PPROVAL_STATUS_APPROVED\x10\x02\x12\x1a\n\x16\x41PPROVAL_STATUS_DENIED\x10\x03\x12\x1d\n\x19\x41PPROVAL_STATUS_TIMED_OUT\x10\x04\x12\x1d\n\x19\x41PPROVAL_STATUS_CANCELLED\x10\x05*l\n\x0f\x41pprovalVerdict\x12 \n\x1c\x41PPROVAL_VERDICT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41PPROVAL_VERDICT_APPROVE\x10\x01\x12\x19\n\x15\x41PPROVAL_VERDICT_DENY\x10\x02*\x8b\x01\n\x0e\x44\x65\x63isionOrigin\x12\x1f\n\x1b\x44\x45\x43ISION_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45\x43ISION_ORIGIN_VOTES\x10\x01\x12\x1b\n\x17\x44\x45\x43ISION_ORIGIN_TIMEOUT\x10\x02\x12 \n\x1c\x44\x45\x43ISION_ORIGIN_CANCELLATION\x10\x03*\x95\x01\n\x0b\x41uditAction\x12\x1c\n\x18\x41UDIT_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_ACTION_REQUESTED\x10\x01\x12\x16\n\x12\x41UDIT_ACTION_VOTED\x10\x02\x12\x1a\n\x16\x41UDIT_ACTION_ESCALATED\x10\x03\x12\x18\n\x14\x41UDIT_ACTION_DECIDED\x10\x04\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aholdfast/v1/approval.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/sealing.proto\"B\n\x08\x41pprover\x12\x0e\n\x04user\x18\x01 \x01(\tH\x00\x12\x0f\n\x05group\x18\x02 \x01(\tH\x00\x12\x0e\n\x04role\x18\x03 \x01(\tH\x00\x42\x05\n\x03who\"A\n\x06Quorum\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12(\n\tapprovers\x18\x02 \x03(\x0b\x32\x15.holdfast.v1.Approver\"\x95\x01\n\x0eReminderPolicy\x12.\n\x0b\x66irst_after\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tmax_count\x18\x03 \x01(\x05\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\"\x87\x01\n\x0e\x45scalationStep\x12(\n\x05\x61\x66ter\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12%\n\x08required\x18\x02 \x03(\x0b\x32\x13.holdfast.v1.Quorum\x12\x13\n\x0b\x64\x65stination\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"\xec\x02\n\x0e\x41pprovalPolicy\x12%\n\x08required\x18\x01 \x03(\x0b\x32\x13.holdfast.v1.Quorum\x12\x1d\n\x15requester_may_approve\x18\x02 \x01(\x08\x12\x18\n\x10payload_editable\x18\x03 \x01(\x08\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x10\x64\x65\x66\x61ult_decision\x18\x05 \x01(\x0e\x32\x1c.holdfast.v1.ApprovalVerdict\x12\x1a\n\x12notice_destination\x18\x06 \x01(\t\x12\x19\n\x11\x61\x64min_destination\x18\x07 \x01(\t\x12.\n\treminders\x18\x08 \x01(\x0b\x32\x1b.holdfast.v1.ReminderPolicy\x12/\n\nescalation\x18\t \x03(\x0b\x32\x1b.holdfast.v1.EscalationStep\"\xae\x01\n\x04Vote\x12\x0c\n\x04user\x18\x01 \x01(\t\x12-\n\x07verdict\x18\x02 \x01(\x0e\x32\x1c.holdfast.v1.ApprovalVerdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x18\n\x10payload_revision\x18\x04 \x01(\x03\x12\x0e\n\x06voided\x18\x05 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb9\x01\n\x08\x44\x65\x63ision\x12+\n\x06origin\x18\x01 \x01(\x0e\x32\x1b.holdfast.v1.DecisionOrigin\x12\x10\n\x08\x64\x65\x63iders\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12-\n\x07payload\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12/\n\x0b\x64\x65\x63ide_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd2\x01\n\nAuditEntry\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x13\n\x0b\x61pproval_id\x18\x02 \x01(\t\x12(\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\x18.holdfast.v1.AuditAction\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\x0c\x12\x15\n\rprevious_hash\x18\x06 \x01(\x0c\x12\x0c\n\x04hash\x18\x07 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd5\x05\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0e\n\x06intent\x18\x04 \x01(\t\x12\x11\n\trequester\x18\x05 \x01(\t\x12\r\n\x05title\x18\x06 \x01(\t\x12-\n\x07payload\x18\x07 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12\x18\n\x10payload_revision\x18\x08 \x01(\x03\x12+\n\x06policy\x18\t \x01(\x0b\x32\x1b.holdfast.v1.ApprovalPolicy\x12%\n\x08required\x18\n \x03(\x0b\x32\x13.holdfast.v1.Quorum\x12\x18\n\x10\x65scalation_level\x18\x0b \x01(\x05\x12\x16\n\x0ereminders_sent\x18\x0c \x01(\x05\x12+\n\x06status\x18\r \x01(\x0e\x32\x1b.holdfast.v1.ApprovalStatus\x12 \n\x05votes\x18\x0e \x03(\x0b\x32\x11.holdfast.v1.Vote\x12\'\n\x08\x64\x65\x63ision\x18\x0f \x01(\x0b\x32\x15.holdfast.v1.Decision\x12&\n\x05\x61udit\x18\x10 \x03(\x0b\x32\x17.holdfast.v1.AuditEntry\x12\x31\n\x06labels\x18\x11 \x03(\x0b\x32!.holdfast.v1.Approval.LabelsEntry\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rdeadline_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xc6\x01\n\x0e\x41pprovalStatus\x12\x1f\n\x1b\x41PPROVAL_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41PPROVAL_STATUS_PENDING\x10\x01\x12\x1c\n\x18\x41PPROVAL_STATUS_APPROVED\x10\x02\x12\x1a\n\x16\x41PPROVAL_STATUS_DENIED\x10\x03\x12\x1d\n\x19\x41PPROVAL_STATUS_TIMED_OUT\x10\x04\x12\x1d\n\x19\x41PPROVAL_STATUS_CANCELLED\x10\x05*l\n\x0f\x41pprovalVerdict\x12 \n\x1c\x41PPROVAL_VERDICT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41PPROVAL_VERDICT_APPROVE\x10\x01\x12\x19\n\x15\x41PPROVAL_VERDICT_DENY\x10\x02*\x8b\x01\n\x0e\x44\x65\x63isionOrigin\x12\x1f\n\x1b\x44\x45\x43ISION_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45\x43ISION_ORIGIN_VOTES\x10\x01\x12\x1b\n\x17\x44\x45\x43ISION_ORIGIN_TIMEOUT\x10\x02\x12 \n\x1c\x44\x45\x43ISION_ORIGIN_CANCELLATION\x10\x03*\x95\x01\n\x0b\x41uditAction\x12\x1c\n\x18\x41UDIT_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41UDIT_ACTION_REQUESTED\x10\x01\x12\x16\n\x12\x41UDIT_ACTION_VOTED\x10\x02\x12\x1a\n\x16\x41UDIT_ACTION_ESCALATED\x10\x03\x12\x18\n\x14\x41UDIT_ACTION_DECIDED\x10\x04\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,34 +36,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.approval_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
+  _globals['_DECISION'].fields_by_name['payload']._loaded_options = None
+  _globals['_DECISION'].fields_by_name['payload']._serialized_options = b'\210\316\030\001'
   _globals['_APPROVAL_LABELSENTRY']._loaded_options = None
   _globals['_APPROVAL_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_APPROVALSTATUS']._serialized_start=2225
-  _globals['_APPROVALSTATUS']._serialized_end=2423
-  _globals['_APPROVALVERDICT']._serialized_start=2425
-  _globals['_APPROVALVERDICT']._serialized_end=2533
-  _globals['_DECISIONORIGIN']._serialized_start=2536
-  _globals['_DECISIONORIGIN']._serialized_end=2675
-  _globals['_AUDITACTION']._serialized_start=2678
-  _globals['_AUDITACTION']._serialized_end=2827
-  _globals['_APPROVER']._serialized_start=138
-  _globals['_APPROVER']._serialized_end=204
-  _globals['_QUORUM']._serialized_start=206
-  _globals['_QUORUM']._serialized_end=271
-  _globals['_REMINDERPOLICY']._serialized_start=274
-  _globals['_REMINDERPOLICY']._serialized_end=423
-  _globals['_ESCALATIONSTEP']._serialized_start=426
-  _globals['_ESCALATIONSTEP']._serialized_end=561
-  _globals['_APPROVALPOLICY']._serialized_start=564
-  _globals['_APPROVALPOLICY']._serialized_end=928
-  _globals['_VOTE']._serialized_start=931
-  _globals['_VOTE']._serialized_end=1105
-  _globals['_DECISION']._serialized_start=1108
-  _globals['_DECISION']._serialized_end=1287
-  _globals['_AUDITENTRY']._serialized_start=1290
-  _globals['_AUDITENTRY']._serialized_end=1500
-  _globals['_APPROVAL']._serialized_start=1503
-  _globals['_APPROVAL']._serialized_end=2222
-  _globals['_APPROVAL_LABELSENTRY']._serialized_start=2177
-  _globals['_APPROVAL_LABELSENTRY']._serialized_end=2222
+  _globals['_APPROVAL'].fields_by_name['payload']._loaded_options = None
+  _globals['_APPROVAL'].fields_by_name['payload']._serialized_options = b'\210\316\030\001'
+  _globals['_APPROVALSTATUS']._serialized_start=2264
+  _globals['_APPROVALSTATUS']._serialized_end=2462
+  _globals['_APPROVALVERDICT']._serialized_start=2464
+  _globals['_APPROVALVERDICT']._serialized_end=2572
+  _globals['_DECISIONORIGIN']._serialized_start=2575
+  _globals['_DECISIONORIGIN']._serialized_end=2714
+  _globals['_AUDITACTION']._serialized_start=2717
+  _globals['_AUDITACTION']._serialized_end=2866
+  _globals['_APPROVER']._serialized_start=165
+  _globals['_APPROVER']._serialized_end=231
+  _globals['_QUORUM']._serialized_start=233
+  _globals['_QUORUM']._serialized_end=298
+  _globals['_REMINDERPOLICY']._serialized_start=301
+  _globals['_REMINDERPOLICY']._serialized_end=450
+  _globals['_ESCALATIONSTEP']._serialized_start=453
+  _globals['_ESCALATIONSTEP']._serialized_end=588
+  _globals['_APPROVALPOLICY']._serialized_start=591
+  _globals['_APPROVALPOLICY']._serialized_end=955
+  _globals['_VOTE']._serialized_start=958
+  _globals['_VOTE']._serialized_end=1132
+  _globals['_DECISION']._serialized_start=1135
+  _globals['_DECISION']._serialized_end=1320
+  _globals['_AUDITENTRY']._serialized_start=1323
+  _globals['_AUDITENTRY']._serialized_end=1533
+  _globals['_APPROVAL']._serialized_start=1536
+  _globals['_APPROVAL']._serialized_end=2261
+  _globals['_APPROVAL_LABELSENTRY']._serialized_start=2216
+  _globals['_APPROVAL_LABELSENTRY']._serialized_end=2261
 # @@protoc_insertion_point(module_scope)

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from holdfast.v1 import approval_pb2 as holdfast_dot_v1_dot_approval__pb2
 from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
+from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"holdfast/v1/approval_service.proto\x12\x0bholdfast.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1aholdfast/v1/approval.proto\x1a\x15holdfast/v1/run.proto\"\xd5\x01\n\x0e\x41pprovalFilter\x12-\n\x08statuses\x18\x01 \x03(\x0e\x32\x1b.holdfast.v1.ApprovalStatus\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06intent\x18\x03 \x01(\t\x12\x0c\n\x04mine\x18\x04 \x01(\x08\x12\x37\n\x06labels\x18\x05 \x03(\x0b\x32\'.holdfast.v1.ApprovalFilter.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xaa\x01\n\x16RequestApprovalRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\'\n\x07payload\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12+\n\x06policy\x18\x06 \x01(\x0b\x32\x1b.holdfast.v1.ApprovalPolicy\"k\n\x17RequestApprovalResponse\x12\'\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Approval\x12\x13\n\x0bmailbox_key\x18\x02 \x01(\t\x12\x12\n\nreattached\x18\x03 \x01(\x08\"\xda\x01\n\x15\x44\x65\x63ideApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12-\n\x07verdict\x18\x02 \x01(\x0e\x32\x1c.holdfast.v1.ApprovalVerdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12.\n\x0e\x65\x64ited_payload\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x18\n\x10payload_revision\x18\x05 \x01(\x03\x12#\n\x06\x63\x61ller\x18\x06 \x01(\x0b\x32\x13.holdfast.v1.Caller\"A\n\x16\x44\x65\x63ideApprovalResponse\x12\'\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Approval\"@\n\x12GetApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x15\n\rinclude_audit\x18\x02 \x01(\x08\">\n\x13GetApprovalResponse\x12\'\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Approval\"\xac\x01\n\x14ListApprovalsRequest\x12+\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1b.holdfast.v1.ApprovalFilter\x12)\n\x05order\x18\x02 \x01(\x0e\x32\x1a.holdfast.v1.ApprovalOrder\x12\x15\n\rinclude_audit\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"Z\n\x15ListApprovalsResponse\x12(\n\tapprovals\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x15WatchApprovalsRequest\x12+\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1b.holdfast.v1.ApprovalFilter\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"d\n\x16WatchApprovalsResponse\x12\'\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Approval\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x11\n\tcaught_up\x18\x03 \x01(\x08*g\n\rApprovalOrder\x12\x1e\n\x1a\x41PPROVAL_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41PPROVAL_ORDER_DEADLINE\x10\x01\x12\x19\n\x15\x41PPROVAL_ORDER_NEWEST\x10\x02\x32\xd1\x03\n\x0f\x41pprovalService\x12\\\n\x0fRequestApproval\x12#.holdfast.v1.RequestApprovalRequest\x1a$.holdfast.v1.RequestApprovalResponse\x12Y\n\x0e\x44\x65\x63ideApproval\x12\".holdfast.v1.DecideApprovalRequest\x1a#.holdfast.v1.DecideApprovalResponse\x12P\n\x0bGetApproval\x12\x1f.holdfast.v1.GetApprovalRequest\x1a .holdfast.v1.GetApprovalResponse\x12V\n\rListApprovals\x12!.holdfast.v1.ListApprovalsRequest\x1a\".holdfast.v1.ListApprovalsResponse\x12[\n\x0eWatchApprovals\x12\".holdfast.v1.WatchApprovalsRequest\x1a#.holdfast.v1.WatchApprovalsResponse0\x01\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"holdfast/v1/approval_service.proto\x12\x0bholdfast.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1aholdfast/v1/approval.proto\x1a\x15holdfast/v1/run.proto\x1a\x19holdfast/v1/sealing.proto\"\xd5\x01\n\x0e\x41pprovalFilter\x12-\n\x08statuses\x18\x01 \x03(\x0e\x32\x1b.holdfast.v1.ApprovalStatus\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06intent\x18\x03 \x01(\t\x12\x0c\n\x04mine\x18\x04 \x01(\x08\x12\x37\n\x06labels\x18\x05 \x03(\x0b\x32\'.holdfast.v1.ApprovalFilter.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb0\x01\n\x16RequestApprovalRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12-\n\x07payload\x18\x05 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12+\n\x06policy\x18\x06 \x01(\x0b\x32\x1b.holdfast.v1.ApprovalPolicy\"k\n\x17RequestApprovalResponse\x12\'\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Approval\x12\x13\n\x0bmailbox_key\x18\x02 \x01(\t\x12\x12\n\nreattached\x18\x03 \x01(\x08\"\xe0\x01\n\x15\x44\x65\x63ideApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12-\n\x07verdict\x18\x02 \x01(\x0e\x32\x1c.holdfast.v1.ApprovalVerdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x34\n\x0e\x65\x64ited_payload\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12\x18\n\x10payload_revision\x18\x05 \x01(\x03\x12#\n\x06\x63\x61ller\x18\x06 \x01(\x0b\x32\x13.holdfast.v1.Caller\"A\n\x16\x44\x65\x63ideApprovalResponse\x12\'\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Approval\"@\n\x12GetApprovalRequest\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x15\n\rinclude_audit\x18\x02 \x01(\x08\">\n\x13GetApprovalResponse\x12\'\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Approval\"\xac\x01\n\x14ListApprovalsRequest\x12+\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1b.holdfast.v1.ApprovalFilter\x12)\n\x05order\x18\x02 \x01(\x0e\x32\x1a.holdfast.v1.ApprovalOrder\x12\x15\n\rinclude_audit\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"Z\n\x15ListApprovalsResponse\x12(\n\tapprovals\x18\x01 \x03(\x0b\x32\x15.holdfast.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"T\n\x15WatchApprovalsRequest\x12+\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1b.holdfast.v1.ApprovalFilter\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"d\n\x16WatchApprovalsResponse\x12\'\n\x08\x61pproval\x18\x01 \x01(\x0b\x32\x15.holdfast.v1.Approval\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x11\n\tcaught_up\x18\x03 \x01(\x08*g\n\rApprovalOrder\x12\x1e\n\x1a\x41PPROVAL_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41PPROVAL_ORDER_DEADLINE\x10\x01\x12\x19\n\x15\x41PPROVAL_ORDER_NEWEST\x10\x02\x32\xd1\x03\n\x0f\x41pprovalService\x12\\\n\x0fRequestApproval\x12#.holdfast.v1.RequestApprovalRequest\x1a$.holdfast.v1.RequestApprovalResponse\x12Y\n\x0e\x44\x65\x63ideApproval\x12\".holdfast.v1.DecideApprovalRequest\x1a#.holdfast.v1.DecideApprovalResponse\x12P\n\x0bGetApproval\x12\x1f.holdfast.v1.GetApprovalRequest\x1a .holdfast.v1.GetApprovalResponse\x12V\n\rListApprovals\x12!.holdfast.v1.ListApprovalsRequest\x1a\".holdfast.v1.ListApprovalsResponse\x12[\n\x0eWatchApprovals\x12\".holdfast.v1.WatchApprovalsRequest\x1a#.holdfast.v1.WatchApprovalsResponse0\x01\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,32 +38,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
   _globals['_APPROVALFILTER_LABELSENTRY']._loaded_options = None
   _globals['_APPROVALFILTER_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_APPROVALORDER']._serialized_start=1503
-  _globals['_APPROVALORDER']._serialized_end=1606
-  _globals['_APPROVALFILTER']._serialized_start=133
-  _globals['_APPROVALFILTER']._serialized_end=346
-  _globals['_APPROVALFILTER_LABELSENTRY']._serialized_start=301
-  _globals['_APPROVALFILTER_LABELSENTRY']._serialized_end=346
-  _globals['_REQUESTAPPROVALREQUEST']._serialized_start=349
-  _globals['_REQUESTAPPROVALREQUEST']._serialized_end=519
-  _globals['_REQUESTAPPROVALRESPONSE']._serialized_start=521
-  _globals['_REQUESTAPPROVALRESPONSE']._serialized_end=628
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_start=631
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=849
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=851
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=916
-  _globals['_GETAPPROVALREQUEST']._serialized_start=918
-  _globals['_GETAPPROVALREQUEST']._serialized_end=982
-  _globals['_GETAPPROVALRESPONSE']._serialized_start=984
-  _globals['_GETAPPROVALRESPONSE']._serialized_end=1046
-  _globals['_LISTAPPROVALSREQUEST']._serialized_start=1049
-  _globals['_LISTAPPROVALSREQUEST']._serialized_end=1221
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=1223
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1313
-  _globals['_WATCHAPPROVALSREQUEST']._serialized_start=1315
-  _globals['_WATCHAPPROVALSREQUEST']._serialized_end=1399
-  _globals['_WATCHAPPROVALSRESPONSE']._serialized_start=1401
-  _globals['_WATCHAPPROVALSRESPONSE']._serialized_end=1501
-  _globals['_APPROVALSERVICE']._serialized_start=1609
-  _globals['_APPROVALSERVICE']._serialized_end=2074
+  _globals['_REQUESTAPPROVALREQUEST'].fields_by_name['payload']._loaded_options = None
+  _globals['_REQUESTAPPROVALREQUEST'].fields_by_name['payload']._serialized_options = b'\210\316\030\001'
+  _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['edited_payload']._loaded_options = None
+  _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['edited_payload']._serialized_options = b'\210\316\030\001'
+  _globals['_APPROVALORDER']._serialized_start=1542
+  _globals['_APPROVALORDER']._serialized_end=1645
+  _globals['_APPROVALFILTER']._serialized_start=160
+  _globals['_APPROVALFILTER']._serialized_end=373
+  _globals['_APPROVALFILTER_LABELSENTRY']._serialized_start=328
+  _globals['_APPROVALFILTER_LABELSENTRY']._serialized_end=373
+  _globals['_REQUESTAPPROVALREQUEST']._serialized_start=376
+  _globals['_REQUESTAPPROVALREQUEST']._serialized_end=552
+  _globals['_REQUESTAPPROVALRESPONSE']._serialized_start=554
+  _globals['_REQUESTAPPROVALRESPONSE']._serialized_end=661
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_start=664
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=888
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=890
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=955
+  _globals['_GETAPPROVALREQUEST']._serialized_start=957
+  _globals['_GETAPPROVALREQUEST']._serialized_end=1021
+  _globals['_GETAPPROVALRESPONSE']._serialized_start=1023
+  _globals['_GETAPPROVALRESPONSE']._serialized_end=1085
+  _globals['_LISTAPPROVALSREQUEST']._serialized_start=1088
+  _globals['_LISTAPPROVALSREQUEST']._serialized_end=1260
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=1262
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1352
+  _globals['_WATCHAPPROVALSREQUEST']._serialized_start=1354
+  _globals['_WATCHAPPROVALSREQUEST']._serialized_end=1438
+  _globals['_WATCHAPPROVALSRESPONSE']._serialized_start=1440
+  _globals['_WATCHAPPROVALSRESPONSE']._serialized_end=1540
+  _globals['_APPROVALSERVICE']._serialized_start=1648
+  _globals['_APPROVALSERVICE']._serialized_end=2113
 # @@protoc_insertion_point(module_scope)

@@ -27,9 +27,10 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from holdfast.v1 import invoker_service_pb2 as holdfast_dot_v1_dot_invoker__service__pb2
 from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
+from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17holdfast/v1/batch.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!holdfast/v1/invoker_service.proto\x1a\x15holdfast/v1/run.proto\"X\n\x0b\x42\x61tchSource\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x12\n\nkey_column\x18\x03 \x01(\t\x12\x16\n\x0e\x63urrent_column\x18\x04 \x01(\t\"8\n\x10\x46\x61ilureTolerance\x12\x11\n\tmax_items\x18\x01 \x01(\x03\x12\x11\n\tmax_share\x18\x02 \x01(\x01\"o\n\x0cReviewPolicy\x12\x1a\n\x12min_accepted_share\x18\x01 \x01(\x01\x12\x12\n\nmin_judged\x18\x02 \x01(\x05\x12\x17\n\x0freviewer_intent\x18\x03 \x01(\t\x12\x16\n\x0e\x61pply_when_met\x18\x04 \x01(\x08\"<\n\x0b\x41pplyEffect\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x18\n\x10undo_destination\x18\x02 \x01(\t\"t\n\x0b\x41pplyTarget\x12*\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.ApplyEffectH\x00\x12/\n\tfollow_up\x18\x02 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequestH\x00\x42\x08\n\x06target\"\xb3\x04\n\tBatchSpec\x12.\n\ninvocation\x18\x01 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequest\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12(\n\x06source\x18\x04 \x01(\x0b\x32\x18.holdfast.v1.BatchSource\x12\x14\n\x0cskip_staging\x18\x05 \x01(\x08\x12\x17\n\x0fmax_parallelism\x18\x06 \x01(\x05\x12\x10\n\x08in_order\x18\x07 \x01(\x08\x12\'\n\x05retry\x18\x08 \x01(\x0b\x32\x18.holdfast.v1.RetryPolicy\x12\x30\n\ttolerance\x18\t \x01(\x0b\x32\x1d.holdfast.v1.FailureTolerance\x12)\n\x06review\x18\n \x01(\x0b\x32\x19.holdfast.v1.ReviewPolicy\x12\'\n\x05\x61pply\x18\x0b \x01(\x0b\x32\x18.holdfast.v1.ApplyTarget\x12\x13\n\x0blabel_field\x18\x0c \x01(\t\x12\x18\n\x10\x63onfidence_field\x18\r \x01(\t\x12\x32\n\x06labels\x18\x0e \x03(\x0b\x32\".holdfast.v1.BatchSpec.LabelsEntry\x12\x1b\n\x13start_when_uploaded\x18\x0f \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"l\n\nBatchInput\x12\x0b\n\x03key\x18\x01 \x01(\t\x12(\n\x07payload\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\'\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"j\n\x0b\x46ieldChange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12&\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12%\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"\xca\x01\n\nItemReview\x12\r\n\x05index\x18\x01 \x01(\x03\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.holdfast.v1.ReviewVerdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12-\n\redited_output\x18\x04 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x10\n\x08reviewer\x18\x05 \x01(\t\x12/\n\x0breview_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x94\x04\n\tBatchItem\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x03\x12&\n\x05input\x18\x03 \x01(\x0b\x32\x17.holdfast.v1.BatchInput\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.holdfast.v1.BatchItemStatus\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12&\n\x06output\x18\x07 \x01(\x0b\x32\x16.google.protobuf.Value\x12)\n\x07\x63hanges\x18\x08 \x03(\x0b\x32\x18.holdfast.v1.FieldChange\x12\r\n\x05label\x18\t \x01(\t\x12\x17\n\nconfidence\x18\n \x01(\x01H\x00\x88\x01\x01\x12!\n\x05usage\x18\x0b \x01(\x0b\x32\x12.holdfast.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x0c \x01(\x03\x12%\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\'\n\x06review\x18\x0e \x01(\x0b\x32\x17.holdfast.v1.ItemReview\x12\x11\n\teffect_id\x18\x0f \x01(\t\x12\x18\n\x10\x66ollow_up_run_id\x18\x10 \x01(\t\x12/\n\x0bupdate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_confidence\"M\n\x0e\x42\x61tchItemCount\x12,\n\x06status\x18\x01 \x01(\x0e\x32\x1c.holdfast.v1.BatchItemStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"N\n\rLatencyBucket\x12.\n\x0bupper_bound\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"]\n\nErrorGroup\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x17\n\x0f\x65xample_message\x18\x03 \x01(\t\x12\x17\n\x0f\x65xample_indexes\x18\x04 \x03(\x03\"\xa3\x03\n\rBatchProgress\x12\r\n\x05total\x18\x01 \x01(\x03\x12+\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x1b.holdfast.v1.BatchItemCount\x12\x18\n\x10items_per_second\x18\x03 \x01(\x01\x12\x30\n\x0c\x65ta_earliest\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\neta_latest\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12\x19\n\x11tokens_per_second\x18\x07 \x01(\x01\x12\x13\n\x0b\x63ost_micros\x18\x08 \x01(\x03\x12+\n\x07latency\x18\t \x03(\x0b\x32\x1a.holdfast.v1.LatencyBucket\x12\'\n\x06\x65rrors\x18\n \x03(\x0b\x32\x17.holdfast.v1.ErrorGroup\x12\x31\n\rsnapshot_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x02\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.holdfast.v1.BatchSpec\x12(\n\x06status\x18\x03 \x01(\x0e\x32\x18.holdfast.v1.BatchStatus\x12/\n\rresume_status\x18\x04 \x01(\x0e\x32\x18.holdfast.v1.BatchStatus\x12\x14\n\x0cpause_reason\x18\x05 \x01(\t\x12\x16\n\x0euploaded_items\x18\x06 \x01(\x03\x12\x10\n\x08schedule\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xd8\x02\n\x0b\x42\x61tchStatus\x12\x1c\n\x18\x42\x41TCH_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41TCH_STATUS_UPLOADING\x10\x01\x12\x16\n\x12\x42\x41TCH_STATUS_READY\x10\x02\x12\x18\n\x14\x42\x41TCH_STATUS_RUNNING\x10\x03\x12\x1a\n\x16\x42\x41TCH_STATUS_IN_REVIEW\x10\x04\x12\x19\n\x15\x42\x41TCH_STATUS_APPLYING\x10\x05\x12\x18\n\x14\x42\x41TCH_STATUS_APPLIED\x10\x06\x12\x1d\n\x19\x42\x41TCH_STATUS_ROLLING_BACK\x10\x07\x12\x1c\n\x18\x42\x41TCH_STATUS_ROLLED_BACK\x10\x08\x12\x17\n\x13\x42\x41TCH_STATUS_PAUSED\x10\t\x12\x1a\n\x16\x42\x41TCH_STATUS_COMPLETED\x10\n\x12\x1a\n\x16\x42\x41TCH_STATUS_CANCELLED\x10\x0b*\xde\x03\n\x0f\x42\x61tchItemStatus\x12!\n\x1d\x42\x41TCH_ITEM_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42\x41TCH_ITEM_STATUS_PENDING\x10\x01\x12\x1d\n\x19\x42\x41TCH_ITEM_STATUS_RUNNING\x10\x02\x12\x1c\n\x18\x42\x41TCH_ITEM_STATUS_STAGED\x10\x03\x12\x1e\n\x1a\x42\x41TCH_ITEM_STATUS_ACCEPTED\x10\x04\x12\x1e\n\x1a\x42\x41TCH_ITEM_STATUS_REJECTED\x10\x05\x12\x1d\n\x19\x42\x41TCH_ITEM_STATUS_SKIPPED\x10\x06\x12\x1e\n\x1a\x42\x41TCH_ITEM_STATUS_APPLYING\x10\x07\x12\x1d\n\x19\x42\x41TCH_ITEM_STATUS_APPLIED\x10\x08\x12\"\n\x1e\x42\x41TCH_ITEM_STATUS_APPLY_FAILED\x10\t\x12!\n\x1d\x42\x41TCH_ITEM_STATUS_ROLLED_BACK\x10\n\x12%\n!BATCH_ITEM_STATUS_ROLLBACK_FAILED\x10\x0b\x12\x1f\n\x1b\x42\x41TCH_ITEM_STATUS_SUCCEEDED\x10\x0c\x12\x1f\n\x1b\x42\x41TCH_ITEM_STATUS_CANCELLED\x10\r*e\n\rReviewVerdict\x12\x1e\n\x1aREVIEW_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15REVIEW_VERDICT_ACCEPT\x10\x01\x12\x19\n\x15REVIEW_VERDICT_REJECT\x10\x02\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17holdfast/v1/batch.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!holdfast/v1/invoker_service.proto\x1a\x15holdfast/v1/run.proto\x1a\x19holdfast/v1/sealing.proto\"X\n\x0b\x42\x61tchSource\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x12\n\nkey_column\x18\x03 \x01(\t\x12\x16\n\x0e\x63urrent_column\x18\x04 \x01(\t\"8\n\x10\x46\x61ilureTolerance\x12\x11\n\tmax_items\x18\x01 \x01(\x03\x12\x11\n\tmax_share\x18\x02 \x01(\x01\"o\n\x0cReviewPolicy\x12\x1a\n\x12min_accepted_share\x18\x01 \x01(\x01\x12\x12\n\nmin_judged\x18\x02 \x01(\x05\x12\x17\n\x0freviewer_intent\x18\x03 \x01(\t\x12\x16\n\x0e\x61pply_when_met\x18\x04 \x01(\x08\"<\n\x0b\x41pplyEffect\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x18\n\x10undo_destination\x18\x02 \x01(\t\"t\n\x0b\x41pplyTarget\x12*\n\x06\x65\x66\x66\x65\x63t\x18\x01 \x01(\x0b\x32\x18.holdfast.v1.ApplyEffectH\x00\x12/\n\tfollow_up\x18\x02 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequestH\x00\x42\x08\n\x06target\"\xb3\x04\n\tBatchSpec\x12.\n\ninvocation\x18\x01 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequest\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12(\n\x06source\x18\x04 \x01(\x0b\x32\x18.holdfast.v1.BatchSource\x12\x14\n\x0cskip_staging\x18\x05 \x01(\x08\x12\x17\n\x0fmax_parallelism\x18\x06 \x01(\x05\x12\x10\n\x08in_order\x18\x07 \x01(\x08\x12\'\n\x05retry\x18\x08 \x01(\x0b\x32\x18.holdfast.v1.RetryPolicy\x12\x30\n\ttolerance\x18\t \x01(\x0b\x32\x1d.holdfast.v1.FailureTolerance\x12)\n\x06review\x18\n \x01(\x0b\x32\x19.holdfast.v1.ReviewPolicy\x12\'\n\x05\x61pply\x18\x0b \x01(\x0b\x32\x18.holdfast.v1.ApplyTarget\x12\x13\n\x0blabel_field\x18\x0c \x01(\t\x12\x18\n\x10\x63onfidence_field\x18\r \x01(\t\x12\x32\n\x06labels\x18\x0e \x03(\x0b\x32\".holdfast.v1.BatchSpec.LabelsEntry\x12\x1b\n\x13start_when_uploaded\x18\x0f \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"x\n\nBatchInput\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x07payload\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xce\x18\x01\x12-\n\x07\x63urrent\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\"v\n\x0b\x46ieldChange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12,\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12+\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\"\xd0\x01\n\nItemReview\x12\r\n\x05index\x18\x01 \x01(\x03\x12+\n\x07verdict\x18\x02 \x01(\x0e\x32\x1a.holdfast.v1.ReviewVerdict\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x33\n\redited_output\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12\x10\n\x08reviewer\x18\x05 \x01(\t\x12/\n\x0breview_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9a\x04\n\tBatchItem\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x03\x12&\n\x05input\x18\x03 \x01(\x0b\x32\x17.holdfast.v1.BatchInput\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.holdfast.v1.BatchItemStatus\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12,\n\x06output\x18\x07 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12)\n\x07\x63hanges\x18\x08 \x03(\x0b\x32\x18.holdfast.v1.FieldChange\x12\r\n\x05label\x18\t \x01(\t\x12\x17\n\nconfidence\x18\n \x01(\x01H\x00\x88\x01\x01\x12!\n\x05usage\x18\x0b \x01(\x0b\x32\x12.holdfast.v1.Usage\x12\x13\n\x0b\x63ost_micros\x18\x0c \x01(\x03\x12%\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\'\n\x06review\x18\x0e \x01(\x0b\x32\x17.holdfast.v1.ItemReview\x12\x11\n\teffect_id\x18\x0f \x01(\t\x12\x18\n\x10\x66ollow_up_run_id\x18\x10 \x01(\t\x12/\n\x0bupdate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\r\n\x0b_confidence\"M\n\x0e\x42\x61tchItemCount\x12,\n\x06status\x18\x01 \x01(\x0e\x32\x1c.holdfast.v1.BatchItemStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"N\n\rLatencyBucket\x12.\n\x0bupper_bound\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"]\n\nErrorGroup\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x17\n\x0f\x65xample_message\x18\x03 \x01(\t\x12\x17\n\x0f\x65xample_indexes\x18\x04 \x03(\x03\"\xa3\x03\n\rBatchProgress\x12\r\n\x05total\x18\x01 \x01(\x03\x12+\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x1b.holdfast.v1.BatchItemCount\x12\x18\n\x10items_per_second\x18\x03 \x01(\x01\x12\x30\n\x0c\x65ta_earliest\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\neta_latest\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12\x19\n\x11tokens_per_second\x18\x07 \x01(\x01\x12\x13\n\x0b\x63ost_micros\x18\x08 \x01(\x03\x12+\n\x07latency\x18\t \x03(\x0b\x32\x1a.holdfast.v1.LatencyBucket\x12\'\n\x06\x65rrors\x18\n \x03(\x0b\x32\x17.holdfast.v1.ErrorGroup\x12\x31\n\rsnapshot_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x02\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.holdfast.v1.BatchSpec\x12(\n\x06status\x18\x03 \x01(\x0e\x32\x18.holdfast.v1.BatchStatus\x12/\n\rresume_status\x18\x04 \x01(\x0e\x32\x18.holdfast.v1.BatchStatus\x12\x14\n\x0cpause_reason\x18\x05 \x01(\t\x12\x16\n\x0euploaded_items\x18\x06 \x01(\x03\x12\x10\n\x08schedule\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xd8\x02\n\x0b\x42\x61tchStatus\x12\x1c\n\x18\x42\x41TCH_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41TCH_STATUS_UPLOADING\x10\x01\x12\x16\n\x12\x42\x41TCH_STATUS_READY\x10\x02\x12\x18\n\x14\x42\x41TCH_STATUS_RUNNING\x10\x03\x12\x1a\n\x16\x42\x41TCH_STATUS_IN_REVIEW\x10\x04\x12\x19\n\x15\x42\x41TCH_STATUS_APPLYING\x10\x05\x12\x18\n\x14\x42\x41TCH_STATUS_APPLIED\x10\x06\x12\x1d\n\x19\x42\x41TCH_STATUS_ROLLING_BACK\x10\x07\x12\x1c\n\x18\x42\x41TCH_STATUS_ROLLED_BACK\x10\x08\x12\x17\n\x13\x42\x41TCH_STATUS_PAUSED\x10\t\x12\x1a\n\x16\x42\x41TCH_STATUS_COMPLETED\x10\n\x12\x1a\n\x16\x42\x41TCH_STATUS_CANCELLED\x10\x0b*\xde\x03\n\x0f\x42\x61tchItemStatus\x12!\n\x1d\x42\x41TCH_ITEM_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42\x41TCH_ITEM_STATUS_PENDING\x10\x01\x12\x1d\n\x19\x42\x41TCH_ITEM_STATUS_RUNNING\x10\x02\x12\x1c\n\x18\x42\x41TCH_ITEM_STATUS_STAGED\x10\x03\x12\x1e\n\x1a\x42\x41TCH_ITEM_STATUS_ACCEPTED\x10\x04\x12\x1e\n\x1a\x42\x41TCH_ITEM_STATUS_REJECTED\x10\x05\x12\x1d\n\x19\x42\x41TCH_ITEM_STATUS_SKIPPED\x10\x06\x12\x1e\n\x1a\x42\x41TCH_ITEM_STATUS_APPLYING\x10\x07\x12\x1d\n\x19\x42\x41TCH_ITEM_STATUS_APPLIED\x10\x08\x12\"\n\x1e\x42\x41TCH_ITEM_STATUS_APPLY_FAILED\x10\t\x12!\n\x1d\x42\x41TCH_ITEM_STATUS_ROLLED_BACK\x10\n\x12%\n!BATCH_ITEM_STATUS_ROLLBACK_FAILED\x10\x0b\x12\x1f\n\x1b\x42\x41TCH_ITEM_STATUS_SUCCEEDED\x10\x0c\x12\x1f\n\x1b\x42\x41TCH_ITEM_STATUS_CANCELLED\x10\r*e\n\rReviewVerdict\x12\x1e\n\x1aREVIEW_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15REVIEW_VERDICT_ACCEPT\x10\x01\x12\x19\n\x15REVIEW_VERDICT_REJECT\x10\x02\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,42 +40,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
   _globals['_BATCHSPEC_LABELSENTRY']._loaded_options = None
   _globals['_BATCHSPEC_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_BATCHSTATUS']._serialized_start=3199
-  _globals['_BATCHSTATUS']._serialized_end=3543
-  _globals['_BATCHITEMSTATUS']._serialized_start=3546
-  _globals['_BATCHITEMSTATUS']._serialized_end=4024
-  _globals['_REVIEWVERDICT']._serialized_start=4026
-  _globals['_REVIEWVERDICT']._serialized_end=4127
-  _globals['_BATCHSOURCE']._serialized_start=193
-  _globals['_BATCHSOURCE']._serialized_end=281
-  _globals['_FAILURETOLERANCE']._serialized_start=283
-  _globals['_FAILURETOLERANCE']._serialized_end=339
-  _globals['_REVIEWPOLICY']._serialized_start=341
-  _globals['_REVIEWPOLICY']._serialized_end=452
-  _globals['_APPLYEFFECT']._serialized_start=454
-  _globals['_APPLYEFFECT']._serialized_end=514
-  _globals['_APPLYTARGET']._serialized_start=516
-  _globals['_APPLYTARGET']._serialized_end=632
-  _globals['_BATCHSPEC']._serialized_start=635
-  _globals['_BATCHSPEC']._serialized_end=1198
-  _globals['_BATCHSPEC_LABELSENTRY']._serialized_start=1153
-  _globals['_BATCHSPEC_LABELSENTRY']._serialized_end=1198
-  _globals['_BATCHINPUT']._serialized_start=1200
-  _globals['_BATCHINPUT']._serialized_end=1308
-  _globals['_FIELDCHANGE']._serialized_start=1310
-  _globals['_FIELDCHANGE']._serialized_end=1416
-  _globals['_ITEMREVIEW']._serialized_start=1419
-  _globals['_ITEMREVIEW']._serialized_end=1621
-  _globals['_BATCHITEM']._serialized_start=1624
-  _globals['_BATCHITEM']._serialized_end=2156
-  _globals['_BATCHITEMCOUNT']._serialized_start=2158
-  _globals['_BATCHITEMCOUNT']._serialized_end=2235
-  _globals['_LATENCYBUCKET']._serialized_start=2237
-  _globals['_LATENCYBUCKET']._serialized_end=2315
-  _globals['_ERRORGROUP']._serialized_start=2317
-  _globals['_ERRORGROUP']._serialized_end=2410
-  _globals['_BATCHPROGRESS']._serialized_start=2413
-  _globals['_BATCHPROGRESS']._serialized_end=2832
-  _globals['_BATCH']._serialized_start=2835
-  _globals['_BATCH']._serialized_end=3196
+  _globals['_BATCHINPUT'].fields_by_name['payload']._loaded_options = None
+  _globals['_BATCHINPUT'].fields_by_name['payload']._serialized_options = b'\210\316\030\001'
+  _globals['_BATCHINPUT'].fields_by_name['current']._loaded_options = None
+  _globals['_BATCHINPUT'].fields_by_name['current']._serialized_options = b'\210\316\030\001'
+  _globals['_FIELDCHANGE'].fields_by_name['before']._loaded_options = None
+  _globals['_FIELDCHANGE'].fields_by_name['before']._serialized_options = b'\210\316\030\001'
+  _globals['_FIELDCHANGE'].fields_by_name['after']._loaded_options = None
+  _globals['_FIELDCHANGE'].fields_by_name['after']._serialized_options = b'\210\316\030\001'
+  _globals['_ITEMREVIEW'].fields_by_name['edited_output']._loaded_options = None
+  _globals['_ITEMREVIEW'].fields_by_name['edited_output']._serialized_options = b'\210\316\030\001'
+  _globals['_BATCHITEM'].fields_by_name['output']._loaded_options = None
+  _globals['_BATCHITEM'].fields_by_name['output']._serialized_options = b'\210\316\030\001'
+  _globals['_BATCHSTATUS']._serialized_start=3262
+  _globals['_BATCHSTATUS']._serialized_end=3606
+  _globals['_BATCHITEMSTATUS']._serialized_start=3609
+  _globals['_BATCHITEMSTATUS']._serialized_end=4087
+  _globals['_REVIEWVERDICT']._serialized_start=4089
+  _globals['_REVIEWVERDICT']._serialized_end=4190
+  _globals['_BATCHSOURCE']._serialized_start=220
+  _globals['_BATCHSOURCE']._serialized_end=308
+  _globals['_FAILURETOLERANCE']._serialized_start=310
+  _globals['_FAILURETOLERANCE']._serialized_end=366
+  _globals['_REVIEWPOLICY']._serialized_start=368
+  _globals['_REVIEWPOLICY']._serialized_end=479
+  _globals['_APPLYEFFECT']._serialized_start=481
+  _globals['_APPLYEFFECT']._serialized_end=541
+  _globals['_APPLYTARGET']._serialized_start=543
+  _globals['_APPLYTARGET']._serialized_end=659
+  _globals['_BATCHSPEC']._serialized_start=662
+  _globals['_BATCHSPEC']._serialized_end=1225
+  _globals['_BATCHSPEC_LABELSENTRY']._serialized_start=1180
+  _globals['_BATCHSPEC_LABELSENTRY']._serialized_end=1225
+  _globals['_BATCHINPUT']._serialized_start=1227
+  _globals['_BATCHINPUT']._serialized_end=1347
+  _globals['_FIELDCHANGE']._serialized_start=1349
+  _globals['_FIELDCHANGE']._serialized_end=1467
+  _globals['_ITEMREVIEW']._serialized_start=1470
+  _globals['_ITEMREVIEW']._serialized_end=1678
+  _globals['_BATCHITEM']._serialized_start=1681
+  _globals['_BATCHITEM']._serialized_end=2219
+  _globals['_BATCHITEMCOUNT']._serialized_start=2221
+  _globals['_BATCHITEMCOUNT']._serialized_end=2298
+  _globals['_LATENCYBUCKET']._serialized_start=2300
+  _globals['_LATENCYBUCKET']._serialized_end=2378
+  _globals['_ERRORGROUP']._serialized_start=2380
+  _globals['_ERRORGROUP']._serialized_end=2473
+  _globals['_BATCHPROGRESS']._serialized_start=2476
+  _globals['_BATCHPROGRESS']._serialized_end=2895
+  _globals['_BATCH']._serialized_start=2898
+  _globals['_BATCH']._serialized_end=3259
 # @@protoc_insertion_point(module_scope)

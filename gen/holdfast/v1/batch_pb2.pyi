@@ -261,7 +261,8 @@ class ReviewPolicy(_message.Message):
     `min_judged` are drawn (0: 200), spread over the classes of output, when the batch comes to
     IN_REVIEW. It is given the item (`batch_id`, `index`, `key`, `payload`, `current`, `output`,
     `label`, `confidence`) and answers with the fields of `ItemReview`; an item whose run fails or
-    answers otherwise stays unjudged.
+    answers otherwise stays unjudged, and another is asked about in its place, as long as these are
+    no more than the sample was.
     """
     apply_when_met: _builtins.bool
     """True applies at once what the policy accepts, to `BatchSpec.apply`."""

@@ -33,7 +33,7 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     """One JSON object per line, a `BatchItem` each."""
     EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 2
     """A header and one row per item: key, status, label, confidence, review (accept or reject), then
-    the output's fields, edits included.
+    the fields that any of the outputs has, edits included. While outputs come in, so may fields.
     """
 
 class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
@@ -45,7 +45,7 @@ EXPORT_FORMAT_JSONL: ExportFormat.ValueType  # 1
 """One JSON object per line, a `BatchItem` each."""
 EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 2
 """A header and one row per item: key, status, label, confidence, review (accept or reject), then
-the output's fields, edits included.
+the fields that any of the outputs has, edits included. While outputs come in, so may fields.
 """
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
@@ -116,14 +116,14 @@ class Stratification(_message.Message):
 
     @_builtins.property
     def cost_bounds_micros(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The bounds between bands of cost per item, rising, in millionths; empty: no bands. Refused as
-        long as the operator has no price list.
+        """The bounds between bands of cost per item, rising, in millionths; empty: no bands. Refused
+        where the operator has told no price of tokens.
         """
 
     @_builtins.property
     def token_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The bounds between bands of tokens per item, rising: what an item costs where the operator has
-        no price list. Not together with `cost_bounds_micros`.
+        told no price. Not together with `cost_bounds_micros`.
         """
 
     def __init__(

@@ -182,7 +182,8 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchBatch(self, request, context):
-        """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
+        """Follows a batch: how far it is now, then again whenever that has changed, until it has ended
+        and no run, effect or undo of it is still on its way.
 
         Each message is whole, so a client that comes back needs no cursor.
 
@@ -281,9 +282,10 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryBatchItems(self, request, context):
-        """Runs skipped items again, or, once the batch was applied, applies again those that could not be
-        applied: their effect is sent again under its key. One that was discarded, or a follow-up run
-        that failed, is tried again where it is: by RetryEffect, by RetryRun.
+        """Runs skipped items again, each as often as `BatchSpec.retry` says, or, once the batch was
+        applied, applies again those that could not be applied: their effect is sent again under its
+        key. One that was discarded, or a follow-up run that failed, is tried again where it is: by
+        RetryEffect, by RetryRun.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, BATCH_NOT_READY.

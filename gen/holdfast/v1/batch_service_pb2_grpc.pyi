@@ -55,7 +55,8 @@ class BatchServiceStub:
     LEDGER_UNAVAILABLE.
     """
     WatchBatch: _aio.UnaryStreamMultiCallable[_batch_service_pb2.WatchBatchRequest, _batch_service_pb2.WatchBatchResponse]
-    """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
+    """Follows a batch: how far it is now, then again whenever that has changed, until it has ended
+    and no run, effect or undo of it is still on its way.
 
     Each message is whole, so a client that comes back needs no cursor.
 
@@ -122,9 +123,10 @@ class BatchServiceStub:
     LEDGER_UNAVAILABLE, BATCH_NOT_READY.
     """
     RetryBatchItems: _aio.UnaryUnaryMultiCallable[_batch_service_pb2.RetryBatchItemsRequest, _batch_service_pb2.RetryBatchItemsResponse]
-    """Runs skipped items again, or, once the batch was applied, applies again those that could not be
-    applied: their effect is sent again under its key. One that was discarded, or a follow-up run
-    that failed, is tried again where it is: by RetryEffect, by RetryRun.
+    """Runs skipped items again, each as often as `BatchSpec.retry` says, or, once the batch was
+    applied, applies again those that could not be applied: their effect is sent again under its
+    key. One that was discarded, or a follow-up run that failed, is tried again where it is: by
+    RetryEffect, by RetryRun.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, BATCH_NOT_READY.
@@ -221,7 +223,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.WatchBatchRequest,
         context: _aio.ServicerContext[_batch_service_pb2.WatchBatchRequest, _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]],
     ) -> _abc.AsyncIterator[_batch_service_pb2.WatchBatchResponse]:
-        """Follows a batch: how far it is now, then again whenever that has changed, until it ends.
+        """Follows a batch: how far it is now, then again whenever that has changed, until it has ended
+        and no run, effect or undo of it is still on its way.
 
         Each message is whole, so a client that comes back needs no cursor.
 
@@ -336,9 +339,10 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_service_pb2.RetryBatchItemsRequest,
         context: _aio.ServicerContext[_batch_service_pb2.RetryBatchItemsRequest, _abc.Awaitable[_batch_service_pb2.RetryBatchItemsResponse]],
     ) -> _abc.Awaitable[_batch_service_pb2.RetryBatchItemsResponse]:
-        """Runs skipped items again, or, once the batch was applied, applies again those that could not be
-        applied: their effect is sent again under its key. One that was discarded, or a follow-up run
-        that failed, is tried again where it is: by RetryEffect, by RetryRun.
+        """Runs skipped items again, each as often as `BatchSpec.retry` says, or, once the batch was
+        applied, applies again those that could not be applied: their effect is sent again under its
+        key. One that was discarded, or a follow-up run that failed, is tried again where it is: by
+        RetryEffect, by RetryRun.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, BATCH_NOT_READY.

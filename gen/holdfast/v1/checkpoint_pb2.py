@@ -26,10 +26,11 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
+from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 from holdfast.v1 import transcript_pb2 as holdfast_dot_v1_dot_transcript__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1choldfast/v1/checkpoint.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\x1a\x1choldfast/v1/transcript.proto\"\xfb\x02\n\nStepRecord\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.holdfast.v1.StepKind\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\r\n\x05input\x18\x04 \x01(\x0c\x12\x0e\n\x06output\x18\x05 \x01(\x0c\x12%\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12!\n\x05usage\x18\x08 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06intent\x18\n \x01(\x08\x12/\n\x0cinterruption\x18\x14 \x01(\x0b\x32\x19.holdfast.v1.Interruption\x12+\n\x08wait_for\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08undoable\x18\x16 \x01(\x08\"?\n\x0cInterruption\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\x8e\x03\n\nCheckpoint\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.holdfast.v1.StepKind\x12%\n\x05input\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12%\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12!\n\x05usage\x18\t \x01(\x0b\x32\x12.holdfast.v1.Usage\x12+\n\x08\x64uration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0brun_attempt\x18\x0b \x01(\x05\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06record\x18P \x01(\x0c\"\xa3\x01\n\x0c\x45\x66\x66\x65\x63tIntent\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12.\n\nnot_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcc\x05\n\x06\x43ommit\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12&\n\x05steps\x18\x04 \x03(\x0b\x32\x17.holdfast.v1.StepRecord\x12\'\n\x06\x65vents\x18\x05 \x01(\x0b\x32\x17.holdfast.v1.EventBatch\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12*\n\x07\x65\x66\x66\x65\x63ts\x18\x07 \x03(\x0b\x32\x19.holdfast.v1.EffectIntent\x12\x31\n\x07\x65mitted\x18\x08 \x03(\x0b\x32 .holdfast.v1.Commit.EmittedEntry\x12\x1b\n\x13\x63onsumed_signal_ids\x18\t \x03(\t\x12*\n\x07session\x18\x14 \x01(\x0b\x32\x19.holdfast.v1.SessionWrite\x12\x0f\n\x07handoff\x18\x15 \x01(\x08\x12/\n\x0c\x63ompensation\x18\x16 \x01(\x0b\x32\x19.holdfast.v1.Compensation\x12\x10\n\x08restarts\x18\x1a \x01(\x08\x12\x12\n\ncapability\x18n \x01(\t\x12\x13\n\x0btraceparent\x18\x18 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x19 \x01(\t\x12#\n\x03\x65nd\x18\n \x01(\x0b\x32\x14.holdfast.v1.OutcomeH\x00\x12%\n\x04park\x18\x0b \x01(\x0b\x32\x15.holdfast.v1.ParkMoveH\x00\x12+\n\x07requeue\x18\x0c \x01(\x0b\x32\x18.holdfast.v1.RequeueMoveH\x00\x12\x31\n\ncompensate\x18\x17 \x01(\x0b\x32\x1b.holdfast.v1.CompensateMoveH\x00\x1a.\n\x0c\x45mittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x42\x06\n\x04move\"_\n\x0c\x43ompensation\x12$\n\x07undo_on\x18\x01 \x03(\x0e\x32\x13.holdfast.v1.UndoOn\x12)\n\x06within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"5\n\x0e\x43ompensateMove\x12#\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\x14.holdfast.v1.Failure\"5\n\x0cSessionWrite\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x16\n\x0eloaded_version\x18\x02 \x01(\x03\"R\n\x08ParkMove\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12+\n\x08wait_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x02\x10\x03R\x05until\"q\n\x0bRequeueMove\x12%\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tblameless\x18\x03 \x01(\x08*a\n\x06UndoOn\x12\x17\n\x13UNDO_ON_UNSPECIFIED\x10\x00\x12\x13\n\x0fUNDO_ON_FAILURE\x10\x01\x12\x12\n\x0eUNDO_ON_CANCEL\x10\x02\x12\x15\n\x11UNDO_ON_EXHAUSTED\x10\x03\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1choldfast/v1/checkpoint.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\x1a\x19holdfast/v1/sealing.proto\x1a\x1choldfast/v1/transcript.proto\"\x87\x03\n\nStepRecord\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.holdfast.v1.StepKind\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x13\n\x05input\x18\x04 \x01(\x0c\x42\x04\x88\xce\x18\x01\x12\x14\n\x06output\x18\x05 \x01(\x0c\x42\x04\x88\xce\x18\x01\x12%\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12!\n\x05usage\x18\x08 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06intent\x18\n \x01(\x08\x12/\n\x0cinterruption\x18\x14 \x01(\x0b\x32\x19.holdfast.v1.Interruption\x12+\n\x08wait_for\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08undoable\x18\x16 \x01(\x08\"E\n\x0cInterruption\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x15\n\x07payload\x18\x03 \x01(\x0c\x42\x04\x88\xce\x18\x01\"\x9a\x03\n\nCheckpoint\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12#\n\x04kind\x18\x04 \x01(\x0e\x32\x15.holdfast.v1.StepKind\x12+\n\x05input\x18\x05 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12,\n\x06output\x18\x06 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12%\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x10\n\x08\x61ttempts\x18\x08 \x01(\x05\x12!\n\x05usage\x18\t \x01(\x0b\x32\x12.holdfast.v1.Usage\x12+\n\x08\x64uration\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0brun_attempt\x18\x0b \x01(\x05\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06record\x18P \x01(\x0c\"\xa3\x01\n\x0c\x45\x66\x66\x65\x63tIntent\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12\x0c\n\x04\x62ody\x18\x05 \x01(\x0c\x12.\n\nnot_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xcc\x05\n\x06\x43ommit\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12&\n\x05steps\x18\x04 \x03(\x0b\x32\x17.holdfast.v1.StepRecord\x12\'\n\x06\x65vents\x18\x05 \x01(\x0b\x32\x17.holdfast.v1.EventBatch\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.holdfast.v1.Usage\x12*\n\x07\x65\x66\x66\x65\x63ts\x18\x07 \x03(\x0b\x32\x19.holdfast.v1.EffectIntent\x12\x31\n\x07\x65mitted\x18\x08 \x03(\x0b\x32 .holdfast.v1.Commit.EmittedEntry\x12\x1b\n\x13\x63onsumed_signal_ids\x18\t \x03(\t\x12*\n\x07session\x18\x14 \x01(\x0b\x32\x19.holdfast.v1.SessionWrite\x12\x0f\n\x07handoff\x18\x15 \x01(\x08\x12/\n\x0c\x63ompensation\x18\x16 \x01(\x0b\x32\x19.holdfast.v1.Compensation\x12\x10\n\x08restarts\x18\x1a \x01(\x08\x12\x12\n\ncapability\x18n \x01(\t\x12\x13\n\x0btraceparent\x18\x18 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x19 \x01(\t\x12#\n\x03\x65nd\x18\n \x01(\x0b\x32\x14.holdfast.v1.OutcomeH\x00\x12%\n\x04park\x18\x0b \x01(\x0b\x32\x15.holdfast.v1.ParkMoveH\x00\x12+\n\x07requeue\x18\x0c \x01(\x0b\x32\x18.holdfast.v1.RequeueMoveH\x00\x12\x31\n\ncompensate\x18\x17 \x01(\x0b\x32\x1b.holdfast.v1.CompensateMoveH\x00\x1a.\n\x0c\x45mittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x42\x06\n\x04move\"_\n\x0c\x43ompensation\x12$\n\x07undo_on\x18\x01 \x03(\x0e\x32\x13.holdfast.v1.UndoOn\x12)\n\x06within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"5\n\x0e\x43ompensateMove\x12#\n\x05\x63\x61use\x18\x01 \x01(\x0b\x32\x14.holdfast.v1.Failure\";\n\x0cSessionWrite\x12\x13\n\x05state\x18\x01 \x01(\x0c\x42\x04\x88\xce\x18\x01\x12\x16\n\x0eloaded_version\x18\x02 \x01(\x03\"R\n\x08ParkMove\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12+\n\x08wait_for\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x02\x10\x03R\x05until\"q\n\x0bRequeueMove\x12%\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tblameless\x18\x03 \x01(\x08*a\n\x06UndoOn\x12\x17\n\x13UNDO_ON_UNSPECIFIED\x10\x00\x12\x13\n\x0fUNDO_ON_FAILURE\x10\x01\x12\x12\n\x0eUNDO_ON_CANCEL\x10\x02\x12\x15\n\x11UNDO_ON_EXHAUSTED\x10\x03\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,30 +38,42 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.checkpoint_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
+  _globals['_STEPRECORD'].fields_by_name['input']._loaded_options = None
+  _globals['_STEPRECORD'].fields_by_name['input']._serialized_options = b'\210\316\030\001'
+  _globals['_STEPRECORD'].fields_by_name['output']._loaded_options = None
+  _globals['_STEPRECORD'].fields_by_name['output']._serialized_options = b'\210\316\030\001'
+  _globals['_INTERRUPTION'].fields_by_name['payload']._loaded_options = None
+  _globals['_INTERRUPTION'].fields_by_name['payload']._serialized_options = b'\210\316\030\001'
+  _globals['_CHECKPOINT'].fields_by_name['input']._loaded_options = None
+  _globals['_CHECKPOINT'].fields_by_name['input']._serialized_options = b'\210\316\030\001'
+  _globals['_CHECKPOINT'].fields_by_name['output']._loaded_options = None
+  _globals['_CHECKPOINT'].fields_by_name['output']._serialized_options = b'\210\316\030\001'
   _globals['_COMMIT_EMITTEDENTRY']._loaded_options = None
   _globals['_COMMIT_EMITTEDENTRY']._serialized_options = b'8\001'
-  _globals['_UNDOON']._serialized_start=2332
-  _globals['_UNDOON']._serialized_end=2429
-  _globals['_STEPRECORD']._serialized_start=194
-  _globals['_STEPRECORD']._serialized_end=573
-  _globals['_INTERRUPTION']._serialized_start=575
-  _globals['_INTERRUPTION']._serialized_end=638
-  _globals['_CHECKPOINT']._serialized_start=641
-  _globals['_CHECKPOINT']._serialized_end=1039
-  _globals['_EFFECTINTENT']._serialized_start=1042
-  _globals['_EFFECTINTENT']._serialized_end=1205
-  _globals['_COMMIT']._serialized_start=1208
-  _globals['_COMMIT']._serialized_end=1924
-  _globals['_COMMIT_EMITTEDENTRY']._serialized_start=1870
-  _globals['_COMMIT_EMITTEDENTRY']._serialized_end=1916
-  _globals['_COMPENSATION']._serialized_start=1926
-  _globals['_COMPENSATION']._serialized_end=2021
-  _globals['_COMPENSATEMOVE']._serialized_start=2023
-  _globals['_COMPENSATEMOVE']._serialized_end=2076
-  _globals['_SESSIONWRITE']._serialized_start=2078
-  _globals['_SESSIONWRITE']._serialized_end=2131
-  _globals['_PARKMOVE']._serialized_start=2133
-  _globals['_PARKMOVE']._serialized_end=2215
-  _globals['_REQUEUEMOVE']._serialized_start=2217
-  _globals['_REQUEUEMOVE']._serialized_end=2330
+  _globals['_SESSIONWRITE'].fields_by_name['state']._loaded_options = None
+  _globals['_SESSIONWRITE'].fields_by_name['state']._serialized_options = b'\210\316\030\001'
+  _globals['_UNDOON']._serialized_start=2395
+  _globals['_UNDOON']._serialized_end=2492
+  _globals['_STEPRECORD']._serialized_start=221
+  _globals['_STEPRECORD']._serialized_end=612
+  _globals['_INTERRUPTION']._serialized_start=614
+  _globals['_INTERRUPTION']._serialized_end=683
+  _globals['_CHECKPOINT']._serialized_start=686
+  _globals['_CHECKPOINT']._serialized_end=1096
+  _globals['_EFFECTINTENT']._serialized_start=1099
+  _globals['_EFFECTINTENT']._serialized_end=1262
+  _globals['_COMMIT']._serialized_start=1265
+  _globals['_COMMIT']._serialized_end=1981
+  _globals['_COMMIT_EMITTEDENTRY']._serialized_start=1927
+  _globals['_COMMIT_EMITTEDENTRY']._serialized_end=1973
+  _globals['_COMPENSATION']._serialized_start=1983
+  _globals['_COMPENSATION']._serialized_end=2078
+  _globals['_COMPENSATEMOVE']._serialized_start=2080
+  _globals['_COMPENSATEMOVE']._serialized_end=2133
+  _globals['_SESSIONWRITE']._serialized_start=2135
+  _globals['_SESSIONWRITE']._serialized_end=2194
+  _globals['_PARKMOVE']._serialized_start=2196
+  _globals['_PARKMOVE']._serialized_end=2278
+  _globals['_REQUEUEMOVE']._serialized_start=2280
+  _globals['_REQUEUEMOVE']._serialized_end=2393
 # @@protoc_insertion_point(module_scope)

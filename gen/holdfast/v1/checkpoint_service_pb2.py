@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from holdfast.v1 import checkpoint_pb2 as holdfast_dot_v1_dot_checkpoint__pb2
 from holdfast.v1 import mailbox_pb2 as holdfast_dot_v1_dot_mailbox__pb2
 from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
+from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$holdfast/v1/checkpoint_service.proto\x12\x0bholdfast.v1\x1a\x1choldfast/v1/checkpoint.proto\x1a\x19holdfast/v1/mailbox.proto\x1a\x15holdfast/v1/run.proto\"5\n\rCommitRequest\x12$\n\x07\x63ommits\x18\x01 \x03(\x0b\x32\x13.holdfast.v1.Commit\"<\n\x0e\x43ommitResponse\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.holdfast.v1.CommitAnswer\"\xa3\x01\n\x0c\x43ommitAnswer\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12+\n\tcommitted\x18\x04 \x01(\x0b\x32\x16.holdfast.v1.CommittedH\x00\x12-\n\x07refused\x18\x05 \x01(\x0b\x32\x1a.holdfast.v1.CommitRefusedH\x00\x42\x08\n\x06result\"M\n\tCommitted\x12\x18\n\x10\x63\x61ncel_requested\x18\x01 \x01(\x08\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.holdfast.v1.RunStatus\"C\n\rCommitRefused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"/\n\x0eLoadRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xab\x02\n\x0fLoadRunResponse\x12&\n\x05steps\x18\x01 \x03(\x0b\x32\x17.holdfast.v1.StepRecord\x12:\n\x07\x65mitted\x18\x02 \x03(\x0b\x32).holdfast.v1.LoadRunResponse.EmittedEntry\x12)\n\x07session\x18\x03 \x01(\x0b\x32\x18.holdfast.v1.SessionRead\x12\x12\n\nhanded_off\x18\x04 \x01(\x08\x12+\n\x07signals\x18\n \x03(\x0b\x32\x1a.holdfast.v1.MailboxSignal\x12\x18\n\x10mailbox_sequence\x18\x0b \x01(\x03\x1a.\n\x0c\x45mittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"-\n\x0bSessionRead\x12\r\n\x05state\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x03\"h\n\x16ListCheckpointsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x0finclude_records\x18P \x01(\x08\"\xd4\x01\n\x17ListCheckpointsResponse\x12,\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x17.holdfast.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x42\n\x07\x65mitted\x18P \x03(\x0b\x32\x31.holdfast.v1.ListCheckpointsResponse.EmittedEntry\x1a.\n\x0c\x45mittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xb6\x01\n\x0e\x46orkRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12\x39\n\x07outputs\x18\x03 \x03(\x0b\x32(.holdfast.v1.ForkRunRequest.OutputsEntry\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x1a.\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"D\n\x0f\x46orkRunResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.holdfast.v1.Run\x12\x12\n\nreattached\x18< \x01(\x08\x32\xc6\x02\n\x11\x43heckpointService\x12\x45\n\x06\x43ommit\x12\x1a.holdfast.v1.CommitRequest\x1a\x1b.holdfast.v1.CommitResponse(\x01\x30\x01\x12\x46\n\x07LoadRun\x12\x1b.holdfast.v1.LoadRunRequest\x1a\x1c.holdfast.v1.LoadRunResponse0\x01\x12\\\n\x0fListCheckpoints\x12#.holdfast.v1.ListCheckpointsRequest\x1a$.holdfast.v1.ListCheckpointsResponse\x12\x44\n\x07\x46orkRun\x12\x1b.holdfast.v1.ForkRunRequest\x1a\x1c.holdfast.v1.ForkRunResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$holdfast/v1/checkpoint_service.proto\x12\x0bholdfast.v1\x1a\x1choldfast/v1/checkpoint.proto\x1a\x19holdfast/v1/mailbox.proto\x1a\x15holdfast/v1/run.proto\x1a\x19holdfast/v1/sealing.proto\"5\n\rCommitRequest\x12$\n\x07\x63ommits\x18\x01 \x03(\x0b\x32\x13.holdfast.v1.Commit\"<\n\x0e\x43ommitResponse\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.holdfast.v1.CommitAnswer\"\xa3\x01\n\x0c\x43ommitAnswer\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06number\x18\x03 \x01(\x05\x12+\n\tcommitted\x18\x04 \x01(\x0b\x32\x16.holdfast.v1.CommittedH\x00\x12-\n\x07refused\x18\x05 \x01(\x0b\x32\x1a.holdfast.v1.CommitRefusedH\x00\x42\x08\n\x06result\"M\n\tCommitted\x12\x18\n\x10\x63\x61ncel_requested\x18\x01 \x01(\x08\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.holdfast.v1.RunStatus\"C\n\rCommitRefused\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"/\n\x0eLoadRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"\xab\x02\n\x0fLoadRunResponse\x12&\n\x05steps\x18\x01 \x03(\x0b\x32\x17.holdfast.v1.StepRecord\x12:\n\x07\x65mitted\x18\x02 \x03(\x0b\x32).holdfast.v1.LoadRunResponse.EmittedEntry\x12)\n\x07session\x18\x03 \x01(\x0b\x32\x18.holdfast.v1.SessionRead\x12\x12\n\nhanded_off\x18\x04 \x01(\x08\x12+\n\x07signals\x18\n \x03(\x0b\x32\x1a.holdfast.v1.MailboxSignal\x12\x18\n\x10mailbox_sequence\x18\x0b \x01(\x03\x1a.\n\x0c\x45mittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"3\n\x0bSessionRead\x12\x13\n\x05state\x18\x01 \x01(\x0c\x42\x04\x88\xce\x18\x01\x12\x0f\n\x07version\x18\x02 \x01(\x03\"h\n\x16ListCheckpointsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x0finclude_records\x18P \x01(\x08\"\xd4\x01\n\x17ListCheckpointsResponse\x12,\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x17.holdfast.v1.Checkpoint\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x42\n\x07\x65mitted\x18P \x03(\x0b\x32\x31.holdfast.v1.ListCheckpointsResponse.EmittedEntry\x1a.\n\x0c\x45mittedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xbc\x01\n\x0e\x46orkRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\x12?\n\x07outputs\x18\x03 \x03(\x0b\x32(.holdfast.v1.ForkRunRequest.OutputsEntryB\x04\x88\xce\x18\x01\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x1a.\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"D\n\x0f\x46orkRunResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.holdfast.v1.Run\x12\x12\n\nreattached\x18< \x01(\x08\x32\xc6\x02\n\x11\x43heckpointService\x12\x45\n\x06\x43ommit\x12\x1a.holdfast.v1.CommitRequest\x1a\x1b.holdfast.v1.CommitResponse(\x01\x30\x01\x12\x46\n\x07LoadRun\x12\x1b.holdfast.v1.LoadRunRequest\x1a\x1c.holdfast.v1.LoadRunResponse0\x01\x12\\\n\x0fListCheckpoints\x12#.holdfast.v1.ListCheckpointsRequest\x1a$.holdfast.v1.ListCheckpointsResponse\x12\x44\n\x07\x46orkRun\x12\x1b.holdfast.v1.ForkRunRequest\x1a\x1c.holdfast.v1.ForkRunResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,40 +38,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
   _globals['_LOADRUNRESPONSE_EMITTEDENTRY']._loaded_options = None
   _globals['_LOADRUNRESPONSE_EMITTEDENTRY']._serialized_options = b'8\001'
+  _globals['_SESSIONREAD'].fields_by_name['state']._loaded_options = None
+  _globals['_SESSIONREAD'].fields_by_name['state']._serialized_options = b'\210\316\030\001'
   _globals['_LISTCHECKPOINTSRESPONSE_EMITTEDENTRY']._loaded_options = None
   _globals['_LISTCHECKPOINTSRESPONSE_EMITTEDENTRY']._serialized_options = b'8\001'
   _globals['_FORKRUNREQUEST_OUTPUTSENTRY']._loaded_options = None
   _globals['_FORKRUNREQUEST_OUTPUTSENTRY']._serialized_options = b'8\001'
-  _globals['_COMMITREQUEST']._serialized_start=133
-  _globals['_COMMITREQUEST']._serialized_end=186
-  _globals['_COMMITRESPONSE']._serialized_start=188
-  _globals['_COMMITRESPONSE']._serialized_end=248
-  _globals['_COMMITANSWER']._serialized_start=251
-  _globals['_COMMITANSWER']._serialized_end=414
-  _globals['_COMMITTED']._serialized_start=416
-  _globals['_COMMITTED']._serialized_end=493
-  _globals['_COMMITREFUSED']._serialized_start=495
-  _globals['_COMMITREFUSED']._serialized_end=562
-  _globals['_LOADRUNREQUEST']._serialized_start=564
-  _globals['_LOADRUNREQUEST']._serialized_end=611
-  _globals['_LOADRUNRESPONSE']._serialized_start=614
-  _globals['_LOADRUNRESPONSE']._serialized_end=913
-  _globals['_LOADRUNRESPONSE_EMITTEDENTRY']._serialized_start=867
-  _globals['_LOADRUNRESPONSE_EMITTEDENTRY']._serialized_end=913
-  _globals['_SESSIONREAD']._serialized_start=915
-  _globals['_SESSIONREAD']._serialized_end=960
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=962
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1066
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1069
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1281
-  _globals['_LISTCHECKPOINTSRESPONSE_EMITTEDENTRY']._serialized_start=867
-  _globals['_LISTCHECKPOINTSRESPONSE_EMITTEDENTRY']._serialized_end=913
-  _globals['_FORKRUNREQUEST']._serialized_start=1284
-  _globals['_FORKRUNREQUEST']._serialized_end=1466
-  _globals['_FORKRUNREQUEST_OUTPUTSENTRY']._serialized_start=1420
-  _globals['_FORKRUNREQUEST_OUTPUTSENTRY']._serialized_end=1466
-  _globals['_FORKRUNRESPONSE']._serialized_start=1468
-  _globals['_FORKRUNRESPONSE']._serialized_end=1536
-  _globals['_CHECKPOINTSERVICE']._serialized_start=1539
-  _globals['_CHECKPOINTSERVICE']._serialized_end=1865
+  _globals['_FORKRUNREQUEST'].fields_by_name['outputs']._loaded_options = None
+  _globals['_FORKRUNREQUEST'].fields_by_name['outputs']._serialized_options = b'\210\316\030\001'
+  _globals['_COMMITREQUEST']._serialized_start=160
+  _globals['_COMMITREQUEST']._serialized_end=213
+  _globals['_COMMITRESPONSE']._serialized_start=215
+  _globals['_COMMITRESPONSE']._serialized_end=275
+  _globals['_COMMITANSWER']._serialized_start=278
+  _globals['_COMMITANSWER']._serialized_end=441
+  _globals['_COMMITTED']._serialized_start=443
+  _globals['_COMMITTED']._serialized_end=520
+  _globals['_COMMITREFUSED']._serialized_start=522
+  _globals['_COMMITREFUSED']._serialized_end=589
+  _globals['_LOADRUNREQUEST']._serialized_start=591
+  _globals['_LOADRUNREQUEST']._serialized_end=638
+  _globals['_LOADRUNRESPONSE']._serialized_start=641
+  _globals['_LOADRUNRESPONSE']._serialized_end=940
+  _globals['_LOADRUNRESPONSE_EMITTEDENTRY']._serialized_start=894
+  _globals['_LOADRUNRESPONSE_EMITTEDENTRY']._serialized_end=940
+  _globals['_SESSIONREAD']._serialized_start=942
+  _globals['_SESSIONREAD']._serialized_end=993
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=995
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1099
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1102
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1314
+  _globals['_LISTCHECKPOINTSRESPONSE_EMITTEDENTRY']._serialized_start=894
+  _globals['_LISTCHECKPOINTSRESPONSE_EMITTEDENTRY']._serialized_end=940
+  _globals['_FORKRUNREQUEST']._serialized_start=1317
+  _globals['_FORKRUNREQUEST']._serialized_end=1505
+  _globals['_FORKRUNREQUEST_OUTPUTSENTRY']._serialized_start=1459
+  _globals['_FORKRUNREQUEST_OUTPUTSENTRY']._serialized_end=1505
+  _globals['_FORKRUNRESPONSE']._serialized_start=1507
+  _globals['_FORKRUNRESPONSE']._serialized_end=1575
+  _globals['_CHECKPOINTSERVICE']._serialized_start=1578
+  _globals['_CHECKPOINTSERVICE']._serialized_end=1904
 # @@protoc_insertion_point(module_scope)

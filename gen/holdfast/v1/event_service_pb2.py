@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from holdfast.v1 import invoker_service_pb2 as holdfast_dot_v1_dot_invoker__service__pb2
+from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fholdfast/v1/event_service.proto\x12\x0bholdfast.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!holdfast/v1/invoker_service.proto\"\xb5\x02\n\x0cRefusedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12\x0e\n\x06intent\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12(\n\x07payload\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12*\n\x07refusal\x18\x06 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brefuse_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0c\n\x04text\x18\n \x01(\t\"S\n\x15SetAsideEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12*\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1a.holdfast.v1.SetAsideEvent\"\x18\n\x16SetAsideEventsResponse\"t\n\rSetAsideEvent\x12)\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequest\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"A\n\x18ListRefusedEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x19ListRefusedEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.holdfast.v1.RefusedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x18RetryRefusedEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\"-\n\x19RetryRefusedEventResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\".\n\x1a\x44iscardRefusedEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\"\x1d\n\x1b\x44iscardRefusedEventResponse\"B\n\x14PublishEventsRequest\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.holdfast.v1.InvokeRequest\"E\n\x15PublishEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.holdfast.v1.PublishedEvent\"_\n\x0ePublishedEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"L\n\x0c\x45ventRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t2\xf3\x03\n\x0c\x45ventService\x12V\n\rPublishEvents\x12!.holdfast.v1.PublishEventsRequest\x1a\".holdfast.v1.PublishEventsResponse\x12Y\n\x0eSetAsideEvents\x12\".holdfast.v1.SetAsideEventsRequest\x1a#.holdfast.v1.SetAsideEventsResponse\x12\x62\n\x11ListRefusedEvents\x12%.holdfast.v1.ListRefusedEventsRequest\x1a&.holdfast.v1.ListRefusedEventsResponse\x12\x62\n\x11RetryRefusedEvent\x12%.holdfast.v1.RetryRefusedEventRequest\x1a&.holdfast.v1.RetryRefusedEventResponse\x12h\n\x13\x44iscardRefusedEvent\x12\'.holdfast.v1.DiscardRefusedEventRequest\x1a(.holdfast.v1.DiscardRefusedEventResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fholdfast/v1/event_service.proto\x12\x0bholdfast.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!holdfast/v1/invoker_service.proto\x1a\x19holdfast/v1/sealing.proto\"\xbb\x02\n\x0cRefusedEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12\x0e\n\x06intent\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\x12\x14\n\x0cordering_key\x18\x04 \x01(\t\x12.\n\x07payload\x18\x05 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xce\x18\x01\x12*\n\x07refusal\x18\x06 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brefuse_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0c\n\x04text\x18\n \x01(\t\"S\n\x15SetAsideEventsRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12*\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1a.holdfast.v1.SetAsideEvent\"\x18\n\x16SetAsideEventsResponse\"t\n\rSetAsideEvent\x12)\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.holdfast.v1.InvokeRequest\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"A\n\x18ListRefusedEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"_\n\x19ListRefusedEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.holdfast.v1.RefusedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x18RetryRefusedEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\"-\n\x19RetryRefusedEventResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\".\n\x1a\x44iscardRefusedEventRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\"\x1d\n\x1b\x44iscardRefusedEventResponse\"B\n\x14PublishEventsRequest\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.holdfast.v1.InvokeRequest\"E\n\x15PublishEventsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.holdfast.v1.PublishedEvent\"_\n\x0ePublishedEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12*\n\x07refusal\x18\x03 \x01(\x0b\x32\x19.holdfast.v1.EventRefusal\"L\n\x0c\x45ventRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t2\xf3\x03\n\x0c\x45ventService\x12V\n\rPublishEvents\x12!.holdfast.v1.PublishEventsRequest\x1a\".holdfast.v1.PublishEventsResponse\x12Y\n\x0eSetAsideEvents\x12\".holdfast.v1.SetAsideEventsRequest\x1a#.holdfast.v1.SetAsideEventsResponse\x12\x62\n\x11ListRefusedEvents\x12%.holdfast.v1.ListRefusedEventsRequest\x1a&.holdfast.v1.ListRefusedEventsResponse\x12\x62\n\x11RetryRefusedEvent\x12%.holdfast.v1.RetryRefusedEventRequest\x1a&.holdfast.v1.RetryRefusedEventResponse\x12h\n\x13\x44iscardRefusedEvent\x12\'.holdfast.v1.DiscardRefusedEventRequest\x1a(.holdfast.v1.DiscardRefusedEventResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,34 +36,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.event_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
-  _globals['_REFUSEDEVENT']._serialized_start=147
-  _globals['_REFUSEDEVENT']._serialized_end=456
-  _globals['_SETASIDEEVENTSREQUEST']._serialized_start=458
-  _globals['_SETASIDEEVENTSREQUEST']._serialized_end=541
-  _globals['_SETASIDEEVENTSRESPONSE']._serialized_start=543
-  _globals['_SETASIDEEVENTSRESPONSE']._serialized_end=567
-  _globals['_SETASIDEEVENT']._serialized_start=569
-  _globals['_SETASIDEEVENT']._serialized_end=685
-  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_start=687
-  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_end=752
-  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_start=754
-  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_end=849
-  _globals['_RETRYREFUSEDEVENTREQUEST']._serialized_start=851
-  _globals['_RETRYREFUSEDEVENTREQUEST']._serialized_end=895
-  _globals['_RETRYREFUSEDEVENTRESPONSE']._serialized_start=897
-  _globals['_RETRYREFUSEDEVENTRESPONSE']._serialized_end=942
-  _globals['_DISCARDREFUSEDEVENTREQUEST']._serialized_start=944
-  _globals['_DISCARDREFUSEDEVENTREQUEST']._serialized_end=990
-  _globals['_DISCARDREFUSEDEVENTRESPONSE']._serialized_start=992
-  _globals['_DISCARDREFUSEDEVENTRESPONSE']._serialized_end=1021
-  _globals['_PUBLISHEVENTSREQUEST']._serialized_start=1023
-  _globals['_PUBLISHEVENTSREQUEST']._serialized_end=1089
-  _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=1091
-  _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=1160
-  _globals['_PUBLISHEDEVENT']._serialized_start=1162
-  _globals['_PUBLISHEDEVENT']._serialized_end=1257
-  _globals['_EVENTREFUSAL']._serialized_start=1259
-  _globals['_EVENTREFUSAL']._serialized_end=1335
-  _globals['_EVENTSERVICE']._serialized_start=1338
-  _globals['_EVENTSERVICE']._serialized_end=1837
+  _globals['_REFUSEDEVENT'].fields_by_name['payload']._loaded_options = None
+  _globals['_REFUSEDEVENT'].fields_by_name['payload']._serialized_options = b'\210\316\030\001'
+  _globals['_REFUSEDEVENT']._serialized_start=174
+  _globals['_REFUSEDEVENT']._serialized_end=489
+  _globals['_SETASIDEEVENTSREQUEST']._serialized_start=491
+  _globals['_SETASIDEEVENTSREQUEST']._serialized_end=574
+  _globals['_SETASIDEEVENTSRESPONSE']._serialized_start=576
+  _globals['_SETASIDEEVENTSRESPONSE']._serialized_end=600
+  _globals['_SETASIDEEVENT']._serialized_start=602
+  _globals['_SETASIDEEVENT']._serialized_end=718
+  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_start=720
+  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_end=785
+  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_start=787
+  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_end=882
+  _globals['_RETRYREFUSEDEVENTREQUEST']._serialized_start=884
+  _globals['_RETRYREFUSEDEVENTREQUEST']._serialized_end=928
+  _globals['_RETRYREFUSEDEVENTRESPONSE']._serialized_start=930
+  _globals['_RETRYREFUSEDEVENTRESPONSE']._serialized_end=975
+  _globals['_DISCARDREFUSEDEVENTREQUEST']._serialized_start=977
+  _globals['_DISCARDREFUSEDEVENTREQUEST']._serialized_end=1023
+  _globals['_DISCARDREFUSEDEVENTRESPONSE']._serialized_start=1025
+  _globals['_DISCARDREFUSEDEVENTRESPONSE']._serialized_end=1054
+  _globals['_PUBLISHEVENTSREQUEST']._serialized_start=1056
+  _globals['_PUBLISHEVENTSREQUEST']._serialized_end=1122
+  _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=1124
+  _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=1193
+  _globals['_PUBLISHEDEVENT']._serialized_start=1195
+  _globals['_PUBLISHEDEVENT']._serialized_end=1290
+  _globals['_EVENTREFUSAL']._serialized_start=1292
+  _globals['_EVENTREFUSAL']._serialized_end=1368
+  _globals['_EVENTSERVICE']._serialized_start=1371
+  _globals['_EVENTSERVICE']._serialized_end=1870
 # @@protoc_insertion_point(module_scope)

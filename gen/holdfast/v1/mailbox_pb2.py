@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19holdfast/v1/mailbox.proto\x12\x0bholdfast.v1\"b\n\rMailboxSignal\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x0e\n\x06urgent\x18\x04 \x01(\x08\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19holdfast/v1/mailbox.proto\x12\x0bholdfast.v1\x1a\x19holdfast/v1/sealing.proto\"h\n\rMailboxSignal\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x15\n\x07payload\x18\x03 \x01(\x0c\x42\x04\x88\xce\x18\x01\x12\x0e\n\x06urgent\x18\x04 \x01(\x08\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.mailbox_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
-  _globals['_MAILBOXSIGNAL']._serialized_start=42
-  _globals['_MAILBOXSIGNAL']._serialized_end=140
+  _globals['_MAILBOXSIGNAL'].fields_by_name['payload']._loaded_options = None
+  _globals['_MAILBOXSIGNAL'].fields_by_name['payload']._serialized_options = b'\210\316\030\001'
+  _globals['_MAILBOXSIGNAL']._serialized_start=69
+  _globals['_MAILBOXSIGNAL']._serialized_end=173
 # @@protoc_insertion_point(module_scope)

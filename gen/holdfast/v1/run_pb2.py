@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15holdfast/v1/run.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\"l\n\x06\x42udget\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x01 \x01(\x03\x12\x11\n\tmax_steps\x18\x02 \x01(\x03\x12\x11\n\tmax_tools\x18\x03 \x01(\x03\x12\x12\n\nmax_tokens\x18\x04 \x01(\x03\x12\x13\n\x0bmax_context\x18\x05 \x01(\x03\"Z\n\x05Usage\x12\x12\n\nelapsed_ms\x18\x01 \x01(\x03\x12\r\n\x05steps\x18\x02 \x01(\x03\x12\r\n\x05tools\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\x0f\n\x07\x63ontext\x18\x05 \x01(\x03\".\n\x07Handoff\x12#\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Budget\"J\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\"\xb1\x01\n\x07Outcome\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.holdfast.v1.RunStatus\x12&\n\x06result\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12/\n\texhausted\x18\x04 \x01(\x0e\x32\x1c.holdfast.v1.BudgetDimension\"\xae\x08\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06intent\x18\x02 \x01(\t\x12#\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x13.holdfast.v1.Caller\x12#\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x13.holdfast.v1.Budget\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12!\n\x05shape\x18\x07 \x01(\x0e\x32\x12.holdfast.v1.Shape\x12\x14\n\x0cordering_key\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\nsession_id\x18\n \x01(\t\x12,\n\x06labels\x18\x0b \x03(\x0b\x32\x1c.holdfast.v1.Run.LabelsEntry\x12\x15\n\ragent_version\x18\x0c \x01(\t\x12&\n\x06status\x18\r \x01(\x0e\x32\x16.holdfast.v1.RunStatus\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\x05\x12!\n\x05usage\x18\x0f \x01(\x0b\x32\x12.holdfast.v1.Usage\x12%\n\x07outcome\x18\x10 \x01(\x0b\x32\x14.holdfast.v1.Outcome\x12\x15\n\rlast_sequence\x18\x11 \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x12 \x01(\x08\x12(\n\x07payload\x18\x13 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rdeadline_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x0clast_failure\x18\x18 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x12\n\nhanded_off\x18( \x01(\x08\x12&\n\x0b\x66orked_from\x18< \x01(\x0b\x32\x11.holdfast.v1.Fork\x12\x15\n\rparent_run_id\x18\x46 \x01(\t\x12 \n\x04lent\x18G \x01(\x0b\x32\x12.holdfast.v1.Usage\x12*\n\x0c\x63ompensating\x18H \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x0e\n\x06paused\x18P \x01(\x08\x12\x14\n\x0cpause_reason\x18Q \x01(\t\x12\x13\n\x0bwaiting_for\x18R \x01(\t\x12\x11\n\theld_back\x18S \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x04\x46ork\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\"\x87\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*\xbf\x02\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATUS_QUEUED\x10\x01\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x02\x12\x15\n\x11RUN_STATUS_PARKED\x10\x03\x12\x1b\n\x17RUN_STATUS_COMPENSATING\x10\x04\x12\x18\n\x14RUN_STATUS_SUCCEEDED\x10\x05\x12\x16\n\x12RUN_STATUS_PARTIAL\x10\x06\x12\x15\n\x11RUN_STATUS_FAILED\x10\x07\x12\x18\n\x14RUN_STATUS_CANCELLED\x10\x08\x12\x1a\n\x16RUN_STATUS_COMPENSATED\x10\t\x12\x1c\n\x18RUN_STATUS_DEAD_LETTERED\x10\n\x12\x16\n\x12RUN_STATUS_DRIFTED\x10\x0b*h\n\x05Shape\x12\x15\n\x11SHAPE_UNSPECIFIED\x10\x00\x12\x11\n\rSHAPE_SERVICE\x10\x01\x12\x10\n\x0cSHAPE_WORKER\x10\x02\x12\x12\n\x0eSHAPE_WORKFLOW\x10\x03\x12\x0f\n\x0bSHAPE_BATCH\x10\x04*\xc5\x01\n\x0f\x42udgetDimension\x12 \n\x1c\x42UDGET_DIMENSION_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42UDGET_DIMENSION_DEADLINE\x10\x01\x12\x1a\n\x16\x42UDGET_DIMENSION_STEPS\x10\x02\x12\x1a\n\x16\x42UDGET_DIMENSION_TOOLS\x10\x03\x12\x1b\n\x17\x42UDGET_DIMENSION_TOKENS\x10\x04\x12\x1c\n\x18\x42UDGET_DIMENSION_CONTEXT\x10\x05*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x01\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x02*b\n\x0bOnParentEnd\x12\x1d\n\x19ON_PARENT_END_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_PARENT_END_CANCEL\x10\x01\x12\x1a\n\x16ON_PARENT_END_CONTINUE\x10\x02\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15holdfast/v1/run.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19holdfast/v1/sealing.proto\"&\n\x06\x43\x61ller\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\"l\n\x06\x42udget\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x01 \x01(\x03\x12\x11\n\tmax_steps\x18\x02 \x01(\x03\x12\x11\n\tmax_tools\x18\x03 \x01(\x03\x12\x12\n\nmax_tokens\x18\x04 \x01(\x03\x12\x13\n\x0bmax_context\x18\x05 \x01(\x03\"Z\n\x05Usage\x12\x12\n\nelapsed_ms\x18\x01 \x01(\x03\x12\r\n\x05steps\x18\x02 \x01(\x03\x12\r\n\x05tools\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\x0f\n\x07\x63ontext\x18\x05 \x01(\x03\".\n\x07Handoff\x12#\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x13.holdfast.v1.Budget\"J\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\"\xb7\x01\n\x07Outcome\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.holdfast.v1.RunStatus\x12,\n\x06result\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12/\n\texhausted\x18\x04 \x01(\x0e\x32\x1c.holdfast.v1.BudgetDimension\"\xb4\x08\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06intent\x18\x02 \x01(\t\x12#\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x13.holdfast.v1.Caller\x12#\n\x06\x62udget\x18\x04 \x01(\x0b\x32\x13.holdfast.v1.Budget\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12!\n\x05shape\x18\x07 \x01(\x0e\x32\x12.holdfast.v1.Shape\x12\x14\n\x0cordering_key\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\nsession_id\x18\n \x01(\t\x12,\n\x06labels\x18\x0b \x03(\x0b\x32\x1c.holdfast.v1.Run.LabelsEntry\x12\x15\n\ragent_version\x18\x0c \x01(\t\x12&\n\x06status\x18\r \x01(\x0e\x32\x16.holdfast.v1.RunStatus\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\x05\x12!\n\x05usage\x18\x0f \x01(\x0b\x32\x12.holdfast.v1.Usage\x12%\n\x07outcome\x18\x10 \x01(\x0b\x32\x14.holdfast.v1.Outcome\x12\x15\n\rlast_sequence\x18\x11 \x01(\x03\x12\x18\n\x10\x63\x61ncel_requested\x18\x12 \x01(\x08\x12.\n\x07payload\x18\x13 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x88\xce\x18\x01\x12/\n\x0b\x63reate_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rdeadline_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x0clast_failure\x18\x18 \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x12\n\nhanded_off\x18( \x01(\x08\x12&\n\x0b\x66orked_from\x18< \x01(\x0b\x32\x11.holdfast.v1.Fork\x12\x15\n\rparent_run_id\x18\x46 \x01(\t\x12 \n\x04lent\x18G \x01(\x0b\x32\x12.holdfast.v1.Usage\x12*\n\x0c\x63ompensating\x18H \x01(\x0b\x32\x14.holdfast.v1.Failure\x12\x0e\n\x06paused\x18P \x01(\x08\x12\x14\n\x0cpause_reason\x18Q \x01(\t\x12\x13\n\x0bwaiting_for\x18R \x01(\t\x12\x11\n\theld_back\x18S \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"(\n\x04\x46ork\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\"\x87\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*\xbf\x02\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATUS_QUEUED\x10\x01\x12\x16\n\x12RUN_STATUS_RUNNING\x10\x02\x12\x15\n\x11RUN_STATUS_PARKED\x10\x03\x12\x1b\n\x17RUN_STATUS_COMPENSATING\x10\x04\x12\x18\n\x14RUN_STATUS_SUCCEEDED\x10\x05\x12\x16\n\x12RUN_STATUS_PARTIAL\x10\x06\x12\x15\n\x11RUN_STATUS_FAILED\x10\x07\x12\x18\n\x14RUN_STATUS_CANCELLED\x10\x08\x12\x1a\n\x16RUN_STATUS_COMPENSATED\x10\t\x12\x1c\n\x18RUN_STATUS_DEAD_LETTERED\x10\n\x12\x16\n\x12RUN_STATUS_DRIFTED\x10\x0b*h\n\x05Shape\x12\x15\n\x11SHAPE_UNSPECIFIED\x10\x00\x12\x11\n\rSHAPE_SERVICE\x10\x01\x12\x10\n\x0cSHAPE_WORKER\x10\x02\x12\x12\n\x0eSHAPE_WORKFLOW\x10\x03\x12\x0f\n\x0bSHAPE_BATCH\x10\x04*\xc5\x01\n\x0f\x42udgetDimension\x12 \n\x1c\x42UDGET_DIMENSION_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42UDGET_DIMENSION_DEADLINE\x10\x01\x12\x1a\n\x16\x42UDGET_DIMENSION_STEPS\x10\x02\x12\x1a\n\x16\x42UDGET_DIMENSION_TOOLS\x10\x03\x12\x1b\n\x17\x42UDGET_DIMENSION_TOKENS\x10\x04\x12\x1c\n\x18\x42UDGET_DIMENSION_CONTEXT\x10\x05*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x01\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x02*b\n\x0bOnParentEnd\x12\x1d\n\x19ON_PARENT_END_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_PARENT_END_CANCEL\x10\x01\x12\x1a\n\x16ON_PARENT_END_CONTINUE\x10\x02\x42\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,36 +36,40 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'holdfast.v1.run_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.holdfast.v1P\001'
+  _globals['_OUTCOME'].fields_by_name['result']._loaded_options = None
+  _globals['_OUTCOME'].fields_by_name['result']._serialized_options = b'\210\316\030\001'
   _globals['_RUN_LABELSENTRY']._loaded_options = None
   _globals['_RUN_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATUS']._serialized_start=1933
-  _globals['_RUNSTATUS']._serialized_end=2252
-  _globals['_SHAPE']._serialized_start=2254
-  _globals['_SHAPE']._serialized_end=2358
-  _globals['_BUDGETDIMENSION']._serialized_start=2361
-  _globals['_BUDGETDIMENSION']._serialized_end=2558
-  _globals['_ONDISCONNECT']._serialized_start=2560
-  _globals['_ONDISCONNECT']._serialized_end=2659
-  _globals['_ONPARENTEND']._serialized_start=2661
-  _globals['_ONPARENTEND']._serialized_end=2759
-  _globals['_CALLER']._serialized_start=133
-  _globals['_CALLER']._serialized_end=171
-  _globals['_BUDGET']._serialized_start=173
-  _globals['_BUDGET']._serialized_end=281
-  _globals['_USAGE']._serialized_start=283
-  _globals['_USAGE']._serialized_end=373
-  _globals['_HANDOFF']._serialized_start=375
-  _globals['_HANDOFF']._serialized_end=421
-  _globals['_FAILURE']._serialized_start=423
-  _globals['_FAILURE']._serialized_end=497
-  _globals['_OUTCOME']._serialized_start=500
-  _globals['_OUTCOME']._serialized_end=677
-  _globals['_RUN']._serialized_start=680
-  _globals['_RUN']._serialized_end=1750
-  _globals['_RUN_LABELSENTRY']._serialized_start=1705
-  _globals['_RUN_LABELSENTRY']._serialized_end=1750
-  _globals['_FORK']._serialized_start=1752
-  _globals['_FORK']._serialized_end=1792
-  _globals['_RETRYPOLICY']._serialized_start=1795
-  _globals['_RETRYPOLICY']._serialized_end=1930
+  _globals['_RUN'].fields_by_name['payload']._loaded_options = None
+  _globals['_RUN'].fields_by_name['payload']._serialized_options = b'\210\316\030\001'
+  _globals['_RUNSTATUS']._serialized_start=1972
+  _globals['_RUNSTATUS']._serialized_end=2291
+  _globals['_SHAPE']._serialized_start=2293
+  _globals['_SHAPE']._serialized_end=2397
+  _globals['_BUDGETDIMENSION']._serialized_start=2400
+  _globals['_BUDGETDIMENSION']._serialized_end=2597
+  _globals['_ONDISCONNECT']._serialized_start=2599
+  _globals['_ONDISCONNECT']._serialized_end=2698
+  _globals['_ONPARENTEND']._serialized_start=2700
+  _globals['_ONPARENTEND']._serialized_end=2798
+  _globals['_CALLER']._serialized_start=160
+  _globals['_CALLER']._serialized_end=198
+  _globals['_BUDGET']._serialized_start=200
+  _globals['_BUDGET']._serialized_end=308
+  _globals['_USAGE']._serialized_start=310
+  _globals['_USAGE']._serialized_end=400
+  _globals['_HANDOFF']._serialized_start=402
+  _globals['_HANDOFF']._serialized_end=448
+  _globals['_FAILURE']._serialized_start=450
+  _globals['_FAILURE']._serialized_end=524
+  _globals['_OUTCOME']._serialized_start=527
+  _globals['_OUTCOME']._serialized_end=710
+  _globals['_RUN']._serialized_start=713
+  _globals['_RUN']._serialized_end=1789
+  _globals['_RUN_LABELSENTRY']._serialized_start=1744
+  _globals['_RUN_LABELSENTRY']._serialized_end=1789
+  _globals['_FORK']._serialized_start=1791
+  _globals['_FORK']._serialized_end=1831
+  _globals['_RETRYPOLICY']._serialized_start=1834
+  _globals['_RETRYPOLICY']._serialized_end=1969
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from holdfast.v1 import run_pb2 as holdfast_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18holdfast/v1/tenant.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\"3\n\tRateLimit\x12\x17\n\x0fruns_per_second\x18\x01 \x01(\x01\x12\r\n\x05\x62urst\x18\x02 \x01(\x05\"\xd3\x04\n\x06Tenant\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12\x15\n\rmax_in_flight\x18\x03 \x01(\x05\x12\x12\n\nmax_queued\x18\x04 \x01(\x03\x12$\n\x04rate\x18\x05 \x01(\x0b\x32\x16.holdfast.v1.RateLimit\x12+\n\x0e\x64\x65\x66\x61ult_budget\x18\x06 \x01(\x0b\x32\x13.holdfast.v1.Budget\x12\x1e\n\x16max_in_flight_per_user\x18\x07 \x01(\x05\x12I\n\x15max_in_flight_by_user\x18\x08 \x03(\x0b\x32*.holdfast.v1.Tenant.MaxInFlightByUserEntry\x12M\n\x17max_in_flight_by_intent\x18\t \x03(\x0b\x32,.holdfast.v1.Tenant.MaxInFlightByIntentEntry\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x61lert_destination\x18Z \x01(\t\x1a\x38\n\x16MaxInFlightByUserEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1a:\n\x18MaxInFlightByIntentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xcf\x01\n\x0fQueueStatistics\x12\x0e\n\x06queued\x18\x01 \x01(\x03\x12-\n\noldest_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tin_flight\x18\x03 \x01(\x03\x12\x0e\n\x06parked\x18\x04 \x01(\x03\x12\x15\n\rdead_lettered\x18\x05 \x01(\x03\x12\x1a\n\x12refused_queue_full\x18\x06 \x01(\x03\x12\x14\n\x0crefused_rate\x18\x07 \x01(\x03\x12\x11\n\tthrottled\x18\x08 \x01(\x08\"O\n\x10IntentStatistics\x12\x0e\n\x06intent\x18\x01 \x01(\t\x12+\n\x05queue\x18\x02 \x01(\x0b\x32\x1c.holdfast.v1.QueueStatistics\"a\n\x0fShapeStatistics\x12!\n\x05shape\x18\x01 \x01(\x0e\x32\x12.holdfast.v1.Shape\x12+\n\x05queue\x18\x02 \x01(\x0b\x32\x1c.holdfast.v1.QueueStatistics\"\xe0\x01\n\x10TenantStatistics\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12+\n\x05queue\x18\x02 \x01(\x0b\x32\x1c.holdfast.v1.QueueStatistics\x12,\n\x06shapes\x18\x03 \x03(\x0b\x32\x1c.holdfast.v1.ShapeStatistics\x12.\n\x07intents\x18\x04 \x03(\x0b\x32\x1d.holdfast.v1.IntentStatistics\x12\x31\n\rsnapshot_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18holdfast/v1/tenant.proto\x12\x0bholdfast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15holdfast/v1/run.proto\"3\n\tRateLimit\x12\x17\n\x0fruns_per_second\x18\x01 \x01(\x01\x12\r\n\x05\x62urst\x18\x02 \x01(\x05\"\xb9\x01\n\tRetention\x12*\n\x07service\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06worker\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08workflow\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x62\x61tch\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xfe\x04\n\x06Tenant\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12\x15\n\rmax_in_flight\x18\x03 \x01(\x05\x12\x12\n\nmax_queued\x18\x04 \x01(\x03\x12$\n\x04rate\x18\x05 \x01(\x0b\x32\x16.holdfast.v1.RateLimit\x12+\n\x0e\x64\x65\x66\x61ult_budget\x18\x06 \x01(\x0b\x32\x13.holdfast.v1.Budget\x12\x1e\n\x16max_in_flight_per_user\x18\x07 \x01(\x05\x12I\n\x15max_in_flight_by_user\x18\x08 \x03(\x0b\x32*.holdfast.v1.Tenant.MaxInFlightByUserEntry\x12M\n\x17max_in_flight_by_intent\x18\t \x03(\x0b\x32,.holdfast.v1.Tenant.MaxInFlightByIntentEntry\x12)\n\tretention\x18\x0c \x01(\x0b\x32\x16.holdfast.v1.Retention\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11\x61lert_destination\x18Z \x01(\t\x1a\x38\n\x16MaxInFlightByUserEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x1a:\n\x18MaxInFlightByIntentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xcf\x01\n\x0fQueueStatistics\x12\x0e\n\x06queued\x18\x01 \x01(\x03\x12-\n\noldest_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\tin_flight\x18\x03 \x01(\x03\x12\x0e\n\x06parked\x18\x04 \x01(\x03\x12\x15\n\rdead_lettered\x18\x05 \x01(\x03\x12\x1a\n\x12refused_queue_full\x18\x06 \x01(\x03\x12\x14\n\x0crefused_rate\x18\x07 \x01(\x03\x12\x11\n\tthrottled\x18\x08 \x01(\x08\"O\n\x10IntentStatistics\x12\x0e\n\x06intent\x18\x01 \x01(\t\x12+\n\x05queue\x18\x02 \x01(\x0b\x32\x1c.holdfast.v1.QueueStatistics\"a\n\x0fShapeStatistics\x12!\n\x05shape\x18\x01 \x01(\x0e\x32\x12.holdfast.v1.Shape\x12+\n\x05queue\x18\x02 \x01(\x0b\x32\x1c.holdfast.v1.QueueStatistics\"\xe0\x01\n\x10TenantStatistics\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12+\n\x05queue\x18\x02 \x01(\x0b\x32\x1c.holdfast.v1.QueueStatistics\x12,\n\x06shapes\x18\x03 \x03(\x0b\x32\x1c.holdfast.v1.ShapeStatistics\x12.\n\x07intents\x18\x04 \x03(\x0b\x32\x1d.holdfast.v1.IntentStatistics\x12\x31\n\rsnapshot_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,18 +41,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANT_MAXINFLIGHTBYINTENTENTRY']._serialized_options = b'8\001'
   _globals['_RATELIMIT']._serialized_start=129
   _globals['_RATELIMIT']._serialized_end=180
-  _globals['_TENANT']._serialized_start=183
-  _globals['_TENANT']._serialized_end=778
-  _globals['_TENANT_MAXINFLIGHTBYUSERENTRY']._serialized_start=662
-  _globals['_TENANT_MAXINFLIGHTBYUSERENTRY']._serialized_end=718
-  _globals['_TENANT_MAXINFLIGHTBYINTENTENTRY']._serialized_start=720
-  _globals['_TENANT_MAXINFLIGHTBYINTENTENTRY']._serialized_end=778
-  _globals['_QUEUESTATISTICS']._serialized_start=781
-  _globals['_QUEUESTATISTICS']._serialized_end=988
-  _globals['_INTENTSTATISTICS']._serialized_start=990
-  _globals['_INTENTSTATISTICS']._serialized_end=1069
-  _globals['_SHAPESTATISTICS']._serialized_start=1071
-  _globals['_SHAPESTATISTICS']._serialized_end=1168
-  _globals['_TENANTSTATISTICS']._serialized_start=1171
-  _globals['_TENANTSTATISTICS']._serialized_end=1395
+  _globals['_RETENTION']._serialized_start=183
+  _globals['_RETENTION']._serialized_end=368
+  _globals['_TENANT']._serialized_start=371
+  _globals['_TENANT']._serialized_end=1009
+  _globals['_TENANT_MAXINFLIGHTBYUSERENTRY']._serialized_start=893
+  _globals['_TENANT_MAXINFLIGHTBYUSERENTRY']._serialized_end=949
+  _globals['_TENANT_MAXINFLIGHTBYINTENTENTRY']._serialized_start=951
+  _globals['_TENANT_MAXINFLIGHTBYINTENTENTRY']._serialized_end=1009
+  _globals['_QUEUESTATISTICS']._serialized_start=1012
+  _globals['_QUEUESTATISTICS']._serialized_end=1219
+  _globals['_INTENTSTATISTICS']._serialized_start=1221
+  _globals['_INTENTSTATISTICS']._serialized_end=1300
+  _globals['_SHAPESTATISTICS']._serialized_start=1302
+  _globals['_SHAPESTATISTICS']._serialized_end=1399
+  _globals['_TENANTSTATISTICS']._serialized_start=1402
+  _globals['_TENANTSTATISTICS']._serialized_end=1626
 # @@protoc_insertion_point(module_scope)

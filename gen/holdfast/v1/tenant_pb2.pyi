@@ -48,6 +48,58 @@ class RateLimit(_message.Message):
 Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
 
 @_typing.final
+class Retention(_message.Message):
+    """For how long runs are kept once they have ended, from 1 s to 36,500 days, by the shape they are shown with. When
+    that is over a run is removed with all that hangs on it: its envelope and outcome, its idempotency key, its
+    transcript and checkpoints, its gates and its effects. From then on it is RUN_NOT_FOUND, a call under its key starts
+    a new run, and an effect's key may be used again. Until then its history is whole, also where the platform keeps
+    that for a shorter time. A shape that is left out takes the platform's default: its runs stay, their history for
+    as long as the platform keeps history.
+
+    A run goes up to about an hour later where something has needed it: the run that started it is there, one that it
+    started has not ended, an effect of it is neither delivered nor discarded, or the batch that gave it to do something
+    is not over. Batches, sessions, schedules and the audit are not a run's, and stay.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def service(self) -> _duration_pb2.Duration:
+        """Of runs of shape SERVICE."""
+
+    @_builtins.property
+    def worker(self) -> _duration_pb2.Duration:
+        """Of runs of shape WORKER, and of those that were handed off to the background."""
+
+    @_builtins.property
+    def workflow(self) -> _duration_pb2.Duration:
+        """Of runs of shape WORKFLOW."""
+
+    @_builtins.property
+    def batch(self) -> _duration_pb2.Duration:
+        """Of runs of shape BATCH: the runs of a batch's items, not the batch."""
+
+    def __init__(
+        self,
+        *,
+        service: _duration_pb2.Duration | None = ...,
+        worker: _duration_pb2.Duration | None = ...,
+        workflow: _duration_pb2.Duration | None = ...,
+        batch: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "service", b"service", "worker", b"worker", "workflow", b"workflow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "service", b"service", "worker", b"worker", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retention: _TypeAlias = Retention  # noqa: Y015
+
+@_typing.final
 class Tenant(_message.Message):
     """A tenant, its share of the platform and its limits. A number left at 0 takes the platform's
     default; nothing is unlimited. Changes hold for the next admission and the next lease; no run in
@@ -105,6 +157,7 @@ class Tenant(_message.Message):
     MAX_IN_FLIGHT_PER_USER_FIELD_NUMBER: _builtins.int
     MAX_IN_FLIGHT_BY_USER_FIELD_NUMBER: _builtins.int
     MAX_IN_FLIGHT_BY_INTENT_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ALERT_DESTINATION_FIELD_NUMBER: _builtins.int
@@ -144,6 +197,12 @@ class Tenant(_message.Message):
         """Runs in flight for an intent, by intent; at most 1,000 entries, each at least 1."""
 
     @_builtins.property
+    def retention(self) -> Global___Retention:
+        """For how long its runs are kept once they have ended; a change holds for those that have ended before, too, and
+        brings nothing back that is gone.
+        """
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was first put or first seen."""
 
@@ -163,13 +222,14 @@ class Tenant(_message.Message):
         max_in_flight_per_user: _builtins.int = ...,
         max_in_flight_by_user: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         max_in_flight_by_intent: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        retention: Global___Retention | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         alert_destination: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_budget", b"default_budget", "rate", b"rate", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_budget", b"default_budget", "rate", b"rate", "retention", b"retention", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_destination", b"alert_destination", "create_time", b"create_time", "default_budget", b"default_budget", "max_in_flight", b"max_in_flight", "max_in_flight_by_intent", b"max_in_flight_by_intent", "max_in_flight_by_user", b"max_in_flight_by_user", "max_in_flight_per_user", b"max_in_flight_per_user", "max_queued", b"max_queued", "rate", b"rate", "tenant", b"tenant", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_destination", b"alert_destination", "create_time", b"create_time", "default_budget", b"default_budget", "max_in_flight", b"max_in_flight", "max_in_flight_by_intent", b"max_in_flight_by_intent", "max_in_flight_by_user", b"max_in_flight_by_user", "max_in_flight_per_user", b"max_in_flight_per_user", "max_queued", b"max_queued", "rate", b"rate", "retention", b"retention", "tenant", b"tenant", "update_time", b"update_time", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -86,7 +86,8 @@ class UpdateTenantRequest(_message.Message):
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """Which limits change: `weight`, `max_in_flight`, `max_queued`, `rate`, `default_budget`,
-        `alert_destination`, or a field of `rate` or `default_budget`, as `rate.burst`.
+        `max_in_flight_by_intent`, `alert_destination`, `retention`, or a field of `rate`, `default_budget` or
+        `retention`, as `rate.burst`.
         """
 
     def __init__(

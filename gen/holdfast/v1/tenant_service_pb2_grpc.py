@@ -30,7 +30,7 @@ class TenantServiceStub:
 
     A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
     names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
-    forget it, and the next run of its name would make it anew.
+    forget it, for as long as its retention says, and the next run of its name would make it anew.
     """
 
     def __init__(self, channel):
@@ -71,7 +71,7 @@ class TenantServiceServicer:
 
     A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
     names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
-    forget it, and the next run of its name would make it anew.
+    forget it, for as long as its retention says, and the next run of its name would make it anew.
     """
 
     def PutTenant(self, request, context):
@@ -169,7 +169,7 @@ class TenantService:
 
     A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
     names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
-    forget it, and the next run of its name would make it anew.
+    forget it, for as long as its retention says, and the next run of its name would make it anew.
     """
 
     @staticmethod

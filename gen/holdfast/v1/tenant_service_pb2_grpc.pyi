@@ -17,7 +17,7 @@ class TenantServiceStub:
 
     A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
     names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
-    forget it, and the next run of its name would make it anew.
+    forget it, for as long as its retention says, and the next run of its name would make it anew.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -61,7 +61,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A tenant may read itself; to write, or to see others, takes the role `operator`, which until identity
     names it stands in the metadata `holdfast-roles`. No RPC deletes: a tenant's runs outlive any wish to
-    forget it, and the next run of its name would make it anew.
+    forget it, for as long as its retention says, and the next run of its name would make it anew.
     """
 
     @_abc_1.abstractmethod

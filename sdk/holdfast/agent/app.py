@@ -21,6 +21,7 @@ from holdfast.agent.model_trim import TRIMS, Trim
 from holdfast.agent.run import Run
 from holdfast.agent.session import Kind
 from holdfast.agent.undo import DAY, Terms, UndoOn
+from holdfast.payload import is_sealed
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 OnExhausted = Callable[[Run, Dimension], Any]
@@ -57,6 +58,8 @@ class Agent:
 
     def accept(self, payload: dict[str, Any]) -> tuple[Any, ...]:
         """Return the arguments after `run`. Raises `InvalidPayload`, naming each wrong field."""
+        if is_sealed(payload):
+            raise InvalidPayload("it is sealed, and this runner has not the key")
         if not self.takes_payload:
             return ()
         try:

@@ -7,9 +7,10 @@ commit. Each item has a budget, a deadline and a failure of its own; none takes 
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from typing import Any, Final
 
 from holdfast.agent.app import Agent
@@ -23,12 +24,13 @@ from holdfast.agent.model_ladder import Models
 from holdfast.agent.wire.draft import CANCELLED, FAILED, SUCCEEDED, Draft, Outcome
 from holdfast.agent.wire.invocation import UNLIMITED, History, Invocation
 from holdfast.agent.wire.pen import Pen
+from holdfast.payload import Sealing
 
 SUFFIX: Final = "#light"
 """A chunk is a run of the agent's intent with this appended; no caller can name such an intent."""
 PAYLOAD: Final = "chunk"
 LARGEST: Final = 1536 * 1024
-"""Bytes of what a chunk's items returned together; what is beyond is left to chunks of their own."""
+"""Bytes of what a chunk's items returned together; the largest beyond it are left to chunks of their own."""
 _NOWHERE: Final = Nowhere()
 
 
@@ -55,11 +57,14 @@ class Chunk:
         gate: asyncio.Semaphore | None = None,
         reached: Callable[[str], None] = lambda _: None,
         observer: Observer = NOBODY,
+        sealing: Sealing | None = None,
     ) -> None:
         """Take what bounds the agent's executions at once on this runner, if it is bounded.
 
-        `observer` watches what is executed for all items.
+        `observer` watches what is executed for all items; `sealing` opens and seals what is theirs: the chunk
+        itself is between the runner and the platform.
         """
+        self._sealing = sealing
         self.stopped: RunStopped | None = None
         self._agent = agent
         self._invocation = invocation
@@ -139,7 +144,7 @@ class Chunk:
             self._invocation,
             run_id=item.run_id,
             intent=self._agent.intent,
-            payload=item.payload,
+            payload=item.payload if self._sealing is None else self._sealing.opened_plain(item.payload),
             limits=limits,
             attempt=item.attempt,
             remaining=limits.deadline,
@@ -152,14 +157,12 @@ class Chunk:
         )
 
     async def _record(self, items: list[Item], ended: list[Ended]) -> Left:
-        said: list[str] = []
-        room = LARGEST
-        for item, each in zip(items, ended, strict=True):
-            told = _told(item, each)
-            if said and len(told) > room:
-                told = _told(item, Ended(AGAIN, usage=each.usage, alone=True))
-            room -= len(told)
-            said.append(told)
+        for each in ended:
+            if self._sealing is not None and each.result is not None:
+                each.result = self._sealing.sealed_json(each.result.encode()).decode()
+        said = [_told(item, each) for item, each in zip(items, ended, strict=True)]
+        for at in _beyond(said):
+            said[at] = _told(items[at], Ended(AGAIN, usage=ended[at].usage, alone=True))
         spent = Usage(
             tools=sum(each.usage.tools for each in ended),
             tokens=sum(each.usage.tokens for each in ended),
@@ -233,6 +236,13 @@ def _unbegun(stopped: RunStopped) -> Ended:
 
 def _fenced(lost: RunStopped) -> Refused:
     return Refused("FENCED", str(lost))
+
+
+def _beyond(said: Sequence[str]) -> list[int]:
+    """Return which there is no room for: none but the largest, and never the only one."""
+    rising = sorted(range(len(said)), key=lambda at: len(said[at]))
+    filled = accumulate(len(said[at]) for at in rising)
+    return [at for at, size in zip(rising, filled, strict=True) if size > LARGEST and at != rising[0]]
 
 
 def _told(item: Item, ended: Ended) -> str:

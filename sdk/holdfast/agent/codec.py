@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
 from holdfast.agent.error import NotRecordable
+from holdfast.payload import is_sealed_json
 
 LARGEST: Final = 1024 * 1024
 """Bytes of one recorded output. A run keeps references to larger things, not the things."""
@@ -55,6 +56,8 @@ class Shape:
 
     def read(self, encoded: bytes) -> Any:
         """Return the value of a record. Raises `NotRecordable` when its type has changed since."""
+        if is_sealed_json(encoded):
+            raise NotRecordable("the record is sealed, and this runner has not the key")
         if self._adapter is None:
             return from_json(encoded)
         try:

@@ -181,7 +181,7 @@ class Batches:
             request.page_token = page.next_page_token
 
     def watch(self, batch_id: str, *, interval: float = 1.0) -> BatchWatch:
-        """Follow a batch, at most one message each `interval` seconds, until it has ended."""
+        """Follow a batch until nothing of it is on its way, at most one message each `interval` seconds."""
         request = pb.WatchBatchRequest(batch_id=batch_id, min_interval=duration_of(interval))
         return BatchWatch(self._stub, self._link, request)
 
@@ -193,16 +193,23 @@ class Batches:
         seed: int = 0,
         by_label: bool = False,
         confidence_bounds: Iterable[float] = (),
+        cost_bounds: Iterable[float] = (),
         token_bounds: Iterable[int] = (),
         equal: bool = False,
         unjudged_only: bool = False,
     ) -> tuple[Stratum, ...]:
         """Draw staged items to look at, 200 unless told, spread over strata; the same for the same seed.
 
-        A stratum gets its share, at least one; `equal` gives all the same. Raises `BatchNotFound`.
+        A stratum gets its share, at least one; `equal` gives all the same. `cost_bounds` are in the currency
+        in which the operator has told the price of tokens. Raises `BatchNotFound`, and `InvalidField` for
+        costs where no price was told.
         """
         strata = strata_message(
-            by_label=by_label, confidence_bounds=confidence_bounds, token_bounds=token_bounds, equal=equal
+            by_label=by_label,
+            confidence_bounds=confidence_bounds,
+            cost_bounds=cost_bounds,
+            token_bounds=token_bounds,
+            equal=equal,
         )
         request = pb.SampleBatchRequest(
             batch_id=batch_id, size=size, seed=seed, strata=strata, unjudged_only=unjudged_only

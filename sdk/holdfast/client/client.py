@@ -9,6 +9,7 @@ async with Client("127.0.0.1:7401") as client:
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self, Unpack
@@ -39,6 +40,7 @@ from holdfast.client.tls import Tls, checked_token
 from holdfast.client.watch import Watch
 from holdfast.client.wire_run import budget_message, checkpoint_of, envelope, run_of
 from holdfast.client.wire_value import duration_of, json_bytes
+from holdfast.payload import PayloadCodec, Sealing, sealed_channel
 from holdfast.v1 import (
     access_service_pb2_grpc,
     approval_service_pb2_grpc,
@@ -67,8 +69,9 @@ class Client:
     streams go to those that live, in turn. Every call is made for `tenant`, by default that of the `token`,
     or `default` without one. `token` is an API token or a JWT, and proves who calls. With `tls`, or
     `credentials` of one's own, the channels use TLS. Calls that may be repeated are, as `retries` says, and
-    streams are joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. All
-    failures are `HoldfastError`s.
+    streams are joined again as `reconnects` says; `timeout` seconds are given to each attempt of a call. With
+    a `codec` payloads are sealed on their way out and opened on their way in: the services cannot read them.
+    All failures are `HoldfastError`s.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Client:
         retries: Retries = _RETRIES,
         reconnects: Retries = _RECONNECTS,
         timeout: float = 15.0,
+        codec: PayloadCodec | None = None,
     ) -> None:
         self.tenant = ("" if token else "default") if tenant is None else tenant
         self._addresses = {
@@ -93,6 +97,7 @@ class Client:
             "checkpoint": checkpoint,
             "approval": approval,
         }
+        self._sealing = Sealing(codec) if codec is not None else None
         self._credentials = tls.credentials() if tls is not None else credentials
         self._link = Link(self.tenant, retries, reconnects, timeout, checked_token(token))
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -105,6 +110,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def show_token(self, token: str) -> None:
+        """Show another token from the next call on; what is under way ends with the one it began with."""
+        self._link = replace(self._link, token=checked_token(token))
 
     async def close(self) -> None:
         """Close the channels; calls in flight are cancelled. Repeatable."""
@@ -410,7 +419,10 @@ class Client:
         address for it. Raises `RunNotFound`.
         """
         stub = checkpoint_service_pb2_grpc.CheckpointServiceStub(self._channel("checkpoint"))
-        return await past_of(stub, self._link, run_id)
+        past = await past_of(stub, self._link, run_id)
+        if self._sealing is None:
+            return past
+        return replace(past, records=tuple(map(self._sealing.opened_record, past.records)))
 
     async def fork(
         self,
@@ -447,7 +459,7 @@ class Client:
             address = self._addresses[service]
             if address is None:
                 raise ValueError(f"This client was not told the {service}'s address.")
-            self._channels[service] = open_channel(address, self._credentials)
+            self._channels[service] = sealed_channel(open_channel(address, self._credentials), self._sealing)
         return self._channels[service]
 
 

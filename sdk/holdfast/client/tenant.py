@@ -38,7 +38,9 @@ class Statistics:
 class Tenant:
     """A tenant and its limits; `rate` in runs a second, `burst` how many may come at once after a pause.
 
-    `alert_destination` is sent an effect for each run and effect that is set aside; empty: none.
+    `alert_destination` is sent an effect for each run and effect that is set aside; empty: none. `retention`
+    is for how many seconds after its end a run is kept, by shape: `service`, `worker`, `workflow`, `batch`.
+    Runs of others stay.
     """
 
     tenant: str
@@ -50,5 +52,6 @@ class Tenant:
     default_budget: Budget
     alert_destination: str = ""
     max_in_flight_by_intent: Mapping[str, int] = field(default_factory=dict)
+    retention: Mapping[str, float] = field(default_factory=dict)
     create_time: datetime | None = None
     update_time: datetime | None = None

@@ -61,9 +61,18 @@ def review_of(message: batch_pb2.ItemReview) -> ItemReview:
 
 
 def strata_message(
-    *, by_label: bool, confidence_bounds: Iterable[float], token_bounds: Iterable[int], equal: bool
+    *,
+    by_label: bool,
+    confidence_bounds: Iterable[float],
+    cost_bounds: Iterable[float],
+    token_bounds: Iterable[int],
+    equal: bool,
 ) -> batch_service_pb2.Stratification:
     """Return how a sample is spread."""
     return batch_service_pb2.Stratification(
-        by_label=by_label, confidence_bounds=confidence_bounds, token_bounds=token_bounds, equal=equal
+        by_label=by_label,
+        confidence_bounds=confidence_bounds,
+        cost_bounds_micros=[round(cost * 1_000_000) for cost in cost_bounds],
+        token_bounds=token_bounds,
+        equal=equal,
     )

@@ -5,11 +5,12 @@ from typing import Final
 
 from holdfast.client.tenant import Queue, Statistics, Tenant
 from holdfast.client.wire_run import budget_of
-from holdfast.client.wire_value import seconds_of, time_of
+from holdfast.client.wire_value import duration_of, seconds_of, time_of
 from holdfast.v1 import tenant_pb2, tenant_service_pb2
 
 Limit = float | str | Mapping[str, int]
 
+_SHAPES: Final = ("service", "worker", "workflow", "batch")
 _PATHS: Final = {
     "alert_destination": "alert_destination",
     "max_in_flight_by_intent": "max_in_flight_by_intent",
@@ -22,6 +23,7 @@ _PATHS: Final = {
         name: f"default_budget.{name}"
         for name in ("deadline_ms", "max_steps", "max_tools", "max_tokens", "max_context")
     },
+    **{f"keep_{shape}": f"retention.{shape}" for shape in _SHAPES},
 }
 
 
@@ -37,6 +39,11 @@ def tenant_of(message: tenant_pb2.Tenant) -> Tenant:
         default_budget=budget_of(message.default_budget),
         alert_destination=message.alert_destination,
         max_in_flight_by_intent=dict(message.max_in_flight_by_intent),
+        retention={
+            shape: seconds_of(getattr(message.retention, shape))
+            for shape in _SHAPES
+            if message.retention.HasField(shape)
+        },
         create_time=time_of(message.create_time),
         update_time=time_of(message.update_time),
     )
@@ -53,16 +60,20 @@ def statistics_of(message: tenant_pb2.TenantStatistics) -> Statistics:
 
 
 def update_message(tenant: str, limits: Mapping[str, Limit]) -> tenant_service_pb2.UpdateTenantRequest:
-    """Return the request that changes these limits. Raises ValueError for a number a limit cannot be."""
+    """Return the request that changes these limits. Raises ValueError for what no limit can be."""
     request = tenant_service_pb2.UpdateTenantRequest(allow_missing=True)
     request.tenant.tenant = tenant
     for name, value in limits.items():
-        path = _PATHS[name]
+        path = _PATHS.get(name, "")
+        if not path:
+            raise ValueError(f"{name.removeprefix('keep_')!r} is none of {', '.join(_SHAPES)}.")
         request.update_mask.paths.append(path)
         holder, _, field = path.rpartition(".")
         message = getattr(request.tenant, holder) if holder else request.tenant
         if isinstance(value, Mapping):
             getattr(message, field).update(value)
+        elif holder == "retention":
+            getattr(message, field).CopyFrom(duration_of(float(value)))
         else:
             setattr(message, field, value)
     return request

@@ -18,6 +18,11 @@ def struct_of(payload: Mapping[str, Any]) -> struct_pb2.Struct:
     return struct
 
 
+def payload_size(payload: Mapping[str, Any]) -> int:
+    """Return how many bytes a payload has as it is sent. Raises ValueError for what JSON cannot hold."""
+    return struct_of(payload).ByteSize()
+
+
 def value_of(value: Any) -> struct_pb2.Value:
     """Return a JSON value as a Value. Raises ValueError for what JSON cannot hold."""
     holder = struct_pb2.ListValue()

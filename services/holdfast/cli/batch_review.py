@@ -47,6 +47,7 @@ class Bounds(click.ParamType[tuple[float, ...]]):
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed draws the same items.")
 @click.option("--by-label", is_flag=True, help="Spread over the classes of output.")
 @click.option("--confidence", type=Bounds(), default=None, help="Over bands of confidence, as 0.5,0.9.")
+@click.option("--cost", type=Bounds(), default=None, help="Over bands of cost, as 0.001,0.01.")
 @click.option("--tokens", type=Bounds(), default=None, help="Over bands of tokens, as 1000,5000.")
 @click.option("--equal", is_flag=True, help="As many of each stratum, so that rare ones are seen.")
 @click.option("--unjudged", is_flag=True, help="Only of those nobody has judged.")
@@ -60,6 +61,7 @@ async def sample(target: Target, batch_id: str, size: int, seed: int, **given: A
             seed=seed,
             by_label=given["by_label"],
             confidence_bounds=given["confidence"] or (),
+            cost_bounds=given["cost"] or (),
             token_bounds=[int(bound) for bound in given["tokens"] or ()],
             equal=given["equal"],
             unjudged_only=given["unjudged"],

@@ -98,6 +98,28 @@ class Cap(click.ParamType[tuple[str, int]]):
         return intent, int(number)
 
 
+class Retention(click.ParamType[dict[str, float]]):
+    """For how long runs are kept: `batch=7d` of a shape, `30d` of all; 0 is the platform's default."""
+
+    name = "[shape=]duration"
+    shapes = ("service", "worker", "workflow", "batch")
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, float]:
+        """Return the seconds by shape."""
+        if isinstance(value, dict):
+            return value
+        shape, equals, text = str(value).rpartition("=")
+        if equals and shape.lower() not in self.shapes:
+            self.fail(f"{shape!r} is none of the shapes {', '.join(self.shapes)}.", param, ctx)
+        try:
+            kept = seconds(text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return {shape.lower(): kept} if equals else dict.fromkeys(self.shapes, kept)
+
+
 def seconds(text: str) -> float:
     """Return the seconds a duration stands for; `ValueError` in one sentence."""
     number = text.strip().rstrip("msdh")

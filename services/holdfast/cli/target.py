@@ -15,6 +15,7 @@ from holdfast.cli import exit_code
 from holdfast.cli.output import Form, note, refusal
 from holdfast.client import Client, HoldfastError, Retries, Tls
 from holdfast.dev.record import find_record
+from holdfast.payload import PayloadCodec, configured_codec
 
 USUAL: Final = {
     "invoker": "127.0.0.1:7401",
@@ -42,6 +43,7 @@ class Target:
     form: Form
     token: str = field(default="", repr=False)
     tls: Tls | None = None
+    codec: PayloadCodec | None = None
 
     def client(self) -> Client:
         """Return a client of these services."""
@@ -53,6 +55,7 @@ class Target:
             dispatcher=self.dispatcher,
             checkpoint=self.checkpoint,
             approval=self.approval,
+            codec=self.codec,
             retries=Retries(attempts=4),  # a person waits for the sentence
         )
 
@@ -75,6 +78,16 @@ def choose_token(file: str | None) -> str:
         return Path(file).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"The token cannot be read in {file}.") from error
+
+
+def choose_codec(keys_file: str | None) -> PayloadCodec | None:
+    """Return what seals payloads: with the keys in the file, as the environment says, or nothing."""
+    try:
+        return configured_codec(
+            os.environ.get("HOLDFAST_PAYLOAD_CODEC", ""), Path(keys_file) if keys_file else None
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[..., None]:
@@ -100,6 +113,12 @@ def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[
     )
     @click.option("--tls-cert", metavar="FILE", envvar="HOLDFAST_TLS_CERT_FILE", help="Our certificate.")
     @click.option("--tls-key", metavar="FILE", envvar="HOLDFAST_TLS_KEY_FILE", help="Its key.")
+    @click.option(
+        "--payload-keys",
+        metavar="FILE",
+        envvar="HOLDFAST_PAYLOAD_KEYS_FILE",
+        help="Keys that seal and open payloads (or HOLDFAST_PAYLOAD_CODEC, a codec as module:name).",
+    )
     @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
     @functools.wraps(command)
     def run(
@@ -113,6 +132,7 @@ def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[
         tls_ca: str | None,
         tls_cert: str | None,
         tls_key: str | None,
+        payload_keys: str | None,
         output: Form,
         **arguments: Any,
     ) -> None:
@@ -125,6 +145,7 @@ def speaks(command: Callable[..., Coroutine[Any, Any, int | None]]) -> Callable[
             form=output,
             token=choose_token(token_file),
             tls=Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None,
+            codec=choose_codec(payload_keys),
         )
         finish(command(target, **arguments))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from holdfast.cli.given import Cap, Rate, Seconds
+from holdfast.cli.given import Cap, Rate, Retention, Seconds
 from holdfast.cli.output import fields, json_line, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.client import Queue, Statistics, Tenant
@@ -99,6 +99,14 @@ async def get(target: Target, name: str) -> None:
     metavar="INTENT=N",
     help="Runs of an intent held at one time; repeatable, and replaces all caps of intents.",
 )
+@click.option(
+    "--retention",
+    "kept",
+    type=Retention(),
+    multiple=True,
+    metavar="[SHAPE=]DURATION",
+    help="How long after its end a run is kept, as batch=7d, or 90d of all shapes; 0: for ever. Repeatable.",
+)
 @click.option("--no-intent-caps", is_flag=True, help="Let only --max-in-flight hold.")
 @speaks
 async def set_limits(
@@ -106,6 +114,7 @@ async def set_limits(
     name: str,
     default_deadline: float | None,
     caps: tuple[tuple[str, int], ...],
+    kept: tuple[dict[str, float], ...],
     *,
     no_intent_caps: bool,
     **limits: Any,
@@ -118,6 +127,8 @@ async def set_limits(
         raise click.UsageError("--intent-cap and --no-intent-caps say two things.")
     if caps or no_intent_caps:
         limits["max_in_flight_by_intent"] = dict(caps)
+    if kept:
+        limits["retention"] = {shape: seconds for each in kept for shape, seconds in each.items()}
     if default_deadline is not None:
         limits["deadline_ms"] = round(default_deadline * 1000)
     if all(value is None for value in limits.values()):
@@ -146,6 +157,7 @@ def _show(tenant: Tenant) -> None:
             ("default tokens", budget.max_tokens),
             ("default context", budget.max_context),
             ("alerts to", tenant.alert_destination),
+            ("runs kept", ", ".join(f"{shape} {_days(s)}" for shape, s in tenant.retention.items())),
             ("made", tenant.create_time),
             ("changed", tenant.update_time),
         ]
@@ -155,6 +167,10 @@ def _show(tenant: Tenant) -> None:
 def _plain(tenant: Tenant, statistics: Statistics) -> dict[str, Any]:
     parts = {"intents": plain(statistics.intents)} if statistics.intents else {}
     return {**plain(tenant), "queue": plain(statistics.queue), **parts}
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86_400:g} d" if seconds % 86_400 == 0 else f"{seconds:g} s"
 
 
 def _age(queue: Queue) -> str:

@@ -44,10 +44,16 @@ async def _tokens(
     request: Request, given: Mapping[str, str], wrong: str = "", made: MadeToken | None = None
 ) -> Response:
     tokens: list[Token] = []
-    async for token in client_of(request).access.tokens():
-        tokens.append(token)
-        if len(tokens) >= _MOST_TOKENS:
-            break
+    unlisted = ""
+    try:
+        async for token in client_of(request).access.tokens():
+            tokens.append(token)
+            if len(tokens) >= _MOST_TOKENS:
+                break
+    except HoldfastError as error:
+        if made is None:
+            raise
+        unlisted = sentence(error)  # the secret is in this answer and nowhere else
     tokens.sort(key=_is_over)
     return page(
         request,
@@ -60,6 +66,7 @@ async def _tokens(
         given=given,
         wrong=wrong,
         made=made,
+        unlisted=unlisted,
     )
 
 

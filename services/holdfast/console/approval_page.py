@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from holdfast.client import Approval, ApprovalStatus, HoldfastError
+from holdfast.client import Approval, ApprovalStatus, HoldfastError, errors
 from holdfast.console.clients import client_of
 from holdfast.console.guard import form_of
 from holdfast.console.live import KEEPALIVE_S, event, pause, stream
@@ -20,6 +20,7 @@ from holdfast.console.session import say, session_of
 _MOST: Final = 100
 _GATHER_S: Final = 0.3
 _FAR: Final = datetime.max.replace(tzinfo=UTC)
+_NOTHING: Final[Mapping[str, str]] = {}
 _VIEWS: Final = {
     "mine": ("I may decide", (ApprovalStatus.PENDING,)),
     "all": ("All that wait", (ApprovalStatus.PENDING,)),
@@ -66,7 +67,7 @@ async def live(request: Request) -> Response:
             async for _ in inbox:
                 changed.set()
 
-    async def told() -> AsyncIterator[str]:
+    async def told() -> AsyncGenerator[str]:
         reading = asyncio.create_task(read())
         shown: list[Approval] | None = None
         try:
@@ -80,6 +81,9 @@ async def live(request: Request) -> Response:
                     yield event("inbox", fragment(request, "approval_list.html", approvals=found, view=view))
                 if not (await pause(request, _GATHER_S) and await pause(request, KEEPALIVE_S, changed)):
                     return
+            await reading  # raises what has ended it
+        except errors.Unauthenticated:
+            raise
         except HoldfastError as error:
             yield event("trouble", fragment(request, "trouble.html", text=error.message))
         finally:
@@ -87,15 +91,21 @@ async def live(request: Request) -> Response:
             with suppress(asyncio.CancelledError, HoldfastError):
                 await reading
 
-    return stream(told())
+    return stream(request, told())
 
 
 async def show_one(request: Request) -> Response:
     """Show one approval with its audit log."""
+    return await _one(request)
+
+
+async def _one(request: Request, typed: Mapping[str, str] = _NOTHING) -> Response:
+    """Return one approval, with what was typed about it."""
     approvals = client_of(request).approvals(session_of(request).person)
     found = await approvals.get(request.path_params["approval_id"], audit=True)
     entries = [(entry, _content(entry.content)) for entry in found.audit]
-    return page(request, "approval.html", approval=found, entries=entries)
+    status = 400 if typed else 200
+    return page(request, "approval.html", status=status, approval=found, entries=entries, typed=typed)
 
 
 def _content(content: bytes) -> Any:
@@ -121,13 +131,13 @@ async def decide(request: Request) -> Response:
                 edited = json.loads(str(form.get("payload", "")))
             except ValueError as error:
                 say(request, f"The edited payload is not JSON, so nothing was decided: {error}.", "bad")
-                return await show_one(request)
+                return await _one(request, form)
             decided = await approvals.approve(approval_id, reason, edited=edited, revision=seen)
         elif form.get("verdict") == "approve":
             decided = await approvals.approve(approval_id, reason, revision=seen)
         else:
             say(request, "Nothing was decided: choose to approve or to deny.", "bad")
-            return await show_one(request)
+            return await _one(request, form)
     except HoldfastError as error:
         return failed(request, error, form, here)
     if decided.status is ApprovalStatus.PENDING:

@@ -1,14 +1,15 @@
 """The batches, the newest first; how far each has come is shown for those that are not over."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Final
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from holdfast.client import Batch, BatchStatus, HoldfastError
-from holdfast.console.batch_shape import eta, parts, percent
+from holdfast.client import Batch, BatchProgress, BatchStatus, HoldfastError, errors
+from holdfast.console.batch_shape import Part, eta, parts, percent
 from holdfast.console.clients import client_of
 from holdfast.console.live import event, pause, stream
 from holdfast.console.page import fragment, page, sentence
@@ -31,12 +32,21 @@ _VIEWS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class HowFar:
+    """How far a batch is; two that the list would show alike are equal."""
+
+    parts: list[Part]
+    eta: str
+    progress: BatchProgress = field(compare=False)
+
+
 def _given(request: Request) -> tuple[str, str]:
     view = request.query_params.get("view", "all")
     return view if view in _VIEWS else "all", request.query_params.get("intent", "").strip()
 
 
-async def _rows(request: Request) -> list[tuple[Batch, dict[str, Any] | None]]:
+async def _rows(request: Request) -> list[tuple[Batch, HowFar | None]]:
     view, intent = _given(request)
     batches = client_of(request).batches
     found: list[Batch] = []
@@ -47,8 +57,7 @@ async def _rows(request: Request) -> list[tuple[Batch, dict[str, Any] | None]]:
     open_ones = [batch.batch_id for batch in found if batch.end_time is None][:_MOST_LOOKED_AT]
     looked = await asyncio.gather(*(batches.get(batch_id) for batch_id in open_ones))
     known = {
-        batch.batch_id: {"parts": parts(progress), "progress": progress, "eta": eta(batch, progress)}
-        for batch, progress in looked
+        batch.batch_id: HowFar(parts(progress), eta(batch, progress), progress) for batch, progress in looked
     }
     return [(batch, known.get(batch.batch_id)) for batch in found]
 
@@ -73,24 +82,27 @@ async def show(request: Request) -> Response:
 async def live(request: Request) -> Response:
     """Stream the rows whenever they have changed."""
 
-    async def told() -> AsyncIterator[str]:
-        shown, quiet = "", 0
+    async def told() -> AsyncGenerator[str]:
+        shown: list[tuple[Batch, HowFar | None]] | None = None
+        quiet = 0
         while True:
             try:
-                text = fragment(request, "batch_rows.html", rows=await _rows(request), percent=percent)
+                rows = await _rows(request)
+            except errors.Unauthenticated:
+                raise
             except HoldfastError as error:
                 yield event("trouble", fragment(request, "trouble.html", text=sentence(error)))
-                shown = ""
+                shown = None
             else:
-                if not shown:
-                    yield event("trouble", "")
-                if text != shown:
-                    yield event("rows", text)
-                    shown, quiet = text, 0
+                if rows != shown:
+                    if shown is None:
+                        yield event("trouble", "")
+                    yield event("rows", fragment(request, "batch_rows.html", rows=rows, percent=percent))
+                    shown, quiet = rows, 0
             quiet += 1
             if quiet % 5 == 0:
                 yield ": still here\n\n"
             if not await pause(request, _LOOK_EVERY_S):
                 return
 
-    return stream(told())
+    return stream(request, told())

@@ -1,7 +1,7 @@
 """One batch: how far it is while it goes, how fast, what failed alike, and everything to be done about it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any, Final, Literal
 
@@ -16,6 +16,7 @@ from holdfast.client import (
     BatchProgress,
     Client,
     HoldfastError,
+    errors,
 )
 from holdfast.console.batch_shape import ORDER, look
 from holdfast.console.clients import client_of
@@ -38,7 +39,7 @@ async def show(request: Request) -> Response:
 
 async def live(request: Request) -> Response:
     """Stream a batch to its page, each time whole, until it has ended."""
-    return stream(_Following(request).events())
+    return stream(request, _Following(request).events())
 
 
 class _Following:
@@ -51,7 +52,7 @@ class _Following:
         self._trouble = ""
         self._shown: dict[str, str] = {}
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str]:
         reading = asyncio.create_task(self._read())
         try:
             while True:
@@ -60,6 +61,7 @@ class _Following:
                 for each in self._new():
                     yield each
                 if over:
+                    await reading  # raises what has ended it, if the page cannot go on
                     if not self._trouble:
                         yield event("over", "")  # otherwise the page connects anew
                     return
@@ -71,7 +73,7 @@ class _Following:
                         return
         finally:
             reading.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, errors.Unauthenticated):
                 await reading
 
     def _new(self) -> list[str]:
@@ -95,6 +97,8 @@ class _Following:
                 async for each in updates:
                     self._latest = each
                     self._changed.set()
+        except errors.Unauthenticated:
+            raise
         except HoldfastError as error:
             self._trouble = sentence(error)
         finally:

@@ -1,29 +1,20 @@
 """The review of a batch: a sample beside what is there now, a verdict on each, and then what is applied."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
-from holdfast.client import (
-    ApplyEffect,
-    BatchItem,
-    Client,
-    HoldfastError,
-    Invocation,
-    ItemReview,
-    Stratum,
-    errors,
-)
+from holdfast.client import BatchItem, Client, HoldfastError, Stratum, errors
+from holdfast.console.batch_review_form import rate_of, target_of, touched, verdicts_of
 from holdfast.console.batch_shape import look
 from holdfast.console.clients import client_of
 from holdfast.console.entry import Mistyped
 from holdfast.console.guard import form_of
-from holdfast.console.page import done, failed, page, sentence
+from holdfast.console.page import done, page, sentence
 from holdfast.console.session import say, session_of
 
 _SIZES: Final = ("10", "20", "50")
@@ -34,8 +25,8 @@ _SPREADS: Final = (
 )
 _BOUNDS: Final = (0.5, 0.8, 0.95)
 _BANDS: Final = ("below 0.5", "0.5 to 0.8", "0.8 to 0.95", "0.95 and more")
-_VERDICTS: Final = {"accept": True, "reject": False}
 _MOST_DESTINATIONS: Final = 100
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +87,18 @@ async def _sample(client: Client, batch_id: str, given: Mapping[str, str]) -> li
 
 async def show(request: Request) -> Response:
     """Show a sample, and the form that applies what was accepted."""
+    return await _page(request)
+
+
+async def _page(request: Request, typed: Mapping[str, str] = _NOTHING, wrong: str = "") -> Response:
+    """Return the sample with what was typed about it, and what is wrong with that."""
     client, batch_id = client_of(request), request.path_params["batch_id"]
     given, session = _given(request), session_of(request)
     batch, progress = await client.batches.get(batch_id)
-    refusal, strata = "", list[Stratum]()
+    refusal, strata, kept = "", list[Stratum](), list[BatchItem]()
     try:
         strata = await _sample(client, batch_id, given)
+        kept = await _kept(client, batch_id, typed, strata)
     except errors.Unauthenticated:
         raise
     except errors.NotYetAvailable as error:
@@ -117,13 +114,19 @@ async def show(request: Request) -> Response:
     return page(
         request,
         "batch_review.html",
+        status=400 if wrong else 200,
         **look(batch, progress, session),
-        strata=[(_title(each, given["spread"]), each, _drawn(each)) for each in strata],
+        strata=[
+            *([("no longer drawn", len(kept), _beside(kept))] if kept else []),
+            *((_title(each, given["spread"]), each.population, _beside(each.items)) for each in strata),
+        ],
+        typed=typed,
+        wrong=wrong,
         refusal=refusal,
         given=given,
         sizes=_SIZES,
         spreads=_SPREADS,
-        here=f"/batches/{batch_id}/review?{urlencode(given)}",
+        drawn=urlencode(given),
         another=f"/batches/{batch_id}/review?{urlencode({**given, 'seed': str(int(given['seed']) + 1)})}",
         destinations=destinations,
     )
@@ -137,16 +140,24 @@ def _title(stratum: Stratum, spread: str) -> str:
     return ""
 
 
-def _drawn(stratum: Stratum) -> list[tuple[BatchItem, list[Row]]]:
-    return [(item, compared(item)) for item in stratum.items]
+def _beside(items: Iterable[BatchItem]) -> list[tuple[BatchItem, list[Row]]]:
+    return [(item, compared(item)) for item in items]
+
+
+async def _kept(
+    client: Client, batch_id: str, typed: Mapping[str, str], strata: Iterable[Stratum]
+) -> list[BatchItem]:
+    """Return what was typed about and is not drawn again, as others were staged or judged meanwhile."""
+    drawn = {item.index for stratum in strata for item in stratum.items}
+    keys = [key for index in touched(typed) if index not in drawn and (key := typed.get(f"key-{index}"))]
+    return [item async for item in client.batches.items(batch_id, keys=keys)] if keys else []
 
 
 async def judge(request: Request) -> Response:
     """Store the verdicts of a page, all of them or none."""
     form, batch_id = form_of(request), request.path_params["batch_id"]
-    here = f"/batches/{batch_id}/review"
     try:
-        reviews, rest = _verdicts(form)
+        reviews, rest = verdicts_of(form)
         told = await client_of(request).batches.review(
             batch_id,
             reviews,
@@ -154,81 +165,38 @@ async def judge(request: Request) -> Response:
             rest_reason=form.get("rest_reason", "").strip(),
             reviewer=session_of(request).person,
         )
-    except Mistyped as error:
-        say(request, f"{error} Nothing was stored.", "bad")
-        return RedirectResponse(here, 303)
-    except HoldfastError as error:
-        return failed(request, error, form, here)
+    except (Mistyped, HoldfastError) as error:
+        return await _again(request, error, "Nothing was stored.")
     share = f" That is {told.accepted / told.judged:.0%}." if told.judged else ""
     met = " The batch's policy is met and has accepted the rest." if told.policy_met else ""
     text = f"Stored. Of {told.judged} judged one by one, {told.accepted} were accepted.{share}{met}"
-    return done(request, text, form, here)
+    return done(request, text, {}, _here(request))
 
 
-def _verdicts(form: Mapping[str, str]) -> tuple[list[ItemReview], bool | None]:
-    """Return what a form says about items, and about the rest. Raises `Mistyped`."""
-    reviews = [
-        _review(int(index), accepted=_VERDICTS[value], form=form)
-        for name, value in form.items()
-        if (index := name.removeprefix("verdict-")) != name and index.isdecimal() and value in _VERDICTS
-    ]
-    rest = _VERDICTS.get(form.get("rest", ""))
-    if not reviews and rest is None:
-        raise Mistyped("Nothing was judged: accept or reject at least one item.")
-    return reviews, rest
+def _here(request: Request) -> str:
+    return f"/batches/{request.path_params['batch_id']}/review?{urlencode(_given(request))}"
 
 
-def _review(index: int, *, accepted: bool, form: Mapping[str, str]) -> ItemReview:
-    reason, edited = form.get(f"reason-{index}", "").strip(), form.get(f"output-{index}")
-    if not accepted:
-        if not reason:
-            raise Mistyped(f"Item {index} is rejected without a reason.")
-        return ItemReview(index, accepted=False, reason=reason)
-    if edited is None:
-        return ItemReview(index, accepted=True, reason=reason)
-    try:
-        output = json.loads(edited)
-    except ValueError as error:
-        raise Mistyped(f"The edited output of item {index} is not JSON: {error}.") from None
-    if output is None:
-        raise Mistyped(f"The edited output of item {index} is null: reject it, or give an output.")
-    return ItemReview(index, accepted=True, reason=reason, edited=output)
+async def _again(request: Request, error: Mistyped | HoldfastError, nothing: str) -> Response:
+    """Return the page as it was left, and say why nothing was done."""
+    if isinstance(error, errors.Unauthenticated):
+        raise error
+    wrong = f"{error} {nothing}" if isinstance(error, Mistyped) else sentence(error)
+    return await _page(request, form_of(request), wrong)
 
 
 async def apply(request: Request) -> Response:
     """Apply what was accepted, or count it."""
     form, batch_id = form_of(request), request.path_params["batch_id"]
-    here, dry = f"/batches/{batch_id}/review", form.get("only") == "count"
+    dry = form.get("only") == "count"
     try:
-        target, rate = _target(form), _rate(form.get("rate", ""))
+        target, rate = target_of(form), rate_of(form.get("rate", ""))
         _, count = await client_of(request).batches.apply(
             batch_id, target, items_per_second=rate, dry_run=dry
         )
-    except Mistyped as error:
-        say(request, f"{error} Nothing was applied.", "bad")
-        return RedirectResponse(here, 303)
-    except HoldfastError as error:
-        return failed(request, error, form, here)
+    except (Mistyped, HoldfastError) as error:
+        return await _again(request, error, "Nothing was applied.")
     if dry:
-        return done(request, f"{count} would be applied; nothing has happened yet.", form, here)
+        say(request, f"{count} would be applied; nothing has happened yet.")
+        return await _page(request, form)
     return done(request, f"{count} are being applied.", {}, f"/batches/{batch_id}")
-
-
-def _target(form: Mapping[str, str]) -> ApplyEffect | Invocation | None:
-    """Return what becomes of accepted outputs; None: what the batch itself says. Raises `Mistyped`."""
-    destination, intent = form.get("destination", "").strip(), form.get("intent", "").strip()
-    if destination and intent:
-        raise Mistyped("Outputs go to a destination or to runs for an intent, not to both.")
-    if destination:
-        return ApplyEffect(destination, form.get("undo_destination", "").strip())
-    return Invocation(intent) if intent else None
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text or "0")
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < float("inf"):
-        raise Mistyped("“At most so many a second” must be a number.")
-    return rate

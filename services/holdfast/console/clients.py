@@ -17,6 +17,7 @@ class Clients:
 
     def __init__(self, settings: ConsoleSettings) -> None:
         self._settings = settings
+        self._codec = settings.codec()
         self._open: OrderedDict[tuple[str, str], Client] = OrderedDict()
 
     def of(self, session: Session) -> Client:
@@ -31,6 +32,7 @@ class Clients:
                 dispatcher=self._settings.dispatcher_address,
                 checkpoint=self._settings.checkpoint_address,
                 approval=self._settings.approval_address,
+                codec=self._codec,
             )
         self._open.move_to_end(key)
         return self._open[key]

@@ -1,7 +1,11 @@
 """What people type into forms, read into values; what cannot be read is named in one sentence."""
 
+import csv
+import io
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -12,14 +16,22 @@ class Mistyped(ValueError):  # noqa: N818 - what happened, as the names of the f
 
 
 def pairs(text: str, title: str) -> dict[str, str]:
-    """Return `team=credit, stage=live` as names and values."""
+    """Return `team=credit, stage=live` as names and values; a pair with a comma in it stands in quotes."""
     found = {}
-    for part in filter(None, map(str.strip, text.split(","))):
+    (parts,) = csv.reader([" ".join(text.splitlines())], skipinitialspace=True)
+    for part in filter(None, map(str.strip, parts)):
         name, equals, value = map(str.strip, part.partition("="))
         if not equals or not name:
             raise Mistyped(f"“{title}” must be name=value, more of them with commas between.")
         found[name] = value
     return found
+
+
+def words(pairs: Mapping[str, str]) -> str:
+    """Return names and values as `pairs` reads them."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([f"{name}={value}" for name, value in pairs.items()])
+    return line.getvalue()
 
 
 def seconds(text: str, title: str) -> float:
@@ -42,7 +54,7 @@ def duration(value: float | None) -> str:
     for unit in ("d", "h", "m"):
         if value >= _UNITS[unit] and value % _UNITS[unit] == 0:
             return f"{value / _UNITS[unit]:.0f}{unit}"
-    return f"{value:g}s"
+    return f"{Decimal(str(value)).normalize():f}s"  # all of its digits, without an exponent
 
 
 def moment(text: str, title: str) -> datetime | None:

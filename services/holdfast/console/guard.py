@@ -1,7 +1,8 @@
 """No form of another site acts here: origin and token of every POST are checked in one place, and logged.
 
 It also sends the headers that confine a page: scripts, styles and connections are the console's own, none
-inline.
+inline. A link of another site comes without the session's cookie, which is SameSite=Strict: it is answered by
+a page that asks for the same again, now as the console's own, for which browsers send the cookie.
 """
 
 import secrets
@@ -11,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
+from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast.console.session import Session
@@ -30,6 +31,13 @@ _HEADERS: Final = {
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
+
+
+_AGAIN: Final = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0">'
+    '<title>Holdfast</title><p>This page opens by itself. <a href="">Open it</a></p></html>'
+)
+"""The page that asks for itself again; it names no URL, so none that somebody made up."""
 
 
 class Guard:
@@ -53,7 +61,8 @@ class Guard:
             await send(message)
 
         if scope["method"] in _SAFE:
-            await self._app(scope, receive, confined)
+            answer = HTMLResponse(_AGAIN) if _is_led_here(scope) else self._app
+            await answer(scope, receive, confined)
         elif scope["method"] != "POST":
             await PlainTextResponse("The console takes GET and POST.\n", 405)(scope, receive, confined)
         else:
@@ -83,6 +92,16 @@ class Guard:
         await self._app(scope, receive, logged)
 
 
+def _is_led_here(scope: Scope) -> bool:
+    """Tell whether another site has led a browser here without its session.
+
+    Browsers say so over TLS and on loopback (Fetch Metadata Request Headers, W3C).
+    """
+    headers, session = Headers(scope=scope), scope["state"]["session"]
+    led = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") == "navigate"
+    return led and not session.csrf
+
+
 def _refusal(headers: Headers, form: Mapping[str, str], session: Session) -> str:
     """Return why a POST is not taken; empty if it is."""
     kind = headers.get("content-type", "").partition(";")[0].strip()
@@ -92,7 +111,7 @@ def _refusal(headers: Headers, form: Mapping[str, str], session: Session) -> str
     if origin is None or urlsplit(origin).netloc != headers.get("host"):
         return "The form does not come from this console: its Origin is another."
     given = headers.get("x-csrf-token") or form.get("csrf", "")
-    if not secrets.compare_digest(given.encode(), session.csrf.encode()):
+    if not session.csrf or not secrets.compare_digest(given.encode(), session.csrf.encode()):
         return "The form is not of this session, or it is over: go back, reload the page and try again."
     return ""
 

@@ -1,11 +1,20 @@
-"""Streams of fragments to a page: each begins with all there is, so a connection made anew misses nothing."""
+"""Streams of fragments to a page: each begins with all there is, so a connection made anew misses nothing.
+
+One ends with the session it was asked for: when its time is over, or the services no longer take its token.
+Then the page is told, and does not connect anew.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
+
+from holdfast.client import errors
+from holdfast.console.page import fragment
+from holdfast.console.session import Sessions, session_of
 
 KEEPALIVE_S: Final = 15.0
 
@@ -16,13 +25,29 @@ def event(name: str, html: str) -> str:
     return f"event: {name}\n" + "".join(f"data: {line}\n" for line in lines) + "\n"
 
 
-def stream(events: AsyncIterator[str]) -> StreamingResponse:
-    """Return the response that carries them."""
+def stream(request: Request, events: AsyncGenerator[str]) -> StreamingResponse:
+    """Return the response that carries them while the session lasts; `events` raises `Unauthenticated`."""
     return StreamingResponse(
-        events,
+        _while_signed_in(request, events),
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
+
+
+async def _while_signed_in(request: Request, events: AsyncGenerator[str]) -> AsyncIterator[str]:
+    sessions: Sessions = request.app.state.sessions
+    async with aclosing(events):
+        try:
+            async for each in events:
+                if not sessions.left(session_of(request)):
+                    break
+                yield each
+            else:
+                return
+        except errors.Unauthenticated:
+            pass
+    yield event("trouble", fragment(request, "signed_out.html"))
+    yield event("over", "")
 
 
 async def pause(request: Request, seconds: float, changed: asyncio.Event | None = None) -> bool:

@@ -21,12 +21,11 @@ from authlib.oauth2.rfc6749.parameters import (
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 
 from holdfast.console.settings import ConsoleSettings
-from holdfast.kit.auth.key_source import is_safe
+from holdfast.kit.auth.key_source import SourceError, configuration_of, is_safe
 
 _PATIENCE_S: Final = 10.0
 _CONFIGURATION_LIFE_S: Final = 300.0
 _LEEWAY_S: Final = 60.0
-_WELL_KNOWN: Final = "/.well-known/openid-configuration"
 
 
 class ProviderError(Exception):
@@ -155,11 +154,8 @@ class OpenId:
     async def _read(self) -> dict[str, Any]:
         try:
             async with httpx.AsyncClient(timeout=_PATIENCE_S, follow_redirects=False) as http:
-                answer = await http.get(self._issuer.rstrip("/") + _WELL_KNOWN)
-                answer.raise_for_status()
-            found: Any = json.loads(answer.content)
+                return await configuration_of(http, self._issuer)
+        except SourceError as error:
+            raise ProviderError(f"The provider's configuration cannot be used: {error}.") from error
         except (httpx.HTTPError, ValueError) as error:
             raise ProviderError("The provider does not answer: try again in a while.") from error
-        if not isinstance(found, dict) or found.get("issuer") != self._issuer:
-            raise ProviderError("The provider's configuration is another issuer's.")
-        return dict(found)

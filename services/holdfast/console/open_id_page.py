@@ -2,7 +2,8 @@
 
 The session's cookie is SameSite=Strict and so does not come along when another site sends the browser here.
 The cookie of the attempt is Lax, sealed, and good for ten minutes on these two paths. For the same reason the
-way on from here is a page that goes on by itself, and not a redirect, which would still be the other site's.
+way on from here is a page that goes on by itself, and not a redirect, which would still be the other site's
+where a browser does not say that it is (`guard` lets it ask again where it does).
 """
 
 from dataclasses import asdict

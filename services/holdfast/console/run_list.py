@@ -1,13 +1,13 @@
 """The runs page: newest first, filtered, page by page, and live while its first page is shown."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from holdfast.client import HoldfastError, Run, RunStatus
+from holdfast.client import HoldfastError, Run, RunStatus, errors
 from holdfast.console.clients import client_of
 from holdfast.console.live import event, pause, stream
 from holdfast.console.page import fragment, page
@@ -71,12 +71,14 @@ async def live(request: Request) -> Response:
     """Stream the first page's rows whenever they have changed."""
     given = _given(request)
 
-    async def rows() -> AsyncIterator[str]:
+    async def rows() -> AsyncGenerator[str]:
         shown: list[Run] | None = None
         quiet = 0
         while True:
             try:
                 runs, _ = await _look(request, given, "")
+            except errors.Unauthenticated:
+                raise
             except HoldfastError as error:
                 yield event("trouble", fragment(request, "trouble.html", text=error.message))
                 shown = None
@@ -92,4 +94,4 @@ async def live(request: Request) -> Response:
             if not await pause(request, LOOK_EVERY_S):
                 return
 
-    return stream(rows())
+    return stream(request, rows())

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shlex
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from holdfast.client import Checkpoint, Client, Conversation, HoldfastError, Run, RunStatus, Started, Watch
+from holdfast.client import (
+    Checkpoint,
+    Client,
+    Conversation,
+    HoldfastError,
+    Run,
+    RunStatus,
+    Started,
+    Watch,
+    errors,
+)
 from holdfast.console.clients import client_of
 from holdfast.console.guard import form_of
 from holdfast.console.live import KEEPALIVE_S, event, pause, stream
@@ -100,7 +110,7 @@ def _line(request: Request, run: Run) -> str:
     """Return what shows the run from a terminal; a token is not in it, but the variable that holds it."""
     settings, session = request.app.state.settings, session_of(request)
     invoker = settings.invoker_address.partition(",")[0]
-    words = ["-d", shlex.quote(json.dumps({"run_id": run.run_id})), invoker]
+    words = ["-d", shlex.quote(json.dumps({"run_id": run.run_id})), shlex.quote(invoker)]
     words = ["-H", shlex.quote(f"holdfast-tenant: {session.tenant}"), *words]
     if session.credential:
         words = ["-H", '"authorization: Bearer $HOLDFAST_TOKEN"', *words]
@@ -119,7 +129,7 @@ def _parts(run: Run, transcript: Transcript, session: Session) -> dict[str, Any]
 
 async def live(request: Request) -> Response:
     """Stream a run to its page: all of it first, then what is new, until it has ended."""
-    return stream(_Following(request).events())
+    return stream(request, _Following(request).events())
 
 
 class _Following:
@@ -135,14 +145,14 @@ class _Following:
         self._trouble = ""
         self._steps = -1
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str]:
         reading = asyncio.create_task(self._read())
         try:
             async for each in self._told(reading):
                 yield each
         finally:
             reading.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, errors.Unauthenticated):
                 await reading
 
     async def _told(self, reading: "asyncio.Task[None]") -> AsyncIterator[str]:
@@ -159,6 +169,8 @@ class _Following:
             try:
                 async for each in self._new(shown, last):
                     yield each
+            except errors.Unauthenticated:
+                raise
             except HoldfastError as error:
                 self._trouble = error.message
             yield event(
@@ -166,6 +178,7 @@ class _Following:
             )
             shown = last
             if over:
+                await reading  # raises what has ended it, if the page cannot go on
                 yield event("over", "")
                 return
             if not (await pause(self._request, GATHER_S) and await self._wait()):
@@ -202,6 +215,8 @@ class _Following:
                     if not isinstance(update, Started):
                         self._transcript.take(update)
                     self._changed.set()
+        except errors.Unauthenticated:
+            raise
         except HoldfastError as error:
             self._trouble = error.message
         finally:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from holdfast.client import Invocation, OverlapPolicy, Schedule, Timing
-from holdfast.console.entry import Mistyped, duration, json_object, moment, pairs, seconds, stamp
+from holdfast.console.entry import Mistyped, duration, json_object, moment, pairs, seconds, stamp, words
 
 Fields = dict[str, str]
 
@@ -59,18 +59,14 @@ def fields_of(schedule: Schedule) -> Fields:
         "jitter": duration(timing.jitter) if timing.jitter else "",
         "overlap": schedule.overlap.name if schedule.overlap else "SKIP",
         "catch_up": duration(schedule.catch_up),
-        "labels": _words(schedule.labels),
-        "run_labels": _words(run.labels),
+        "labels": words(schedule.labels),
+        "run_labels": words(run.labels),
     }
 
 
 def kind_of(timing: Timing) -> str:
     """Return which of the three rules a timing has."""
     return "every" if timing.every is not None else "at" if timing.at is not None else "cron"
-
-
-def _words(labels: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in labels.items())
 
 
 def timing_of(given: Mapping[str, str], old: Timing | None = None) -> Timing:

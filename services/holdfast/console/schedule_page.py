@@ -1,5 +1,6 @@
 """The schedules: what starts by itself and when, what came of it, and everything to be done about that."""
 
+import secrets
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlencode
@@ -75,6 +76,7 @@ async def show_one(request: Request) -> Response:
         overlaps=dict(OVERLAPS),
         here=_path(name),
         edit=f"/schedules/edit?{urlencode({'name': name})}",
+        once=secrets.token_urlsafe(16),
     )
 
 

@@ -1,16 +1,17 @@
 """Who sits at the browser: one sealed cookie, and the one place that says what it lets a call claim.
 
-The cookie is HttpOnly, SameSite=Strict and ends by itself. Without identity it holds the tenant and the name
-that were chosen at sign-in; with identity also the credential, which `Clients` hands on. It is encrypted:
-what a browser keeps is of no use but to a console that knows the secret.
+The cookie is HttpOnly, SameSite=Strict and ends a fixed time after the sign-in. Without identity it holds the
+tenant and the name that were chosen then; with identity also the credential, which `Clients` hands on. It is
+encrypted: what a browser keeps is of no use but to a console that knows the secret.
 """
 
 import base64
 import hashlib
 import json
 import secrets
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -33,10 +34,12 @@ _LONGEST_FLASH: Final = 400
 class Session:
     """One browser's session; `user` is empty until somebody signs in. `flash` is shown once.
 
-    With a `credential` all but the tenant is as the platform says, and `platform` may choose its tenant.
+    Without `csrf`, the token against forged forms, no form is taken: a browser has one from its first form
+    on. With a `credential` all but the tenant is as the platform says, and `platform` may choose its tenant.
+    `since` is when it began, in seconds: it ends a fixed time after, whatever is done in it.
     """
 
-    csrf: str
+    csrf: str = ""
     tenant: str = ""
     user: str = ""
     groups: tuple[str, ...] = ()
@@ -45,6 +48,7 @@ class Session:
     platform: bool = False
     flash: str = ""
     flash_kind: str = ""
+    since: int = field(default_factory=lambda: int(time.time()), compare=False)
 
     @property
     def signed_in(self) -> bool:
@@ -85,13 +89,18 @@ class Sessions:
         self.ttl = int(ttl)
 
     def write(self, session: Session) -> str:
-        """Return the cookie's value."""
-        held = {name: value for name, value in asdict(session).items() if value}
-        return self.seal("session", held)
+        """Return the cookie's value, sealed as of when the session began, which its end is reckoned from."""
+        held = {name: value for name, value in asdict(session).items() if value and name != "since"}
+        return self.seal("session", held, session.since)
 
-    def seal(self, purpose: str, content: Mapping[str, Any]) -> str:
-        """Return content as a cookie may hold it, good for one purpose."""
-        return self._seal.encrypt(_json([purpose, content])).decode()
+    def left(self, session: Session) -> int:
+        """Return how many seconds a session has left; 0 if it is over."""
+        return max(0, session.since + self.ttl - int(time.time()))
+
+    def seal(self, purpose: str, content: Mapping[str, Any], since: int | None = None) -> str:
+        """Return content as a cookie may hold it, good for one purpose; its age is reckoned from `since`."""
+        since = int(time.time()) if since is None else since
+        return self._seal.encrypt_at_time(_json([purpose, content]), since).decode()
 
     def opened(self, purpose: str, cookie: str, ttl: int) -> dict[str, Any] | None:
         """Return what was sealed here for a purpose at most so many seconds ago; None for anything else."""
@@ -112,7 +121,8 @@ class Sessions:
             return None
         # Consoles of two versions may stand side by side: what this one does not know is left out.
         known = {each.name: held[each.name] for each in fields(Session) if each.name in held}
-        return Session(**{**known, **{name: tuple(held.get(name, ())) for name in ("groups", "roles")}})
+        known |= {name: tuple(held.get(name, ())) for name in ("groups", "roles")}
+        return Session(**{**known, "since": self._seal.extract_timestamp(cookie)})
 
 
 def _json(value: object) -> bytes:
@@ -125,7 +135,7 @@ class SessionLayer:
     def __init__(self, app: ASGIApp, sessions: Sessions, *, secure: bool) -> None:
         self._app = app
         self._sessions = sessions
-        self._attributes = f"; Path=/; HttpOnly; SameSite=Strict; Max-Age={sessions.ttl}"
+        self._attributes = "; Path=/; HttpOnly; SameSite=Strict"
         if secure:
             self._attributes += "; Secure"
 
@@ -134,15 +144,16 @@ class SessionLayer:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        cookie = HTTPConnection(scope).cookies.get(COOKIE, "")
-        found = self._sessions.read(cookie)
+        found = self._sessions.read(HTTPConnection(scope).cookies.get(COOKIE, ""))
         state = scope.setdefault("state", {})
-        state["session"] = found or anonymous()
+        begun = state["session"] = found or Session()
 
         async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start" and state["session"] != found:
-                value = self._sessions.write(state["session"])
-                MutableHeaders(scope=message).append("set-cookie", f"{COOKIE}={value}{self._attributes}")
+            if message["type"] == "http.response.start" and state["session"] != begun:
+                session: Session = state["session"]
+                value, left = self._sessions.write(session), self._sessions.left(session)
+                cookie = f"{COOKIE}={value}{self._attributes}; Max-Age={left}"
+                MutableHeaders(scope=message).append("set-cookie", cookie)
             await send(message)
 
         await self._app(scope, receive, sending)

@@ -9,13 +9,14 @@ from typing import Literal
 from holdfast.client import Tls
 from holdfast.kit.auth.key_source import is_safe
 from holdfast.kit.auth.settings import Kind
+from holdfast.kit.payload_settings import PayloadSettings
 from holdfast.kit.settings import SettingsError, setting
 
 _SHORTEST_SECRET = 32
 
 
 @dataclass(frozen=True)
-class ConsoleSettings:
+class ConsoleSettings(PayloadSettings):
     """The settings of one console process; durations in seconds."""
 
     listen: str = setting("127.0.0.1:7480", help="host:port to serve on")
@@ -42,7 +43,7 @@ class ConsoleSettings:
         "", help="seals the session cookies; without one a restart signs everybody out", secret=True
     )
     console_secret_file: Path | None = setting(None, help="a file that holds that secret")
-    console_session_ttl: float = setting(43_200.0, help="how long a sign-in holds", minimum=60)
+    console_session_ttl: float = setting(43_200.0, help="how long a sign-in holds, used or not", minimum=60)
     console_oidc_issuer: str = setting(
         "", help="the OpenID provider at which people sign in, whose JWTs the services take; empty: none"
     )
@@ -59,15 +60,15 @@ class ConsoleSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work together."""
-        host, colon, port = self.listen.rpartition(":")
+        _, colon, port = self.listen.rpartition(":")
         if not colon or not port.isdigit():
             raise SettingsError("HOLDFAST_LISTEN must be host:port.")
         if not self.auth or ("none" in self.auth and len(self.auth) > 1):
             raise SettingsError("HOLDFAST_AUTH is none, or token, or jwt, or token,jwt.")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise SettingsError("HOLDFAST_TLS_CERT_FILE and HOLDFAST_TLS_KEY_FILE go together.")
-        if not self.allow_insecure_bind and not _is_loopback(host):
-            self._check_reachable(host or "every address")
+        if not self.allow_insecure_bind and self.reachable:
+            self._check_reachable(self.listen.rpartition(":")[0] or "every address")
         if self.console_secret and self.console_secret_file is not None:
             raise SettingsError("HOLDFAST_CONSOLE_SECRET and HOLDFAST_CONSOLE_SECRET_FILE: set one of them.")
         if self.console_secret and len(self.console_secret) < _SHORTEST_SECRET:
@@ -106,6 +107,11 @@ class ConsoleSettings:
     def identity(self) -> bool:
         """Whether people prove who they are."""
         return "none" not in self.auth
+
+    @property
+    def reachable(self) -> bool:
+        """Whether other machines can reach it."""
+        return not _is_loopback(self.listen.rpartition(":")[0])
 
     @property
     def tls(self) -> Tls | None:

@@ -1,5 +1,6 @@
 """Signing in and out: with identity by a token, whose rights one then has; without, by one's word."""
 
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
@@ -21,6 +22,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _form(request: Request, given: dict[str, str], wrong: str = "", status: int = 200) -> Response:
     settings: ConsoleSettings = request.app.state.settings
+    if not session_of(request).csrf:
+        request.state.session = anonymous()  # which the form is sent with
     shown = {"tenant": "", "user": "", "groups": "", **given}
     return page(
         request,
@@ -29,6 +32,8 @@ def _form(request: Request, given: dict[str, str], wrong: str = "", status: int 
         identity=settings.identity,
         kinds=settings.auth,
         provider=settings.console_oidc_issuer,
+        reachable=settings.reachable,
+        lasts=settings.console_session_ttl,
         wrong=wrong,
         given=shown,
     )
@@ -134,7 +139,8 @@ async def switch(request: Request) -> Response:
     clients: Clients = request.app.state.clients
     if session.platform and tenant and _is_name(tenant):
         try:
-            request.state.session = _session(await clients.me(session.credential, tenant), session.credential)
+            found = _session(await clients.me(session.credential, tenant), session.credential)
+            request.state.session = replace(found, since=session.since)
         except HoldfastError as error:
             say(request, error.message, "bad")
         else:

@@ -1,6 +1,7 @@
-"""How values read on a page: times, durations, statuses, numbers and JSON, as filters of the templates."""
+"""How values read on a page, as filters of its template: times, statuses, numbers, JSON, words of a shell."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -96,9 +97,19 @@ def word(status: object) -> str:
 
 
 def pretty(value: Any) -> str:
-    """Return a value as indented JSON, cut where it is very long."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """Return a value as indented JSON, cut where it is very long: to be read, never to be sent back."""
+    text = _indented(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\n… {len(text) - _LONGEST} characters more"
+
+
+def editable(value: Any) -> str | None:
+    """Return a value as indented JSON, whole, for a field in which it is changed; None if it is very long."""
+    text = _indented(value)
+    return text if len(text) <= _LONGEST else None
+
+
+def _indented(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def number(value: float) -> str:
@@ -106,4 +117,13 @@ def number(value: float) -> str:
     return f"{value:,.0f}".replace(",", "\u202f")
 
 
-FILTERS: Final = {"span": span, "when": when, "tone": tone, "word": word, "pretty": pretty, "number": number}
+FILTERS: Final = {
+    "span": span,
+    "when": when,
+    "tone": tone,
+    "word": word,
+    "pretty": pretty,
+    "editable": editable,
+    "quoted": shlex.quote,
+    "number": number,
+}

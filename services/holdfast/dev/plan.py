@@ -14,8 +14,10 @@ _CONSOLES_OWN = (_CONSOLE_SECRET, "HOLDFAST_CONSOLE_OIDC_SECRET")
 _SECRETS_OF_THE_PLATFORM = (*_WAY_TO_THE_DATABASE, *_SIGNING, *_CONSOLES_OWN)
 """What the names begin with: the way to the database, and what signs effects, leases and cookies."""
 
+_PAYLOADS = "HOLDFAST_PAYLOAD"
 _KEPT_FROM: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        **dict.fromkeys(("invoker", "checkpoint", "approval", "dispatcher"), (_PAYLOADS,)),
         "runner": _SECRETS_OF_THE_PLATFORM,
         "console": (*_WAY_TO_THE_DATABASE, *_SIGNING),
         "edge": (

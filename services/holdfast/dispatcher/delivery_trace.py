@@ -47,6 +47,8 @@ def about(delivery: Delivery) -> dict[str, str]:
     told = {"effect_id": str(delivery.effect_id)}
     if delivery.run_id is not None:
         told["run_id"] = str(delivery.run_id)
+    if delivery.correlation_id:
+        told["correlation_id"] = delivery.correlation_id
     if delivery.traceparent:
         told["trace_id"] = delivery.traceparent[3:35]
     return told

@@ -8,6 +8,8 @@ import asyncio
 import hashlib
 import re
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
@@ -78,14 +80,10 @@ class NatsCalls:
         sent = False
         try:
             async with asyncio.timeout(delivery.destination.timeout_s):
-                line = await self._line(delivery)
-                line.in_use += 1
-                try:
+                async with self._line(delivery) as line:
                     client = await self._client(line, delivery)
                     sent = True
                     return await _publish(client, delivery)
-                finally:
-                    line.in_use -= 1
         except _NotConnectedError:
             return _not_taken("UNREACHABLE", "No connection was made.")
         except TimeoutError as error:
@@ -100,20 +98,29 @@ class NatsCalls:
             if line.client is not None:
                 await line.client.close()
 
-    async def _line(self, delivery: Delivery) -> _Line:
-        """Return the line of a server and a user; the longest idle ones beyond so many are given up."""
+    @asynccontextmanager
+    async def _line(self, delivery: Delivery) -> AsyncIterator[_Line]:
+        """Hold the line of a server and a user; the longest idle ones beyond so many are given up."""
         to = delivery.destination
         server, _, _ = parts_of(to.url)
         who = hashlib.sha256(self._login(delivery, server).encode()).digest()
         place = (to.url.partition("://")[0] + "://" + server, f"{to.tenant}/{to.secret_name}", who)
         line = self._lines.pop(place, None) or _Line()
         self._lines[place] = line
-        for old in [key for key, one in self._lines.items() if not one.in_use and one is not line]:
-            if len(self._lines) <= _MOST_CONNECTIONS:
-                break
-            if (idle := self._lines.pop(old).client) is not None:
-                await idle.close()
-        return line
+        line.in_use += 1  # before anything is waited for, or others would give it up
+        try:
+            await self._give_up_idle()
+            yield line
+        finally:
+            line.in_use -= 1
+
+    async def _give_up_idle(self) -> None:
+        while len(self._lines) > _MOST_CONNECTIONS:
+            idle = next((place for place, line in self._lines.items() if not line.in_use), None)
+            if idle is None:
+                return
+            if (client := self._lines.pop(idle).client) is not None:
+                await client.close()
 
     def _login(self, delivery: Delivery, server: str) -> str:
         to = delivery.destination

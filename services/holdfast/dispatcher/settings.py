@@ -20,7 +20,9 @@ class DispatcherSettings(AccessSettings):
     poll_interval: float = setting(
         1.05, help="how often it looks for effects it was not told of", minimum=0.05, maximum=2.0
     )
-    heartbeat_interval: float = setting(2.0, help="how often it says that it lives", minimum=0.1)
+    heartbeat_interval: float = setting(
+        2.0, help="how often it says that it lives, at the latest: each look says so too", minimum=0.1
+    )
     lease_ttl: float = setting(10.0, help="silence after which others send what it holds", minimum=0.2)
     allowed_hosts: tuple[str, ...] = setting(
         (), help="host, host:port or *.domain effects may go to; none named means any public host"

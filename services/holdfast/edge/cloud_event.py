@@ -5,7 +5,6 @@ Headers of Kafka begin with `ce_` and are plain UTF-8; those of the others with 
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
@@ -93,6 +92,8 @@ def _check(attributes: Mapping[str, Any], where: str) -> None:
     for name in attributes:
         if not _NAME.fullmatch(name):
             raise Malformed("The event has an attribute whose name is not small letters and digits.", where)
+    if any("\0" in value for value in attributes.values() if isinstance(value, str)):
+        raise Malformed("The event has a NUL character in an attribute.", where)
     if re.search(r"\s", attributes["source"]):
         raise Malformed("The event's source has white space.", f"{where}.source".lstrip("."))
 
@@ -100,8 +101,3 @@ def _check(attributes: Mapping[str, Any], where: str) -> None:
 def _key(attributes: Mapping[str, Any]) -> str:
     """Return what two deliveries of one event have in common: source and id together."""
     return f"{attributes['source']} {attributes['id']}"
-
-
-def size_of(value: Any) -> int:
-    """Return how many bytes a value has as JSON."""
-    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())

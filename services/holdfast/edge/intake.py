@@ -63,8 +63,9 @@ class Intake:
 
     def __init__(self, settings: EdgeSettings, secrets: Secrets) -> None:
         self._settings = settings
+        self._codec = settings.codec()
         self._secrets = secrets
-        self._clients: dict[tuple[str, str], tuple[str, Client]] = {}
+        self._clients: dict[tuple[str, str], Client] = {}
 
     async def take(self, source: Mapped, letters: Sequence[Letter]) -> list[Fate]:
         """Hand events over; their fates, in order. What is `Taken` is durable."""
@@ -80,11 +81,12 @@ class Intake:
         }
         whole = [index for index in range(len(letters)) if index not in refused]
         try:
-            client = await self._client(source)
+            client = self._client(source)
             answers = await client.publish([letters[index].invocation for index in whole]) if whole else []
         except (HoldfastError, SecretMissingError) as error:
-            later = _not_now(source, error)
-            return [later] * len(letters)
+            if isinstance(error, Internal) and (middle := len(letters) // 2):  # whichever it was fails alone
+                return await self._take(source, letters[:middle]) + await self._take(source, letters[middle:])
+            return [_not_now(source, error)] * len(letters)
         for index, answer in zip(whole, answers, strict=True):
             fate = _fate(source, answer)
             if isinstance(fate, HoldfastError):
@@ -97,7 +99,7 @@ class Intake:
     async def set_aside(self, source: Mapped, letters: Sequence[Letter]) -> list[Fate]:
         """Keep events that have a refusal where people find them. Repeatable."""
         try:
-            client = await self._client(source)
+            client = self._client(source)
         except SecretMissingError as error:
             return [_not_now(source, error)] * len(letters)
         refused = {
@@ -109,7 +111,7 @@ class Intake:
     async def close(self) -> None:
         """Close all connections."""
         while self._clients:
-            _, (_, client) = self._clients.popitem()
+            _, client = self._clients.popitem()
             await client.close()
 
     async def _set_aside(
@@ -138,23 +140,21 @@ class Intake:
             )
         return dict.fromkeys(refused, Taken(aside=True))
 
-    async def _client(self, source: Mapped) -> Client:
+    def _client(self, source: Mapped) -> Client:
+        """Return the client of a tenant, showing the token as it is now. Raises `SecretMissingError`."""
         token = self._secrets.text(source.token) if source.token else ""
         place = (source.tenant, source.token)
-        known, client = self._clients.get(place, ("", None))
-        if client is None or known != token:
-            opened = Client(
+        client = self._clients.get(place)
+        if client is None:
+            client = self._clients[place] = Client(
                 self._settings.invoker_address,
                 tenant=source.tenant,
-                token=token,
                 tls=self._settings.tls,
                 retries=_RETRIES,
                 timeout=self._settings.accept_timeout,
+                codec=self._codec,
             )
-            self._clients[place] = (token, opened)
-            if client is not None:
-                await client.close()
-            client = opened
+        client.show_token(token)
         return client
 
 
@@ -166,9 +166,7 @@ def _fate(source: Mapped, answer: Published) -> Fate | HoldfastError:
         case IdempotencyKeyReused() if not isinstance(source.key, Place):
             # The sender's own id: some fill in more when they deliver it again.
             return Taken(duplicate=True)
-        case Internal() as error:
-            return Broken("The event could not be handled.", after=_later(error, _SOON_S))
-        case ResourceExhausted() | Unavailable() as error:
+        case Internal() | ResourceExhausted() | Unavailable() as error:
             return _not_now(source, error)
         case HoldfastError() as error:
             return error
@@ -183,6 +181,8 @@ def _not_now(source: Mapped, error: HoldfastError | SecretMissingError) -> NotNo
         _log.error("the source may not speak for its tenant", source=source.name, error_text=str(error))
         return NotNow("The source is not set up.", after=_LATER_S)
     _log.warning("events not taken", source=source.name, code=error.code, reason=error.reason)
+    if isinstance(error, Internal):
+        return Broken("The event could not be handled.", after=_later(error, _SOON_S))
     return NotNow("Events cannot be taken now.", after=_later(error, _SOON_S))
 
 

@@ -5,22 +5,22 @@ import json
 from typing import Any, Final
 
 from holdfast.client import Invocation
-from holdfast.edge.cloud_event import size_of
+from holdfast.client.wire_value import payload_size
 from holdfast.edge.fault import Malformed, TooLarge
 from holdfast.edge.place import Place
 from holdfast.edge.received import Received
 from holdfast.edge.source import DIGEST, Mapped
 
 MOST_BYTES: Final = 1_048_576
-"""Of a payload, as the contract has it."""
+"""Of a payload as it is sent, as the contract has it; a Struct may be several times its JSON."""
 _LONGEST: Final = 255
 
 
 def invocation_of(event: Received, body: bytes, source: Mapped) -> Invocation:
     """Return the envelope. Raises `Malformed`, and `TooLarge` for a payload beyond the contract's."""
     payload = _payload(event, source)
-    if size_of(payload) > MOST_BYTES:
-        raise TooLarge(f"An event is at most {MOST_BYTES:,} bytes long.")
+    if payload_size(payload) > MOST_BYTES:
+        raise TooLarge(f"An event's payload is at most {MOST_BYTES:,} bytes long as it is sent.")
     return Invocation(
         intent=source.intent,
         payload=payload,

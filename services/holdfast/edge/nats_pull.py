@@ -1,7 +1,8 @@
 """Pulling from a durable JetStream consumer: what there is, else the first that comes within a moment.
 
-One request is under way at a time; what it brings meanwhile waits in the client. Status
-messages (ADR-13 of NATS) end a request: 404, 408 if there was nothing, 409 if the server has to end it.
+One request is under way at a time; what it brings meanwhile waits in the client. Status messages (ADR-13 of
+NATS) end a request: 404, 408 if there was nothing, 409 if the server has to end it. Each is answered on a
+subject of its own, so that the end of one given up does not end the next.
 """
 
 import asyncio
@@ -47,6 +48,7 @@ class Pull:
         self._client = client
         self._inbox = inbox
         self._reply = reply
+        self._asked = 0
         self._batch = source.batch
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{source.stream}.{source.durable}"
         self._due = 0
@@ -56,18 +58,22 @@ class Pull:
     async def some(self) -> list[Msg]:
         """Return up to a batch of messages; none if none came within a moment. Raises `PullBrokenError`."""
         messages: list[Msg] = []
-        if self._due <= 0 or time.monotonic() > self._until:
+        if self._due <= 0:
             await self._ask()
         while (
             len(messages) < self._batch and (message := await self._message(first=not messages)) is not None
         ):
-            if message.headers and _STATUS in message.headers and not message.data:
-                if not self._goes_on(message):
-                    break
-                continue
-            self._due -= 1
-            messages.append(message)
+            if message.reply:  # to be acknowledged, so no status, whatever headers its publisher gave it
+                self._due -= 1
+                messages.append(message)
+            elif message.subject == self._request and not self._goes_on(message):
+                break
         return messages
+
+    @property
+    def _request(self) -> str:
+        """The subject on which the request under way is answered."""
+        return f"{self._reply}.{self._asked}"
 
     async def flush(self) -> None:
         """Send what was acknowledged. Raises `PullBrokenError`."""
@@ -81,10 +87,13 @@ class Pull:
     async def _ask(self) -> None:
         if self._client.is_closed:
             raise PullBrokenError("The connection to NATS is closed.")
+        if not self._client.is_connected:
+            return  # the client would keep each request, and make all of them when the server is back
         self._due = self._batch
+        self._asked += 1
         self._until = time.monotonic() + _WAIT_S
         request = {"batch": self._batch, "expires": int(_WAIT_S * 1e9)}
-        await self._client.publish(self._next, json.dumps(request).encode(), reply=self._reply)
+        await self._client.publish(self._next, json.dumps(request).encode(), reply=self._request)
 
     async def _message(self, *, first: bool) -> Msg | None:
         """Return the next message: waiting for it if it is the first, else if it is here already."""
@@ -94,8 +103,9 @@ class Pull:
         try:
             message = await self._inbox.next_msg(timeout=wait)
         except nats.errors.TimeoutError:
-            self._due = 0
-            self._unanswered += 1  # the server says when there is nothing: it, or the request, was away
+            if self._due > 0:  # the server says when there is nothing: it, or the request, was away
+                self._due = 0
+                self._unanswered += 1
             if self._unanswered >= _DEAF and self._client.is_connected:
                 raise PullBrokenError("NATS does not answer.") from None
             return None
@@ -106,12 +116,12 @@ class Pull:
 
     def _goes_on(self, status: Msg) -> bool:
         """Read a status; False if the request is at its end. Raises `PullBrokenError`."""
-        assert status.headers is not None
-        code = status.headers[_STATUS]
+        headers = status.headers or {}
+        code = headers.get(_STATUS)
         if code == "100":
             return True
         self._due = 0
-        told = status.headers.get("Description", "")
+        told = headers.get("Description", "")
         if code not in _NOTHING and not told.startswith(("Exceeded Max", "Batch Completed")):
             raise PullBrokenError(f"NATS ended the request: {code} {told}")
         return False
@@ -136,7 +146,7 @@ async def open_pull(source: NatsSource, secrets: Secrets) -> Pull:
             )
             epoch = await _consumer(client, source)
             reply = client.new_inbox()
-            inbox = await client.subscribe(reply)
+            inbox = await client.subscribe(f"{reply}.*")
     except BaseException:
         await client.close()
         raise

@@ -126,5 +126,5 @@ def _received(message: Msg, own: str, *, cloud_events: bool) -> Received:
 
 
 def _text(header: str) -> str:
-    """Return a header as text that can be sent on: bytes that are no UTF-8 come as surrogates."""
-    return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Return a header as text that can be kept: without NUL, and bytes that are no UTF-8, here surrogates."""
+    return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace").replace("\0", "\ufffd")

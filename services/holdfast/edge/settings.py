@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.client import Tls
+from holdfast.kit.payload_settings import PayloadSettings
 from holdfast.kit.settings import SettingsError, setting
 
 
 @dataclass(frozen=True)
-class EdgeSettings:
+class EdgeSettings(PayloadSettings):
     """The settings of one edge process; durations in seconds."""
 
     listen: str = setting("127.0.0.1:7490", help="host:port for webhooks; TLS is ended in front of it")

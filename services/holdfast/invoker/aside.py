@@ -51,9 +51,9 @@ def aside_from(request: pb.SetAsideEvent, wrong: Violations, *, tenant: str) -> 
 
 
 def _kept(body: bytes) -> str:
-    """Return what was received as text that is no JSON object by accident of being cut or mended."""
+    """Return what was received as a JSON text, for an object would be a payload once it is sent again."""
     text = body[:MOST_KEPT].decode("utf-8", "backslashreplace").replace("\0", "\\x00")
-    return text if len(body) <= MOST_KEPT else text + " …"
+    return json.dumps(text if len(body) <= MOST_KEPT else text + " …")
 
 
 def _not_before(event: invoker_service_pb2.InvokeRequest, wrong: Violations) -> datetime | None:

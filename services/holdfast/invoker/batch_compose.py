@@ -17,7 +17,7 @@ from holdfast.ledger.values import Invocation
 from holdfast.v1 import batch_pb2, invoker_service_pb2, run_pb2
 
 CHUNK_BYTES: Final = MAX_BYTES // 2
-"""Of the items of a chunk together; a larger one is a chunk by itself."""
+"""Of the items of a chunk together, each with the batch's own payload; a larger one is a chunk by itself."""
 CHUNK_ATTEMPTS: Final = 2
 """Leases of a chunk before its items are tried one by one: one of them may be what kills its runner."""
 CHUNK_DEADLINE_MS: Final = 3_600_000
@@ -38,13 +38,16 @@ class Composer:
         self._spec = b""
         self._invocation = invoker_service_pb2.InvokeRequest()
         self._payload: dict[str, Any] = {}
+        self._beside = 0
 
     def compose(self, work: Work) -> list[Prepared]:
         """Return the items with the envelopes of their runs."""
         self._read(work.spec)
         version = self._invocation.agent_version
         if version in work.light if version else work.light:
-            return [Prepared(items, self._chunk(work, items), light=True) for items in _chunks(work)]
+            return [
+                Prepared(items, self._chunk(work, items), light=True) for items in _chunks(work, self._beside)
+            ]
         return [Prepared([item], self._single(work, item)) for item in work.items]
 
     def _single(self, work: Work, item: Due) -> Invocation:
@@ -110,11 +113,12 @@ class Composer:
         if spec != self._spec:
             self._invocation = batch_pb2.BatchSpec.FromString(spec).invocation
             self._payload = plain_struct(self._invocation.payload, "payload")
+            self._beside = len(json.dumps(self._payload, ensure_ascii=False).encode())
             self._spec = spec
 
 
-def _chunks(work: Work) -> Iterator[list[Due]]:
-    """Divide items into what one run executes; those that are to be alone are."""
+def _chunks(work: Work, beside: int) -> Iterator[list[Due]]:
+    """Divide items into what one run executes, `beside` bytes with each; those that are to be alone are."""
     most = light_chunk(work.max_parallelism)
     chunk: list[Due] = []
     size = 0
@@ -122,10 +126,11 @@ def _chunks(work: Work) -> Iterator[list[Due]]:
         if item.alone:
             yield [item]
             continue
-        if chunk and (len(chunk) == most or size + len(item.payload) > CHUNK_BYTES):
+        added = beside + len(item.payload)
+        if chunk and (len(chunk) == most or size + added > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0
         chunk.append(item)
-        size += len(item.payload)
+        size += added
     if chunk:
         yield chunk

@@ -46,7 +46,6 @@ class BatchDriver:
         self._in_flight = 0
         self._ended = 0
         self._rested = 0.0
-        self._timer: asyncio.TimerHandle | None = None
         self.loop = Loop(
             "batches", self.run_once, interval=UNASKED_S, max_backoff=LONGEST_BACKOFF_S, eager=False
         )
@@ -58,7 +57,7 @@ class BatchDriver:
         self._ended += runs
         enough = self._ended >= self._in_flight * ENOUGH
         rest = self._rested - asyncio.get_running_loop().time()
-        self._wake_within(max(0.0 if enough else GATHER_S, rest))
+        self.loop.wake_within(max(0.0 if enough else GATHER_S, rest))
 
     async def run_once(self) -> int:
         """Do one step for each batch that is going on; returns how many items moved."""
@@ -82,7 +81,7 @@ class BatchDriver:
         now = asyncio.get_running_loop().time()
         self._rested = now + min(now - began, LONGEST_BACKOFF_S)
         if waits:
-            self._wake_within(min(waits))
+            self.loop.wake_within(min(waits))
         return moved
 
     async def _advanced(self, which: Active) -> Advanced:
@@ -100,15 +99,3 @@ class BatchDriver:
         self._metrics.leased("placed", done.leases)
         self._hints.queued(done.pools)
         return done
-
-    def _wake_within(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._timer is not None:
-            if self._timer.when() <= loop.time() + seconds:
-                return
-            self._timer.cancel()
-        self._timer = loop.call_later(seconds, self._time_over)
-
-    def _time_over(self) -> None:
-        self._timer = None
-        self.loop.wake()

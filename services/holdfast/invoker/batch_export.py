@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 from google.protobuf import json_format
 
@@ -17,6 +18,7 @@ from holdfast.v1 import batch_service_pb2 as pb
 
 _AT_ONCE = 100
 _FIXED = ("key", "status", "label", "confidence", "review")
+_OUTPUT = "output"
 
 
 async def export(
@@ -24,7 +26,7 @@ async def export(
 ) -> AsyncIterator[pb.ExportBatchResponse]:
     """Yield the file in parts that end with whole lines. Raises `InvalidField`, `BatchNotFound`.
 
-    The columns of a CSV after the fixed ones are the fields of the first output there is.
+    The columns of a CSV after the fixed ones are the fields that any output has, so the items are read twice.
     """
     wrong = Violations()
     batch_id = wrong.run_id("batch_id", request.batch_id)
@@ -36,37 +38,44 @@ async def export(
         await batch_view.get(connection, tenant, batch_id)
     as_csv = request.format == pb.EXPORT_FORMAT_CSV
     columns = await _columns(db, batch_id, which) if as_csv else []
-    after: int | None = request.after_index if request.HasField("after_index") else -1
+    after = request.after_index if request.HasField("after_index") else -1
     if as_csv and not request.HasField("after_index"):
         yield pb.ExportBatchResponse(data=_row([*_FIXED, *columns]), last_index=-1)
+    async for view in _items(db, batch_id, which, after):
+        line = _csv(view, columns) if as_csv else _jsonl(request.batch_id, view, token_price)
+        yield pb.ExportBatchResponse(data=line, last_index=view.index)
+
+
+async def _items(db: Database, batch_id: UUID, which: ItemFilter, start: int = -1) -> AsyncIterator[ItemView]:
+    """Yield the items behind `start`, page by page."""
+    after: int | None = start
     while after is not None:
         async with db.connection() as connection:
             views, after = await batch_view.list_items(
                 connection, batch_id, which, limit=_AT_ONCE, after=after
             )
         for view in views:
-            line = _csv(view, columns) if as_csv else _jsonl(request.batch_id, view, token_price)
-            yield pb.ExportBatchResponse(data=line, last_index=view.index)
+            yield view
 
 
-async def _columns(db: Database, batch_id: Any, which: ItemFilter) -> list[str]:
-    after: int | None = -1
-    while after is not None:
-        async with db.connection() as connection:
-            views, after = await batch_view.list_items(
-                connection, batch_id, which, limit=_AT_ONCE, after=after
-            )
-        for view in views:
-            output = None if view.output is None else json.loads(view.output)
-            if output is not None:
-                return sorted(output) if isinstance(output, dict) else ["output"]
-    return ["output"]
+async def _columns(db: Database, batch_id: UUID, which: ItemFilter) -> list[str]:
+    found: set[str] = set()
+    async for view in _items(db, batch_id, which):
+        found.update(_fields(view))
+    return sorted(found) or [_OUTPUT]
+
+
+def _fields(view: ItemView) -> dict[str, Any]:
+    """Return the fields of an item's output as it would be applied; what has none is one itself."""
+    stored = final_output(view)
+    output = None if stored is None else json.loads(stored)
+    if output is None:
+        return {}
+    return output if isinstance(output, dict) else {_OUTPUT: output}
 
 
 def _csv(view: ItemView, columns: list[str]) -> bytes:
-    stored = final_output(view)
-    output = None if stored is None else json.loads(stored)
-    found = output if isinstance(output, dict) else {"output": output}
+    found = _fields(view)
     confidence = "" if view.confidence is None else view.confidence
     review = "" if view.review is None else "accept" if view.review.accepted else "reject"
     fixed = [_cell(view.key), view.status.name, _cell(view.label), confidence, review]

@@ -1,6 +1,7 @@
 """Batches between the contract's messages and the ledger's values."""
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -54,6 +55,14 @@ def batch_message(view: BatchView) -> batch_pb2.Batch:
 def cost_micros(tokens: int, token_price: float) -> int:
     """Return what tokens cost in millionths; `token_price` is that of a million of them."""
     return round(tokens * token_price)
+
+
+def tokens_costing(micros: int, token_price: float) -> int:
+    """Return how many tokens cost at least as much, by `cost_micros`."""
+    tokens = max(0, math.floor((micros - 0.5) / token_price))
+    while cost_micros(tokens, token_price) < micros:  # it rounds halves to even: a step at most is left to go
+        tokens += 1
+    return tokens
 
 
 def progress_message(

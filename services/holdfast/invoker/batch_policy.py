@@ -52,6 +52,15 @@ def review_rule(policy: batch_pb2.ReviewPolicy) -> ReviewRule:
     )
 
 
+def check_own(wrong: Violations, field: str, own: invoker_service_pb2.InvokeRequest) -> None:
+    """Check that an envelope for all items names nothing that each item's run has for itself."""
+    for name in _OWN:
+        if getattr(own, name):
+            wrong.add(f"{field}.{name}", "must be empty: each item's run has its own")
+    if own.HasField("parent") or own.HasField("wait") or own.HasField("not_before"):
+        wrong.add(field, "must not have parent, wait or not_before")
+
+
 def check_rate(wrong: Violations, field: str, per_second: float) -> None:
     """Check how many are applied a second."""
     if not 0 <= per_second <= MOST_PER_SECOND:
@@ -70,7 +79,7 @@ def read_target(wrong: Violations, field: str, target: batch_pb2.ApplyTarget, *,
         for name in ("destination", "undo_destination"):
             wrong.text(f"{field}.effect.{name}", getattr(effect, name))
     else:
-        _check_follow_up(wrong, f"{field}.follow_up.", target.follow_up, tenant)
+        _check_follow_up(wrong, f"{field}.follow_up", target.follow_up, tenant)
     return Target(
         target.SerializeToString(deterministic=True),
         target.effect.destination,
@@ -114,11 +123,7 @@ def _of(
 def _check_follow_up(
     wrong: Violations, field: str, own: invoker_service_pb2.InvokeRequest, tenant: str
 ) -> None:
-    for name in _OWN:
-        if getattr(own, name):
-            wrong.add(f"{field}{name}", "must be empty: each item's run has its own")
-    if own.HasField("parent") or own.HasField("wait") or own.HasField("not_before"):
-        wrong.add(field.removesuffix("."), "must not have parent, wait or not_before")
+    check_own(wrong, field, own)
     copy = invoker_service_pb2.InvokeRequest()
     copy.CopyFrom(own)
     read_envelope(
@@ -126,5 +131,5 @@ def _check_follow_up(
         tenant=tenant,
         shape=run_pb2.SHAPE_BATCH,
         max_attempts=1,
-        wrong=wrong.within(field),
+        wrong=wrong.within(f"{field}."),
     )

@@ -6,7 +6,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.invoker.batch_applier import BatchApplier
-from holdfast.invoker.batch_message import batch_message, item_message, progress_message, read_filter
+from holdfast.invoker.batch_message import (
+    batch_message,
+    item_message,
+    progress_message,
+    read_filter,
+    tokens_costing,
+)
 from holdfast.invoker.batch_policy import check_rate, follow_up_intent, read_target
 from holdfast.invoker.envelope import Violations
 from holdfast.invoker.intents import Intents
@@ -30,8 +36,12 @@ READ_AT_ONCE: Final = 50
 class Reviewing:
     """What people do with the outputs of a batch, as one Invoker serves it."""
 
-    def __init__(self, db: Database, intents: Intents, applier: BatchApplier) -> None:
+    def __init__(
+        self, db: Database, intents: Intents, applier: BatchApplier, *, token_price: float = 0.0
+    ) -> None:
+        """Take what a million tokens cost."""
         self._db = db
+        self._token_price = token_price
         self._intents = intents
         self._applier = applier
 
@@ -41,7 +51,7 @@ class Reviewing:
         batch_id = wrong.run_id("batch_id", request.batch_id)
         if not 0 <= request.size <= MOST_SAMPLED:
             wrong.add("size", f"must be from 0 to {MOST_SAMPLED:,}")
-        strata = _strata(wrong, request.strata)
+        strata = _strata(wrong, request.strata, self._token_price)
         wrong.settle()
         assert batch_id is not None  # settle() raised otherwise
         async with self._db.connection() as connection:
@@ -68,7 +78,7 @@ class Reviewing:
                     view.index: view for view in await batch_view.these_items(connection, batch_id, some)
                 }
             for index in some:
-                item = item_message(str(batch_id), views[index])
+                item = item_message(str(batch_id), views[index], self._token_price)
                 room -= item.ByteSize()
                 if room < 0 and found:
                     return found
@@ -97,7 +107,7 @@ class Reviewing:
             batch = await batch_view.get(connection, tenant, batch_id)
             progress = await batch_view.progress(connection, batch)
         return pb.ReviewItemsResponse(
-            progress=progress_message(batch, progress),
+            progress=progress_message(batch, progress, self._token_price),
             judged=done.judged,
             accepted=done.accepted,
             policy_met=done.policy_met,
@@ -145,15 +155,22 @@ class Reviewing:
         return pb.RollbackBatchResponse(batch=batch_message(batch), item_count=count)
 
 
-def _strata(wrong: Violations, asked: pb.Stratification) -> Strata:
-    if asked.cost_bounds_micros:
-        wrong.add("strata.cost_bounds_micros", "needs a price list, which there is none of: use token_bounds")
-    for name in ("confidence_bounds", "token_bounds"):
+def _strata(wrong: Violations, asked: pb.Stratification, token_price: float) -> Strata:
+    costs = asked.cost_bounds_micros
+    if costs and not token_price:
+        wrong.add("strata.cost_bounds_micros", "needs a price of tokens, and none is told: use token_bounds")
+    if costs and asked.token_bounds:
+        wrong.add("strata.cost_bounds_micros", "does not go together with token_bounds")
+    for name in ("confidence_bounds", "cost_bounds_micros", "token_bounds"):
         bounds = list(getattr(asked, name))
         if len(bounds) > MOST_BANDS or any(not a < b for a, b in pairwise(bounds)):
             wrong.add(f"strata.{name}", f"must be at most {MOST_BANDS} bounds, rising")
+    tokens = [tokens_costing(cost, token_price) for cost in costs] if token_price else ()
     return Strata(
-        asked.by_label, tuple(asked.confidence_bounds), tuple(asked.token_bounds), equal=asked.equal
+        asked.by_label,
+        tuple(asked.confidence_bounds),
+        tuple(tokens or asked.token_bounds),
+        equal=asked.equal,
     )
 
 

@@ -25,7 +25,7 @@ from holdfast.ledger import batch as ledger_batch
 from holdfast.ledger import batch_resend, batch_retry, batch_view
 from holdfast.ledger.batch import ReviewRule
 from holdfast.ledger.batch_view import BatchFilter, BatchView
-from holdfast.ledger.domain.batch import ENDED_BATCH, BatchStatus
+from holdfast.ledger.domain.batch import BatchStatus
 from holdfast.v1 import batch_pb2, batch_service_pb2_grpc
 from holdfast.v1 import batch_service_pb2 as pb
 
@@ -44,8 +44,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         self._batches = Batches(parts.db, parts.intents, parts.batches)
         self._intents = parts.intents
         self._applier = parts.applier
-        self._reviewing = Reviewing(parts.db, parts.intents, parts.applier)
         self._token_price = parts.settings.token_price
+        self._reviewing = Reviewing(parts.db, parts.intents, parts.applier, token_price=self._token_price)
         self._progress = Progress(parts.db, token_price=self._token_price)
 
     async def CreateBatch(  # noqa: N802 - the contract's name
@@ -104,7 +104,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         _context: Context,
     ) -> pb.GetBatchResponse:
         """Read a batch and how far it is."""
-        read = await self._progress.now(current_tenant(), _id(request.batch_id))
+        read = (await self._progress.now(current_tenant(), _id(request.batch_id))).message
         return pb.GetBatchResponse(batch=read.batch, progress=read.progress)
 
     async def ListBatches(  # noqa: N802
@@ -165,7 +165,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         request: pb.WatchBatchRequest,
         _context: Context,
     ) -> AsyncIterator[pb.WatchBatchResponse]:
-        """Say how far a batch is, whenever that has changed, until it has ended."""
+        """Say how far a batch is, whenever that has changed, until nothing of it is still to arrive."""
         wrong = PageViolations()
         interval = wrong.seconds(
             "min_interval",
@@ -178,17 +178,16 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         wrong.check()
         batch_id, tenant = _id(request.batch_id), current_tenant()
         last: bytes | None = None
-        message = await self._progress.now(tenant, batch_id)
+        reading = await self._progress.now(tenant, batch_id)
         while True:
-            mark = _mark(message)
+            mark = _mark(reading.message)
             if mark != last:
-                yield message
+                yield reading.message
                 last = mark
-            counts = {count.status for count in message.progress.counts}
-            if BatchStatus(message.batch.status) in ENDED_BATCH and not counts & {1, 2}:
+            if reading.over:
                 return
             await asyncio.sleep(interval)
-            message = await self._progress.lately(tenant, batch_id, within=interval / 2)
+            reading = await self._progress.lately(tenant, batch_id, within=interval / 2)
 
     async def PauseBatch(  # noqa: N802
         self,

@@ -4,13 +4,13 @@ import hashlib
 import json
 from typing import Final
 
-from holdfast.invoker.batch_policy import check_review, read_target
+from holdfast.invoker.batch_policy import check_own, check_review, read_target
 from holdfast.invoker.envelope import Violations, read_envelope
 from holdfast.kit.ids import new_id
 from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_struct, plain_value
 from holdfast.ledger.batch import NewBatch, NewItem
 from holdfast.ledger.batch_target import Target
-from holdfast.v1 import batch_pb2, invoker_service_pb2, run_pb2
+from holdfast.v1 import batch_pb2, run_pb2
 
 MOST_IN_FLIGHT: Final = 10_000
 DEFAULT_IN_FLIGHT: Final = 100
@@ -131,7 +131,7 @@ def _check(spec: batch_pb2.BatchSpec, wrong: Violations) -> None:
         milliseconds = getattr(spec.retry, name).seconds * 1000
         if not 0 <= milliseconds <= _DAY_MS:
             wrong.add(f"retry.{name}", "must be from 0 s to 1 day")
-    _check_invocation(spec.invocation, wrong)
+    check_own(wrong, "invocation", spec.invocation)
     check_review(wrong, "review", spec.review)
     if spec.skip_staging:
         for name, given in (("review", spec.HasField("review")), ("apply", spec.HasField("apply"))):
@@ -139,14 +139,6 @@ def _check(spec: batch_pb2.BatchSpec, wrong: Violations) -> None:
                 wrong.add(name, "must be empty with skip_staging: nothing is staged")
     if spec.review.apply_when_met and not spec.HasField("apply"):
         wrong.add("review.apply_when_met", "needs a target in apply")
-
-
-def _check_invocation(own: invoker_service_pb2.InvokeRequest, wrong: Violations) -> None:
-    for name in ("run_id", "idempotency_key", "session_id", "ordering_key"):
-        if getattr(own, name):
-            wrong.add(f"invocation.{name}", "must be empty: each item's run has its own")
-    if own.HasField("parent") or own.HasField("wait") or own.HasField("not_before"):
-        wrong.add("invocation", "must not have parent, wait or not_before")
 
 
 def _ms(given: int, default: int) -> int:

@@ -1,4 +1,4 @@
-"""What the clock brings about: sessions kept or let go, deadlines, delays, waits, schedules, old history."""
+"""What the clock brings about: sessions let go, deadlines, delays, waits, schedules, runs kept no longer."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger import due, due_wake, held, orphan
+from holdfast.ledger import due, due_wake, held, orphan, removal
 from holdfast.ledger import session as ledger_session
 from holdfast.ledger.asked import Asked, asked_of
 from holdfast.ledger.look import look
@@ -28,6 +28,7 @@ LOOK_SECONDS = 1.05
 UNASKED_SECONDS = 30.0
 """After which each loop does its work though the look has found nothing for it."""
 HOUSEKEEPING_SECONDS = 3600.0
+REMOVAL_SECONDS = 30.0
 PARTITIONS_AHEAD = 7
 
 _log = logger("invoker")
@@ -75,6 +76,7 @@ class Caretaker:
         }
         self.heartbeats = Loop("heartbeat", self.heartbeat, interval=beat, max_backoff=min(beat, 1.0))
         self.retention = Loop("retention", self.retain, interval=HOUSEKEEPING_SECONDS)
+        self.removal = Loop("removal", self.remove, interval=REMOVAL_SECONDS)
         self.loops = [
             Loop("look", self.look, interval=LOOK_SECONDS, max_backoff=LOOK_SECONDS),
             self._sweeper,
@@ -85,6 +87,7 @@ class Caretaker:
             self.schedules,
             Loop("housekeeping", self.housekeeping, interval=HOUSEKEEPING_SECONDS),
             self.retention,
+            self.removal,
         ]
 
     async def stream_broken(self, session_id: UUID) -> None:
@@ -224,6 +227,12 @@ class Caretaker:
             return 0
         _log.info("history dropped", day=day.isoformat())
         return 1
+
+    async def remove(self) -> int:
+        """Remove runs whose tenant's retention is over; 0 once there is none."""
+        done = await removal.remove(self._db)
+        self._metrics.removed.inc(done.removed)
+        return done.removed + done.put_off
 
 
 def _renewed(sessions: Sequence[RunnerSession], when: float) -> None:

@@ -122,7 +122,7 @@ class Door:
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
-                await self._admit_group(self._take())
+                await self._admit_waiting(self._take())
         finally:
             self._closed = True
             ending.cancel()
@@ -145,20 +145,33 @@ class Door:
         self._waiting_bytes -= size
         return group
 
-    async def _admit_group(self, group: list[Waiting], way: Access | None = None) -> None:
+    async def _admit_waiting(self, group: list[Waiting]) -> None:
+        """Admit what came together by chance: what breaks a group is found by halving it, and fails alone."""
+        fault = await self._try(group, self._seat)
+        if isinstance(fault, Internal) and (middle := len(group) // 2):
+            await self._admit_waiting(group[:middle])
+            await self._admit_waiting(group[middle:])
+        else:
+            _refuse(group, fault)
+
+    async def _admit_group(self, group: list[Waiting], way: Access) -> None:
         """Admit a group and answer each; whatever goes wrong is its answer, not the end of the loop."""
+        _refuse(group, await self._try(group, way))
+
+    async def _try(self, group: list[Waiting], way: Access) -> Fault | None:
+        """Admit a group and answer each; return what kept it from that, and those not answered wait still."""
         placements, reserved = reserve(self._board, [invocation for invocation, _ in group])
         try:
-            answers = await admit(way or self._seat, [invocation for invocation, _ in group], placements)
+            answers = await admit(way, [invocation for invocation, _ in group], placements)
             self._answer(group, answers, reserved)
         except BaseException as error:
             reserved.doubt()
             fault = _fault_of(error, len(group))
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(fault)
             if not isinstance(error, Exception):
+                _refuse(group, fault)
                 raise
+            return fault
+        return None
 
     def _answer(self, group: list[Waiting], answers: Sequence[Answer], reserved: Reservation) -> None:
         queued: dict[str, None] = {}
@@ -182,6 +195,13 @@ class Door:
         self._metrics.group_size.observe(len(group))
         self._metrics.leased("placed", placed)
         self._hints.queued(list(queued))
+
+
+def _refuse(group: list[Waiting], fault: Fault | None) -> None:
+    """Answer all that wait still with a fault, if there is one."""
+    for _, future in group:
+        if fault is not None and not future.done():
+            future.set_exception(fault)
 
 
 def _fault_of(error: BaseException, runs: int) -> Fault:

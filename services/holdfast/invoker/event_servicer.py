@@ -20,6 +20,7 @@ from holdfast.v1 import event_service_pb2_grpc, run_pb2
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_EVENTS = 1000
+MAX_PAGE_BYTES = 3 * 1024 * 1024
 
 
 class EventServicer(event_service_pb2_grpc.EventServiceServicer):
@@ -102,13 +103,21 @@ class EventServicer(event_service_pb2_grpc.EventServiceServicer):
             wrong.add("page_token", "must be the next_page_token of a page before")
         wrong.check()
         async with self._db.connection() as connection:
-            events = await inbox_refused.list_refused(
+            found = await inbox_refused.list_refused(
                 connection, current_tenant(), limit=limit + 1, after=int(after or 0)
             )
-        more = len(events) > limit
+        events: list[pb.RefusedEvent] = []
+        size = 0
+        for event in found[:limit]:
+            message = refused_message(event)
+            size += message.ByteSize()
+            if events and size > MAX_PAGE_BYTES:  # the page must arrive; the rest is the next one's
+                break
+            events.append(message)
+        more = len(found) > len(events)
         return pb.ListRefusedEventsResponse(
-            events=[refused_message(event) for event in events[:limit]],
-            next_page_token=page.token_of("refused_events", str(events[limit - 1].seq)) if more else "",
+            events=events,
+            next_page_token=page.token_of("refused_events", str(events[-1].event_id)) if more else "",
         )
 
     async def RetryRefusedEvent(  # noqa: N802

@@ -142,7 +142,7 @@ def _envelope(event: InboxEvent) -> invoker_service_pb2.InvokeRequest:
     try:
         payload = json.loads(event.payload)
         if not isinstance(payload, dict):
-            raise _malformed("payload", "is not a JSON object")
+            raise _malformed("payload", "is what a source received and could make no payload of")
         request.payload.CopyFrom(value_of(payload).struct_value)
     except (ValueError, OverflowError, RecursionError, TypeError) as error:
         raise _malformed("payload", "is more than the contract's JSON can hold") from error

@@ -76,6 +76,9 @@ class InvokerMetrics:
             "holdfast_timers_fired_total",
             "Deadlines, delays and waits that came due and were acted on.",
         )
+        self.removed = counter(
+            registry, "holdfast_runs_removed_total", "Runs that were removed when their retention was over."
+        )
         self.queues = _Queues(registry)
 
     def watch_board(self, runners: Callable[[], int], credit: Callable[[], int]) -> None:
@@ -97,7 +100,7 @@ class _Queues:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._depth = Gauge(
             "holdfast_queue_depth",
-            "Runs that a runner could take now, by intent; tenants at their cap in flight are left out.",
+            "Runs that a runner could take now, by intent; what a cap or a breaker holds back is left out.",
             ["intent"],
             registry=registry,
         )

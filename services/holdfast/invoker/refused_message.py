@@ -6,7 +6,7 @@ from typing import Final
 import grpc
 
 from holdfast.kit.errors import FAULTS
-from holdfast.kit.rpc.payload import value_of
+from holdfast.kit.rpc.payload import MAX_BYTES, value_of
 from holdfast.ledger.inbox_refused import RefusedEvent
 from holdfast.v1 import event_service_pb2 as pb
 
@@ -28,12 +28,15 @@ def refused_message(event: RefusedEvent) -> pb.RefusedEvent:
     message.create_time.FromDatetime(event.create_time)
     message.refuse_time.FromDatetime(event.refuse_time)
     try:
-        payload = json.loads(event.payload)
-        if isinstance(payload, dict):
-            message.payload.CopyFrom(value_of(payload).struct_value)
-        else:
-            message.text = event.payload[:_LONGEST_TEXT]
+        match json.loads(event.payload):
+            case str(received):
+                message.text = received[:_LONGEST_TEXT]
+            case payload:
+                message.payload.CopyFrom(value_of(payload).struct_value)
+        fits = message.payload.ByteSize() <= MAX_BYTES
     except (ValueError, OverflowError, RecursionError, TypeError):
+        fits = False
+    if not fits:
         message.ClearField("payload")
         message.text = event.payload[:_LONGEST_TEXT]
     return message

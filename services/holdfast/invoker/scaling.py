@@ -7,13 +7,16 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from holdfast.kit.db import Database
+from holdfast.kit.errors import TooManyCalls
 from holdfast.ledger.demand import Backlog, Question, backlogs
+from holdfast.ledger.values import intent_of
 
 FRESH_S: Final = 1.0
 """How old an answer may be, and how often at most the ledger is asked."""
 REMEMBERED_S: Final = 120.0
 """For so long what was asked once is read along with what others ask."""
-MOST_QUESTIONS: Final = 1000
+MOST_ASKED: Final = 2000
+"""Of as many intents is asked at once, of all questions together; a question beyond it is refused."""
 
 
 class Watch:
@@ -27,7 +30,7 @@ class Watch:
 
     def takes(self, pool: str) -> bool:
         """Say whether runs of a pool are what it waits for, whatever their priority."""
-        return pool.partition("@")[0] in self._question.intents
+        return intent_of(pool) in self._question.intents
 
     def come(self) -> None:
         """Note that work has come."""
@@ -70,15 +73,28 @@ class Snapshot:
     async def backlog(self, question: Question, *, since: float = float("-inf")) -> Backlog:
         """Return what there is, as of a second ago at most, and of `since` (monotonic seconds) at least.
 
-        Raises `LedgerUnavailable`.
+        Raises `LedgerUnavailable`, and `TooManyCalls` for a question beyond what is read at once.
         """
         while True:
-            self._asked[question] = time.monotonic()
+            self._note(question)
             if self._fresh(question, since):
                 return self._known[question]
             async with self._reading:
                 if not self._fresh(question, since):
                     await self._read()
+
+    def _note(self, question: Question) -> None:
+        now = time.monotonic()
+        if question not in self._asked:
+            self._asked = {each: at for each, at in self._asked.items() if at > now - REMEMBERED_S}
+            if sum(len(each.intents) for each in (*self._asked, question)) > MOST_ASKED:
+                raise TooManyCalls(
+                    "Those who scale runners ask of as many intents as are read at once.",
+                    facts={"limit": str(MOST_ASKED)},
+                    quota="scaled_intents",
+                    retry_after=REMEMBERED_S,
+                )
+        self._asked[question] = now
 
     def _fresh(self, question: Question, since: float) -> bool:
         """Say whether the answer known will do."""
@@ -87,11 +103,7 @@ class Snapshot:
     async def _read(self) -> None:
         await asyncio.sleep(self._tried_at + FRESH_S - time.monotonic())
         self._tried_at = now = time.monotonic()
-        lately = sorted(self._asked, key=lambda question: -self._asked[question])[:MOST_QUESTIONS]
-        self._asked = {
-            question: at for question in lately if (at := self._asked[question]) > now - REMEMBERED_S
-        }
-        questions = list(self._asked)
+        questions = [question for question, at in self._asked.items() if at > now - REMEMBERED_S]
         async with self._db.connection() as connection:
             self._known = await backlogs(connection, questions)
         self._read_at = now

@@ -26,6 +26,8 @@ _MOST_AT_ONCE: Final = 1_000_000
 _NOT_HELD: Final = ("max_in_flight_per_user", "max_in_flight_by_user")
 _BY_INTENT: Final = "max_in_flight_by_intent"
 _MOST_CAPS: Final = 1000
+_SHAPES: Final = ("service", "worker", "workflow", "batch")
+_LONGEST_KEPT_DAYS: Final = 36_500
 
 PATHS: Final[dict[str, str]] = {
     **{name: name for name in _MAXIMA},
@@ -34,6 +36,7 @@ PATHS: Final[dict[str, str]] = {
     **{f"default_budget.{name}": name for name in BUDGET_MAXIMA},
     "alert_destination": "alert_destination",
     _BY_INTENT: "intent_caps",
+    **{f"retention.{shape}": f"keep_{shape}_s" for shape in _SHAPES},
 }
 """The limits of a tenant: each field of the message, and what `Terms` calls it."""
 
@@ -80,6 +83,8 @@ def _read(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | floa
     if path == "alert_destination":
         return wrong.text(f"tenant.{path}", tenant.alert_destination, required=False)
     holder, _, name = path.rpartition(".")
+    if holder == "retention":
+        return _kept(wrong, tenant.retention, name)
     value: int | float = getattr(getattr(tenant, holder) if holder else tenant, name)
     default: int | float = getattr(_DEFAULTS, PATHS[path])
     field = f"tenant.{path}"
@@ -104,6 +109,17 @@ def _caps(wrong: Violations, caps: dict[str, int]) -> dict[str, int]:
     return caps
 
 
+def _kept(wrong: Violations, given: tenant_pb2.Retention, shape: str) -> float | None:
+    kept: Duration = getattr(given, shape)
+    seconds = kept.seconds + kept.nanos / 1e9
+    if seconds and not 1 <= seconds <= _LONGEST_KEPT_DAYS * 86_400:
+        wrong.add(
+            f"tenant.retention.{shape}",
+            f"must be from 1 s to {_LONGEST_KEPT_DAYS:,} days, or 0 for the platform's default",
+        )
+    return seconds or None
+
+
 def tenant_message(view: TenantView) -> tenant_pb2.Tenant:
     """Return a tenant."""
     terms = view.terms
@@ -117,6 +133,7 @@ def tenant_message(view: TenantView) -> tenant_pb2.Tenant:
         default_budget=run_pb2.Budget(**{name: getattr(budget, name) for name in BUDGET_MAXIMA}),
         alert_destination=terms.alert_destination,
         max_in_flight_by_intent=terms.by_intent,
+        retention=_retention(terms),
         create_time=timestamp(view.create_time),
         update_time=timestamp(view.update_time),
     )
@@ -148,9 +165,20 @@ def statistics_message(
     )
 
 
+def _retention(terms: Terms) -> tenant_pb2.Retention | None:
+    given = {}
+    for shape in _SHAPES:
+        seconds = getattr(terms, f"keep_{shape}_s")
+        if seconds is not None:
+            given[shape] = _duration(timedelta(seconds=seconds))
+    return tenant_pb2.Retention(**given) if given else None
+
+
 def _age(age: timedelta | None) -> Duration | None:
-    if age is None:
-        return None
+    return None if age is None else _duration(max(age, timedelta()))
+
+
+def _duration(time: timedelta) -> Duration:
     message = Duration()
-    message.FromTimedelta(max(age, timedelta()))
+    message.FromTimedelta(time)
     return message

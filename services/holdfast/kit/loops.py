@@ -69,6 +69,7 @@ class Loop:
         self._woken = False
         self._stopping = False
         self._resting: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self._failures = 0
 
     def wake(self) -> None:
@@ -76,6 +77,15 @@ class Loop:
         self._woken = True
         if not self._failures:  # a failing loop does not listen: whoever wakes it often would undo the pause
             self._end_rest()
+
+    def wake_within(self, seconds: float) -> None:
+        """Wake after so many seconds, unless an earlier time was asked for: of many the earliest holds."""
+        loop = asyncio.get_running_loop()
+        if self._alarm is not None:
+            if self._alarm.when() <= loop.time() + seconds:
+                return
+            self._alarm.cancel()
+        self._alarm = loop.call_later(seconds, self._ring)
 
     def stop(self) -> None:
         """End after the round in progress; repeatable, also before and after `run`."""
@@ -99,6 +109,8 @@ class Loop:
         finally:
             if told is not None:
                 told.cancel()
+            if self._alarm is not None:
+                self._alarm.cancel()
 
     async def _round(self) -> float:
         """Do one round and say how long to rest."""
@@ -128,6 +140,10 @@ class Loop:
         finally:
             timer.cancel()
             self._resting = None
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self.wake()
 
     def _end_rest(self) -> None:
         if self._resting is not None and not self._resting.done():

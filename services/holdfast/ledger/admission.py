@@ -73,8 +73,13 @@ async def admit_within(
     if group.entries:
         await _write(connection, group, facts, doors)
     if group.found:
-        rows = await connection.fetch(sql.FOUND, list(set(group.found.values())))
-        group.answer_found({row["run_id"]: row for row in rows})
+        found = {
+            row["run_id"]: row for row in await connection.fetch(sql.FOUND, list(set(group.found.values())))
+        }
+        if len(found) < len(set(group.found.values())):
+            # Its retention was over at this moment: whoever looks again finds neither the run nor its key.
+            raise asyncpg.SerializationError("A run that a key stood for has been removed meanwhile.")
+        group.answer_found(found)
     return group.answers()
 
 

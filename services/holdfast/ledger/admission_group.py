@@ -9,6 +9,7 @@ from uuid import UUID
 
 from holdfast.kit.errors import IdempotencyKeyReused, QueueFull, RateLimited, RunIdTaken
 from holdfast.ledger.domain.admission import Door, Where
+from holdfast.ledger.domain.batch import named_intent
 from holdfast.ledger.domain.budget import Limits, Usage
 from holdfast.ledger.domain.rate import Pace
 from holdfast.ledger.domain.status import RunStatus
@@ -128,7 +129,7 @@ class Group:
         not_before = invocation.not_before
         delayed = not_before is not None and not_before > facts.now
         server = None
-        free = pool not in facts.busy and invocation.intent not in tenant.capped_intents
+        free = pool not in facts.busy and named_intent(invocation.intent) not in tenant.capped_intents
         if free and tenant.door.may_lease(ordering_key=invocation.lane, delayed=delayed):
             server = self._placements.idlest(pool, self._credit)
         where = tenant.door.enter(ordering_key=invocation.lane, delayed=delayed, to_runner=server is not None)

@@ -59,11 +59,12 @@ runs AS (
 ), states AS (
     INSERT INTO run_state (run_id, tenant, seq, day, pool, rank, ordering_key, status, epoch, attempt,
                            max_attempts, last_sequence, create_time, start_time, deadline_time, max_steps,
-                           max_tools, max_tokens, max_context, deadline_ms, agent_version)
+                           max_tools, max_tokens, max_context, deadline_ms, agent_version, shape)
     SELECT run_id, tenant, seq, now::date, pool, -priority, ordering_key,
            CASE place WHEN 1 THEN 2 ELSE 1 END, CASE place WHEN 1 THEN 1 ELSE 0 END,
            CASE place WHEN 1 THEN 1 ELSE 0 END, max_attempts, 1, now, CASE place WHEN 1 THEN now END,
-           deadline_time, max_steps, max_tools, max_tokens, max_context, deadline_ms, agent_version FROM new
+           deadline_time, max_steps, max_tools, max_tokens, max_context, deadline_ms, agent_version, shape
+    FROM new
 ), keys AS (
     INSERT INTO idempotency (tenant, idempotency_key, run_id, fingerprint)
     SELECT tenant, idempotency_key, run_id, fingerprint FROM new

@@ -7,7 +7,7 @@ nobody is told: it would be one alert after the other.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -42,17 +42,12 @@ async def dead_lettered(connection: Connection, run_ids: Sequence[UUID]) -> None
     """
     if not run_ids:
         return
-    for row in await connection.fetch(WITH_LISTENER, list(run_ids)):
-        try:
-            async with connection.transaction():  # a savepoint: what it refuses undoes only itself
-                await outbox.stage(connection, [_effect(row)])
-        except (DestinationNotFound, InvalidField) as fault:
-            _log.warning(
-                "nobody was told of a dead letter",
-                run_id=str(row["run_id"]),
-                correlation_id=row["correlation_id"],
-                reason=fault.reason,
-            )
+    rows = await connection.fetch(WITH_LISTENER, list(run_ids))
+    await _tell(
+        connection,
+        [_effect(row) for row in rows],
+        [{"run_id": str(row["run_id"]), "correlation_id": row["correlation_id"]} for row in rows],
+    )
 
 
 DEAD_WITH_LISTENER: Final = f"""
@@ -76,14 +71,27 @@ async def effects_dead_lettered(connection: Connection, effect_ids: Sequence[UUI
     """
     if not effect_ids:
         return
-    for row in await connection.fetch(DEAD_WITH_LISTENER, list(effect_ids)):
-        try:
-            async with connection.transaction():  # a savepoint, as above
-                await outbox.stage(connection, [_of_effect(row)])
-        except (DestinationNotFound, InvalidField) as fault:
-            _log.warning(
-                "nobody was told of a dead letter", effect_id=str(row["effect_id"]), reason=fault.reason
-            )
+    rows = await connection.fetch(DEAD_WITH_LISTENER, list(effect_ids))
+    await _tell(
+        connection, [_of_effect(row) for row in rows], [{"effect_id": str(row["effect_id"])} for row in rows]
+    )
+
+
+async def _tell(
+    connection: Connection, alerts: Sequence[outbox.StagedEffect], about: Sequence[Mapping[str, str]]
+) -> None:
+    """Stage alerts together; one that is refused is found by halving, and keeps back no other."""
+    if not alerts:
+        return
+    try:
+        async with connection.transaction():  # a savepoint: what it refuses undoes only itself
+            await outbox.stage(connection, alerts)
+    except (DestinationNotFound, InvalidField) as fault:
+        if middle := len(alerts) // 2:
+            await _tell(connection, alerts[:middle], about[:middle])
+            await _tell(connection, alerts[middle:], about[middle:])
+        else:
+            _log.warning("nobody was told of a dead letter", **about[0], reason=fault.reason)
 
 
 def _of_effect(row: Any) -> outbox.StagedEffect:

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import BatchNotReady, IdempotencyKeyReused, InvalidField, StreamProtocol, Violation
-from holdfast.ledger.batch_view import BatchView, unknown, view
+from holdfast.ledger.batch_lock import hold, hold_row, needs_applying
+from holdfast.ledger.batch_view import BatchView, view
 from holdfast.ledger.domain.batch import BATCH_MOVES, BatchStatus
-from holdfast.ledger.release import lock_tenants
 
 B = BatchStatus
 _PAUSABLE: Final = frozenset({B.RUNNING, B.APPLYING, B.ROLLING_BACK})
@@ -88,7 +88,6 @@ VALUES ({", ".join(f"${at}::text::jsonb" if n == "labels" else f"${at}" for at, 
 ON CONFLICT (tenant, idempotency_key) DO NOTHING RETURNING *
 """  # noqa: S608 - constants of ours
 _BY_KEY: Final = "SELECT * FROM batch WHERE tenant = $1 AND idempotency_key = $2"
-_LOCK: Final = "SELECT * FROM batch WHERE batch_id = $1 AND tenant = $2 FOR NO KEY UPDATE"
 
 # $2 is the index of the first.
 _APPEND: Final = """
@@ -116,7 +115,6 @@ SET status = $2::smallint, resume_status = $3, reason = $4,
 WHERE batch_id = $1 RETURNING *
 """
 _ACTIVE: Final = "INSERT INTO batch_active (batch_id, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING"
-_APPLYING: Final = "INSERT INTO batch_applying (batch_id, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _FORGIVE: Final = """
 UPDATE batch b
 SET forgiven_skipped = coalesce((SELECT n FROM batch_count c WHERE c.batch_id = $1 AND c.status = 6), 0),
@@ -170,7 +168,7 @@ async def append(db: Database, tenant: str, batch_id: UUID, offset: int, items: 
     `BatchNotReady` for new items once the upload is complete, and `BatchNotFound`.
     """
     async with db.transaction() as connection:
-        row = await _locked(connection, tenant, batch_id)
+        row = await hold_row(connection, tenant, batch_id)
         stored: int = row["uploaded"]
         if offset > stored:
             raise StreamProtocol(f"The chunk begins at {offset}; the next item is {stored}.")
@@ -178,7 +176,7 @@ async def append(db: Database, tenant: str, batch_id: UUID, offset: int, items: 
         if not fresh:
             return stored
         if B(row["status"]) is not B.UPLOADING:
-            raise refused(row, "takes no more items")
+            raise refused(view(row), "takes no more items")
         keys = [item.key or str(stored + place) for place, item in enumerate(fresh)]
         await _refuse_twice(connection, batch_id, keys, stored - offset)
         total: int = await connection.fetchval(
@@ -207,7 +205,7 @@ async def complete(db: Database, tenant: str, batch_id: UUID, count: int) -> Bat
 
     async def once() -> BatchView:
         async with db.transaction() as connection:
-            row = await _locked(connection, tenant, batch_id)
+            row = await hold_row(connection, tenant, batch_id)
             if row["uploaded"] != count:
                 raise StreamProtocol(f"{row['uploaded']} items are stored, not {count}.")
             if B(row["status"]) is not B.UPLOADING:
@@ -237,12 +235,12 @@ async def resume(
 
     async def once() -> BatchView:
         async with db.transaction() as connection:
-            row = await _held(connection, tenant, batch_id)
+            row = await hold(connection, tenant, batch_id)
             status = B(row["status"])
             if status is not B.PAUSED:
                 if status in _PAUSABLE:
                     return view(row)
-                raise refused(row, "is not paused")
+                raise refused(view(row), "is not paused")
             await connection.execute(_FORGIVE, batch_id, *(tolerance or (None, None)))
             return await move(connection, row, B(row["resume_status"]))
 
@@ -257,12 +255,12 @@ async def cancel(db: Database, tenant: str, batch_id: UUID, reason: str) -> Batc
 
     async def once() -> BatchView:
         async with db.transaction() as connection:
-            row = await _held(connection, tenant, batch_id)
+            row = await hold(connection, tenant, batch_id)
             status = B(row["status"])
             if status is B.CANCELLED:
                 return view(row)
             if B.CANCELLED not in BATCH_MOVES.get(status, ()):
-                raise refused(row, "has ended")
+                raise refused(view(row), "has ended")
             await connection.execute(_STOP_RUNS, batch_id, reason or "The batch was cancelled.")
             return await move(connection, row, B.CANCELLED, reason=reason)
 
@@ -280,11 +278,17 @@ async def update(
     review: ReviewRule | None = None,
     apply_per_second: float | None = None,
 ) -> BatchView:
-    """Change what is given; it holds for the items started, judged or applied next."""
+    """Change what is given; it holds for the items started, judged or applied next.
+
+    Raises `BatchNotFound`, `BatchNotReady`, and `InvalidField` for a policy that applies what has no target.
+    """
     async with db.transaction() as connection:
-        row = await _held(connection, tenant, batch_id)
+        row = await hold(connection, tenant, batch_id)
         if row["end_time"] is not None:
-            raise refused(row, "has ended")
+            raise refused(view(row), "has ended")
+        if review is not None and review.apply_when_met and not row["apply_target"]:
+            wrong = Violation("review.apply_when_met", "needs a target, which the batch has none of")
+            raise InvalidField(f"{wrong.field} {wrong.description}", violations=[wrong])
         row = await connection.fetchrow(
             _UPDATE, batch_id, max_parallelism, priority, *(tolerance or (None, None)), apply_per_second
         )
@@ -298,7 +302,7 @@ async def update(
                 review.reviewer_intent,
                 review.apply_when_met,
             )
-            await connection.execute(_APPLYING, batch_id, tenant)
+            await needs_applying(connection, row)
         return view(row)
 
 
@@ -313,11 +317,11 @@ async def move(connection: Connection, row: Any, after: BatchStatus, *, reason: 
     return view(moved)
 
 
-def refused(row: Any, why: str) -> BatchNotReady:
+def refused(batch: BatchView, why: str) -> BatchNotReady:
     """Return the fault of a verb that makes no sense where the batch stands."""
-    status = B(row["status"]).name
+    status = batch.status.name
     return BatchNotReady(
-        f"The batch is {status}: it {why}.", facts={"batch_id": str(row["batch_id"]), "status": status}
+        f"The batch is {status}: it {why}.", facts={"batch_id": str(batch.batch_id), "status": status}
     )
 
 
@@ -333,24 +337,11 @@ async def _moved(
 ) -> BatchView:
     async def once() -> BatchView:
         async with db.transaction() as connection:
-            row = await _held(connection, tenant, batch_id)
+            row = await hold(connection, tenant, batch_id)
             if B(row["status"]) is to:
                 return view(row)
             if B(row["status"]) not in after:
-                raise refused(row, verb)
+                raise refused(view(row), verb)
             return await move(connection, row, to, reason=reason)
 
     return await db.retrying(once)
-
-
-async def _held(connection: Connection, tenant: str, batch_id: UUID) -> Any:
-    """Lock the tenant's queue, then the batch."""
-    await lock_tenants(connection, [tenant])
-    return await _locked(connection, tenant, batch_id)
-
-
-async def _locked(connection: Connection, tenant: str, batch_id: UUID) -> Any:
-    row = await connection.fetchrow(_LOCK, batch_id, tenant)
-    if row is None:
-        raise unknown(batch_id)
-    return row

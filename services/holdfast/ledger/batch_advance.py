@@ -10,6 +10,7 @@ was prepared and is no longer due then is left.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from holdfast.ledger.domain.batch import (
     Rest,
     Standing,
     Tolerance,
+    light_chunk,
     light_intent,
     next_step,
 )
@@ -86,7 +88,7 @@ class Advanced:
     """What was done: items moved, runs leased at once, pools in which others wait.
 
     `again` says that more can be done now, `wait_s` in how many seconds an item is due again if nothing else
-    comes before, `rests` that the batch needs nobody any more; `in_flight` counts its items that have a run.
+    comes before, `rests` that the batch needs nobody any more; `in_flight` counts its runs.
     """
 
     items: int = 0
@@ -183,7 +185,7 @@ async def _step(connection: Connection, row: Any, ready: _Ready) -> Advanced:
     match next_step(standing):
         case Admit(items):
             done = await _admit(connection, row, items, ready)
-            done.in_flight += standing.count(ItemStatus.RUNNING)
+            done.in_flight += _runs(row, standing)
             return done
         case Pause(reason):
             await batch.move(connection, row, BatchStatus.PAUSED, reason=reason)
@@ -194,11 +196,17 @@ async def _step(connection: Connection, row: Any, ready: _Ready) -> Advanced:
                 await connection.fetchval(sql.CLEAR, row["batch_id"], sql.CLEARED_AT_ONCE), again=True
             )
         case Rest(done=False):
-            return Advanced(in_flight=standing.count(ItemStatus.RUNNING))
+            return Advanced(in_flight=_runs(row, standing))
         case Rest():
             pass
     await connection.execute(sql.LEAVE, row["batch_id"])
     return Advanced(rests=True)
+
+
+def _runs(row: Any, standing: Standing) -> int:
+    """Return by how many runs the items in flight are executed, as full chunks if they are light."""
+    each = light_chunk(standing.max_parallelism) if row["light"] else 1
+    return ceil(standing.count(ItemStatus.RUNNING) / each)
 
 
 def _standing(row: Any) -> Standing:
@@ -245,7 +253,8 @@ async def _admit(connection: Connection, row: Any, items: int, ready: _Ready) ->
         await connection.execute(sql.STARTED, row["batch_id"], *map(list, zip(*started, strict=True)))
     if skipped:
         await connection.execute(sql.SKIPPED, row["batch_id"], *map(list, zip(*skipped, strict=True)))
-    done.items, done.in_flight, done.pools = len(started) + len(skipped), len(started), list(pools)
+    done.items, done.pools = len(started) + len(skipped), list(pools)
+    done.in_flight = len({run_id for _, run_id, _ in started})
     return done
 
 

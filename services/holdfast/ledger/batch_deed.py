@@ -16,6 +16,7 @@ from holdfast.kit.ids import new_id
 from holdfast.ledger import outbox
 from holdfast.ledger.admission import Placements, admit_within
 from holdfast.ledger.batch_counting import COUNTED
+from holdfast.ledger.batch_view import ItemFilter
 from holdfast.ledger.domain.batch import ItemStatus
 from holdfast.ledger.outbox import StagedEffect
 from holdfast.ledger.values import Admitted, Failure, Invocation, Refused
@@ -144,6 +145,11 @@ SELECT count(*) FROM was
 """  # noqa: S608 - composed of our own constants
 
 
+def filter_arguments(which: ItemFilter) -> tuple[str, float, list[str]]:
+    """Return the arguments $2 to $4 of `WHICH`."""
+    return which.label, which.max_confidence, list(which.keys)
+
+
 async def accepted(connection: Connection, batch: Any, limit: int) -> list[Given]:
     """Read accepted items by index, the first ones."""
     rows = await connection.fetch(ACCEPTED, batch["batch_id"], limit)
@@ -201,18 +207,27 @@ async def undo(connection: Connection, batch: Any, given: Sequence[tuple[Given, 
             )
             failed[each.index] = Failure("NOT_UNDOABLE", what)
     await _record(connection, batch["batch_id"], ids, UNDOES, by_run=False)
-    await connection.execute(_UNDOING, batch["batch_id"], len(ids))
+    await count_undoing(connection, batch["batch_id"], len(ids))
     await _fail(connection, batch["batch_id"], failed, ItemStatus.ROLLBACK_FAILED)
     return len(ids) + len(failed)
 
 
+async def count_undoing(connection: Connection, batch_id: UUID, more: int) -> None:
+    """Note that so many more undos are on their way."""
+    await connection.execute(_UNDOING, batch_id, more)
+
+
 async def ask(
     connection: Connection, batch: Any, given: Sequence[Given], judge: Callable[[Given], Invocation]
-) -> tuple[int, list[str]]:
-    """Let an agent judge staged items; return how many are asked about, and the pools that got work."""
-    ids, _, pools = await _admit(connection, given, judge, JUDGES)
+) -> tuple[list[int], list[int], list[str]]:
+    """Let an agent judge staged items; return those for which there was no room yet.
+
+    And those it cannot be asked about, and the pools that got work.
+    """
+    ids, failed, pools = await _admit(connection, given, judge, JUDGES)
     await _record(connection, batch["batch_id"], ids, JUDGES, by_run=True)
-    return len(ids), pools
+    later = [each.index for each in given if each.index not in ids and each.index not in failed]
+    return later, list(failed), pools
 
 
 async def move(

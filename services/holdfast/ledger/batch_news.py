@@ -13,10 +13,10 @@ from uuid import UUID
 from holdfast.kit.db import Connection, Database
 from holdfast.ledger import batch_review
 from holdfast.ledger.batch_counting import COUNTED, PACED
+from holdfast.ledger.batch_lock import hold, needs_applying
 from holdfast.ledger.batch_review import Judgement
 from holdfast.ledger.domain.batch import BatchStatus
 from holdfast.ledger.domain.batch_apply import JUDGED_IN
-from holdfast.ledger.release import lock_tenants
 
 AT_ONCE: Final = 2000
 
@@ -24,17 +24,19 @@ Read = Callable[[int, UUID, bytes], Judgement | None]
 """Reads what a reviewing agent answered about an item; None for what is no judgement."""
 
 
-@dataclass(slots=True)
-class Heard:
-    """How many notes were read, and whether there may be more."""
+@dataclass(frozen=True, slots=True)
+class News:
+    """Notes about the deeds of one batch, by their numbers."""
 
-    notes: int = 0
-    more: bool = False
+    tenant: str
+    batch_id: UUID
+    notes: Sequence[int]
 
 
 # What is no deed (someone else's key looks like one of ours) belongs to nobody.
 NEWS: Final = f"""
-SELECT n.seq, b.tenant, d.batch_id FROM (SELECT * FROM batch_news ORDER BY seq LIMIT {AT_ONCE}) n
+SELECT n.seq, b.tenant, d.batch_id
+FROM (SELECT * FROM batch_news WHERE seq > $1 ORDER BY seq LIMIT {AT_ONCE}) n
 LEFT JOIN LATERAL (SELECT * FROM batch_deed d WHERE d.id = n.id LIMIT 1) d ON true
 LEFT JOIN LATERAL (SELECT tenant FROM batch b WHERE b.batch_id = d.batch_id LIMIT 1) b ON true
 ORDER BY n.seq
@@ -65,21 +67,24 @@ WITH gone AS (
     UPDATE batch SET undoing = undoing - (SELECT count(*) FROM was WHERE old = 8)
     WHERE batch_id = $1 AND EXISTS (SELECT FROM was WHERE old = 8)
 ), {COUNTED}, {PACED}
-SELECT d.index, d.id, o.result FROM last l
+SELECT d.index, d.id, l.done, o.result FROM last l
 CROSS JOIN LATERAL (SELECT * FROM batch_deed d WHERE d.id = l.id AND d.purpose = 3 LIMIT 1) d
-CROSS JOIN LATERAL (SELECT result FROM run_outcome o WHERE o.run_id = l.id LIMIT 1) o
-WHERE l.done
+LEFT JOIN LATERAL (SELECT result FROM run_outcome o WHERE o.run_id = l.id LIMIT 1) o ON true
 """  # noqa: S608 - composed of our own constants
 
+# Nobody's judgement is one less than the sample has: another item is asked about, while there are any.
+_REPLACE: Final = """
+UPDATE batch SET to_ask = least(to_ask + $2, coalesce(cardinality(sample), 0)) WHERE batch_id = $1 RETURNING *
+"""
 _STAGED: Final = """
 SELECT index FROM batch_item WHERE batch_id = $1 AND index = ANY($2::bigint[]) AND status = 3
 """
 
 
-async def hear(db: Database, read: Read) -> Heard:
-    """Read notes, at most `AT_ONCE`, and move the items they are about. Repeatable, by any number at once."""
+async def arrived(db: Database, after: int = 0) -> tuple[list[News], int]:
+    """Read a page of notes, at most `AT_ONCE`, and the number to go on after; 0 from the last page."""
     async with db.connection() as connection:
-        rows = await connection.fetch(NEWS)
+        rows = await connection.fetch(NEWS, after)
     stray = [row["seq"] for row in rows if row["tenant"] is None]
     if stray:
         async with db.connection() as connection:
@@ -88,19 +93,19 @@ async def hear(db: Database, read: Read) -> Heard:
     for row in rows:
         if row["tenant"] is not None:
             by_batch.setdefault((row["tenant"], row["batch_id"]), []).append(row["seq"])
-    for (tenant, batch_id), notes in by_batch.items():
-        await _hear(db, tenant, batch_id, notes, read)
-    return Heard(len(rows), len(rows) == AT_ONCE)
+    found = [News(tenant, batch_id, notes) for (tenant, batch_id), notes in by_batch.items()]
+    return found, rows[-1]["seq"] if len(rows) == AT_ONCE else 0
 
 
-async def _hear(db: Database, tenant: str, batch_id: UUID, notes: Sequence[int], read: Read) -> None:
+async def hear(db: Database, news: News, read: Read) -> None:
+    """Move the items that a batch's notes are about. Repeatable, by any number of Invokers at once."""
+
     async def once() -> None:
         async with db.transaction() as connection:
-            await lock_tenants(connection, [tenant])
-            row = await connection.fetchrow(batch_review.LOCK, batch_id, tenant)
-            answers = await connection.fetch(HEAR, batch_id, list(notes))
+            row = await hold(connection, news.tenant, news.batch_id)
+            answers = await connection.fetch(HEAR, news.batch_id, list(news.notes))
             if answers and BatchStatus(row["status"]) in JUDGED_IN:
-                await _judge(connection, batch_id, answers, read)
+                await _judge(connection, news.batch_id, answers, read)
 
     await db.retrying(once)
 
@@ -108,13 +113,14 @@ async def _hear(db: Database, tenant: str, batch_id: UUID, notes: Sequence[int],
 async def _judge(connection: Connection, batch_id: UUID, answers: Sequence[Any], read: Read) -> None:
     rows = await connection.fetch(_STAGED, batch_id, [row["index"] for row in answers])
     staged = {row["index"] for row in rows}
-    found = [read(row["index"], row["id"], row["result"] or b"null") for row in answers]
-    judgements = [each for each in found if each is not None and each.index in staged]
-    if not judgements:
-        return
-    row = await batch_review.meet(connection, await batch_review.judge(connection, batch_id, judgements))
-    if row["policy_met"]:
-        await connection.execute(batch_review.APPLYING, batch_id, row["tenant"])
+    asked = [row for row in answers if row["index"] in staged]
+    found = [read(row["index"], row["id"], row["result"] or b"null") for row in asked if row["done"]]
+    judgements = [each for each in found if each is not None]
+    row = await connection.fetchrow(_REPLACE, batch_id, len(asked) - len(judgements))
+    if judgements:
+        row = await batch_review.meet(connection, await batch_review.judge(connection, batch_id, judgements))
+    if row["policy_met"] or row["to_ask"]:
+        await needs_applying(connection, row)
 
 
 def judgement(index: int, run_id: UUID, result: bytes) -> Judgement | None:

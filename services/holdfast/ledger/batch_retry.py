@@ -4,31 +4,24 @@ from typing import Final
 from uuid import UUID
 
 from holdfast.kit.db import Database
-from holdfast.ledger import batch, batch_view
+from holdfast.ledger import batch, batch_failed, batch_view
+from holdfast.ledger.batch_failed import MEANT
+from holdfast.ledger.batch_lock import hold
 from holdfast.ledger.batch_view import BatchView, ItemFilter
-from holdfast.ledger.domain.batch import BatchStatus
-from holdfast.ledger.release import lock_tenants
+from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
 
 AT_ONCE: Final = 2000
-_FROM: Final = frozenset(
-    {BatchStatus.RUNNING, BatchStatus.PAUSED, BatchStatus.IN_REVIEW, BatchStatus.COMPLETED}
-)
-
-_LOCK: Final = "SELECT * FROM batch WHERE batch_id = $1 AND tenant = $2 FOR NO KEY UPDATE"
-_WHERE: Final = """
-    i.batch_id = $1 AND i.status = 6 AND ($2 = '' OR i.failure ->> 'reason' = $2)
-    AND (cardinality($3::text[]) = 0 OR i.index = ANY(ARRAY(
-        SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($3))))
-"""
-COUNT: Final = f"SELECT count(*) FROM batch_item i WHERE {_WHERE}"  # noqa: S608 - a constant of ours
+_FROM: Final = frozenset({BatchStatus.RUNNING, BatchStatus.IN_REVIEW, BatchStatus.COMPLETED})
+"""Where a batch may stand, or what it goes on with after a pause."""
 
 # An item that is tried again begins anew: its tries so far no longer count.
 _AGAIN: Final = f"""
 WITH u AS MATERIALIZED (
     SELECT i.index, i.failure ->> 'reason' AS reason FROM batch_item i
-    WHERE {_WHERE} AND i.index > $4 ORDER BY i.index LIMIT {AT_ONCE}
+    WHERE i.status = 6 AND i.index > $4 AND {MEANT} ORDER BY i.index LIMIT {AT_ONCE}
 ), moved AS (
-    UPDATE batch_item i SET status = 1, not_before = NULL, update_time = clock_timestamp()
+    UPDATE batch_item i
+    SET status = 1, forgiven = i.attempts, not_before = NULL, update_time = clock_timestamp()
     FROM u WHERE i.batch_id = $1 AND i.index = u.index
 ), fewer AS (
     UPDATE batch_error r SET n = r.n - d.n
@@ -58,9 +51,8 @@ async def retry_items(
     """
     if dry_run:
         async with db.connection() as connection:
-            found = await batch_view.get(connection, tenant, batch_id)
-            counted: int = await connection.fetchval(COUNT, batch_id, which.failure_reason, list(which.keys))
-            return found, counted
+            found = _retriable(await batch_view.get(connection, tenant, batch_id))
+            return found, await batch_failed.count(connection, batch_id, which, ItemStatus.SKIPPED)
     count, after = 0, -1
     while True:
         view, moved, after = await _again(db, tenant, batch_id, which, after)
@@ -74,17 +66,18 @@ async def _again(
 ) -> tuple[BatchView, int, int]:
     async def once() -> tuple[BatchView, int, int]:
         async with db.transaction() as connection:
-            await lock_tenants(connection, [tenant])
-            row = await connection.fetchrow(_LOCK, batch_id, tenant)
-            if row is None:
-                raise batch_view.unknown(batch_id)
-            status = BatchStatus(row["status"])
-            if status not in _FROM:
-                raise batch.refused(row, "has no items that can be tried again")
+            row = await hold(connection, tenant, batch_id)
+            view = _retriable(batch_view.view(row))
             done = await connection.fetchrow(_AGAIN, batch_id, which.failure_reason, list(which.keys), after)
-            view = batch_view.view(row)
-            if done["n"] and status not in (BatchStatus.RUNNING, BatchStatus.PAUSED):
+            if done["n"] and view.status not in (BatchStatus.RUNNING, BatchStatus.PAUSED):
                 view = await batch.move(connection, row, BatchStatus.RUNNING)
             return view, done["n"], done["last"]
 
     return await db.retrying(once)
+
+
+def _retriable(view: BatchView) -> BatchView:
+    """Raise `BatchNotReady` unless what is put back to where it waits would be run."""
+    if (view.resume_status or view.status) not in _FROM:
+        raise batch.refused(view, "cannot run items again")
+    return view

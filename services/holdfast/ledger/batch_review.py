@@ -13,10 +13,10 @@ from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import BatchNotReady, InvalidField, Violation
 from holdfast.ledger import batch
 from holdfast.ledger.batch_counting import COUNTED
-from holdfast.ledger.batch_view import unknown
+from holdfast.ledger.batch_lock import hold, needs_applying
+from holdfast.ledger.batch_view import view
 from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
 from holdfast.ledger.domain.batch_apply import JUDGE_CHUNK, JUDGEABLE, JUDGED_IN, Policy
-from holdfast.ledger.release import lock_tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,6 @@ class Reviewed:
     policy_met: bool
 
 
-LOCK: Final = "SELECT * FROM batch WHERE batch_id = $1 AND tenant = $2 FOR NO KEY UPDATE"
 STAND: Final = """
 SELECT index, status FROM batch_item WHERE batch_id = $1 AND index = ANY($2::bigint[])
 """
@@ -102,7 +101,6 @@ MEET: Final = """
 UPDATE batch SET policy_met = true, rest_status = 4, rest_reason = '', rest_reviewer = ''
 WHERE batch_id = $1 RETURNING *
 """
-APPLYING: Final = "INSERT INTO batch_applying (batch_id, tenant) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 
 
 async def review(
@@ -123,14 +121,11 @@ async def review(
 
     async def once() -> Reviewed:
         async with db.transaction() as connection:
-            await lock_tenants(connection, [tenant])
-            row = await connection.fetchrow(LOCK, batch_id, tenant)
-            if row is None:
-                raise unknown(batch_id)
+            row = await hold(connection, tenant, batch_id)
             if BatchStatus(row["status"]) not in JUDGED_IN:
-                raise batch.refused(row, "cannot be reviewed")
+                raise batch.refused(view(row), "cannot be reviewed")
             if rest is not None and BatchStatus(row["status"]) in (BatchStatus.RUNNING, BatchStatus.PAUSED):
-                raise batch.refused(row, "still runs, and the rest can be judged when all items have ended")
+                raise batch.refused(view(row), "cannot be judged whole before all items have ended")
             if judgements:
                 await _refuse_unless_judgeable(connection, row, judgements)
                 row = await judge(connection, batch_id, judgements)
@@ -140,7 +135,7 @@ async def review(
             else:  # what a person says of the rest goes before what the policy would
                 row = await meet(connection, row)
             if row["rest_status"] or row["policy_met"]:
-                await connection.execute(APPLYING, batch_id, tenant)
+                await needs_applying(connection, row)
             return Reviewed(row["judged"], row["judged_accepted"], row["policy_met"])
 
     return await db.retrying(once)
@@ -151,8 +146,7 @@ async def carry_out(db: Database, tenant: str, batch_id: UUID) -> int:
 
     async def once() -> int:
         async with db.transaction() as connection:
-            await lock_tenants(connection, [tenant])
-            return await judge_rest(connection, await connection.fetchrow(LOCK, batch_id, tenant))
+            return await judge_rest(connection, await hold(connection, tenant, batch_id))
 
     return await db.retrying(once)
 

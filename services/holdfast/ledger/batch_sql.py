@@ -10,10 +10,12 @@ SELECT b.*, (SELECT jsonb_object_agg(status, n)::text FROM batch_count c WHERE c
 FROM batch b WHERE b.batch_id = $1 AND b.tenant = $2
 """
 # With what was prepared and still waits, by its attempts: under the tenant's lock each round trip counts.
+# Those in flight are light all alike, or nearly.
 LOCK: Final = """
 SELECT b.*, (SELECT jsonb_object_agg(status, n)::text FROM batch_count c WHERE c.batch_id = $1) AS counts,
        (SELECT jsonb_object_agg(index, attempts)::text FROM batch_item i
-        WHERE i.batch_id = $1 AND i.index = ANY($3::bigint[]) AND i.status = 1) AS waiting
+        WHERE i.batch_id = $1 AND i.index = ANY($3::bigint[]) AND i.status = 1) AS waiting,
+       (SELECT light FROM batch_run r WHERE r.batch_id = $1 LIMIT 1) AS light
 FROM batch b WHERE b.batch_id = $1 AND b.tenant = $2 FOR NO KEY UPDATE OF b
 """
 LEAVE: Final = "DELETE FROM batch_active WHERE batch_id = $1"

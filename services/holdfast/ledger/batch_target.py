@@ -7,12 +7,11 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import DestinationNotFound, InvalidField, Violation
-from holdfast.ledger import batch, batch_resend, batch_view
-from holdfast.ledger.batch_deed import WHICH
-from holdfast.ledger.batch_review import LOCK
+from holdfast.ledger import batch, batch_view
+from holdfast.ledger.batch_deed import WHICH, filter_arguments
+from holdfast.ledger.batch_lock import hold
 from holdfast.ledger.batch_view import BatchView, ItemFilter
 from holdfast.ledger.domain.batch import BATCH_MOVES, BatchStatus
-from holdfast.ledger.release import lock_tenants
 
 B = BatchStatus
 
@@ -36,16 +35,12 @@ WHERE batch_id = $1 RETURNING *
 """
 _BEGIN_UNDO: Final = """
 UPDATE batch
-SET undo_reason = $2, undo_filter = $3::text::jsonb, undo_before = NULL, phase_time = clock_timestamp()
+SET undo_reason = $2, undo_filter = $3::text::jsonb, undo_before = NULL, undo_again = -1,
+    phase_time = clock_timestamp()
 WHERE batch_id = $1 RETURNING *
 """
 
 COUNT_APPLIED: Final = f"SELECT count(*) FROM batch_item i WHERE i.batch_id = $1 AND i.status = 8 AND {WHICH}"  # noqa: S608
-
-
-def filter_arguments(which: ItemFilter) -> tuple[str, float, list[str]]:
-    """Return the arguments $2 to $4 of `WHICH`."""
-    return which.label, which.max_confidence, list(which.keys)
 
 
 async def check_destinations(connection: Connection, tenant: str, *names: str) -> None:
@@ -72,10 +67,10 @@ async def apply(
 
     async def once() -> tuple[BatchView, int]:
         async with db.transaction() as connection:
-            row = await _held(connection, tenant, batch_id)
+            row = await hold(connection, tenant, batch_id)
             status = B(row["status"])
             if status not in (B.IN_REVIEW, B.APPLYING, B.APPLIED):
-                raise batch.refused(row, "cannot be applied")
+                raise batch.refused(batch_view.view(row), "cannot be applied")
             count: int = await connection.fetchval(_ACCEPTED, batch_id)
             if dry_run or status is B.APPLYING:
                 return batch_view.view(row), count
@@ -113,19 +108,18 @@ async def rollback(
 
     async def once() -> tuple[BatchView, int]:
         async with db.transaction() as connection:
-            row = await _held(connection, tenant, batch_id)
+            row = await hold(connection, tenant, batch_id)
             status = B(row["status"])
             paused_while = B(row["resume_status"]) if status is B.PAUSED else None
             from_pause = paused_while in (B.APPLYING, B.ROLLING_BACK)
             if not row["applied_once"] or not (from_pause or status is B.ROLLING_BACK or _leads_back(status)):
-                raise batch.refused(row, "has nothing that could be rolled back")
+                raise batch.refused(batch_view.view(row), "has nothing that could be rolled back")
             count: int = await connection.fetchval(COUNT_APPLIED, batch_id, *filter_arguments(which))
             if dry_run or status is B.ROLLING_BACK:
                 return batch_view.view(row), count
             stored = json.dumps(
                 {"label": which.label, "max_confidence": which.max_confidence, "keys": list(which.keys)}
             )
-            await batch_resend.undo_again(connection, batch_id)
             row = await connection.fetchrow(_BEGIN_UNDO, batch_id, reason, stored)
             return await batch.move(connection, row, B.ROLLING_BACK), count
 
@@ -144,11 +138,3 @@ def stored_filter(row: Any) -> ItemFilter:
 
 def _leads_back(status: BatchStatus) -> bool:
     return B.ROLLING_BACK in BATCH_MOVES[status] and status is not B.PAUSED
-
-
-async def _held(connection: Connection, tenant: str, batch_id: UUID) -> Any:
-    await lock_tenants(connection, [tenant])
-    row = await connection.fetchrow(LOCK, batch_id, tenant)
-    if row is None:
-        raise batch_view.unknown(batch_id)
-    return row

@@ -17,13 +17,16 @@ from holdfast.ledger.values import Failure
 _COLUMNS: Final = (
     "batch_id, seq, tenant, intent, spec, status, resume_status, reason, uploaded, schedule, "
     "max_parallelism, priority, tolerated_items, tolerated_share, create_time, start_time, end_time, "
-    "review, apply_target, phase_time, judged, judged_accepted, policy_met"
+    "review, apply_target, phase_time, judged, judged_accepted, policy_met, undoing"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """A batch as it stands; `spec` as it was accepted, what has changed since beside it."""
+    """A batch as it stands; `spec` as it was accepted, what has changed since beside it.
+
+    `undoing` is how many undos are on their way.
+    """
 
     batch_id: UUID
     seq: int
@@ -48,6 +51,7 @@ class BatchView:
     judged: int = 0
     judged_accepted: int = 0
     policy_met: bool = False
+    undoing: int = 0
 
 
 @dataclass(frozen=True, slots=True)

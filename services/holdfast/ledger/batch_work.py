@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
-from holdfast.ledger import batch, batch_deed, batch_review, batch_sample, batch_target
+from holdfast.ledger import batch, batch_deed, batch_resend, batch_review, batch_sample, batch_target
 from holdfast.ledger.batch_deed import Given
 from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
 from holdfast.ledger.domain.batch_apply import (
@@ -20,6 +20,7 @@ from holdfast.ledger.domain.batch_apply import (
     WINDOW,
     Applied,
     Apply,
+    Ask,
     Begin,
     Draw,
     JudgeRest,
@@ -30,6 +31,7 @@ from holdfast.ledger.domain.batch_apply import (
     Wait,
     Work,
     allowance,
+    allowed_in,
     next_work,
     saved,
 )
@@ -38,8 +40,6 @@ from holdfast.ledger.release import lock_tenants
 from holdfast.ledger.values import Invocation
 
 MOST_DRAWN: Final = 1000
-ASKED_AT_ONCE: Final = 50
-"""Items that are read and given to the reviewing agent at once: each may be some megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,15 @@ class Applying:
 
 @dataclass(slots=True)
 class Worked:
-    """How many items moved or were given to do, pools that got work, and whether it needs nobody any more."""
+    """How many items moved or were given to do, pools that got work, and whether it needs nobody any more.
+
+    `wait_s` is in how many seconds the rate lets more be applied, if that is what it waits for.
+    """
 
     items: int = 0
     pools: list[str] = field(default_factory=list)
     rests: bool = False
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ FROM batch WHERE batch_id = $1 AND tenant = $2 FOR NO KEY UPDATE
 _COUNTS: Final = "SELECT status, n FROM batch_count WHERE batch_id = $1"
 _LEAVE: Final = "DELETE FROM batch_applying WHERE batch_id = $1"
 _REST_JUDGED: Final = "UPDATE batch SET rest_status = 0 WHERE batch_id = $1"
-_DRAWN: Final = "UPDATE batch SET drawn = true WHERE batch_id = $1"
+_SAMPLE: Final = "UPDATE batch SET sample = $2, to_ask = $3 WHERE batch_id = $1"
 # What was saved up beyond a second's worth is forgotten.
 _PAY: Final = """
 UPDATE batch
@@ -84,6 +88,7 @@ SET apply_clock = greatest(apply_clock, clock_timestamp() - make_interval(secs =
                   + make_interval(secs => $2 / apply_per_second)
 WHERE batch_id = $1 AND apply_per_second > 0
 """
+_TRIED_AGAIN: Final = "UPDATE batch SET undo_again = $2 WHERE batch_id = $1"
 _WALKED: Final = "UPDATE batch SET undo_before = $2 WHERE batch_id = $1"
 
 
@@ -116,10 +121,12 @@ def _work(row: Any, counts: Sequence[Any], window: int | None) -> Work:
         accepted=row["judged_accepted"],
         met=row["policy_met"],
         asks_agent=bool(row["reviewer_intent"]),
-        drawn=row["drawn"],
+        drawn=row["sample"] is not None,
+        to_ask=row["to_ask"],
         applies_when_met=row["apply_when_met"],
         window=window or (FOLLOW_UPS if by_run else WINDOW),
         allowed=allowance(row["apply_per_second"], row["waited_s"]),
+        allowed_in_s=allowed_in(row["apply_per_second"], row["waited_s"]),
         undoing=row["undoing"],
     )
 
@@ -144,7 +151,8 @@ async def _step(doing: _Doing) -> Worked:
     do = _DO.get(type(step))
     if do is not None:
         return await do(doing, step)
-    return await doing.leave() if isinstance(step, Wait) and step.done else Worked()
+    assert isinstance(step, Wait)  # all others have somebody who does them
+    return await doing.leave() if step.done else Worked(wait_s=step.seconds)
 
 
 async def _judge_rest(doing: _Doing, _: Any) -> Worked:
@@ -162,20 +170,33 @@ async def _meet(doing: _Doing, _: Any) -> Worked:
 
 
 async def _draw(doing: _Doing, _: Any) -> Worked:
-    """Give a sample to the reviewing agent: as many as the policy counts, spread over the classes."""
-    connection, row = doing.connection, doing.row
+    """Draw as many as the policy counts, spread over the classes, and as many again to replace them."""
+    row = doing.row
     size = min(row["min_judged"] or DEFAULT_SAMPLE, MOST_DRAWN)
-    strata = Strata(by_label=bool(row["label_field"]))
-    drawn = await batch_sample.draw(connection, row["batch_id"], size, strata, seed=0, unjudged_only=True)
-    indexes = [index for stratum in drawn for index in stratum.indexes]
-    done = Worked(1)
-    for at in range(0, len(indexes), ASKED_AT_ONCE):
-        given = await batch_deed.items(connection, row, indexes[at : at + ASKED_AT_ONCE])
-        count, pools = await batch_deed.ask(connection, row, given, doing.compose.judge)
-        done.items += count
-        done.pools += pools
-    await connection.execute(_DRAWN, row["batch_id"])
-    return done
+    first = await _sample(doing, size)
+    spare = [index for index in await _sample(doing, 2 * size) if index not in set(first)]
+    await doing.connection.execute(_SAMPLE, row["batch_id"], first + spare, len(first))
+    return Worked(1)
+
+
+async def _sample(doing: _Doing, size: int) -> list[int]:
+    strata = Strata(by_label=bool(doing.row["label_field"]))
+    drawn = await batch_sample.draw(
+        doing.connection, doing.row["batch_id"], size, strata, seed=0, unjudged_only=True
+    )
+    return [index for stratum in drawn for index in stratum.indexes]
+
+
+async def _ask(doing: _Doing, step: Ask) -> Worked:
+    """Ask the reviewing agent about a chunk of its sample; what a full queue refuses is asked later."""
+    connection, row = doing.connection, doing.row
+    some, others = row["sample"][: step.items], row["sample"][step.items :]
+    given = await batch_deed.items(connection, row, some)
+    later, failed, pools = await batch_deed.ask(connection, row, given, doing.compose.judge)
+    to_ask = row["to_ask"] - len(some) + len(later) + len(failed)
+    sample = later + others
+    await connection.execute(_SAMPLE, row["batch_id"], sample, min(to_ask, len(sample)))
+    return Worked(len(some) - len(later), pools)
 
 
 async def _begin(doing: _Doing, _: Any) -> Worked:
@@ -193,10 +214,17 @@ async def _apply(doing: _Doing, step: Apply) -> Worked:
 
 
 async def _undo(doing: _Doing, step: Undo) -> Worked:
-    """Undo a chunk; the walk begins anew until one finds nothing, as what was on its way arrives late."""
+    """Undo a chunk, first of what could not be undone before.
+
+    The walk begins anew until one finds nothing, as what was on its way arrives late.
+    """
     connection, row, work = doing.connection, doing.row, doing.work
-    which = batch_target.filter_arguments(batch_target.stored_filter(row))
-    given, last = await batch_deed.applied(connection, row, which, step.items)
+    which = batch_target.stored_filter(row)
+    if row["undo_again"] is not None:
+        last = await batch_resend.undo_again(connection, row, which, step.items)
+        await connection.execute(_TRIED_AGAIN, row["batch_id"], last)
+        return Worked(1)
+    given, last = await batch_deed.applied(connection, row, batch_deed.filter_arguments(which), step.items)
     if given:
         await connection.execute(_WALKED, row["batch_id"], last)
         return Worked(await batch_deed.undo(connection, row, given))
@@ -219,6 +247,7 @@ _DO: Final[dict[type, Callable[[_Doing, Any], Awaitable[Worked]]]] = {
     RestJudged: _rest_judged,
     Meet: _meet,
     Draw: _draw,
+    Ask: _ask,
     Begin: _begin,
     Apply: _apply,
     Undo: _undo,

@@ -183,11 +183,11 @@ async def _tell_all(
 
 
 async def _tell(connection: Connection, row: Any, paid: _Paid | None, told: Told) -> None:
-    """Send a parent the end of its child; one that has ended hears nothing."""
+    """Send a parent the end of its child; one that has ended, or is removed, hears nothing."""
     parent_id, child_id = row["parent_run_id"], row["run_id"]
     key = f"{CHILD}{child_id}"
     parent = await connection.fetchrow(_PARENT, parent_id)
-    if RunStatus(parent["status"]) in ENDED:
+    if parent is None or RunStatus(parent["status"]) in ENDED:
         return
     letter = _letter(row, paid)
     size = OVERHEAD + len(letter) + len(key)

@@ -1,6 +1,7 @@
 """Claiming: runners take work tenant by tenant, at a cost that does not depend on how much waits.
 
     whose turn (index, no lock) ─▶ lock those tenants ─▶ look again ─▶ share (`domain.ring`) ─▶ take
+        ▲──────────(room is left, and pools were held back or tenants locked by others)─────────────┘
 
 Locks tenants (first without waiting: others may be taking from them), then the sessions, then rows of the
 queue that the tenants' locks protect.
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
@@ -19,6 +20,10 @@ from holdfast.ledger import held
 from holdfast.ledger.domain.budget import Usage
 from holdfast.ledger.domain.ring import Turn, share
 from holdfast.ledger.values import Failure, Leased, ServedIntent, limits_of, pool_of
+
+_ROUNDS: Final = 16
+_PASSED: Final = 128
+"""How many tenants are looked at after a round in which pools were held back: they take nobody's turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,25 @@ class _Serving:
     critical: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a round of a claim has leased, and why another may lease more.
+
+    Others had tenants `locked`, or there may be tenants `behind` those whose pools it has come to hold back.
+    """
+
+    leased: Sequence[Leased] = ()
+    locked: bool = False
+    behind: bool = False
+
+
 async def claim(db: Database, demands: Sequence[Demand]) -> list[Leased]:
     """Lease runs to the sessions, at most their slots each; sessions that have ended get none.
 
     A crash before the answer leaves leases that their sessions do not know of: they are found when the
     session opens again or by `session.held`, or freed by the sweep. An empty answer means that nothing could
-    be taken now. Sessions that serve alike are served together, in one transaction (two if others claim too).
+    be taken now. Sessions that serve alike are served together, in one transaction: one more if others claim
+    too, and more while it meets pools that something has come to hold back since they were last looked at.
     """
     alike: dict[tuple[ServedIntent, ...], list[Demand]] = {}
     for demand in demands:
@@ -69,29 +87,39 @@ async def _claim_alike(
         for pool in served.pools
     }
     left = {demand.session_id: demand.slots for demand in demands}
+    leased: list[Leased] = []
+    lock, most = sql.LOCK_FREE, sum(left.values())
 
-    async def once(statement: str) -> tuple[list[Leased], bool]:
+    async def once() -> _Taken:
         async with db.transaction() as connection:
-            return await _take(connection, statement, serving, left)
+            return await _take(connection, lock, most, serving, left)
 
-    leased, passed_over = await db.retrying(lambda: once(sql.LOCK_FREE))
-    if passed_over and len(leased) < sum(left.values()):
-        left = {session: n - sum(run.session_id == session for run in leased) for session, n in left.items()}
-        more, _ = await db.retrying(lambda: once(sql.LOCK_WAITING))
-        leased += more
+    for _ in range(_ROUNDS):
+        taken = await db.retrying(once)
+        leased += taken.leased
+        came = Counter(run.session_id for run in taken.leased)
+        left = {session: n - came[session] for session, n in left.items() if n > came[session]}
+        if not left:
+            break
+        if taken.behind:
+            most = max(most, _PASSED)
+        elif taken.locked and lock is sql.LOCK_FREE:
+            lock = sql.LOCK_WAITING
+        else:
+            break
     return leased
 
 
 async def _take(
-    connection: Connection, lock: str, serving: Mapping[str, _Serving], left: Mapping[UUID, int]
-) -> tuple[list[Leased], bool]:
-    """Take what the sessions have room for, of the tenants that can be locked; say if any was passed over."""
+    connection: Connection, lock: str, most: int, serving: Mapping[str, _Serving], left: Mapping[UUID, int]
+) -> _Taken:
+    """Take what the sessions have room for, of the tenants that can be locked, `most` of them."""
     pools = list(serving)
-    candidates = await connection.fetch(lock, pools, sum(left.values()))
+    candidates = await connection.fetch(lock, pools, most)
     tenants = [row["tenant"] for row in candidates if row["locked"]]
-    passed_over = len(tenants) < len(candidates)
+    locked = len(tenants) < len(candidates)
     if not tenants:
-        return [], passed_over
+        return _Taken(locked=locked)
     found = await connection.fetch(sql.TURNS, tenants, pools, list(left))
     alive = {row["session_id"] for row in found if row["session_id"] is not None}
     seats = _seats({session: n for session, n in left.items() if session in alive})
@@ -100,12 +128,12 @@ async def _take(
     turns = [Turn(r["pool"], r["tenant"], r["turn"], r["ready"], r["weight"], r["served"]) for r in rows]
     found = await held.limits(connection, rows, {pool: each.critical for pool, each in serving.items()})
     shares = share(len(seats), turns, room, found.within, found.room)
-    taken = await _take_shares(connection, shares, serving, seats, found) if shares else []
-    await held.hold(connection, found, shares)
-    full = _at_cap(room, taken)
+    leased = await _take_shares(connection, shares, serving, seats, found) if shares else []
+    holds = await held.hold(connection, found, shares)
+    full = _at_cap(room, leased)
     if full:
         await connection.execute(sql.CAP, full)
-    return taken, passed_over
+    return _Taken(leased, locked=locked, behind=holds and len(candidates) == most)
 
 
 async def _take_shares(

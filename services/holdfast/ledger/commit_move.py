@@ -175,6 +175,7 @@ def _staged(item: CommitItem, tenant: str) -> list[outbox.StagedEffect]:
             body=effect.body,
             not_before=effect.not_before,
             traceparent=item.traceparent,
+            correlation_id=item.correlation_id,
         )
         for effect in item.effects
     ]

@@ -1,7 +1,7 @@
 """How much work runners could take now, for whoever decides how many runners there are.
 
-A tenant's work beyond its cap is left out: more runners would not be given it. The cost grows with the number
-of tenants that have work, up to `MOST_TENANTS` of a pool, and with what is in flight; not with the queue.
+A tenant's work beyond its caps is left out: more runners would not be given it. The cost grows with how many
+tenants have work, up to `MOST_TENANTS` of a pool, and with what is in flight; not with the queue.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from holdfast.kit.db import Connection
+from holdfast.ledger.domain.batch import light_intent
 
 MOST_TENANTS: Final = 10_000
 """Of a pool's tenants with work, as many are counted, those first whose turn is next."""
@@ -20,7 +21,7 @@ LAG_TENANTS: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be scaled: runners of these intents, by runs of at least this priority."""
+    """What is to be scaled: runners of intents and of their light items, by runs of at least a priority."""
 
     intents: tuple[str, ...]
     priority: int = 0
@@ -43,40 +44,56 @@ class Backlog:
 # A fresh run waits in the pool of its intent, one that has started or is pinned in that of its version too.
 # How long it waits is known of a fresh one only: from when it may start, which is its deadline without its
 # time. Of each rank (the negative priority) the first in the order of the pool is the oldest.
+#
+# Of what waits as much counts as would be given: of an intent and its light items together up to its cap, of
+# a tenant's intents together up to the tenant's.
 BACKLOG: Final = """
 WITH asked AS MATERIALIZED (
-    SELECT * FROM unnest($1::int[], $2::text[], $3::smallint[]) AS u (question, intent, rank)
+    SELECT * FROM unnest($1::int[], $2::text[], $3::text[], $4::smallint[])
+        AS u (question, named, intent, rank)
 ), pools AS MATERIALIZED (
-    SELECT question, rank, intent AS pool, true AS fresh FROM asked
+    SELECT question, rank, named, intent AS pool, true AS fresh FROM asked
     UNION ALL
-    SELECT a.question, a.rank, s.intent || '@' || s.agent_version, false
+    SELECT a.question, a.rank, a.named, s.intent || '@' || s.agent_version, false
     FROM asked a JOIN served_intent s ON s.intent = a.intent
-), waiting AS (
-    SELECT p.question, sum(n.runs)::bigint AS runs
+), queues AS MATERIALIZED (
+    SELECT p.question, p.named, n.tenant, sum(n.runs)::bigint AS runs
     FROM pools p CROSS JOIN LATERAL (
-        SELECT sum(least(r.ready, t.room)) AS runs
-        FROM (SELECT tenant, ready FROM tenant_pool
-              WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.rank = 0
-              ORDER BY turn LIMIT $4) r
-        CROSS JOIN LATERAL (
-            SELECT max_in_flight - in_flight AS room FROM tenant WHERE tenant.tenant = r.tenant LIMIT 1) t
+        (SELECT tenant, ready AS runs FROM tenant_pool
+         WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.rank = 0
+         ORDER BY turn LIMIT $5)
         UNION ALL
-        SELECT count(*) FROM (
-            SELECT FROM (SELECT tenant FROM tenant_pool
-                         WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.rank < 0
-                         ORDER BY turn LIMIT $4) r
+        SELECT tenant, count(*) FROM (
+            SELECT r.tenant
+            FROM (SELECT tenant FROM tenant_pool
+                  WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.rank < 0
+                  ORDER BY turn LIMIT $5) r
             CROSS JOIN LATERAL (
                 SELECT max_in_flight - in_flight AS room FROM tenant WHERE tenant.tenant = r.tenant LIMIT 1) t
             CROSS JOIN LATERAL (
                 SELECT FROM ready q WHERE q.pool = p.pool AND q.tenant = r.tenant AND q.rank <= p.rank
                 LIMIT t.room) q
-            LIMIT $5) high
-    ) n GROUP BY p.question
+            LIMIT $6) high
+        GROUP BY tenant
+    ) n GROUP BY p.question, p.named, n.tenant
+), waiting AS (
+    SELECT question, sum(least(runs, room))::bigint AS runs
+    FROM (
+        SELECT q.question, t.room, sum(least(q.runs, i.room)) AS runs
+        FROM queues q CROSS JOIN LATERAL (
+            SELECT max_in_flight - in_flight AS room, (intent_caps ->> q.named)::int AS cap
+            FROM tenant WHERE tenant.tenant = q.tenant LIMIT 1) t
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN t.cap IS NOT NULL THEN greatest(0, t.cap - (
+                SELECT count(*) FROM lease WHERE lease.tenant = q.tenant AND lease.capped_intent = q.named
+            )) END AS room) i
+        GROUP BY q.question, q.tenant, t.room
+    ) given GROUP BY question
 ), lag AS (
     SELECT p.question, max(extract(epoch FROM statement_timestamp() - s.start))::float8 AS seconds
     FROM pools p CROSS JOIN LATERAL (
         SELECT tenant FROM tenant_pool
-        WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.fresh ORDER BY turn LIMIT $6) r
+        WHERE pool = p.pool AND ready > 0 AND NOT capped AND NOT held AND p.fresh ORDER BY turn LIMIT $7) r
     CROSS JOIN generate_series(-9, p.rank) AS ranks (rank)
     CROSS JOIN LATERAL (
         SELECT run_id FROM ready q
@@ -105,15 +122,14 @@ LEFT JOIN lag g USING (question) LEFT JOIN held h USING (question)
 async def backlogs(connection: Connection, questions: Sequence[Question]) -> dict[Question, Backlog]:
     """Answer all the questions at one moment, in one statement. Locks nothing."""
     asked = [
-        (number, intent, -question.priority)
+        (number, named, intent, -question.priority)
         for number, question in enumerate(questions)
-        for intent in dict.fromkeys(question.intents)
+        for named in dict.fromkeys(question.intents)
+        for intent in (named, light_intent(named))
     ]
     rows = await connection.fetch(
         BACKLOG,
-        [number for number, _, _ in asked],
-        [intent for _, intent, _ in asked],
-        [rank for _, _, rank in asked],
+        *([row[at] for row in asked] for at in range(4)),
         MOST_TENANTS,
         MOST_RUNS,
         LAG_TENANTS,

@@ -1,8 +1,8 @@
 """Forking: a new run begins with the recorded steps of another, up to one of them, some outputs replaced.
 
 What is recorded never changes, so it is read before anything is locked; the copy is then made by one
-transaction, as an admission to the tenant's queue. Lock order: tenant, history against being dropped. The
-source is not locked: it may go on.
+transaction, as an admission to the tenant's queue. Lock order: tenant, the source against being removed,
+history against being dropped. The source may go on.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -61,8 +61,9 @@ _SOURCE: Final = """
 SELECT run_id, tenant, day FROM run_state WHERE run_id = $1 AND tenant = $2
 """
 _DROPPED: Final = "SELECT EXISTS (SELECT FROM history_dropped WHERE day = $1)"
-# Held until the copy is committed, so that what it is made of is not dropped meanwhile.
+# Held until the copy is committed, so that what it is made of is neither dropped nor removed meanwhile.
 _KEEP_HISTORY: Final = "LOCK TABLE ONLY transcript IN ROW EXCLUSIVE MODE"
+_KEEP_SOURCE: Final = "SELECT run_id FROM run_state WHERE run_id = $1 FOR KEY SHARE"
 
 _TOLD: Final = """
 SELECT first_sequence, events, emitted::text AS emitted FROM transcript
@@ -116,7 +117,7 @@ async def source(db: Database, tenant: str, run_id: UUID) -> Source:
     async with db.connection() as connection:
         row = await connection.fetchrow(_SOURCE, run_id, tenant)
     if row is None:
-        raise RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
+        raise _unknown(run_id)
     return Source(**dict(row))
 
 
@@ -156,16 +157,20 @@ async def told_until(db: Database, of: Source) -> AsyncIterator[tuple[bytes, str
 
 
 async def view(db: Database, run_id: UUID) -> RunView:
-    """Return a run that `fork` or `found` has named, without its envelope and result."""
+    """Return a run that `fork` or `found` has named, without envelope and result. Raises `RunNotFound`."""
     async with db.connection() as connection:
-        return run_view(await connection.fetchrow(_VIEW, run_id))
+        row = await connection.fetchrow(_VIEW, run_id)
+    if row is None:
+        raise _unknown(run_id)
+    return run_view(row)
 
 
 async def fork(db: Database, of: Source, wanted: Wanted) -> Forked:
     """Queue the new run, its records copied.
 
     Repeatable under its key and fingerprint; a crash makes all of it or nothing. Raises
-    `IdempotencyKeyReused`, `QueueFull`, and `RunNotForkable` if history was dropped meanwhile.
+    `IdempotencyKeyReused`, `QueueFull`, `RunNotForkable` if history was dropped meanwhile, and `RunNotFound`
+    if the source was removed.
     """
 
     async def once() -> Forked:
@@ -180,6 +185,8 @@ async def _fork(connection: Connection, of: Source, wanted: Wanted) -> Forked:
     known = await _known(connection, of.tenant, wanted.idempotency_key, wanted.fingerprint)
     if known is not None:
         return known
+    if await connection.fetchrow(_KEEP_SOURCE, of.run_id) is None:
+        raise _unknown(of.run_id)
     await connection.execute(_KEEP_HISTORY)
     if await connection.fetchval(_DROPPED, of.day):
         raise _gone(of.run_id)
@@ -237,6 +244,10 @@ async def _known(connection: Connection, tenant: str, key: str, fingerprint: byt
             "The idempotency key stands for another request.", facts={"run_id": str(row["run_id"])}
         )
     return Forked(row["run_id"], created=False)
+
+
+def _unknown(run_id: UUID) -> RunNotFound:
+    return RunNotFound("There is no such run.", facts={"run_id": str(run_id)})
 
 
 def _gone(run_id: UUID) -> RunNotForkable:

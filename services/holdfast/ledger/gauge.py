@@ -46,11 +46,11 @@ class Waiting:
     late_s: float
 
 
-# The longest of the queues whose turn comes: a tenant at its cap in flight waits for itself, and is left out.
+# The longest of the queues whose turn comes: what a cap or a breaker holds back waits for no runner.
 QUEUES: Final = """
 WITH queue AS MATERIALIZED (
     SELECT pool, tenant, ready FROM tenant_pool
-    WHERE ready > 0 AND NOT capped ORDER BY pool, turn LIMIT $1
+    WHERE ready > 0 AND NOT capped AND NOT held ORDER BY pool, turn LIMIT $1
 ), longest AS MATERIALIZED (
     SELECT pool, tenant FROM queue ORDER BY ready DESC, pool, tenant LIMIT $2
 ), aged AS MATERIALIZED (

@@ -16,13 +16,14 @@ INSERT INTO handoff (run_id, deadline_ms, max_steps, max_tools, max_tokens, max_
 SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
 """
 
-# The row goes, so nobody comes twice. The statement before has locked the run and passed its fence.
+# The row goes, so nobody comes twice. The statement before has locked the run and passed its fence. In the
+# background it is a WORKER, and kept as one.
 _MOVE: Final = """
 WITH allowed AS (
     DELETE FROM handoff WHERE run_id = ANY($1::uuid[]) RETURNING *
 ), changed AS (
     UPDATE run_state s
-    SET handed_off = true,
+    SET handed_off = true, shape = 2,
         deadline_ms = coalesce(nullif(a.deadline_ms, 0), s.deadline_ms),
         deadline_time = clock_timestamp()
             + make_interval(secs => coalesce(nullif(a.deadline_ms, 0), s.deadline_ms) / 1e3),

@@ -1,10 +1,12 @@
 """Pools of a tenant are held back: by the cap of an intent, or by the breaker of a critical destination.
 
-    open ──(a claim finds no room)──▶ held ──(a lease of the intent ends | look_time)──▶ open
+    open ──(a claim finds no room)──▶ held ──(what holds it is over | look_time)──▶ open
 
-`held` keeps a pool out of the ring and decides nothing: whether there is room is looked up by the claim that
-comes next, under the tenant's lock. The slots of an intent are its leases, counted by an index; a breaker is
-read as it stands. So a pool that is opened too early costs a look, and nothing is ever exceeded.
+A cap's hold is over when a lease of the intent ends, a breaker's when the breaker of `held_by` is not open
+any more: until then claims do not meet the pool. `held` keeps it out of the ring and decides nothing: whether
+there is room is looked up by the claim that comes next, under the tenant's lock. The slots of an intent are
+its leases, counted by an index; a breaker is read as it stands. So a pool that is opened too early costs a
+look, and nothing is ever exceeded.
 """
 
 import json
@@ -14,15 +16,15 @@ from typing import Any, Final
 
 from holdfast.kit.db import Connection, Database
 from holdfast.ledger.domain.ring import Turn
+from holdfast.ledger.values import intent_of
 
 Key = tuple[str, str]
 """A tenant, and an intent of its."""
 
-AGAIN_S: Final = 1.0
-"""How soon a pool held by a breaker is looked at again."""
 UNASKED_S: Final = 30.0
-"""The same of one held by a cap, whose leases free it as they end."""
+"""How soon a pool is looked at again though what holds it is not over: agents may have come to need less."""
 _MOST: Final = 500
+"""As many are opened at a time, of each of the two."""
 
 USED: Final = """
 SELECT u.tenant, u.intent, l.n FROM unnest($1::text[], $2::text[]) AS u (tenant, intent)
@@ -32,32 +34,50 @@ CROSS JOIN LATERAL (
 
 # A breaker that nobody probes holds nothing: without an effect on its way it would stay open for ever, and
 # so would what waits for it. A probe is made within a second of its time, and is over within a minute.
-OPEN: Final = """
-SELECT d.tenant, d.name
-FROM unnest($1::text[], $2::text[]) AS u (tenant, name)
-JOIN destination d ON d.tenant = u.tenant AND d.name = u.name
-JOIN destination_state s ON s.destination_id = d.destination_id
-WHERE s.breaker = 2 AND clock_timestamp() < s.probe_time + interval '2 s'
-   OR s.breaker = 3 AND clock_timestamp() < s.probe_time + interval '60 s'
+_SHUT: Final = """
+(s.breaker = 2 AND now() < s.probe_time + interval '2 s'
+ OR s.breaker = 3 AND now() < s.probe_time + interval '60 s')
 """
+
+OPEN: Final = f"""
+SELECT d.tenant, d.name, d.destination_id
+FROM unnest($1::text[], $2::text[]) AS u (tenant, name)
+CROSS JOIN LATERAL (
+    SELECT tenant, name, destination_id FROM destination
+    WHERE destination.tenant = u.tenant AND destination.name = u.name LIMIT 1) d
+CROSS JOIN LATERAL (
+    SELECT FROM destination_state s WHERE s.destination_id = d.destination_id AND {_SHUT} LIMIT 1) s
+"""  # noqa: S608 - a constant of ours
 
 HOLD: Final = """
 UPDATE tenant_pool p
-SET held = true, held_for = u.why, look_time = clock_timestamp() + make_interval(secs => u.again_s)
-FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[]) AS u (pool, tenant, why, again_s)
+SET held = true, held_for = u.why, held_by = u.held_by,
+    look_time = clock_timestamp() + make_interval(secs => $5)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS u (pool, tenant, why, held_by)
 WHERE p.pool = u.pool AND p.tenant = u.tenant
 """
 
-DUE: Final = "SELECT DISTINCT tenant FROM tenant_pool WHERE held AND look_time <= now() LIMIT $1"
+# A lookup for each pool. A join, planned while nothing is held, would compare each with each in an outage.
+_OVER: Final = f"""
+held_by IS NOT NULL
+AND (SELECT s.breaker FROM destination_state s WHERE s.destination_id = held_by AND {_SHUT}) IS NULL
+"""  # noqa: S608 - a constant of ours
+
+# Two indexes, each of what is held alone. Reads every pool that a breaker holds, and locks and writes none.
+DUE: Final = f"""
+(SELECT tenant FROM tenant_pool WHERE held AND look_time <= now() LIMIT {_MOST})
+UNION ALL
+(SELECT tenant FROM tenant_pool WHERE held AND {_OVER} LIMIT {_MOST})
+"""  # noqa: S608 - a constant of ours
 
 LOCK: Final = """
 SELECT tenant FROM tenant WHERE tenant = ANY($1::text[]) ORDER BY tenant FOR NO KEY UPDATE
 """
 
-LOOK_AGAIN: Final = """
-UPDATE tenant_pool SET held = false
-WHERE tenant = ANY($1::text[]) AND held AND look_time <= now() RETURNING pool, ready
-"""
+LOOK_AGAIN: Final = f"""
+UPDATE tenant_pool SET held = false, look_time = now()
+WHERE tenant = ANY($1::text[]) AND held AND (look_time <= now() OR {_OVER}) RETURNING pool, ready
+"""  # noqa: S608 - a constant of ours
 
 # While it is being looked at again nothing is known anew.
 REASON: Final = """
@@ -65,10 +85,11 @@ SELECT held_for FROM tenant_pool
 WHERE pool = $1 AND tenant = $2 AND (held OR look_time > clock_timestamp() - interval '2 s')
 """
 
+# What comes before @ and # is `intent_of` the pool.
 FREE: Final = """
-UPDATE tenant_pool p SET held = false
-WHERE p.tenant = ANY($1::text[]) AND p.held
-      AND (p.tenant, split_part(p.pool, '@', 1)) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+UPDATE tenant_pool p SET held = false, look_time = now()
+WHERE p.tenant = ANY($1::text[]) AND p.held AND p.held_by IS NULL
+      AND (p.tenant, substring(p.pool FROM '[^@#]+')) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 RETURNING p.pool, p.ready
 """
 
@@ -79,18 +100,14 @@ class Limits:
 
     within: dict[Key, Key] = field(default_factory=dict)
     room: dict[Key, int] = field(default_factory=dict)
-    why: dict[Key, tuple[str, float]] = field(default_factory=dict)
+    why: dict[Key, str] = field(default_factory=dict)
+    by: dict[Key, int] = field(default_factory=dict)
     capped: set[Key] = field(default_factory=set)
 
     def mark(self, turn: Turn) -> str | None:
         """Return the intent as whose a lease of this pool counts; None if it counts against no cap."""
         key = (turn.tenant, intent_of(turn.pool))
         return key[1] if key in self.capped else None
-
-
-def intent_of(pool: str) -> str:
-    """Return the intent of a pool's runs."""
-    return pool.partition("@")[0]
 
 
 async def limits(
@@ -127,7 +144,7 @@ async def _by_cap(
     for place, key in mine.items():
         if key in found.capped:
             found.within[place] = key
-            found.why[place] = (f"max_in_flight_by_intent of {key[1]} is reached: {caps[key]}", UNASKED_S)
+            found.why[place] = f"max_in_flight_by_intent of {key[1]} is reached: {caps[key]}"
 
 
 async def _by_breaker(
@@ -137,18 +154,20 @@ async def _by_breaker(
     if not asked:
         return
     shut = await connection.fetch(OPEN, [tenant for tenant, _ in asked], [name for _, name in asked])
-    names = {(row["tenant"], row["name"]) for row in shut}
+    destinations = {(row["tenant"], row["name"]): row["destination_id"] for row in shut}
     for row in rows:
         place = (row["pool"], row["tenant"])
         for name in critical.get(row["pool"], ()):
-            if (row["tenant"], name) in names:
+            destination = destinations.get((row["tenant"], name))
+            if destination is not None:
                 nothing = (row["tenant"], f"\0{row['pool']}")  # a room of its own, and none in it
                 found.within[place], found.room[nothing] = nothing, 0
-                found.why[place] = (f"the breaker of its critical destination {name} is open", AGAIN_S)
+                found.why[place] = f"the breaker of its critical destination {name} is open"
+                found.by[place] = destination
 
 
-async def hold(connection: Connection, found: Limits, taken: Mapping[Turn, int]) -> None:
-    """Keep the pools out of the ring in which a claim has left no room."""
+async def hold(connection: Connection, found: Limits, taken: Mapping[Turn, int]) -> bool:
+    """Keep the pools out of the ring in which a claim has left no room; say if there were any."""
     used: dict[Key, int] = {}
     for turn, runs in taken.items():
         key = found.within.get((turn.pool, turn.tenant))
@@ -160,9 +179,11 @@ async def hold(connection: Connection, found: Limits, taken: Mapping[Turn, int])
             HOLD,
             [pool for pool, _ in full],
             [tenant for _, tenant in full],
-            [found.why[place][0] for place in full],
-            [found.why[place][1] for place in full],
+            [found.why[place] for place in full],
+            [found.by.get(place) for place in full],
+            UNASKED_S,
         )
+    return bool(full)
 
 
 async def free(connection: Connection, keys: Iterable[Key]) -> list[str]:
@@ -181,14 +202,14 @@ async def reason(connection: Connection, tenant: str, pool: str) -> str:
 
 
 async def look_again(db: Database) -> tuple[int, list[str]]:
-    """Open the pools whose time to be looked at has come; return for how many tenants, and those with runs.
+    """Open the pools that nothing may hold any more; return for how many tenants, and those with runs.
 
     Repeatable. Locks the tenants, then their pools.
     """
 
     async def once() -> tuple[int, list[str]]:
         async with db.transaction() as connection:
-            tenants = [row["tenant"] for row in await connection.fetch(DUE, _MOST)]
+            tenants = sorted({row["tenant"] for row in await connection.fetch(DUE)})
             if not tenants:
                 return 0, []
             await connection.fetch(LOCK, tenants)

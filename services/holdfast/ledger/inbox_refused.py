@@ -11,7 +11,7 @@ from holdfast.kit.errors import EventNotFound
 
 @dataclass(frozen=True, slots=True)
 class RefusedEvent:
-    """An event and why it was refused; `payload` is text: JSON, unless a source received what is none."""
+    """An event and why it was refused; `payload` is JSON: a text, if a source could make no object of it."""
 
     seq: int
     intent: str
@@ -28,7 +28,7 @@ class RefusedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """An event that a source received, and why it cannot become a run; `payload` and `labels` are text."""
+    """An event that a source received, and why it cannot become a run; `payload` and `labels` are JSON."""
 
     intent: str
     payload: str

@@ -6,6 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection
+from holdfast.ledger import held
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,12 @@ class Seen:
 
 
 # Statements' own time, so each index is looked into once; none takes a volatile clock.
-_LOOK: Final = """
+_LOOK: Final = f"""
 SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired,
        EXISTS (SELECT FROM timer WHERE kind < 3 AND due_time <= now()) AS due,
        EXISTS (SELECT FROM timer WHERE kind = 3 AND due_time <= now()) AS woken,
        EXISTS (SELECT FROM run_state WHERE cancel_requested AND status IN (1, 3)) AS orphaned,
-       EXISTS (SELECT FROM tenant_pool WHERE held AND look_time <= now()) AS held,
+       EXISTS ({held.DUE}) AS held,
        EXISTS (SELECT FROM schedule WHERE wake_time <= now()) AS scheduled,
        EXISTS (SELECT FROM run_inbox) AS staged,
        EXISTS (SELECT FROM batch_active) AS batching,
@@ -44,7 +45,7 @@ SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired
            WHERE t.pool = p AND t.ready > 0 AND NOT t.capped AND NOT t.held LIMIT 1) t) AS ready,
        EXISTS (SELECT FROM run_state s JOIN lease l ON l.run_id = s.run_id
                WHERE s.mail_waiting > 0 AND s.status IN (2, 4) AND l.session_id = ANY($2::uuid[])) AS mail
-"""
+"""  # noqa: S608 - a constant of ours
 
 
 async def look(

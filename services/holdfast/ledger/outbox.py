@@ -32,6 +32,7 @@ class StagedEffect:
     ordering_key: str = ""
     not_before: datetime | None = None
     traceparent: str = ""
+    correlation_id: str = ""
 
     @property
     def fingerprint(self) -> bytes:
@@ -157,14 +158,15 @@ _WRITE: Final = """
 -- Write effects, and where each waits for its dispatcher; the order of numbers is the order given.
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-                         $8::text[], $9::bytea[], $10::timestamptz[], $11::boolean[]) WITH ORDINALITY
+                         $8::text[], $9::bytea[], $10::timestamptz[], $11::boolean[], $12::text[])
+        WITH ORDINALITY
         AS t (effect_id, tenant, destination_id, run_id, step, idempotency_key, ordering_key, traceparent,
-              body, not_before, waits, place)
+              body, not_before, waits, correlation_id, place)
 ), written AS (
     INSERT INTO effect (effect_id, tenant, destination_id, run_id, step, idempotency_key, ordering_key,
-                        traceparent, body, next_attempt_time)
+                        traceparent, body, correlation_id, next_attempt_time)
     SELECT effect_id, tenant, destination_id, run_id, step, idempotency_key, ordering_key, traceparent, body,
-           CASE WHEN NOT waits THEN greatest(not_before, statement_timestamp()) END
+           correlation_id, CASE WHEN NOT waits THEN greatest(not_before, statement_timestamp()) END
     FROM given ORDER BY place
     ON CONFLICT (effect_id) DO NOTHING
     RETURNING effect_id, seq, next_attempt_time
@@ -200,6 +202,7 @@ async def _write(
         [effect.body for effect in effects],
         [effect.not_before for effect in effects],
         [bool(effect.ordering_key) and effect.effect_id not in heads for effect in effects],
+        [effect.correlation_id for effect in effects],
     )
     written = {row["effect_id"] for row in rows}
     for effect in effects:

@@ -41,6 +41,7 @@ class Delivery:
     idempotency_key: str
     ordering_key: str
     traceparent: str
+    correlation_id: str
     body: bytes
     attempts: int
     spent: int
@@ -141,7 +142,7 @@ WITH allowed AS (
     RETURNING *
 )
 SELECT l.effect_id, l.epoch, l.destination_id, l.attempts, l.spent, l.probe, l.ordering_key, e.run_id,
-       e.step, e.idempotency_key, e.traceparent, e.body, e.unsure
+       e.step, e.idempotency_key, e.traceparent, e.correlation_id, e.body, e.unsure
 FROM leased l JOIN effect e USING (effect_id)
 ORDER BY l.destination_id, l.seq
 """
@@ -280,6 +281,7 @@ def _delivery(row: Any, destination: Destination, starts_in_s: float) -> Deliver
         idempotency_key=row["idempotency_key"],
         ordering_key=row["ordering_key"],
         traceparent=row["traceparent"],
+        correlation_id=row["correlation_id"],
         body=row["body"],
         attempts=row["attempts"],
         spent=row["spent"],

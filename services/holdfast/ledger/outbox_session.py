@@ -11,13 +11,6 @@ INSERT INTO dispatcher_session (session_id, expire_time)
 VALUES ($1, clock_timestamp() + make_interval(secs => $2))
 """
 
-_HEARTBEAT: Final = """
--- Say that a dispatcher lives; in vain if its session has expired.
-UPDATE dispatcher_session SET expire_time = clock_timestamp() + make_interval(secs => $2)
-WHERE session_id = $1 AND expire_time > clock_timestamp()
-RETURNING true
-"""
-
 _CLOSE: Final = """
 -- End a session; what it still holds is for the next sweep.
 UPDATE dispatcher_session SET expire_time = '-infinity' WHERE session_id = $1
@@ -25,18 +18,8 @@ UPDATE dispatcher_session SET expire_time = '-infinity' WHERE session_id = $1
 
 
 async def open_session(connection: Any, session_id: uuid.UUID, ttl_s: float) -> None:
-    """Open a session that lives for `ttl_s` seconds from now and from each heartbeat."""
+    """Open a session that lives for `ttl_s` seconds from now and from each look (`outbox_look`)."""
     await connection.execute(_OPEN, session_id, ttl_s)
-
-
-async def heartbeat(connection: Any, session_id: uuid.UUID, ttl_s: float) -> None:
-    """Prolong a session.
-
-    Raises `SessionUnknown` if it has expired: its effects may already be sent by others, so whoever held it
-    starts nothing more under it.
-    """
-    if await connection.fetchval(_HEARTBEAT, session_id, ttl_s) is None:
-        raise unknown(session_id)
 
 
 async def close_session(connection: Any, session_id: uuid.UUID) -> None:

@@ -61,15 +61,18 @@ CAP: Final = """
 UPDATE tenant_pool SET capped = $2 WHERE tenant = $1 AND capped <> $2 RETURNING pool, ready
 """
 
-# Which leases count against which intent's cap: those of before the cap, too.
+# Which leases count against which intent's cap: those of before the cap, and chunks of light items,
+# whose intent is named before #.
 MARK: Final = """
-UPDATE lease l SET capped_intent = CASE WHEN r.intent = ANY($2::text[]) THEN r.intent END
-FROM run r
+UPDATE lease l SET capped_intent = CASE WHEN r.named = ANY($2::text[]) THEN r.named END
+FROM (SELECT run_id, split_part(intent, '#', 1) AS named FROM run) r
 WHERE l.run_id = ANY(ARRAY(SELECT run_id FROM run_state WHERE tenant = $1 AND status IN (2, 4)))
       AND r.run_id = l.run_id
 """
 
-OPEN: Final = "UPDATE tenant_pool SET held = false WHERE tenant = $1 AND held RETURNING pool, ready"
+OPEN: Final = """
+UPDATE tenant_pool SET held = false, look_time = now() WHERE tenant = $1 AND held RETURNING pool, ready
+"""
 
 
 async def get(connection: Connection, tenant: str) -> TenantView:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from holdfast.kit.errors import Fault
+from holdfast.ledger.domain.batch import named_intent
 from holdfast.ledger.domain.budget import Dimension, Limits, Usage
 from holdfast.ledger.domain.lane import lane_of
 from holdfast.ledger.domain.mailbox import InputPolicy
@@ -33,6 +34,7 @@ __all__ = [
     "ServedIntent",
     "TranscriptRow",
     "Usage",
+    "intent_of",
     "limits_of",
     "pool_of",
 ]
@@ -247,6 +249,11 @@ def limits_of(row: Mapping[str, Any]) -> Limits:
     return Limits(
         row["deadline_ms"], row["max_steps"], row["max_tools"], row["max_tokens"], row["max_context"]
     )
+
+
+def intent_of(pool: str) -> str:
+    """Return the intent of a pool's runs as callers name it: of chunks of its light items, too."""
+    return named_intent(pool.partition("@")[0])
 
 
 def pool_of(intent: str, agent_version: str) -> str:

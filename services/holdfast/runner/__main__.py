@@ -18,6 +18,7 @@ from holdfast.kit.settings import load
 from holdfast.kit.telemetry import tracing
 from holdfast.kit.telemetry.logs import configure
 from holdfast.kit.telemetry.metrics import Metrics
+from holdfast.payload import SealedServer, Sealing
 from holdfast.runner.agents import Agents, import_apps
 from holdfast.runner.children import InvokerChildren
 from holdfast.runner.commit_stream import CommitStream
@@ -28,6 +29,7 @@ from holdfast.runner.metrics import RunnerMetrics
 from holdfast.runner.servicer import RunnerServicer
 from holdfast.runner.settings import RunnerSettings
 from holdfast.runner.standard_output import kept_for_us
+from holdfast.runner.way import Way
 from holdfast.v1.runner_service_pb2_grpc import add_RunnerServiceServicer_to_server
 
 NAME = "holdfast.v1.RunnerService"
@@ -38,17 +40,25 @@ async def main(stop: Stop) -> None:
     settings = load(RunnerSettings, os.environ)
     configure("runner")
     tracing.configure("runner", os.environ)
-    proof = Proof(settings.token, settings.token_file)
+    codec = settings.codec()
+    sealing = None if codec is None else Sealing(codec)
+    way = Way(Proof(settings.token, settings.token_file), settings.tls, sealing)
     attach_token = secrets.token_urlsafe(32) if settings.identity else ""
     async with contextlib.AsyncExitStack() as stack:
         standard_output = stack.enter_context(kept_for_us())
         agents = Agents(import_apps(settings.agents))
-        commits = CommitStream(settings.checkpoint_address, proof, settings.tls)
-        gates = ApprovalGates(settings.approval_address, proof, settings.tls)
-        children = InvokerChildren(settings.invoker_address, proof, settings.tls)
+        commits = CommitStream(settings.checkpoint_address, way)
+        gates = ApprovalGates(settings.approval_address, way)
+        children = InvokerChildren(settings.invoker_address, way)
         metrics = Metrics("runner")
         holding = Holding(
-            agents, commits, settings.slots, gates, children, metrics=RunnerMetrics(metrics.registry)
+            agents,
+            commits,
+            settings.slots,
+            gates,
+            children,
+            metrics=RunnerMetrics(metrics.registry),
+            sealing=sealing,
         )
         servicer = RunnerServicer(holding, holding.drain)
         server = Server(
@@ -61,6 +71,7 @@ async def main(stop: Stop) -> None:
                 health_listen=settings.health_listen,
             ),
             metrics=metrics,
+            interceptors=[] if sealing is None else [SealedServer(sealing)],
         )
         await server.start()
         leases = LeaseStream(
@@ -68,9 +79,8 @@ async def main(stop: Stop) -> None:
             settings.advertise or server.address,
             agents,
             holding,
-            proof=proof,
+            way=way,
             attach_token=attach_token,
-            tls=settings.tls,
         )
         streams = [asyncio.create_task(commits.run()), asyncio.create_task(leases.run())]
         try:

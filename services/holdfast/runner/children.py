@@ -7,13 +7,11 @@ from typing import Final, TypeVar
 import grpc
 
 from holdfast.agent import Permanent
-from holdfast.kit.auth.proof import NOTHING, Proof
-from holdfast.kit.auth.tls import PLAIN, Tls
-from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.rpc.tenant import KEY
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.capability import shown
+from holdfast.runner.way import OPEN, Way
 from holdfast.v1.invoker_service_pb2 import CancelRunRequest, InvokeRequest, InvokeResponse
 from holdfast.v1.invoker_service_pb2_grpc import InvokerServiceStub
 
@@ -29,9 +27,9 @@ T = TypeVar("T")
 class InvokerChildren:
     """The way to the Invoker. A repeated call finds the child by its key."""
 
-    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
-        self._proof = proof
-        self._channels = Channels(addresses, tls)
+    def __init__(self, addresses: Sequence[str], way: Way = OPEN) -> None:
+        self._proof = way.proof
+        self._channels = way.channels(addresses)
         self._current = 0
 
     async def invoke(self, asked: InvokeRequest) -> InvokeResponse:

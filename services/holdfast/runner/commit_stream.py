@@ -14,13 +14,11 @@ from typing import Any, Final
 import grpc
 
 from holdfast.agent.engine.journal import Answer, Committed, Refused
-from holdfast.kit.auth.proof import NOTHING, Proof
-from holdfast.kit.auth.tls import PLAIN, Tls
-from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.client import streaming
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.capability import shown
 from holdfast.runner.duplex import BROKEN, both, code_of
+from holdfast.runner.way import OPEN, Way
 from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.checkpoint_service_pb2 import CommitAnswer, CommitRequest, CommitResponse, LoadRunRequest
 from holdfast.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
@@ -54,10 +52,10 @@ class _Open:
 class CommitStream:
     """Sends commits to the Checkpoint services, the next address whenever one does not serve."""
 
-    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
-        self._proof = proof
+    def __init__(self, addresses: Sequence[str], way: Way = OPEN) -> None:
+        self._proof = way.proof
         # Without interceptors: each would put a queue between us and the stream.
-        self._channels = Channels(addresses, tls, deadlines=False)
+        self._channels = way.channels(addresses, seals=False, deadlines=False)  # commits come sealed
         self._current = 0
         self._open: dict[Key, _Open] = {}
         self._waiting: list[Key] = []

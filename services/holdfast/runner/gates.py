@@ -8,12 +8,10 @@ import grpc
 
 from holdfast.agent import Permanent
 from holdfast.agent.approval import Opened
-from holdfast.kit.auth.proof import NOTHING, Proof
-from holdfast.kit.auth.tls import PLAIN, Tls
-from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.status import reason_of
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.capability import shown
+from holdfast.runner.way import OPEN, Way
 from holdfast.v1.approval_service_pb2 import RequestApprovalRequest
 from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceStub
 
@@ -26,9 +24,9 @@ _log: Final = logger("gate")
 class ApprovalGates:
     """The way to the Approval service."""
 
-    def __init__(self, addresses: Sequence[str], proof: Proof = NOTHING, tls: Tls = PLAIN) -> None:
-        self._proof = proof
-        self._channels = Channels(addresses, tls)
+    def __init__(self, addresses: Sequence[str], way: Way = OPEN) -> None:
+        self._proof = way.proof
+        self._channels = way.channels(addresses)
         self._current = 0
 
     async def request(self, asked: RequestApprovalRequest) -> Opened:

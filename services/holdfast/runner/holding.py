@@ -19,6 +19,7 @@ from holdfast.agent.execution import Execution, Left
 from holdfast.agent.wire.invocation import History, Invocation, read_assignment
 from holdfast.kit import crash_point
 from holdfast.kit.telemetry.logs import logger
+from holdfast.payload import Sealing
 from holdfast.runner.agents import Agents, Served
 from holdfast.runner.capability import LeaseCapability, work_for
 from holdfast.runner.commit_stream import CommitStream
@@ -46,8 +47,14 @@ class Held:
     """One run under one lease; the journal of its execution."""
 
     def __init__(
-        self, invocation: Invocation, commits: CommitStream, observation: Observation, capability: str = ""
+        self,
+        invocation: Invocation,
+        commits: CommitStream,
+        observation: Observation,
+        capability: str = "",
+        sealing: Sealing | None = None,
     ) -> None:
+        self._sealing = sealing
         self.observation = observation
         self.capability = LeaseCapability(capability)
         self.invocation = invocation
@@ -85,6 +92,8 @@ class Held:
                 self.memory.committed = last
             answered(answer)
 
+        if self._sealing is not None:  # not where it is written: what is sealed is larger
+            commit = self._sealing.sealed(commit)
         self._commits.commit(commit, noted, self.observation.fields)
 
     def happened(self, event: RunEvent) -> None:
@@ -108,6 +117,7 @@ class Holding:
         children: Children = NO_CHILDREN,
         *,
         metrics: RunnerMetrics | None = None,
+        sealing: Sealing | None = None,
     ) -> None:
         self.slots = slots
         self._metrics = metrics or RunnerMetrics(CollectorRegistry())
@@ -119,6 +129,7 @@ class Holding:
         self.draining = False
         self._agents = agents
         self._commits = commits
+        self._sealing = sealing
         self._held: dict[str, Held] = {}
         self._all: set[Held] = set()
         self._gone: OrderedDict[str, tuple[int, Left]] = OrderedDict()
@@ -176,7 +187,8 @@ class Holding:
             return  # told late: what the Invoker read is older than the move that was acknowledged here
         invocation = read_assignment(assignment)
         observation = Observation(invocation, served.agent.version, self._metrics)
-        held = Held(invocation, self._commits, observation, assignment.capability)
+        sealing = None if served.chunks else self._sealing  # a chunk seals what its items return
+        held = Held(invocation, self._commits, observation, assignment.capability, sealing)
         self._held[run_id] = held
         self._all.add(held)
         held.task = asyncio.create_task(self._execute(held, served))
@@ -313,6 +325,7 @@ class Holding:
             gate=gate,
             reached=_reached,
             observer=held.observation,
+            sealing=self._sealing,
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)

@@ -15,15 +15,13 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from holdfast.agent.error import LeaseLost
-from holdfast.kit.auth.proof import NOTHING, Proof
-from holdfast.kit.auth.tls import PLAIN, Tls
 from holdfast.kit.ids import new_id
-from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.client import streaming
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.agents import Agents
 from holdfast.runner.duplex import BROKEN, both, code_of
 from holdfast.runner.holding import Holding
+from holdfast.runner.way import OPEN, Way
 from holdfast.v1.work_service_pb2 import (
     LeaseRef,
     LeaseRequest,
@@ -53,16 +51,15 @@ class LeaseStream:
         agents: Agents,
         holding: Holding,
         *,
-        proof: Proof = NOTHING,
+        way: Way = OPEN,
         attach_token: str = "",
-        tls: Tls = PLAIN,
     ) -> None:
         """Keep a session with one of `addresses`; `attach_token` is what it shall say when it attaches."""
-        self._proof = proof
+        self._proof = way.proof
         self._attach_token = attach_token
         self.runner_id = str(new_id())
         self.in_session = asyncio.Event()  # once there was a session
-        self._channels = Channels(addresses, tls, deadlines=False)
+        self._channels = way.channels(addresses, deadlines=False)
         self._current = 0
         self._address = address
         self._agents = agents

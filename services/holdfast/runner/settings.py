@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.kit.auth.settings import AccessSettings
+from holdfast.kit.payload_settings import PayloadSettings
 from holdfast.kit.settings import setting
 
 
 @dataclass(frozen=True)
-class RunnerSettings(AccessSettings):
+class RunnerSettings(PayloadSettings, AccessSettings):
     """The settings of one Runner process; durations in seconds."""
 
     agents: tuple[str, ...] = setting(help="the apps whose agents it runs, each as module:name")

@@ -73,6 +73,11 @@ volumeMounts:
     mountPath: /etc/holdfast/console
     readOnly: true
   {{- end }}
+  {{- if include "holdfast.readsPayloads" . }}
+  - name: payloads
+    mountPath: /etc/holdfast/payloads
+    readOnly: true
+  {{- end }}
   {{- if .root.Values.tls.existingSecret }}
   - name: tls
     mountPath: /etc/holdfast/tls
@@ -187,6 +192,10 @@ grpc: {port: {{ .port }}}
   value: {{ .ratio | quote }}
 {{- end }}
 {{- end }}
+{{- if include "holdfast.readsPayloads" . }}
+- name: HOLDFAST_PAYLOAD_KEYS_FILE
+  value: /etc/holdfast/payloads/payload-keys
+{{- end }}
 - name: HOLDFAST_DRAIN_GRACE
   value: {{ .values.drainGrace | quote }}
 {{- if eq .service "runner" }}
@@ -248,6 +257,21 @@ grpc: {port: {{ .port }}}
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}
+{{- end -}}
+
+{{- /* Not empty if a service has the keys that seal payloads. */ -}}
+{{- define "holdfast.readsPayloads" -}}
+{{- with .root.Values.payloads -}}
+{{- if and .existingSecret (or (eq $.service "runner") (and .console (eq $.service "console"))) }}yes{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The volume with the keys, out of the secret of this name. */ -}}
+{{- define "holdfast.payloads" -}}
+secret:
+  secretName: {{ . }}
+  items:
+    - {key: payload-keys, path: payload-keys}
 {{- end -}}
 
 {{- define "holdfast.databaseUrl" -}}

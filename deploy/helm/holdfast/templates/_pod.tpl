@@ -111,6 +111,10 @@ spec:
           - {key: {{ . }}, path: oidc-secret}
           {{- end }}
     {{- end }}
+    {{- if include "holdfast.readsPayloads" (dict "root" $root "service" $part.service) }}
+    - name: payloads
+      {{- include "holdfast.payloads" $root.Values.payloads.existingSecret | nindent 6 }}
+    {{- end }}
     {{- with $root.Values.tls.existingSecret }}
     - name: tls
       secret:

@@ -107,8 +107,10 @@
   });
   document.querySelectorAll("details[data-edit]").forEach((each) =>
     each.addEventListener("toggle", () => {
-      each.querySelector("textarea").disabled = !each.open;
-      if (each.open) each.closest("[data-sample]").querySelector("[data-accept]").checked = true;
+      const field = each.querySelector("textarea");
+      // One that was open from the start came back as it was left, with its verdict.
+      if (each.open && field.disabled) each.closest("[data-sample]").querySelector("[data-accept]").checked = true;
+      field.disabled = !each.open;
     }),
   );
 
@@ -146,10 +148,11 @@
 
   document.body.addEventListener("htmx:sseOpen", () => mark("on"));
   document.body.addEventListener("htmx:sseError", () => mark("off"));
+  document.body.addEventListener("htmx:sseClose", () => mark("over"));
   const mark = (state) => {
     document.querySelectorAll("[data-live]").forEach((each) => {
       each.dataset.live = state;
-      each.textContent = state === "on" ? "live" : "reconnecting";
+      each.textContent = { on: "live", off: "reconnecting", over: "no longer live" }[state];
     });
   };
 

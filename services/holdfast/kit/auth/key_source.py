@@ -1,4 +1,4 @@
-"""Where an issuer's keys are read: in a file, or where its OpenID configuration says."""
+"""What an issuer publishes: its OpenID configuration, and its keys, in a file or where that says."""
 
 import asyncio
 import json
@@ -33,12 +33,21 @@ def from_issuer(issuer: str) -> Source:
 
     async def read() -> bytes:
         async with httpx.AsyncClient(timeout=PATIENCE, follow_redirects=False) as http:
-            configuration: Any = json.loads(await _get(http, issuer.rstrip("/") + _WELL_KNOWN))
-            if configuration.get("issuer") != issuer:
-                raise SourceError("the configuration is another issuer's")
+            configuration = await configuration_of(http, issuer)
             return await _get(http, str(configuration["jwks_uri"]))
 
     return read
+
+
+async def configuration_of(http: httpx.AsyncClient, issuer: str) -> dict[str, Any]:
+    """Return an issuer's configuration (OpenID Connect Discovery 1.0, 4).
+
+    Raises `SourceError`, and what HTTP and JSON raise.
+    """
+    found: Any = json.loads(await _get(http, issuer.rstrip("/") + _WELL_KNOWN))
+    if not isinstance(found, dict) or found.get("issuer") != issuer:
+        raise SourceError("the configuration is another issuer's")
+    return found
 
 
 def is_safe(url: str) -> bool:

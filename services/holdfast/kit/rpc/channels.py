@@ -4,7 +4,7 @@ A call under way stays on the channel it began on.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -17,8 +17,18 @@ from holdfast.kit.rpc.tls import channel_credentials, checked_stamp
 class Channels:
     """One channel for each address; `options` are those of `channel`."""
 
-    def __init__(self, addresses: Sequence[str], tls: Tls = PLAIN, **options: Any) -> None:
-        """Open them. Raises `SettingsError` if the certificates cannot be read."""
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        tls: Tls = PLAIN,
+        around: Callable[[grpc.aio.Channel], grpc.aio.Channel] | None = None,
+        **options: Any,
+    ) -> None:
+        """Open them, and use what `around` makes of each.
+
+        Raises `SettingsError` if the certificates cannot be read.
+        """
+        self._around = around
         self._addresses = addresses
         self._tls = tls
         self._options = options
@@ -41,7 +51,8 @@ class Channels:
 
     def _opened(self) -> list[grpc.aio.Channel]:
         credentials = channel_credentials(self._tls)
-        return [channel(each, credentials=credentials, **self._options) for each in self._addresses]
+        plain = [channel(each, credentials=credentials, **self._options) for each in self._addresses]
+        return plain if self._around is None else [self._around(each) for each in plain]
 
     def _has_changed(self) -> bool:
         try:

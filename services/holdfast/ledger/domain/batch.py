@@ -97,7 +97,9 @@ ITEM_MOVES: Final[Mapping[ItemStatus, frozenset[ItemStatus]]] = MappingProxyType
 """Which status of an item may follow which."""
 
 ENDED_BATCH: Final = frozenset({B.APPLIED, B.ROLLED_BACK, B.COMPLETED, B.CANCELLED})
-"""Nothing more happens to these by itself."""
+"""Nothing further is started of these by itself."""
+ON_ITS_WAY: Final = frozenset({I.PENDING, I.RUNNING, I.APPLYING})
+"""Items that move on though their batch has ended."""
 
 MIN_ENDED_FOR_SHARE: Final = 100
 """So many items must have ended before their share of failures says anything."""
@@ -106,6 +108,7 @@ CHUNK: Final = 250
 
 LIGHT_CHUNK: Final = 50
 """Light items that one run executes at most."""
+_LIGHT: Final = "#light"
 _OVERLAP: Final = 4
 """Chunks that share a batch's parallelism: while one waits for its slowest item, others go on."""
 
@@ -185,6 +188,11 @@ class Rest:
 Step = Admit | Pause | Finish | Clear | Rest
 
 
+def is_over(status: BatchStatus, counts: Mapping[ItemStatus, int], undoing: int) -> bool:
+    """Tell whether a batch has ended and nothing of it, of `undoing` undos neither, is still to arrive."""
+    return status in ENDED_BATCH and not undoing and not any(counts.get(each) for each in ON_ITS_WAY)
+
+
 def next_step(standing: Standing) -> Step:
     """Say what is to be done next for a batch."""
     pending, running = standing.count(I.PENDING), standing.count(I.RUNNING)
@@ -218,7 +226,12 @@ def after_run(
 
 def light_intent(intent: str) -> str:
     """Return the intent under which chunks of light items run; no caller can name it, for its character."""
-    return f"{intent}#light"
+    return intent + _LIGHT
+
+
+def named_intent(intent: str) -> str:
+    """Return the intent as its callers name it, of a chunk's too."""
+    return intent.removesuffix(_LIGHT)
 
 
 def light_chunk(max_parallelism: int) -> int:

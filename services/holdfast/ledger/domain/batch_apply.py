@@ -18,6 +18,8 @@ WINDOW: Final = 5000
 destination wait for no more."""
 FOLLOW_UPS: Final = 250
 """The same for runs: they are work for agents."""
+ASK_CHUNK: Final = 50
+"""Items that a reviewing agent is given in one transaction: each may be some megabytes."""
 DEFAULT_SAMPLE: Final = 200
 
 JUDGED_IN: Final = frozenset(
@@ -51,8 +53,9 @@ class Policy:
 class Work:
     """A batch after its items have ended, as it is under its tenant's lock.
 
-    `allowed` is how many may be applied now, None for no limit; `undoing` how many undos are on their way;
-    `undo_exhausted` that a walk from the newest to the oldest has just found none to undo.
+    `allowed` is how many may be applied now, None for no limit, and `allowed_in_s` in how many seconds the
+    next may; `to_ask` how many of the drawn sample nobody was asked about yet; `undoing` how many undos are
+    on their way.
     """
 
     status: BatchStatus
@@ -64,9 +67,11 @@ class Work:
     met: bool = False
     asks_agent: bool = False
     drawn: bool = False
+    to_ask: int = 0
     applies_when_met: bool = False
     window: int = WINDOW
     allowed: int | None = None
+    allowed_in_s: float = 0.0
     undoing: int = 0
 
     def count(self, status: ItemStatus) -> int:
@@ -95,6 +100,13 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask the reviewing agent about so many more of its sample."""
+
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
     """Begin to apply, as the policy says."""
 
@@ -120,12 +132,13 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing now; `done` if nothing will be until someone asks or news comes."""
+    """Nothing now; `done` if nothing will be until someone asks or news comes, else perhaps in `seconds`."""
 
     done: bool = False
+    seconds: float | None = None
 
 
-Next = JudgeRest | RestJudged | Meet | Draw | Begin | Apply | Undo | Applied | Wait
+Next = JudgeRest | RestJudged | Meet | Draw | Ask | Begin | Apply | Undo | Applied | Wait
 
 
 def next_work(work: Work) -> Next:
@@ -153,6 +166,11 @@ def allowance(per_second: float, waited_s: float) -> int | None:
     return int(min(waited_s * per_second, saved(per_second)) + 1e-6)
 
 
+def allowed_in(per_second: float, waited_s: float) -> float:
+    """Return in how many seconds one may be applied."""
+    return max(0.0, 1 / per_second - waited_s) if per_second else 0.0
+
+
 def saved(per_second: float) -> float:
     """Return how many items the limit saves up at most."""
     return max(1.0, per_second)
@@ -165,6 +183,8 @@ def _in_review(work: Work) -> Next:
         return Begin()
     if work.asks_agent and not work.drawn and work.count(ItemStatus.STAGED):
         return Draw()
+    if work.asks_agent and work.to_ask:
+        return Ask(min(work.to_ask, ASK_CHUNK))
     return Wait(done=True)
 
 
@@ -173,6 +193,8 @@ def _applying(work: Work) -> Next:
     if not accepted and not flying:
         return Applied()
     room = min(accepted, work.window - flying, APPLY_CHUNK)
+    if room > 0 and work.allowed == 0:
+        return Wait(seconds=work.allowed_in_s)
     if work.allowed is not None:
         room = min(room, work.allowed)
     return Apply(room) if room > 0 else Wait()

@@ -13,6 +13,7 @@ class Terms:
     `rate` is in runs a second. A `burst` of 0 follows the rate: one second's worth, at least 1. The five
     limits of a budget are what a run's missing ones become. `alert_destination` hears of runs and effects
     that are set aside; empty: nobody. `intent_caps` is JSON, None where only the tenant's cap holds.
+    `keep_…_s` is for how many seconds after its end a run of that shape is kept, None for ever.
     """
 
     weight: int = 1
@@ -27,6 +28,10 @@ class Terms:
     max_context: int = 128_000
     alert_destination: str = ""
     intent_caps: str | None = None
+    keep_service_s: float | None = None
+    keep_worker_s: float | None = None
+    keep_workflow_s: float | None = None
+    keep_batch_s: float | None = None
 
     @property
     def by_intent(self) -> dict[str, int]:

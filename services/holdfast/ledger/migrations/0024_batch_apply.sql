@@ -19,8 +19,10 @@ ALTER TABLE batch
     ADD COLUMN judged               bigint NOT NULL DEFAULT 0,
     ADD COLUMN judged_accepted      bigint NOT NULL DEFAULT 0,
     ADD COLUMN policy_met           boolean NOT NULL DEFAULT false,
-    -- The sample for the reviewing agent was drawn.
-    ADD COLUMN drawn                boolean NOT NULL DEFAULT false,
+    -- What the reviewing agent is still to be asked about: what is left of its sample, then as many again in place of
+    -- those it does not judge; NULL until it was drawn. Of these `to_ask` now, from the front.
+    ADD COLUMN sample               bigint[],
+    ADD COLUMN to_ask               integer NOT NULL DEFAULT 0,
     -- What is to become of the staged items nobody has judged: ItemStatus 4 or 5; 0: they stay.
     ADD COLUMN rest_status          smallint NOT NULL DEFAULT 0,
     ADD COLUMN rest_reason          text NOT NULL DEFAULT '',
@@ -32,10 +34,12 @@ ALTER TABLE batch
     ADD COLUMN phase_time           timestamptz,
     ADD COLUMN applied_once         boolean NOT NULL DEFAULT false,
     -- Which of the applied items are undone, how far the walk from the newest to the oldest is (NULL: at its
-    -- beginning), and how many undos are on their way.
+    -- beginning), after which index those that could not be undone before are tried again (NULL: all were), and how
+    -- many undos are on their way.
     ADD COLUMN undo_reason          text NOT NULL DEFAULT '',
     ADD COLUMN undo_filter          jsonb,
     ADD COLUMN undo_before          bigint,
+    ADD COLUMN undo_again           bigint,
     ADD COLUMN undoing              bigint NOT NULL DEFAULT 0 CHECK (undoing >= 0);
 
 -- Batches that are to be judged, applied or undone further.

@@ -5,6 +5,9 @@
 -- To be executed by a chunk of its own: one that it shared was ended by it, or by another of its items.
 ALTER TABLE batch_item ADD COLUMN alone boolean NOT NULL DEFAULT false;
 
+-- Tries up to the last time that someone had it tried again: they count no longer against `max_attempts`.
+ALTER TABLE batch_item ADD COLUMN forgiven integer NOT NULL DEFAULT 0;
+
 -- Never tried ('-infinity'), then by the time of the next try.
 CREATE INDEX batch_item_due ON batch_item (batch_id, (coalesce(not_before, '-infinity')), index)
 WHERE status = 1 AND NOT alone;
@@ -33,7 +36,7 @@ BEGIN
         SELECT run_id, count(*) AS n FROM gone WHERE light GROUP BY run_id
     ), raw AS MATERIALIZED (
         SELECT g.batch_id, g.index, g.light, b.skip_staging, b.max_attempts, b.status AS batch_status,
-               b.initial_backoff_ms, b.max_backoff_ms, b.label_field, b.confidence_field, i.attempts, i.alone,
+               b.initial_backoff_ms, b.max_backoff_ms, b.label_field, b.confidence_field, i.attempts - i.forgiven AS attempts, i.alone,
                CASE WHEN NOT g.light THEN e.status WHEN e.status = 5 THEN coalesce((o ->> 'status')::smallint, 0)
                     ELSE e.status END AS ended,
                g.light AND e.status NOT IN (5, 8)

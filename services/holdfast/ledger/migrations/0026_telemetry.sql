@@ -4,6 +4,9 @@
 -- How often a run has been parked: each time it goes on in a trace of its own, whose id follows from this.
 ALTER TABLE run_state ADD COLUMN waits integer NOT NULL DEFAULT 0;
 
+-- What ties the run of an effect to others: for the log of who delivers it.
+ALTER TABLE effect ADD COLUMN correlation_id text NOT NULL DEFAULT '';
+
 -- The breakers that do not let everything through: few.
 CREATE INDEX destination_state_tripped ON destination_state (destination_id) WHERE breaker <> 1;
 

@@ -68,6 +68,8 @@ BEGIN
         PERFORM refuse_argument('intent', 'must be letters, digits, ''_'', ''-'', ''.'' or ''/''');
     ELSIF target IS NULL THEN
         PERFORM refuse_argument('target', 'must be a table');
+    ELSIF cardinality(columns) = 0 THEN
+        PERFORM refuse_argument('columns', 'must name a column; leave it out to tell of all');
     ELSIF cardinality(operations) = 0 OR NOT operations <@ '{INSERT,UPDATE,DELETE}'::text[]
           OR operations IS NULL THEN
         PERFORM refuse_argument('operations', 'must be some of INSERT, UPDATE and DELETE');

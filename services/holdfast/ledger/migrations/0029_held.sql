@@ -11,11 +11,14 @@ ALTER TABLE tenant_pool
     ADD COLUMN held       boolean NOT NULL DEFAULT false,
     -- Why it is or was last held, for people.
     ADD COLUMN held_for   text NOT NULL DEFAULT '',
-    -- When it is looked at again, if nobody has freed it before.
+    -- The destination whose breaker it is. Null: it is a cap.
+    ADD COLUMN held_by    bigint,
+    -- When it is looked at again, if what holds it has not ended before.
     ADD COLUMN look_time  timestamptz;
 -- Beside tenant_pool_ring, which releases of before use until a migration of phase after drops it.
 CREATE INDEX tenant_pool_open ON tenant_pool (pool, turn) WHERE ready > 0 AND NOT capped AND NOT held;
 CREATE INDEX tenant_pool_held ON tenant_pool (look_time) WHERE held;
+CREATE INDEX tenant_pool_held_by ON tenant_pool (held_by) WHERE held AND held_by IS NOT NULL;
 
 -- The slots of a capped intent are the leases that say so: nothing that could leak.
 ALTER TABLE lease ADD COLUMN capped_intent text;

@@ -1,0 +1,188 @@
+"""Whether churn slows the ledger: its verbs, on one that removes runs seconds after their end.
+
+A thousand runs wait all the time; whatever is admitted is claimed, takes a step, ends, and is removed.
+Autovacuum works as it is set. What is looked at, once removal has begun, is what a claim costs in the first
+and in the last twentieth, and what the tables that work passes through have grown to meanwhile. Milliseconds
+are the machine's too, on which removal and autovacuum work beside; the pages a claim looks at are its own.
+"""
+
+import asyncio
+import statistics
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from holdfast.embedded import EmbeddedPostgres
+from holdfast.kit.db import Database
+from holdfast.kit.ids import new_id
+from holdfast.ledger import migrate, tenant
+from holdfast.ledger.admission import admit
+from holdfast.ledger.claim import Demand, claim
+from holdfast.ledger.commit import commit_group
+from holdfast.ledger.commit_value import CommitItem, Happened, Record
+from holdfast.ledger.domain.commit import Charge
+from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.removal import remove
+from holdfast.ledger.session import RunnerSession, open_session
+from holdfast.ledger.session_settings import SESSION_SETTINGS
+from holdfast.ledger.values import Invocation, Leased, Outcome, ServedIntent
+
+TENANTS: Final = 20
+WAITING: Final = 1_000
+KEPT_SECONDS: Final = 5.0
+GROUP: Final = 100
+SLOTS: Final = 10
+SLICES: Final = 20
+KILOBYTE: Final = bytes(1024)
+TABLES: Final = (
+    "tenant", "tenant_pool", "ready", "lease", "timer", "run_state", "run", "run_outcome", "idempotency",
+    "checkpoint", "transcript",
+)  # fmt: skip
+
+# Of a table with partitions, all of them together.
+_BLOAT: Final = """
+SELECT t.name, count(*) AS parts, sum(s.n_live_tup)::bigint AS live, sum(s.n_dead_tup)::bigint AS dead,
+       sum(pg_table_size(s.relid))::bigint AS bytes, sum(pg_indexes_size(s.relid))::bigint AS index_bytes,
+       sum(s.autovacuum_count)::bigint AS vacuums
+FROM unnest($1::text[]) AS t (name)
+JOIN pg_stat_user_tables s
+     ON s.schemaname = 'holdfast' AND s.relname ~ ('^' || t.name || '(_[0-9]{8}|_default)?$')
+GROUP BY t.name
+"""
+_PID: Final = "SELECT pg_backend_pid(), pg_stat_force_next_flush()"
+_PAGES: Final = "SELECT coalesce(sum(hits + reads), 0)::bigint FROM pg_stat_get_backend_io($1)"
+
+
+@dataclass(slots=True)
+class Slice:
+    """A twentieth of the work: what its claims took, and how the tables stood at its end."""
+
+    claims_ms: list[float] = field(default_factory=list)
+    pages: float = 0.0
+    tables: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def claim_ms(self) -> float:
+        """The median of its claims."""
+        return round(statistics.median(self.claims_ms), 3)
+
+
+async def churn(runs: int) -> dict[str, object]:
+    """Push runs through; return what claims and tables were like at the start, half-way and at the end."""
+    async with EmbeddedPostgres(ephemeral=True) as server:
+        await server.create_database("holdfast")
+        url = server.url("holdfast")
+        await migrate(url)
+        connect: dict[str, Any] = {"application_name": "bench", "server_settings": SESSION_SETTINGS}
+        async with (
+            await Database.connect(url, **connect) as db,
+            await Database.connect(url, pool_size=1, **connect) as claims,
+        ):
+            for number in range(TENANTS):
+                await tenant.change(db, f"t{number}", {"keep_worker_s": KEPT_SECONDS}, make=True)
+            removing = asyncio.create_task(_remove(db))
+            try:
+                began = time.perf_counter()
+                slices = await _work(db, claims, runs)
+                seconds = time.perf_counter() - began
+            finally:
+                removing.cancel()
+                (removed,) = await asyncio.gather(removing, return_exceptions=True)
+            if isinstance(removed, Exception):
+                raise removed
+            return _told(slices, runs, seconds)
+
+
+async def _work(db: Database, claims: Database, runs: int) -> Sequence[Slice]:
+    session = RunnerSession(uuid.uuid4(), new_id(), "127.0.0.1:1", (ServedIntent("w1", "1"),))
+    await open_session(db, session, ttl_s=86_400)
+    demand = Demand(session_id=session.session_id, intents=session.intents, slots=SLOTS)
+    for _ in range(WAITING // GROUP):
+        await _admit(db)
+    slices = []
+    for _ in range(1 + SLICES):
+        one = Slice(pages=-float(await _pages(db, claims)))
+        for _ in range(runs // SLICES // GROUP):
+            await _admit(db)
+            leased: list[Leased] = []
+            while len(leased) < GROUP:
+                began = time.perf_counter()
+                leased += await claim(claims, [demand])
+                one.claims_ms.append(1000 * (time.perf_counter() - began))
+            await _execute(db, leased)
+        one.pages = round((one.pages + await _pages(db, claims)) / len(one.claims_ms), 1)
+        one.tables = await _bloat(db)
+        slices.append(one)
+    return slices[1:]
+
+
+async def _admit(db: Database) -> None:
+    made = []
+    for number in range(GROUP):
+        run_id = new_id()
+        made.append(
+            Invocation(
+                run_id=run_id,
+                tenant=f"t{number % TENANTS}",
+                intent="w1",
+                shape=2,
+                idempotency_key=str(run_id),
+                fingerprint=b"",
+                envelope=KILOBYTE,
+            )
+        )
+    await admit(db, made)
+
+
+async def _execute(db: Database, leased: Sequence[Leased]) -> None:
+    """Let each take a step and end."""
+    steps = [
+        CommitItem(
+            run.run_id, run.epoch, 1, [Record("step", KILOBYTE)], Charge(steps=1), Happened(2, 3, KILOBYTE)
+        )
+        for run in leased
+    ]
+    ends = [CommitItem(run.run_id, run.epoch, 2, move=Outcome(RunStatus.SUCCEEDED, b"1")) for run in leased]
+    await commit_group(db, steps)
+    await commit_group(db, ends)
+
+
+async def _remove(db: Database) -> None:
+    """Remove what is over, as an Invoker does but every second."""
+    while True:
+        done = await remove(db)
+        if not done.removed + done.put_off:
+            await asyncio.sleep(1)
+
+
+async def _pages(db: Database, claims: Database) -> int:
+    """Return how many pages the connection that claims has looked at so far."""
+    async with claims.connection() as connection:
+        pid = await connection.fetchval(_PID)
+    async with db.connection() as connection:
+        pages: int = await connection.fetchval(_PAGES, pid)
+    return pages
+
+
+async def _bloat(db: Database) -> dict[str, dict[str, int]]:
+    async with db.connection() as connection:
+        rows: Sequence[Any] = await connection.fetch(_BLOAT, list(TABLES))
+    told = [dict(row) for row in rows]
+    return {row.pop("name"): row for row in told}
+
+
+def _told(slices: Sequence[Slice], runs: int, seconds: float) -> dict[str, object]:
+    first, middle, last = slices[0], slices[len(slices) // 2], slices[-1]
+    return {
+        "claim_ratio": round(last.claim_ms / first.claim_ms, 3),
+        "pages_ratio": round(last.pages / first.pages, 3),
+        "claim_ms": [one.claim_ms for one in slices],
+        "claim_pages": [one.pages for one in slices],
+        "runs_per_s": round(runs * (1 + 1 / SLICES) / seconds, 1),
+        "tables_at_first": first.tables,
+        "tables_at_half": middle.tables,
+        "tables_at_last": last.tables,
+        "most_dead": {name: max(one.tables[name]["dead"] for one in slices) for name in TABLES},
+    }

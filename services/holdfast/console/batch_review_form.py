@@ -1,0 +1,68 @@
+"""What people type into the review of a batch, read into verdicts, a target and a rate."""
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from holdfast.client import ApplyEffect, Invocation, ItemReview
+from holdfast.console.entry import Mistyped
+
+_VERDICTS: Final = {"accept": True, "reject": False}
+_ABOUT_ITEMS: Final = ("verdict-", "reason-", "output-")
+
+
+def verdicts_of(form: Mapping[str, str]) -> tuple[list[ItemReview], bool | None]:
+    """Return what a form says about items, and about the rest. Raises `Mistyped`."""
+    reviews = [
+        _review(int(index), accepted=_VERDICTS[value], form=form)
+        for name, value in form.items()
+        if (index := name.removeprefix("verdict-")) != name and index.isdecimal() and value in _VERDICTS
+    ]
+    rest = _VERDICTS.get(form.get("rest", ""))
+    if not reviews and rest is None:
+        raise Mistyped("Nothing was judged: accept or reject at least one item.")
+    return reviews, rest
+
+
+def touched(form: Mapping[str, str]) -> list[int]:
+    """Return the items about which a form says anything."""
+    said = (name.partition("-")[2] for name, value in form.items() if value and name.startswith(_ABOUT_ITEMS))
+    return sorted({int(index) for index in said if index.isdecimal()})
+
+
+def _review(index: int, *, accepted: bool, form: Mapping[str, str]) -> ItemReview:
+    reason, edited = form.get(f"reason-{index}", "").strip(), form.get(f"output-{index}")
+    if not accepted:
+        if not reason:
+            raise Mistyped(f"Item {index} is rejected without a reason.")
+        return ItemReview(index, accepted=False, reason=reason)
+    if edited is None:
+        return ItemReview(index, accepted=True, reason=reason)
+    try:
+        output = json.loads(edited)
+    except ValueError as error:
+        raise Mistyped(f"The edited output of item {index} is not JSON: {error}.") from None
+    if output is None:
+        raise Mistyped(f"The edited output of item {index} is null: reject it, or give an output.")
+    return ItemReview(index, accepted=True, reason=reason, edited=output)
+
+
+def target_of(form: Mapping[str, str]) -> ApplyEffect | Invocation | None:
+    """Return what becomes of accepted outputs; None: what the batch itself says. Raises `Mistyped`."""
+    destination, intent = form.get("destination", "").strip(), form.get("intent", "").strip()
+    if destination and intent:
+        raise Mistyped("Outputs go to a destination or to runs for an intent, not to both.")
+    if destination:
+        return ApplyEffect(destination, form.get("undo_destination", "").strip())
+    return Invocation(intent) if intent else None
+
+
+def rate_of(text: str) -> float:
+    """Return how many a second are applied at most; 0: as many as are taken. Raises `Mistyped`."""
+    try:
+        rate = float(text or "0")
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < float("inf"):
+        raise Mistyped("“At most so many a second” must be a number.")
+    return rate
