@@ -284,7 +284,7 @@ async def test_a_cloud_event_is_one_run_binary_or_structured(door: Invoker, orde
 
 async def test_keys_headers_and_partitions_are_places(door: Invoker, orders: Topic) -> None:
     told = [("Id", b"a-1"), ("note", b"gr\xc3\xbcn \xff")]
-    await orders.write(*bodies(1, 1), *bodies(1, 1), partition=3, key=b"k\xff", headers=told)
+    await orders.write(*bodies(1, 1), *bodies(1, 1), partition=3, key=b"\0\0k\xff", headers=told)
     more: dict[str, Any] = {
         "key": "header.id",
         "ordering_key": "partition",
@@ -294,7 +294,7 @@ async def test_keys_headers_and_partitions_are_places(door: Invoker, orders: Top
     async with reading(door, orders, **more):
         await committed(orders, 2)
     rows = await column(door, "SELECT concat_ws(' ', idempotency_key, ordering_key, labels::jsonb) FROM run")
-    labels = {"key": "k\\xff", "topic": orders.name}
+    labels = {"key": "\\x00\\x00k\\xff", "topic": orders.name}
     assert [row.split(" ", 2)[:2] for row in rows] == [["orders/a-1", f"{orders.name}/3"]]
     assert json.loads(rows[0].split(" ", 2)[2]) == labels
     assert (await payloads(door))[0] == {"n": 1, "note": "grün \\xff"}

@@ -148,5 +148,5 @@ def _received(record: ConsumerRecord, body: bytes, own: str, *, cloud_events: bo
 
 
 def _text(value: bytes) -> str:
-    r"""Return a header or a key as text; what is no UTF-8 keeps its bytes as `\xff`, so that keys differ."""
-    return value.decode("utf-8", "backslashreplace")
+    r"""Return a header or a key as text; NUL and what is no UTF-8 come as `\x00`, `\xff`: keys differ."""
+    return value.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
