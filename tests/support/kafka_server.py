@@ -169,7 +169,7 @@ class Topic:
             await asyncio.gather(*sent)
 
     async def committed(self) -> dict[int, int]:
-        """Return what the group has committed, by the number of the partition; nothing from a young broker."""
+        """Return what the group has committed by partition; nothing if the broker is too young to know."""
         async with self.server.admin() as admin:
             try:
                 found: dict[TopicPartition, Any] = await admin.list_consumer_group_offsets(self.group)
