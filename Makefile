@@ -41,6 +41,7 @@ lock: setup ## resolve the dependencies anew into requirements.lock and the imag
 	@$(COMPILE) --all-extras --output-file requirements.lock $(LOCK_ARGS) pyproject.toml
 	@# The image gets the same versions: what runs there is what was tested here.
 	@$(COMPILE) --upgrade --constraint requirements.lock --output-file deploy/docker/runtime.lock pyproject.toml
+	@$(COMPILE) --upgrade --constraint requirements.lock --extra kafka --output-file deploy/docker/kafka.lock pyproject.toml
 	@$(COMPILE) --upgrade --constraint requirements.lock --only-build-deps --build-deps-for wheel \
 	  --output-file deploy/docker/build.lock pyproject.toml
 
@@ -122,7 +123,7 @@ bench: $(STAMP) ## measure the work beside its peers (CASE=name for one)
 	@$(PYTHON) -m bench $(if $(CASE),--case $(CASE))
 
 .PHONY: tools
-tools: nats ## grpcurl and nats-server into .tools/bin, where Go is at hand
+tools: nats kafka ## grpcurl, nats-server and Kafka into .tools, where Go and Maven are at hand
 	@if [ -x .tools/bin/grpcurl ]; then :; \
 	elif ! command -v go >/dev/null; then echo "no grpcurl: it is built with Go, and Go is not installed (optional)"; \
 	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 2>.tools.log; then \
@@ -136,6 +137,16 @@ nats: ## nats-server into .tools/bin, which the tests of NATS speak to, where Go
 	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/nats-io/nats-server/v2@v2.15.3 2>.tools-nats.log; then \
 	  rm -f .tools-nats.log; echo "nats-server is in .tools/bin"; \
 	else echo "no nats-server: 'go install' failed (optional):"; tail -n 3 .tools-nats.log; rm -f .tools-nats.log; fi
+
+.PHONY: kafka
+kafka: ## Apache Kafka into .tools/kafka, which the tests of Kafka speak to, where Java and Maven are at hand
+	@if cmp -s tools/kafka/pom.xml .tools/kafka/pom.xml; then :; \
+	elif ! command -v java >/dev/null || ! command -v mvn >/dev/null; then \
+	  echo "no Kafka: it runs on Java and comes by Maven, and one of them is not installed (optional)"; \
+	elif rm -rf .tools/kafka && \
+	  mvn -B -q -f tools/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory="$(CURDIR)/.tools/kafka" >.tools-kafka.log 2>&1; then \
+	  cp tools/kafka/pom.xml .tools/kafka/; rm -f .tools-kafka.log; echo "Kafka is in .tools/kafka"; \
+	else echo "no Kafka: Maven cannot get it (optional):"; tail -n 3 .tools-kafka.log; rm -f .tools-kafka.log; fi
 
 .PHONY: polyglot
 polyglot: $(STAMP) ## clients and a runner in Go, TypeScript, Java and Rust, where their tools are at hand

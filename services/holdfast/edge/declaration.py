@@ -12,22 +12,40 @@ add = { event = "header.x-github-event" }
 servers = ["nats://nats:4222"]
 stream = "ORDERS"
 intent = "check_order"
+
+[kafka.shop]
+servers = ["kafka:9092"]
+topic = "orders"
+intent = "check_order"
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from holdfast.edge.place import Place
-from holdfast.edge.source import DIGEST, Format, HttpSource, Kind, Mapped, NatsSource, Source, Told
+from holdfast.edge.source import (
+    DIGEST,
+    Format,
+    HttpSource,
+    KafkaSource,
+    Kind,
+    Mapped,
+    NatsSource,
+    Sasl,
+    Source,
+    Told,
+)
 from holdfast.kit.declared import NAME, Fields, read_toml
 from holdfast.kit.settings import SettingsError
 
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _INTENT: Final = re.compile(r"[A-Za-z0-9_./-]{1,255}")
 _TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of streams and consumers
-_SERVER: Final = re.compile(r"(nats|tls)://[^\s/@?#]+:[0-9]{1,5}")
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")  # and a group of Kafka
+_NATS_SERVER: Final = re.compile(r"(nats|tls)://[^\s/@?#]+:[0-9]{1,5}")
+_KAFKA_SERVER: Final = re.compile(r"[^\s/@?#,]+:[0-9]{1,5}")
 _HEALTH: Final = "/healthz"
 _MOST_BYTES: Final = 8 * 1024 * 1024
 _MOST_LABELS: Final = 16
@@ -42,16 +60,16 @@ def sources_of(declared: Mapping[str, Any]) -> list[Source]:
     """Read parsed declarations. Raises `SettingsError`."""
     found: list[Source] = []
     for kind, tables in declared.items():
-        if kind not in ("http", "nats") or not isinstance(tables, dict):
+        if kind not in _KINDS or not isinstance(tables, dict):
             raise SettingsError(
-                f"Sources are tables [http.<name>] and [nats.<name>], and {kind!r} is neither."
+                f"Sources are tables [http.<name>], [nats.<name>], [kafka.<name>], and {kind!r} is neither."
             )
         for name, fields in tables.items():
             if not isinstance(fields, dict) or not NAME.fullmatch(name):
                 raise SettingsError(
                     f"[{kind}.{name}] is no table with a name of letters, digits, '.', '_', '-'."
                 )
-            found.append((_http if kind == "http" else _nats)(_Fields(f"[{kind}.{name}]", name, fields)))
+            found.append(_KINDS[kind](_Fields(f"[{kind}.{name}]", name, fields)))
     _apart("name", [source.of.name for source in found])
     _apart("path", [source.path for source in found if isinstance(source, HttpSource)])
     return found
@@ -85,6 +103,17 @@ class _Fields(Fields):
         if not isinstance(value, dict) or len(value) > _MOST_LABELS:
             raise self.refuse(field, f"must be a table of at most {_MOST_LABELS} places")
         return {name: self._place(f"{field}.{name}", one) for name, one in value.items()}
+
+    def truth(self, field: str) -> bool:
+        """Take true or false, which it is by default."""
+        value = self._left.pop(field, False)
+        if not isinstance(value, bool):
+            raise self.refuse(field, "must be true or false")
+        return value
+
+    def servers(self, form: "re.Pattern[str]", told: str) -> tuple[str, ...]:
+        """Take the addresses of servers, of the form that is told."""
+        return self.texts("servers", form, f"must be a list of {told}, without secrets")
 
     def _place(self, field: str, value: Any) -> Place:
         try:
@@ -135,9 +164,7 @@ def _http(fields: _Fields) -> HttpSource:
 def _nats(fields: _Fields) -> NatsSource:
     source = NatsSource(
         of=_mapped(fields),
-        servers=fields.texts(
-            "servers", _SERVER, "must be a list of nats://host:port or tls://host:port, without secrets"
-        ),
+        servers=fields.servers(_NATS_SERVER, "nats://host:port or tls://host:port"),
         stream=fields.text("stream", _TOKEN_NAME, "must be the name of a stream"),
         durable=fields.text(
             "durable",
@@ -154,3 +181,33 @@ def _nats(fields: _Fields) -> NatsSource:
     )
     fields.end()
     return source
+
+
+def _kafka(fields: _Fields) -> KafkaSource:
+    source = KafkaSource(
+        of=_mapped(fields),
+        servers=fields.servers(_KAFKA_SERVER, "host:port"),
+        topic=fields.text("topic", _TOPIC, "must be the name of a topic"),
+        group=fields.text("group", _TOPIC, "must be the name of a group", f"holdfast-{fields.name}"),
+        tls=fields.truth("tls"),
+        ca=fields.secret("ca"),
+        certificate=fields.secret("certificate"),
+        sasl=fields.word("sasl", Sasl, ""),
+        credentials=fields.secret("credentials"),
+        batch=fields.number("batch", 100, 1, 1000),
+        session_timeout=fields.number("session_timeout", 10.0, 6, 1800),
+        max_deliver=fields.number("max_deliver", 10, 1, 1000),
+        deliver=fields.word("deliver", Literal["all", "new"], "all"),
+    )
+    fields.end()
+    for field in ("ca", "certificate"):
+        if getattr(source, field) and not source.tls:
+            raise fields.refuse(field, "is of use with tls = true alone")
+    if bool(source.sasl) != bool(source.credentials):
+        raise fields.refuse(
+            "sasl" if source.credentials else "credentials", "must be given: they go together"
+        )
+    return source
+
+
+_KINDS: Final[Mapping[str, Callable[[_Fields], Source]]] = {"http": _http, "nats": _nats, "kafka": _kafka}

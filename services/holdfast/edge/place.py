@@ -1,7 +1,7 @@
-"""A place in an event: `body.order.id`, `header.x-github-event`, `event.type`, `subject`.
+"""A place in an event: `body.order.id`, `header.x-github-event`, `event.type`, `subject`, `key`, `partition`.
 
 `body` is the event's data, a number in it the place in a list; `event` are the attributes of a CloudEvent,
-`subject` is NATS's.
+`subject` is NATS's or Kafka's topic, `key` and `partition` are Kafka's.
 """
 
 import re
@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from holdfast.edge.received import Received
 
-_FORM: Final = re.compile(r"body(\.[^.\s]+)+|header\.[A-Za-z0-9!#$%&'*+^_`|~-]+|event\.[a-z0-9]+|subject")
+_FORM: Final = re.compile(
+    r"body(\.[^.\s]+)+|header\.[A-Za-z0-9!#$%&'*+^_`|~-]+|event\.[a-z0-9]+|subject|key|partition"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +25,17 @@ class Place:
     def of(cls, text: str) -> "Place":
         """Read a place. Raises `ValueError` in one sentence."""
         if not _FORM.fullmatch(text):
-            raise ValueError("must be body.<field>…, header.<name>, event.<attribute> or subject")
+            raise ValueError(
+                "must be body.<field>…, header.<name>, event.<attribute>, subject, key or partition"
+            )
         return cls(text)
 
     def find(self, event: Received) -> Any:
         """Return what is there; None if nothing is."""
         root, _, rest = self.text.partition(".")
         match root:
-            case "subject":
-                return event.subject or None
+            case "subject" | "key" | "partition":
+                return getattr(event, root) or None
             case "header":
                 return event.headers.get(rest.lower())
             case "event":

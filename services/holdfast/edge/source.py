@@ -9,6 +9,7 @@ from holdfast.edge.place import Place
 Format = Literal["json", "cloudevents"]
 Told = Literal["data", "event"]
 Kind = Literal["standard-webhooks", "github", "stripe", "none"]
+Sasl = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 DIGEST = "digest"
 """As `key`: the hash of what was received."""
 
@@ -44,6 +45,11 @@ class HttpSource:
     timeout: float = 10.0
     tolerance: float = 300.0
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of its own secrets; empty where it has none."""
+        return (self.secret,)
+
 
 @dataclass(frozen=True, slots=True)
 class NatsSource:
@@ -60,5 +66,34 @@ class NatsSource:
     max_deliver: int = 10
     deliver: Literal["all", "new"] = "all"
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of its own secrets; empty where it has none."""
+        return (self.credentials,)
 
-Source = HttpSource | NatsSource
+
+@dataclass(frozen=True, slots=True)
+class KafkaSource:
+    """Messages of a topic of Kafka, read by a consumer group; times in seconds."""
+
+    of: Mapped
+    servers: tuple[str, ...]
+    topic: str
+    group: str
+    tls: bool = False
+    ca: str = ""
+    certificate: str = ""
+    sasl: Sasl = ""
+    credentials: str = ""
+    batch: int = 100
+    session_timeout: float = 10.0
+    max_deliver: int = 10
+    deliver: Literal["all", "new"] = "all"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The names of its own secrets; empty where it has none."""
+        return (self.ca, self.certificate, self.credentials)
+
+
+Source = HttpSource | NatsSource | KafkaSource

@@ -57,7 +57,7 @@ class Fields:
         words = typing.get_args(of)
         value = self._left.pop(field, default)
         if value not in words:
-            raise self.refuse(field, f"must be one of {', '.join(words)}")
+            raise self.refuse(field, f"must be one of {', '.join(filter(None, words))}")
         return value
 
     def words(self, field: str, of: Any) -> dict[str, Any]:
