@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from holdfast.edge.declaration import read_sources, sources_of
 from holdfast.edge.place import Place
 from holdfast.edge.source import HttpSource, KafkaSource, NatsSource
+from holdfast.invoker.item_source import item_sources_of
 from holdfast.kit.settings import SettingsError
 
 HTTP: dict[str, Any] = {"path": "/h", "verify": "github", "secret": "s", "intent": "i"}
@@ -20,12 +22,9 @@ KAFKA: dict[str, Any] = {"servers": ["localhost:9092"], "topic": "t", "intent": 
 
 def test_the_documented_declarations_are_read() -> None:
     text = Path("docs/sources.md").read_text(encoding="utf-8")
-    examples = [part.partition("```")[0] for part in text.split("```toml\n")[1:]]
-    assert examples
-    for example in examples:
-        import tomllib
-
-        assert sources_of(tomllib.loads(example))
+    events, items = (tomllib.loads(part.partition("```")[0]) for part in text.split("```toml\n")[1:])
+    assert {type(source) for source in sources_of(events)} == {HttpSource, NatsSource, KafkaSource}
+    assert item_sources_of(items)
 
 
 def test_a_source_is_as_declared_and_otherwise_usual() -> None:
