@@ -177,3 +177,17 @@ def test_what_only_looks_sealed_stays_as_it_is(text: str) -> None:
     assert SEALING.opened(invoker_service_pb2.SignalRunRequest(payload=value)) == request
     for odd in (b'{"holdfast.sealed":', b'{"holdfast.sealed":1}', b'{"holdfast.sealed":"","b":1}'):
         assert SEALING.opened(checkpoint_pb2.StepRecord(output=odd)).output == odd
+
+
+@pytest.mark.parametrize("other", ["1", '"text"', "[1]", "null", "[" * 5000 + "]" * 5000, "no JSON"])
+def test_what_was_sealed_for_another_place_breaks_nothing(other: str) -> None:
+    moved = json.loads(SEALING.sealed_json(other.encode()))
+    request = invoker_service_pb2.InvokeRequest()
+    request.payload.update(moved)
+    assert is_sealed(json_format.MessageToDict(SEALING.opened(request).payload)), "a Struct is an object"
+    said = transcript_pb2.Said(text=json.dumps(moved))
+    assert SEALING.opened(said).text == (json.loads(other) if other == '"text"' else json.dumps(moved))
+    SEALING.opened_plain({"a": moved})
+    signal = invoker_service_pb2.SignalRunRequest()
+    json_format.ParseDict(moved, signal.payload)
+    SEALING.opened(signal)

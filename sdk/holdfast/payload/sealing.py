@@ -56,8 +56,7 @@ class Sealing:
     def opened_plain(self, plain: Any) -> Any:
         """Return a value of JSON opened, also where others hold it."""
         if is_sealed(plain):
-            opened = self._decoded(plain[KEY])
-            return plain if opened is None else json.loads(opened)
+            return self._loaded(plain[KEY], plain)
         if isinstance(plain, dict):
             return {key: self.opened_plain(member) for key, member in plain.items()}
         return [self.opened_plain(member) for member in plain] if isinstance(plain, list) else plain
@@ -105,46 +104,68 @@ class Sealing:
     def _opened_text(self, text: str) -> str:
         if not is_sealed_json(text.encode()):
             return text
-        opened = self._decoded(json.loads(text)[KEY])
-        return text if opened is None else str(json.loads(opened))
+        opened = self._loaded(json.loads(text)[KEY], text)
+        return opened if isinstance(opened, str) else text
 
     def _open_struct(self, struct: Struct) -> None:
-        if (opened := self._opened_fields(struct)) is not None:
-            json_format.Parse(opened, struct)
+        sealed = _sealed_text(struct)
+        if sealed is None:
+            for member in struct.fields.values():
+                self._open_value(member)
         else:
-            self._open_members(struct)
+            self._put(sealed, struct)
 
     def _open_value(self, value: Value) -> None:
         kind = value.WhichOneof("kind")
         if kind == "list_value":
             for member in value.list_value.values:
                 self._open_value(member)
+        elif kind == "struct_value" and (sealed := _sealed_text(value.struct_value)) is not None:
+            self._put(sealed, value)
         elif kind == "struct_value":
-            if (opened := self._opened_fields(value.struct_value)) is not None:
-                json_format.Parse(opened, value)
-            else:
-                self._open_members(value.struct_value)
+            self._open_struct(value.struct_value)
 
-    def _open_members(self, struct: Struct) -> None:
-        for member in struct.fields.values():
-            self._open_value(member)
+    def _put(self, sealed: str, target: Struct | Value) -> None:
+        """Put what is under the name in its place; what does not fit there stays sealed."""
+        opened = self._decoded(sealed)
+        if opened is None:
+            return
+        fresh = type(target)()
+        try:
+            json_format.Parse(opened, fresh)
+        except json_format.ParseError:
+            self._tell("it is not what can stand in its place")
+        else:
+            target.CopyFrom(fresh)  # type: ignore[arg-type]  # of the same type
 
-    def _opened_fields(self, struct: Struct) -> bytes | None:
-        """Return the JSON under a sealed object; None for any other, and for one that stays sealed."""
-        if len(struct.fields) != 1 or KEY not in struct.fields:
-            return None
-        member = struct.fields[KEY]
-        return self._decoded(member.string_value) if member.HasField("string_value") else None
+    def _loaded(self, sealed: str, otherwise: Any) -> Any:
+        opened = self._decoded(sealed)
+        try:
+            return otherwise if opened is None else json.loads(opened)
+        except (ValueError, RecursionError):
+            self._tell("it is no JSON")
+            return otherwise
 
     def _decoded(self, text: str) -> bytes | None:
         try:
             return self._codec.decode(unmarked(text))
         except ValueError as error:
-            why = str(error)
-            if why not in self._told and len(self._told) < _MOST_TOLD:
-                self._told.add(why)
-                _log.warning("a payload stays sealed: %s", why)
+            self._tell(str(error))
             return None
+
+    def _tell(self, why: str) -> None:
+        """Log why a payload stays sealed, each reason once."""
+        if why not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(why)
+            _log.warning("a payload stays sealed: %s", why)
+
+
+def _sealed_text(struct: Struct) -> str | None:
+    """Return what is under the name of a sealed object; None for any other."""
+    if len(struct.fields) != 1 or KEY not in struct.fields:
+        return None
+    member = struct.fields[KEY]
+    return member.string_value if member.HasField("string_value") else None
 
 
 def _member(payload: Struct | Value) -> Value:
