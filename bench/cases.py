@@ -225,6 +225,7 @@ CASES = (
     Case("effects_per_s", "1/s", alone("effects_per_s", "--effects")),
     Case("event_to_start_p50_ms", "ms", waiting(0.50, "--event-to-start", "--runs", "100")),
     Case("events_per_s", "1/s", alone("events_per_s", "--events")),
+    Case("overload_goodput_share", "ratio", alone("goodput_share", "--overload")),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
     Case("console_runs_page_ms", "ms", waiting(0.50, "--console-runs", "--runs", "50")),
 )

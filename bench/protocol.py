@@ -32,6 +32,7 @@ _MEASURES = (
     "effects",
     "event_to_start",
     "events",
+    "overload",
 )
 
 
@@ -74,6 +75,7 @@ def read_question(arguments: list[str] | None = None) -> Question:
     what.add_argument("--effects", action="store_true", help="effects delivered by one dispatcher")
     what.add_argument("--event-to-start", action="store_true", help="from a staged event to its run")
     what.add_argument("--events", action="store_true", help="events taken in")
+    what.add_argument("--overload", action="store_true", help="three times the peak is asked for")
     what.add_argument("--decision", action="store_true", help="from a decision to the step after it")
     what.add_argument("--batch-apply", action="store_true", help="50,000 staged items to effects")
     what.add_argument("--batch-runs", action="store_true", help="a batch's items a second, each a run")

@@ -16,6 +16,7 @@ from bench.measure import Meter
 from bench.ours import batch_applying, batches, console, resting, streaming, worker
 from bench.ours.churn import churn
 from bench.ours.claim_depth import claim_depth_ratio
+from bench.ours.overload import overload
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
 from holdfast.embedded import EmbeddedPostgres
@@ -161,6 +162,7 @@ MEASURES: Mapping[str, Callable[[Question], Coroutine[Any, Any, None]]] = {
     "effects": worker.effects,
     "event-to-start": worker.event_to_start,
     "events": worker.events,
+    "overload": overload,
 }
 
 
