@@ -13,6 +13,8 @@ Limit = float | str | Mapping[str, int]
 _PATHS: Final = {
     "alert_destination": "alert_destination",
     "max_in_flight_by_intent": "max_in_flight_by_intent",
+    "max_in_flight_per_user": "max_in_flight_per_user",
+    "max_in_flight_by_user": "max_in_flight_by_user",
     "weight": "weight",
     "max_in_flight": "max_in_flight",
     "max_queued": "max_queued",
@@ -37,6 +39,8 @@ def tenant_of(message: tenant_pb2.Tenant) -> Tenant:
         default_budget=budget_of(message.default_budget),
         alert_destination=message.alert_destination,
         max_in_flight_by_intent=dict(message.max_in_flight_by_intent),
+        max_in_flight_per_user=message.max_in_flight_per_user,
+        max_in_flight_by_user=dict(message.max_in_flight_by_user),
         create_time=time_of(message.create_time),
         update_time=time_of(message.update_time),
     )
