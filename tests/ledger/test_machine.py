@@ -70,8 +70,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """Run a verb to its end."""
         return self.loop.run(verb)
 
-    @initialize(cap=st.integers(1, 3), depth=st.integers(2, 8))
-    def begin(self, cap: int, depth: int) -> None:
+    @initialize(cap=st.integers(1, 3), depth=st.integers(2, 8), of_users=st.sampled_from([None, 1, 2]))
+    def begin(self, cap: int, depth: int, of_users: int | None) -> None:
         """Empty the ledger; the first tenant is narrow."""
         self.model = Model(caps={"acme": cap, "umbrella": 1000}, depths={"acme": depth, "umbrella": 1000})
         self.runners: list[Runner] = []
@@ -87,6 +87,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     self.model.depths[tenant],
                 )
             )
+        self.cap_users("umbrella", of_users)
         self.open_runner()
 
     @rule()

@@ -139,18 +139,21 @@ async def test_runs_of_all_intents_share_the_cap_in_one_claim_and_none_is_left_b
     assert await contradictions(db) == []
 
 
-async def test_a_pool_that_nobody_serves_does_not_take_the_room_from_another(db: Database) -> None:
+@pytest.mark.parametrize("served", BOTH)
+async def test_a_pool_that_nobody_serves_does_not_take_the_room_from_another(
+    db: Database, served: ServedIntent
+) -> None:
     await cap(db, 1)
     both = await opened(db, BOTH)
     await queue(db, "ann", 1)
     (running,) = await both.take(9)
-    await queue(db, "ann", 3, intent="talk")
-    await queue(db, "ann", 1)
+    for each in sorted(BOTH, key=lambda each: each is served):
+        await queue(db, "ann", 2, intent=each.intent)
     assert await both.take(9) == []
     assert await throttled(db) == {"ann": 4}
     await finish(db, running)
-    counter = await opened(db, BOTH[:1])
-    assert len(await counter.take(9)) == 1, "though those of the other pool came first"
+    one = await opened(db, (served,))
+    assert len(await one.take(9)) == 1, "though those of the other pool came first"
     assert await contradictions(db) == []
 
 
