@@ -45,6 +45,25 @@ async def test_limits_are_set_and_shown_as_stored(door: Invoker, tmp_path: Path)
     assert read.json[0]["retention"] == {"service": 7776000.0, "workflow": 7776000.0, "batch": 90.0}
 
 
+async def test_caps_of_users_are_set_shown_and_taken_away(door: Invoker, tmp_path: Path) -> None:
+    told = await tenants(
+        door, tmp_path, "set", "acme", "--max-in-flight-per-user", "3", "--user-cap", "ann=5",
+        "--user-cap", "bob@example.com=1",
+    )  # fmt: skip
+    assert told.code == 0, told.err
+    assert "ann=5, bob@example.com=1" in told.out
+    read = (await tenants(door, tmp_path, "get", "acme", "-o", "json")).json[0]
+    assert (read["max_in_flight_per_user"], read["max_in_flight_by_user"]) == (
+        3,
+        {"ann": 5, "bob@example.com": 1},
+    )
+    changed = await tenants(
+        door, tmp_path, "set", "acme", "--no-user-caps", "--max-in-flight-per-user", "0", "-o", "json"
+    )
+    (read,) = changed.json
+    assert (read["max_in_flight_per_user"], read["max_in_flight_by_user"]) == (0, {})
+
+
 async def test_tenants_are_listed_and_shown_with_their_queues(door: Invoker, tmp_path: Path) -> None:
     assert (await tenants(door, tmp_path, "list")).out == "No tenants.\n"
     await admitted(door.parts.db, *(invocation() for _ in range(3)), invocation(tenant="umbrella"))
@@ -72,6 +91,8 @@ async def test_tenants_are_listed_and_shown_with_their_queues(door: Invoker, tmp
         (("set", "acme"), 2, "Say which limit shall change"),
         (("set", "acme", "--rate", "fast"), 2, "is not a rate"),
         (("set", "acme", "--rate", "nan"), 2, "is not a rate"),
+        (("set", "acme", "--user-cap", "ann"), 2, "'ann' is not user=5, with at least 1."),
+        (("set", "acme", "--user-cap", "ann=1", "--no-user-caps"), 2, "say two things"),
         (("set", "acme", "--weight", "5000"), 3, "tenant.weight: must be from 1 to 1000, or 0 for 1"),
         (("set", "acme", "--max-queued", "99999999999999999999"), 2, "Error:"),
         (("set", "acme", "--retention", "lorry=7d"), 2, "'lorry' is none of the shapes"),

@@ -93,7 +93,8 @@ async def test_every_field_that_is_wrong_is_named(tenants: Any) -> None:
         "max_queued": 1 << 40,
         "rate": {"runs_per_second": float("nan"), "burst": -1},
         "default_budget": {"deadline_ms": -1, "max_context": 1 << 40},
-        "max_in_flight_per_user": 3,
+        "max_in_flight_per_user": -1,
+        "max_in_flight_by_user": {"ann": 0},
         "max_in_flight_by_intent": {"count": 0},
         "retention": {
             "service": {"nanos": 1},
@@ -114,12 +115,16 @@ async def test_every_field_that_is_wrong_is_named(tenants: Any) -> None:
         "tenant.default_budget.deadline_ms",
         "tenant.default_budget.max_context",
         "tenant.max_in_flight_per_user",
+        "tenant.max_in_flight_by_user[ann]",
         "tenant.max_in_flight_by_intent[count]",
         "tenant.retention.service",
         "tenant.retention.worker",
         "tenant.retention.workflow",
     }
-    for paths in ((), ("weight", "colour"), ("create_time",), ("max_in_flight_by_user",)):
+    for users in ({"": 1}, {"a" * 256: 1}, {"a\nb": 1}, {f"u{n}": 1 for n in range(1001)}):
+        call = update(tenants, "acme", "max_in_flight_by_user", max_in_flight_by_user=users)
+        assert fields_of(await refusal(call)) == ["tenant.max_in_flight_by_user"]
+    for paths in ((), ("weight", "colour"), ("create_time",), ("max_in_flight_by",)):
         error = await refusal(update(tenants, "acme", *paths, weight=1))
         assert fields_of(error) == ["update_mask"], paths
     listing = pb.ListTenantsRequest(page_size=501, page_token="x")
@@ -248,4 +253,36 @@ async def test_a_cap_of_an_intent_is_edited_while_runs_wait_for_it(
     assert len(worker.held) == 2
     await update(tenants, "default", "max_in_flight_by_intent")
     await worker.take(ids[3])
+    assert (await door.run(ids[3])).held_back == ""
+
+
+async def test_caps_of_users_are_edited_while_runs_wait_for_them(
+    tenants: Any, door: Invoker, worker: Runner
+) -> None:
+    put = await update(
+        tenants, "default", "max_in_flight_per_user", "max_in_flight_by_user",
+        max_in_flight_per_user=1, max_in_flight_by_user={"ann": 2, "zoë": 255},
+    )  # fmt: skip
+    assert (put.max_in_flight_per_user, dict(put.max_in_flight_by_user)) == (1, {"ann": 2, "zoë": 255})
+    ids = [
+        (await door.invoke(caller={"tenant": "default", "user": user})).run.run_id
+        for user in ("ann",) * 4 + ("bob",) * 2
+    ]
+    await until(lambda: len(worker.held) == 3)
+
+    async def told() -> bool:
+        return "max_in_flight_by_user of ann is reached: 2" in (await door.run(ids[3])).held_back
+
+    await until(told)
+    assert (await door.run(ids[5])).held_back == "max_in_flight_per_user of bob is reached: 1"
+    queue = (await tenants.GetTenantStatistics(pb.GetTenantStatisticsRequest())).statistics.queue
+    assert (queue.queued, queue.in_flight, queue.throttled) == (3, 3, True)
+    await worker.end(worker.held[ids[0]])
+    await worker.take(ids[2])
+    await until(lambda: len(worker.held) == 3)
+    read = await update(tenants, "default", "max_in_flight_by_user")
+    assert (read.max_in_flight_per_user, dict(read.max_in_flight_by_user)) == (1, {})
+    await update(tenants, "default", "max_in_flight_per_user")
+    await worker.take(ids[3])
+    await worker.take(ids[5])
     assert (await door.run(ids[3])).held_back == ""

@@ -45,6 +45,7 @@ from holdfast.ledger.domain.attempt import after_failed_attempt, after_hand_back
 from holdfast.ledger.domain.lane import lane_of, session_of
 from holdfast.ledger.domain.status import ENDED, RETRYABLE, RunStatus
 from holdfast.ledger.mailbox import signal
+from holdfast.ledger.tenant import change
 from holdfast.ledger.values import Admitted, Failure, Leased, LeaseRef, Limits, Refused
 from tests.support.ledger import Runner, contradictions, execute, fetch, finish, give_up, invocation, opened
 from tests.support.model import Model, ModelRun
@@ -55,7 +56,8 @@ TENANTS = ("acme", "umbrella")
 ANY = st.integers(0, 1_000_000)
 BACKGROUND = Limits(deadline_ms=7_200_000, max_steps=77)
 _TABLES = """TRUNCATE tenant, tenant_pool, run, run_state, run_outcome, idempotency, ready, lane, blocked,
-             runner_session, lease, timer, checkpoint, transcript, session, handoff, mailbox"""
+             runner_session, lease, timer, checkpoint, transcript, session, handoff, mailbox, throttled,
+             throttled_user"""
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -68,8 +70,8 @@ class LedgerMachine(RuleBasedStateMachine):
         """Run a verb to its end."""
         return self.loop.run(verb)
 
-    @initialize(cap=st.integers(1, 3), depth=st.integers(2, 8))
-    def begin(self, cap: int, depth: int) -> None:
+    @initialize(cap=st.integers(1, 3), depth=st.integers(2, 8), of_users=st.sampled_from([None, 1, 2]))
+    def begin(self, cap: int, depth: int, of_users: int | None) -> None:
         """Empty the ledger; the first tenant is narrow."""
         self.model = Model(caps={"acme": cap, "umbrella": 1000}, depths={"acme": depth, "umbrella": 1000})
         self.runners: list[Runner] = []
@@ -85,6 +87,7 @@ class LedgerMachine(RuleBasedStateMachine):
                     self.model.depths[tenant],
                 )
             )
+        self.cap_users("umbrella", of_users)
         self.open_runner()
 
     @rule()
@@ -98,6 +101,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ordering_key=st.sampled_from(["", "", "k", "l"]),
         session_id=st.sampled_from(["", "k", "m"]),
         may_hand_off=st.booleans(),
+        user=st.sampled_from(["", "ann", "ann", "bob"]),
         priority=st.sampled_from([0, 0, 9]),
         pinned=st.booleans(),
         delayed=st.sampled_from([False, False, True]),
@@ -112,6 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ordering_key: str,
         session_id: str,
         may_hand_off: bool,  # noqa: FBT001 - drawn
+        user: str,
         priority: int,
         pinned: bool,  # noqa: FBT001 - drawn
         delayed: bool,  # noqa: FBT001 - drawn
@@ -124,6 +129,7 @@ class LedgerMachine(RuleBasedStateMachine):
         group = [
             invocation(
                 tenant=tenant,
+                user=user,
                 ordering_key=ordering_key,
                 session_id="" if ordering_key else session_id,
                 priority=priority,
@@ -143,11 +149,13 @@ class LedgerMachine(RuleBasedStateMachine):
                 continue
             assert answer.created
             others_wait = any(
-                self.model.room(r.tenant) > 0 for r in self.model.ready({"count@1" if pinned else "count"})
+                self.model.takeable(r.tenant, {r.pool}) > 0
+                for r in self.model.ready({"count@1" if pinned else "count"})
             )
             run = ModelRun(
                 one.run_id, tenant, one.idempotency_key, one.lane, -priority, answer.seq,
                 "count@1" if pinned else "count", max_attempts, delayed, may_hand_off=may_hand_off,
+                user=user,
             )  # fmt: skip
             full = self.model.queue_full(tenant)
             self.model.add(run)
@@ -181,25 +189,29 @@ class LedgerMachine(RuleBasedStateMachine):
         """Let a runner take runs: as many as may be taken, the first of each tenant first."""
         runner = self.pick(self.runners, which)
         pools = {"count", "count@1"}
-        takeable = sum(
-            min(self.model.room(tenant), sum(r.tenant == tenant for r in self.model.ready(pools)))
-            for tenant in TENANTS
-        )
+        takeable = sum(self.model.takeable(tenant, pools) for tenant in TENANTS)
         leased = self.do(runner.take(slots))
         assert len(leased) == min(slots, takeable)
-        for one in leased:
-            run = self.model.runs[one.run_id]
-            ahead = [
-                r
-                for r in self.model.ready(pools)
-                if (r.tenant, r.pool) == (run.tenant, run.pool) and r.place < run.place
-            ]
-            assert not ahead or {r.run_id for r in ahead} <= {r.run_id for r in leased}
-        for one in leased:
-            run = self.model.runs[one.run_id]
+        taken = [self.model.runs[one.run_id] for one in leased]
+        ahead = [
+            r
+            for run in taken
+            for r in self.model.ready(pools)
+            if (r.tenant, r.pool) == (run.tenant, run.pool) and r.place < run.place and r not in taken
+        ]
+        for one, run in zip(leased, taken, strict=True):
             self.model.lease(run, runner.session_id, "count@1")
             assert (one.epoch, one.attempt) == (run.epoch, run.attempt)
             self.leased[run.run_id] = one
+        assert all(self.model.user_room(r.tenant, r.user) == 0 for r in ahead), "only their users hold them"
+
+    @rule(tenant=st.sampled_from(TENANTS), cap=st.sampled_from([None, 1, 1, 2]))
+    def cap_users(self, tenant: str, cap: int | None) -> None:
+        """Change what each user of a tenant may have in flight."""
+        self.do(change(self.db, tenant, {"user_cap": cap}))
+        self.model.user_caps.pop(tenant, None)
+        if cap is not None:
+            self.model.user_caps[tenant] = cap
 
     @precondition(lambda self: self.leased)
     @rule(which=ANY, status=st.sampled_from([RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.PARTIAL]))
@@ -420,7 +432,10 @@ class LedgerMachine(RuleBasedStateMachine):
         away = "SELECT run_id FROM run_state WHERE handed_off AND max_steps = $1 AND deadline_ms = $2"
         moved = self.do(fetch(self.db, away, BACKGROUND.max_steps, BACKGROUND.deadline_ms))
         assert {r["run_id"] for r in moved} == {r.run_id for r in self.model.runs.values() if r.handed_off}
-        ready = self.do(fetch(self.db, "SELECT run_id, rank, seq, pool FROM ready"))
+        waiting = "SELECT run_id, rank, seq, pool FROM {}"
+        ready = [
+            row for table in ("ready", "throttled") for row in self.do(fetch(self.db, waiting.format(table)))
+        ]
         assert {(r["run_id"], r["rank"], r["seq"], r["pool"]) for r in ready} == {
             (r.run_id, r.rank, r.seq, r.pool) for r in self.model.ready()
         }
@@ -449,6 +464,22 @@ class LedgerMachine(RuleBasedStateMachine):
         overlapping = """SELECT tenant, ordering_key FROM run_state WHERE status = 2 AND ordering_key <> ''
                          GROUP BY tenant, ordering_key HAVING count(*) > 1"""
         assert self.do(fetch(self.db, overlapping)) == []
+
+    def teardown(self) -> None:
+        """Whatever happened before, all that waits for a runner is claimed in the end."""
+        if not hasattr(self, "model"):
+            return
+        self.open_runner()
+        while self.model.ready():
+            for run in self.held():
+                lease = self.leased.pop(run.run_id)
+                assert isinstance(self.do(finish(self.db, lease)), Stored)
+                self.model.end(run, RunStatus.SUCCEEDED)
+            zombies = [run for run in self.model.runs.values() if run.status is RunStatus.RUNNING]
+            assert not zombies, "each lease was known"
+            before = len(self.model.ready())
+            self.claim(0, 50)
+            assert before == 0 or self.held(), "nobody is left behind"
 
     def held(self) -> list[ModelRun]:
         """Return runs whose lease we know and which is theirs still."""

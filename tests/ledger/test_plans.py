@@ -36,6 +36,7 @@ from holdfast.ledger import (
     sweep,
     tenant,
     tenant_queue,
+    throttle_sql,
 )
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.run_list import Cursor, RunFilter
@@ -66,6 +67,7 @@ MODULES = (
     tenant,
     tenant_queue,
     demand,
+    throttle_sql,
 )
 VERBS = ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
 PARTS = {"_RUN", "_RING"}  # begin other statements, are none
@@ -102,6 +104,9 @@ EVERYTHING_ELSE = (
        SELECT run_id, md5((seq % 50)::text)::uuid, 1, tenant FROM run_state WHERE seq % 4 = 3""",
     """INSERT INTO runner_session (session_id, invoker_id, address, intents, expire_time)
        SELECT DISTINCT session_id, session_id, '', '[]'::jsonb, now() FROM lease""",
+    """INSERT INTO throttled SELECT tenant, (seq % 5)::text, pool, rank, seq, run_id
+       FROM run_state WHERE seq % 4 = 2""",
+    "INSERT INTO throttled_user SELECT DISTINCT tenant, user_id, now() + interval '1 h' FROM throttled",
     "INSERT INTO lane SELECT tenant, seq::text, run_id FROM run_state WHERE seq % 4 = 1",
     """INSERT INTO blocked SELECT tenant, (seq / 4 * 4 + 1)::text, seq, run_id
        FROM run_state WHERE seq % 4 = 2""",

@@ -22,6 +22,7 @@ from holdfast.ledger import (
     session_state,
     tenant,
     tenant_queue,
+    throttle,
 )
 from holdfast.ledger import fork as forking
 from holdfast.ledger.cancel import cancel
@@ -44,6 +45,7 @@ from holdfast.ledger.history import beginning
 from holdfast.ledger.mailbox import signal
 from holdfast.ledger.orphan import cancel_orphans
 from holdfast.ledger.partition import drop_history
+from holdfast.ledger.pause import pause
 from holdfast.ledger.removal import remove
 from holdfast.ledger.retry import retry
 from holdfast.ledger.run_list import RunFilter, list_runs
@@ -120,6 +122,24 @@ async def test_the_invokers_role_can_do_all_its_verbs(by_role: dict[str, Databas
     assert (await cancel(db, "acme", children[0].run_id)).moved.mail == [parent.run_id]
     await finish(checkpoint, parent)
     assert (await cancel_orphans(db)).ended == [children[1].run_id]
+
+
+async def test_the_roles_hold_caps_of_users(by_role: dict[str, Database]) -> None:
+    db, checkpoint = by_role["invoker"], by_role["checkpoint"]
+    await tenant.change(db, "acme", {"user_cap": 1}, make=True)
+    runner = await opened(db)
+    runs = await admitted(db, *(invocation(user="ann") for _ in range(5)))
+    (first,) = await runner.take(9)
+    await cancel(db, "acme", runs[4].run_id)
+    await pause(db, "acme", runs[3].run_id)
+    await finish(checkpoint, first)
+    assert [run.run_id for run in await runner.take(9)] == [runs[1].run_id]
+    await tenant.change(db, "acme", {"user_cap": None})
+    assert [run.run_id for run in await runner.take(9)] == [runs[2].run_id]
+    await execute(db, "UPDATE throttled_user SET look_time = now()")
+    assert (await throttle.look_again(db))[0] == 1
+    async with db.connection() as connection:
+        assert not await throttle.reason(connection, "acme", "ann")
 
 
 async def test_the_invokers_role_keeps_and_sends_again_what_sources_received(

@@ -194,10 +194,26 @@ _CONTRADICTIONS = {
             SELECT count(*) AS n, count(l.capped_intent) AS marked FROM lease l JOIN run r USING (run_id)
             WHERE l.tenant = t.tenant AND r.intent = c.intent) h
         WHERE h.n > c.most::int OR h.marked <> h.n""",
+    "a user's leases do not count against his cap": """
+        SELECT l.run_id FROM lease l JOIN run r USING (run_id) JOIN tenant t ON t.tenant = l.tenant
+        WHERE l.capped_user IS DISTINCT FROM
+            CASE WHEN num_nonnulls(t.user_cap, t.user_caps) > 0 THEN nullif(r.user_id, '') END""",
+    "a user has room that no ready run of his would take, though some are throttled": """
+        SELECT w.tenant, w.user_id, w.pool
+        FROM (SELECT DISTINCT tenant, user_id, pool FROM throttled) w JOIN tenant t ON t.tenant = w.tenant
+        WHERE (SELECT count(*) FROM lease l WHERE (l.tenant, l.capped_user) = (w.tenant, w.user_id))
+            + (SELECT count(*) FROM ready q JOIN run r USING (run_id)
+               WHERE (q.pool, q.tenant, r.user_id) = (w.pool, w.tenant, w.user_id))
+            < coalesce((t.user_caps ->> w.user_id)::int, t.user_cap, 1000000)""",
+    "a throttled run is another user's, or nobody looks at its user again": """
+        SELECT w.run_id FROM throttled w LEFT JOIN run r USING (run_id) LEFT JOIN throttled_user u
+            ON (u.tenant, u.user_id) = (w.tenant, w.user_id)
+        WHERE u.user_id IS NULL OR r.user_id IS DISTINCT FROM w.user_id""",
     "a queued run waits nowhere, or twice": """
         SELECT s.run_id FROM run_state s
         CROSS JOIN LATERAL (SELECT
-            (SELECT count(*) FROM ready r WHERE r.run_id = s.run_id) AS ready,
+            (SELECT count(*) FROM ready r WHERE r.run_id = s.run_id)
+            + (SELECT count(*) FROM throttled w WHERE w.run_id = s.run_id) AS ready,
             (SELECT count(*) FROM blocked b WHERE b.run_id = s.run_id) AS blocked,
             (SELECT count(*) FROM timer t WHERE t.run_id = s.run_id AND t.kind = 2) AS delayed) w
         WHERE CASE WHEN s.status = 1 THEN NOT (ready + blocked = 1 AND (ready = 0 OR delayed = 0)

@@ -1,6 +1,7 @@
 """A queue in plain Python, as simple as its promise: what the ledger must agree with after each verb."""
 
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 
 from holdfast.ledger.domain.status import ENDED, RunStatus
@@ -26,6 +27,7 @@ class ModelRun:
     cancel_requested: bool = False
     may_hand_off: bool = False
     handed_off: bool = False
+    user: str = ""
     mail: list[str] = field(default_factory=list)
     """The signals that wait, in order of arrival."""
     known_signals: set[str] = field(default_factory=set)
@@ -52,6 +54,8 @@ class Model:
 
     caps: dict[str, int]
     depths: dict[str, int]
+    user_caps: dict[str, int] = field(default_factory=dict)
+    """The cap of each user of a tenant; a tenant that is not there has none."""
     runs: dict[uuid.UUID, ModelRun] = field(default_factory=dict)
     keys: dict[tuple[str, str], uuid.UUID] = field(default_factory=dict)
     lanes: dict[tuple[str, str], uuid.UUID] = field(default_factory=dict)
@@ -68,6 +72,19 @@ class Model:
     def room(self, tenant: str) -> int:
         """Say how many more it may have leased."""
         return self.caps[tenant] - self.in_flight(tenant)
+
+    def user_room(self, tenant: str, user: str) -> int:
+        """Say how many more of a user may be leased."""
+        if not user or tenant not in self.user_caps:
+            return self.room(tenant)
+        held = [run for run in self.of(tenant, RunStatus.RUNNING) if run.user == user]
+        return max(0, self.user_caps[tenant] - len(held))
+
+    def takeable(self, tenant: str, pools: set[str]) -> int:
+        """Say how many runs of a tenant could be leased now."""
+        waiting = Counter(run.user for run in self.ready(pools) if run.tenant == tenant)
+        able = sum(min(n, self.user_room(tenant, user)) for user, n in waiting.items())
+        return min(self.room(tenant), able)
 
     def queue_full(self, tenant: str) -> bool:
         """Say whether no more may wait."""
@@ -96,6 +113,7 @@ class Model:
         """Give it to a runner."""
         assert self.is_ready(run), f"{run} was not ready"
         assert self.room(run.tenant) > 0, f"{run.tenant} was at its cap"
+        assert self.user_room(run.tenant, run.user) > 0, f"{run.user} was at his cap"
         run.status, run.session, run.pool = RunStatus.RUNNING, session, next_pool
         run.attempt += 1
         run.epoch += 1

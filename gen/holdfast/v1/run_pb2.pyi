@@ -505,7 +505,7 @@ class Run(_message.Message):
     """
     held_back: _builtins.str
     """Of a run that waits though a runner could take it: what holds back the tenant's runs of its intent, a
-    cap or the open breaker of a critical destination. Only told by GetRun.
+    cap or the open breaker of a critical destination, or its user's runs, a cap. Only told by GetRun.
     """
     @_builtins.property
     def caller(self) -> Global___Caller:

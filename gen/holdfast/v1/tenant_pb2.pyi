@@ -171,8 +171,8 @@ class Tenant(_message.Message):
     """Runs waiting in the queue; above it, calls are refused as QUEUE_FULL."""
     max_in_flight_per_user: _builtins.int
     """Runs in flight of any one user that `max_in_flight_by_user` does not name; 0: only the
-    tenant's cap holds. This release holds no caps of users: here and in the map of users nothing may be
-    said.
+    tenant's cap holds. A run is its caller's user's, that of a child or of a batch its parent's or its
+    batch's; what names no user has no such cap.
     """
     alert_destination: _builtins.str
     """The destination of the tenant that is sent an effect for each run set aside in the dead letters,

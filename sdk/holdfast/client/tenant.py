@@ -38,9 +38,10 @@ class Statistics:
 class Tenant:
     """A tenant and its limits; `rate` in runs a second, `burst` how many may come at once after a pause.
 
-    `alert_destination` is sent an effect for each run and effect that is set aside; empty: none. `retention`
-    is for how many seconds after its end a run is kept, by shape: `service`, `worker`, `workflow`, `batch`.
-    Runs of others stay.
+    `alert_destination` is sent an effect for each run and effect that is set aside; empty: none. Of the caps
+    `max_in_flight_per_user` is that of each user whom `max_in_flight_by_user` does not name; 0: none.
+    `retention` is for how many seconds after its end a run is kept, by shape: `service`, `worker`,
+    `workflow`, `batch`. Runs of others stay.
     """
 
     tenant: str
@@ -53,5 +54,7 @@ class Tenant:
     alert_destination: str = ""
     max_in_flight_by_intent: Mapping[str, int] = field(default_factory=dict)
     retention: Mapping[str, float] = field(default_factory=dict)
+    max_in_flight_per_user: int = 0
+    max_in_flight_by_user: Mapping[str, int] = field(default_factory=dict)
     create_time: datetime | None = None
     update_time: datetime | None = None

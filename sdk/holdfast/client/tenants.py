@@ -61,12 +61,14 @@ class Tenants:
         alert_destination: str | None = None,
         max_in_flight_by_intent: Mapping[str, int] | None = None,
         retention: Mapping[str, float] | None = None,
+        max_in_flight_per_user: int | None = None,
+        max_in_flight_by_user: Mapping[str, int] | None = None,
     ) -> Tenant:
         """Change the limits that are given, and make the tenant if it is new; 0 is the platform's default.
 
         `deadline_ms` and the four after it are those of a run that asks for none. The caps of intents are
-        given all together. Of `retention`, seconds by shape, those named change. A change holds from the next
-        call on.
+        given all together, and so are those of named users. Of `retention`, seconds by shape, those named
+        change. A change holds from the next call on.
         """
         limits: dict[str, Limit | None] = {
             "weight": weight,
@@ -82,6 +84,8 @@ class Tenants:
             "alert_destination": alert_destination,
             "max_in_flight_by_intent": max_in_flight_by_intent,
             **{f"keep_{shape}": seconds for shape, seconds in (retention or {}).items()},
+            "max_in_flight_per_user": max_in_flight_per_user,
+            "max_in_flight_by_user": max_in_flight_by_user,
         }
         request = update_message(tenant, {name: n for name, n in limits.items() if n is not None})
         return tenant_of((await self._link.call(self._stub.UpdateTenant, request, more=_OPERATOR)).tenant)

@@ -14,6 +14,8 @@ _SHAPES: Final = ("service", "worker", "workflow", "batch")
 _PATHS: Final = {
     "alert_destination": "alert_destination",
     "max_in_flight_by_intent": "max_in_flight_by_intent",
+    "max_in_flight_per_user": "max_in_flight_per_user",
+    "max_in_flight_by_user": "max_in_flight_by_user",
     "weight": "weight",
     "max_in_flight": "max_in_flight",
     "max_queued": "max_queued",
@@ -44,6 +46,8 @@ def tenant_of(message: tenant_pb2.Tenant) -> Tenant:
             for shape in _SHAPES
             if message.retention.HasField(shape)
         },
+        max_in_flight_per_user=message.max_in_flight_per_user,
+        max_in_flight_by_user=dict(message.max_in_flight_by_user),
         create_time=time_of(message.create_time),
         update_time=time_of(message.update_time),
     )

@@ -82,20 +82,23 @@ class Pair(click.ParamType[tuple[str, str]]):
 
 
 class Cap(click.ParamType[tuple[str, int]]):
-    """A cap of an intent: `intent=5`."""
+    """A cap of something named: `intent=5`."""
 
-    name = "intent=n"
+    def __init__(self, of: str = "intent") -> None:
+        """Name what it is `of`."""
+        self.of = of
+        self.name = f"{of}=n"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, int]:
-        """Return intent and number."""
+        """Return the name and the number."""
         if isinstance(value, tuple):
             return value
-        intent, _, number = str(value).rpartition("=")
-        if not intent or not number.isascii() or not number.isdigit() or not int(number):
-            self.fail(f"{value!r} is not intent=5, with at least 1.", param, ctx)
-        return intent, int(number)
+        named, _, number = str(value).rpartition("=")
+        if not named or not number.isascii() or not number.isdigit() or not int(number):
+            self.fail(f"{value!r} is not {self.of}=5, with at least 1.", param, ctx)
+        return named, int(number)
 
 
 class Retention(click.ParamType[dict[str, float]]):

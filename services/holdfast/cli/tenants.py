@@ -1,5 +1,6 @@
 """`holdfast tenants`: what tenants may do, and how they fare."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -108,15 +109,31 @@ async def get(target: Target, name: str) -> None:
     help="How long after its end a run is kept, as batch=7d, or 90d of all shapes; 0: for ever. Repeatable.",
 )
 @click.option("--no-intent-caps", is_flag=True, help="Let only --max-in-flight hold.")
+@click.option(
+    "--max-in-flight-per-user",
+    type=click.IntRange(0),
+    help="Runs of each user held at one time whom no --user-cap names; 0: only --max-in-flight holds.",
+)
+@click.option(
+    "--user-cap",
+    "user_caps",
+    type=Cap("user"),
+    multiple=True,
+    metavar="USER=N",
+    help="Runs of a user held at one time; repeatable, and replaces all caps of named users.",
+)
+@click.option("--no-user-caps", is_flag=True, help="Take the caps of named users away.")
 @speaks
 async def set_limits(
     target: Target,
     name: str,
+    *,
     default_deadline: float | None,
     caps: tuple[tuple[str, int], ...],
     kept: tuple[dict[str, float], ...],
-    *,
+    user_caps: tuple[tuple[str, int], ...],
     no_intent_caps: bool,
+    no_user_caps: bool,
     **limits: Any,
 ) -> None:
     """Change limits of a tenant; those left out stay, 0 is the platform's default.
@@ -129,6 +146,10 @@ async def set_limits(
         limits["max_in_flight_by_intent"] = dict(caps)
     if kept:
         limits["retention"] = {shape: seconds for each in kept for shape, seconds in each.items()}
+    if user_caps and no_user_caps:
+        raise click.UsageError("--user-cap and --no-user-caps say two things.")
+    if user_caps or no_user_caps:
+        limits["max_in_flight_by_user"] = dict(user_caps)
     if default_deadline is not None:
         limits["deadline_ms"] = round(default_deadline * 1000)
     if all(value is None for value in limits.values()):
@@ -148,7 +169,9 @@ def _show(tenant: Tenant) -> None:
             ("tenant", tenant.tenant),
             ("weight", tenant.weight),
             ("max in flight", tenant.max_in_flight),
-            ("of intents", ", ".join(f"{i}={n}" for i, n in sorted(tenant.max_in_flight_by_intent.items()))),
+            ("of intents", _caps(tenant.max_in_flight_by_intent)),
+            ("of each user", tenant.max_in_flight_per_user or ""),
+            ("of users", _caps(tenant.max_in_flight_by_user)),
             ("max queued", tenant.max_queued),
             ("rate", f"{tenant.rate:g}/s, {tenant.burst:,} at once"),
             ("default deadline", f"{budget.deadline_ms / 1000:g} s"),
@@ -162,6 +185,10 @@ def _show(tenant: Tenant) -> None:
             ("changed", tenant.update_time),
         ]
     )
+
+
+def _caps(caps: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={most}" for name, most in sorted(caps.items()))
 
 
 def _plain(tenant: Tenant, statistics: Statistics) -> dict[str, Any]:

@@ -16,6 +16,7 @@ _MOST: Final = 200
 _LIMITS: Final = (
     ("weight", "Share beside other tenants"),
     ("max_in_flight", "Runs in flight at once"),
+    ("max_in_flight_per_user", "Of these, of each user"),
     ("max_queued", "Runs that may wait"),
     ("rate", "Runs a second"),
     ("burst", "Runs at once after a pause"),

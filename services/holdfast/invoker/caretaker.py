@@ -17,7 +17,7 @@ from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger import due, due_wake, held, orphan, removal
+from holdfast.ledger import due, due_wake, held, orphan, removal, throttle
 from holdfast.ledger import session as ledger_session
 from holdfast.ledger.asked import Asked, asked_of
 from holdfast.ledger.look import look
@@ -206,10 +206,11 @@ class Caretaker:
         return moved.count
 
     async def look_at_held(self) -> int:
-        """Have claims look again at pools that something has held back."""
+        """Have claims look again at pools, and at runs of users, that something has held back."""
         tenants, pools = await held.look_again(self._db)
-        self._hints.queued(pools)
-        return tenants
+        users, more = await throttle.look_again(self._db)
+        self._hints.queued([*pools, *more])
+        return tenants + users
 
     async def housekeeping(self) -> int:
         """Make the partitions of the coming days."""

@@ -32,7 +32,7 @@ from holdfast.kit.auth.capability import current_capability, demand_lease
 from holdfast.kit.errors import CapabilityRefused
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
-from holdfast.ledger import held, inspect, session, session_state
+from holdfast.ledger import held, inspect, session, session_state, throttle
 from holdfast.ledger.domain.status import ENDED, RunStatus
 from holdfast.ledger.run_list import Cursor, list_runs
 from holdfast.v1 import invoker_service_pb2 as pb
@@ -153,6 +153,7 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
             unserved = view.status is RunStatus.QUEUED and not await session.serves(connection, view.pool)
             why = (
                 await held.reason(connection, view.tenant, view.pool)
+                or await throttle.reason(connection, view.tenant, view.user)
                 if view.status is RunStatus.QUEUED
                 else ""
             )

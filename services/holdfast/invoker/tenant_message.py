@@ -12,7 +12,7 @@ from holdfast.kit.errors import InvalidField
 from holdfast.kit.rpc.run import timestamp
 from holdfast.kit.rpc.tenant import valid_tenant
 from holdfast.kit.rpc.violation import Violations
-from holdfast.ledger.domain.tenant import Terms, intent_caps
+from holdfast.ledger.domain.tenant import Terms, intent_caps, user_caps
 from holdfast.ledger.tenant import TenantView
 from holdfast.ledger.tenant_queue import IntentQueue, TenantQueue
 from holdfast.v1 import run_pb2, tenant_pb2
@@ -23,11 +23,13 @@ _SLOWEST: Final = 0.001
 _FASTEST: Final = 100_000.0
 _MAXIMA: Final = {"weight": 1000, "max_in_flight": 1_000_000, "max_queued": 100_000_000}
 _MOST_AT_ONCE: Final = 1_000_000
-_NOT_HELD: Final = ("max_in_flight_per_user", "max_in_flight_by_user")
 _BY_INTENT: Final = "max_in_flight_by_intent"
+_PER_USER: Final = "max_in_flight_per_user"
+_BY_USER: Final = "max_in_flight_by_user"
 _MOST_CAPS: Final = 1000
 _SHAPES: Final = ("service", "worker", "workflow", "batch")
 _LONGEST_KEPT_DAYS: Final = 36_500
+_LONGEST_USER: Final = 255
 
 PATHS: Final[dict[str, str]] = {
     **{name: name for name in _MAXIMA},
@@ -37,6 +39,8 @@ PATHS: Final[dict[str, str]] = {
     "alert_destination": "alert_destination",
     _BY_INTENT: "intent_caps",
     **{f"retention.{shape}": f"keep_{shape}_s" for shape in _SHAPES},
+    _PER_USER: "user_cap",
+    _BY_USER: "user_caps",
 }
 """The limits of a tenant: each field of the message, and what `Terms` calls it."""
 
@@ -70,16 +74,11 @@ def read_terms(wrong: Violations, tenant: tenant_pb2.Tenant, paths: Iterable[str
     return {PATHS[path]: _read(wrong, tenant, path) for path in paths}
 
 
-def refuse_parts(wrong: Violations, tenant: tenant_pb2.Tenant) -> None:
-    """Name the caps that are asked for and that this release does not hold."""
-    for name in _NOT_HELD:
-        if getattr(tenant, name):
-            wrong.add(f"tenant.{name}", "must be empty: this release has no caps of users")
-
-
 def _read(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | float | str | None:
     if path == _BY_INTENT:
-        return intent_caps(_caps(wrong, dict(tenant.max_in_flight_by_intent)))
+        return intent_caps(_caps(wrong, path, dict(tenant.max_in_flight_by_intent)))
+    if path in (_PER_USER, _BY_USER):
+        return _of_users(wrong, tenant, path)
     if path == "alert_destination":
         return wrong.text(f"tenant.{path}", tenant.alert_destination, required=False)
     holder, _, name = path.rpartition(".")
@@ -96,16 +95,27 @@ def _read(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | floa
     return wrong.number(field, int(value), default=int(default), most=most)
 
 
-def _caps(wrong: Violations, caps: dict[str, int]) -> dict[str, int]:
-    field = f"tenant.{_BY_INTENT}"
+def _of_users(wrong: Violations, tenant: tenant_pb2.Tenant, path: str) -> int | str | None:
+    if path == _BY_USER:
+        return user_caps(_caps(wrong, path, dict(tenant.max_in_flight_by_user)))
+    most = tenant.max_in_flight_per_user
+    if not 0 <= most <= _MAXIMA["max_in_flight"]:
+        wrong.add(f"tenant.{path}", f"must be from 1 to {_MAXIMA['max_in_flight']:,}, or 0 for no such cap")
+    return most or None
+
+
+def _caps(wrong: Violations, path: str, caps: dict[str, int]) -> dict[str, int]:
+    field = f"tenant.{path}"
     if len(caps) > _MOST_CAPS:
         wrong.add(field, f"must have at most {_MOST_CAPS:,} entries")
         return {}
-    for intent, most in caps.items():
-        if not _INTENT.match(intent):
+    for name, most in caps.items():
+        if path == _BY_INTENT and not _INTENT.match(name):
             wrong.add(field, "must name intents: 1 to 255 letters, digits, _ . / and -")
+        elif path == _BY_USER and not _names_a_user(name):
+            wrong.add(field, f"must name users: 1 to {_LONGEST_USER} bytes, printable")
         elif not 1 <= most <= _MAXIMA["max_in_flight"]:
-            wrong.add(f"{field}[{intent}]", f"must be from 1 to {_MAXIMA['max_in_flight']:,}")
+            wrong.add(f"{field}[{name}]", f"must be from 1 to {_MAXIMA['max_in_flight']:,}")
     return caps
 
 
@@ -118,6 +128,10 @@ def _kept(wrong: Violations, given: tenant_pb2.Retention, shape: str) -> float |
             f"must be from 1 s to {_LONGEST_KEPT_DAYS:,} days, or 0 for the platform's default",
         )
     return seconds or None
+
+
+def _names_a_user(name: str) -> bool:
+    return bool(name) and len(name.encode()) <= _LONGEST_USER and name.isprintable()
 
 
 def tenant_message(view: TenantView) -> tenant_pb2.Tenant:
@@ -134,6 +148,8 @@ def tenant_message(view: TenantView) -> tenant_pb2.Tenant:
         alert_destination=terms.alert_destination,
         max_in_flight_by_intent=terms.by_intent,
         retention=_retention(terms),
+        max_in_flight_per_user=terms.user_cap or 0,
+        max_in_flight_by_user=terms.by_user,
         create_time=timestamp(view.create_time),
         update_time=timestamp(view.update_time),
     )

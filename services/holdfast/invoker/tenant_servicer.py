@@ -10,7 +10,6 @@ from holdfast.invoker.tenant_message import (
     paths_of,
     read_name,
     read_terms,
-    refuse_parts,
     statistics_message,
     tenant_message,
 )
@@ -42,7 +41,6 @@ class TenantServicer(tenant_service_pb2_grpc.TenantServiceServicer):
         """Create a tenant, or replace its limits whole."""
         _demand_operator(context)
         wrong = Violations()
-        refuse_parts(wrong, request.tenant)
         tenant = await self._change(wrong, request.tenant, list(PATHS), make=True)
         return pb.PutTenantResponse(tenant=tenant)
 

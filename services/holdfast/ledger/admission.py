@@ -99,7 +99,7 @@ def _door(row: Mapping[str, Any], now: datetime) -> TenantDoor:
     elapsed = (now - row["spent_time"]).total_seconds()
     pace = Pace(row["rate"], row["burst_room"], row["spent"], elapsed)
     caps = frozenset(json.loads(row["intent_caps"])) if row["intent_caps"] is not None else frozenset[str]()
-    return TenantDoor(Door(room), pace, limits_of(row), caps)
+    return TenantDoor(Door(room), pace, limits_of(row), caps, row["by_user"])
 
 
 async def _look(connection: Connection, firsts: Sequence[Invocation], placements: Placements) -> Facts:

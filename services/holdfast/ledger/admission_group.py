@@ -49,6 +49,14 @@ class TenantDoor:
     defaults: Limits
     capped_intents: frozenset[str] = frozenset()
     """Those whose runs only a claim may lease, which counts what is in flight."""
+    by_user: bool = False
+    """Users have caps: only a claim may lease what names one."""
+
+    def counts(self, invocation: Invocation) -> bool:
+        """Say whether a run counts against a cap other than the tenant's."""
+        return named_intent(invocation.intent) in self.capped_intents or (
+            self.by_user and invocation.user != ""
+        )
 
 
 @dataclass(slots=True)
@@ -129,7 +137,7 @@ class Group:
         not_before = invocation.not_before
         delayed = not_before is not None and not_before > facts.now
         server = None
-        free = pool not in facts.busy and named_intent(invocation.intent) not in tenant.capped_intents
+        free = pool not in facts.busy and not tenant.counts(invocation)
         if free and tenant.door.may_lease(ordering_key=invocation.lane, delayed=delayed):
             server = self._placements.idlest(pool, self._credit)
         where = tenant.door.enter(ordering_key=invocation.lane, delayed=delayed, to_runner=server is not None)

@@ -4,7 +4,8 @@ from typing import Final
 
 LOCK_TENANTS: Final = """
 SELECT tenant, in_flight, max_in_flight, queued, max_queued, rate, burst_room, spent, spent_time,
-       deadline_ms, max_steps, max_tools, max_tokens, max_context, intent_caps::text AS intent_caps
+       deadline_ms, max_steps, max_tools, max_tokens, max_context, intent_caps::text AS intent_caps,
+       num_nonnulls(user_cap, user_caps) > 0 AS by_user
 FROM tenant WHERE tenant = ANY($1::text[]) ORDER BY tenant FOR NO KEY UPDATE
 """
 
@@ -125,9 +126,9 @@ def _leaked(bucket: str, moment: str) -> str:
 
 # Everything at once for runs that go straight to idle runners, if under the tenants' locks it turns out that
 # nothing speaks against it: all sessions live, no pool has runs that wait, no tenant comes to its cap, has
-# caps of intents, or is above its rate (`domain.rate`), every key and id is new. Else nothing is done, and
-# there are no rows. What a statement sees is older than the locks it has waited for; the counters are read
-# from the locked rows, and an id or key that someone else has taken meanwhile is a unique violation.
+# caps of intents or users, or is above its rate (`domain.rate`), every key and id is new. Else nothing is
+# done, and there are no rows. What a statement sees is older than the locks it has waited for; the counters
+# are read from the locked rows, and an id or key that someone else has taken meanwhile is a unique violation.
 # $1..$22 as $2..$23 of INSERT; the tenants, and how many runs each has here; the sessions; the pools.
 PLACE: Final = f"""
 WITH asked AS MATERIALIZED (
@@ -141,13 +142,13 @@ WITH asked AS MATERIALIZED (
         deadline_ms, max_steps, max_tools, max_tokens, max_context, at
     )
 ), door AS MATERIALIZED (
-    SELECT tenant, in_flight, max_in_flight, intent_caps, rate, burst_room, spent, spent_time,
-           deadline_ms, max_steps, max_tools, max_tokens, max_context
+    SELECT tenant, in_flight, max_in_flight, intent_caps, user_cap, user_caps, rate, burst_room, spent,
+           spent_time, deadline_ms, max_steps, max_tools, max_tokens, max_context
     FROM tenant WHERE tenant = ANY($23::text[]) ORDER BY tenant FOR NO KEY UPDATE
 ), roomy AS MATERIALIZED (
     SELECT count(*) AS tenants
     FROM door d JOIN unnest($23::text[], $24::int[]) AS u (tenant, runs) ON u.tenant = d.tenant
-    WHERE d.in_flight + u.runs < d.max_in_flight AND d.intent_caps IS NULL
+    WHERE d.in_flight + u.runs < d.max_in_flight AND num_nonnulls(d.intent_caps, d.user_caps, d.user_cap) = 0
           AND {_leaked("d", "clock_timestamp()")} + u.runs <= d.burst_room
 ), alive AS MATERIALIZED (
     SELECT session_id FROM runner_session

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.ledger import claim_sql as sql
-from holdfast.ledger import held
+from holdfast.ledger import held, throttle_sift
 from holdfast.ledger.domain.budget import Usage
 from holdfast.ledger.domain.ring import Turn, share
 from holdfast.ledger.values import Failure, Leased, ServedIntent, limits_of, pool_of
@@ -48,12 +48,14 @@ class _Serving:
 class _Taken:
     """What a round of a claim has leased, and why another may lease more.
 
-    Others had tenants `locked`, or there may be tenants `behind` those whose pools it has come to hold back.
+    Others had tenants `locked`, or there may be tenants `behind` those whose pools it has come to hold back,
+    or others' runs behind those that it has `sifted` out, for their users are at their caps.
     """
 
     leased: Sequence[Leased] = ()
     locked: bool = False
     behind: bool = False
+    sifted: bool = False
 
 
 async def claim(db: Database, demands: Sequence[Demand]) -> list[Leased]:
@@ -62,7 +64,8 @@ async def claim(db: Database, demands: Sequence[Demand]) -> list[Leased]:
     A crash before the answer leaves leases that their sessions do not know of: they are found when the
     session opens again or by `session.held`, or freed by the sweep. An empty answer means that nothing could
     be taken now. Sessions that serve alike are served together, in one transaction: one more if others claim
-    too, and more while it meets pools that something has come to hold back since they were last looked at.
+    too, and more while it meets pools or runs that something has come to hold back since they were last
+    looked at.
     """
     alike: dict[tuple[ServedIntent, ...], list[Demand]] = {}
     for demand in demands:
@@ -103,6 +106,8 @@ async def _claim_alike(
             break
         if taken.behind:
             most = max(most, _PASSED)
+        elif taken.sifted:
+            continue
         elif taken.locked and lock is sql.LOCK_FREE:
             lock = sql.LOCK_WAITING
         else:
@@ -128,12 +133,13 @@ async def _take(
     turns = [Turn(r["pool"], r["tenant"], r["turn"], r["ready"], r["weight"], r["served"]) for r in rows]
     found = await held.limits(connection, rows, {pool: each.critical for pool, each in serving.items()})
     shares = share(len(seats), turns, room, found.within, found.room)
+    shares, sifted = await throttle_sift.sift(connection, shares, found.by_user)
     leased = await _take_shares(connection, shares, serving, seats, found) if shares else []
     holds = await held.hold(connection, found, shares)
     full = _at_cap(room, leased)
     if full:
         await connection.execute(sql.CAP, full)
-    return _Taken(leased, locked=locked, behind=holds and len(candidates) == most)
+    return _Taken(leased, locked=locked, behind=holds and len(candidates) == most, sifted=sifted)
 
 
 async def _take_shares(
@@ -155,6 +161,7 @@ async def _take_shares(
         [served for served, _ in after],
         [has_new for _, has_new in after],
         [found.mark(turn) for turn in shares],
+        [turn.tenant in found.by_user for turn in shares],
     )
     if len(rows) < sum(shares.values()):
         await _set_right(connection, shares, rows)

@@ -37,29 +37,30 @@ WITH alive AS MATERIALIZED (
     WHERE session_id = ANY($3::uuid[]) AND expire_time > clock_timestamp() FOR KEY SHARE
 )
 SELECT p.pool, p.tenant, p.turn, p.ready, p.served, t.weight, t.max_in_flight - t.in_flight AS room,
-       t.intent_caps::text AS intent_caps, NULL::uuid AS session_id
+       t.intent_caps::text AS intent_caps, num_nonnulls(t.user_cap, t.user_caps) > 0 AS by_user,
+       NULL::uuid AS session_id
 FROM unnest($1::text[]) AS c (tenant)
 JOIN tenant t ON t.tenant = c.tenant
 CROSS JOIN unnest($2::text[]) AS s (pool)
 JOIN tenant_pool p ON p.pool = s.pool AND p.tenant = t.tenant
 WHERE p.ready > 0
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, session_id FROM alive
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, session_id FROM alive
 """
 
 # $1.. one row per (pool, tenant) and how many of its runs, in the order of their next turns; $6 a seat (a
 # session) for each run; $7, $8 how much of its turn each has served then, and whether that is a new one; $9
-# as which capped intent its leases count. No row set is joined to another: the planner cannot know their
-# size, and would compare each with each.
+# as which capped intent its leases count, $10 whether they count against a cap of their users. No row set is
+# joined to another: the planner cannot know their size, and would compare each with each.
 TAKE: Final = """
 WITH share AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $7::int[], $8::boolean[],
-                         $9::text[])
+                         $9::text[], $10::boolean[])
         WITH ORDINALITY AS u (pool, tenant, wanted, next_pool, agent_version, served, has_new_turn,
-                              capped_intent, place)
+                              capped_intent, by_user, place)
 ), picked AS MATERIALIZED (
-    SELECT s.place, s.next_pool, s.agent_version, s.served, s.has_new_turn, s.capped_intent, r.*,
-           row_number() OVER (ORDER BY s.place, r.rank, r.seq) AS seat
+    SELECT s.place, s.next_pool, s.agent_version, s.served, s.has_new_turn, s.capped_intent, s.by_user,
+           r.*, row_number() OVER (ORDER BY s.place, r.rank, r.seq) AS seat
     FROM share s CROSS JOIN LATERAL (
         SELECT ctid AS row, pool, tenant, rank, seq, run_id FROM ready
         WHERE ready.pool = s.pool AND ready.tenant = s.tenant ORDER BY rank, seq LIMIT s.wanted
@@ -78,10 +79,11 @@ WITH share AS MATERIALIZED (
               s.run_id, s.tenant, s.epoch, s.attempt, s.max_attempts, s.deadline_ms, s.max_steps, s.max_tools,
               s.max_tokens, s.max_context, s.create_time, s.deadline_time, s.last_commit, s.last_sequence,
               s.steps, s.tools, s.tokens, s.context, s.cancel_requested, s.mail_last, s.lent_steps,
-              s.lent_tools, s.lent_tokens, s.waits, s.undoing::text AS undoing, p.capped_intent
+              s.lent_tools, s.lent_tokens, s.waits, s.undoing::text AS undoing, p.capped_intent,
+              CASE WHEN p.by_user THEN nullif(r.user_id, '') END AS capped_user
 ), leases AS (
-    INSERT INTO lease (run_id, session_id, epoch, tenant, capped_intent)
-    SELECT run_id, session_id, epoch, tenant, capped_intent FROM started
+    INSERT INTO lease (run_id, session_id, epoch, tenant, capped_intent, capped_user)
+    SELECT run_id, session_id, epoch, tenant, capped_intent, capped_user FROM started
 ), pools AS (
     UPDATE tenant_pool t
     SET ready = t.ready - d.n, served = d.served,

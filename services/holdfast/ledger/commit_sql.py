@@ -148,8 +148,8 @@ def finish(fence: str = FENCE, budget: str = BUDGET) -> str:
     That is so without an ordering key, whose next run would come, without a signal ever sent, whose mailbox
     is to be cleared, without a gate, which is to be closed, without a parent, which is to be told, or
     children, which may have to stop, and while no tenant of the group is at its cap,
-    which would be lifted, or has caps of intents. What is not so, or is fenced, is left as it is and has no
-    row.
+    which would be lifted, or has caps of intents or users. What is not so, or is fenced, is left
+    as it is and has no row.
 
     Waiting for a lock does not refresh what the statement sees, and need not: the counters are read from the
     row that was locked, and a lease and its timers, which nobody but the run's own fence guards, were there
@@ -157,7 +157,8 @@ def finish(fence: str = FENCE, budget: str = BUDGET) -> str:
     """
     return f"""
 WITH door AS MATERIALIZED (
-        SELECT in_flight < max_in_flight AND intent_caps IS NULL AS below_cap FROM tenant
+        SELECT in_flight < max_in_flight AND num_nonnulls(intent_caps, user_caps, user_cap) = 0 AS below_cap
+        FROM tenant
         WHERE tenant = ANY(ARRAY(SELECT DISTINCT s.tenant FROM unnest($4::uuid[]) AS u (run_id)
                                  JOIN run_state s ON s.run_id = u.run_id))
         ORDER BY tenant FOR NO KEY UPDATE

@@ -103,6 +103,8 @@ class Limits:
     why: dict[Key, str] = field(default_factory=dict)
     by: dict[Key, int] = field(default_factory=dict)
     capped: set[Key] = field(default_factory=set)
+    by_user: set[str] = field(default_factory=set)
+    """Tenants whose users have caps, which hold back runs and no pools (`throttle`)."""
 
     def mark(self, turn: Turn) -> str | None:
         """Return the intent as whose a lease of this pool counts; None if it counts against no cap."""
@@ -117,7 +119,7 @@ async def limits(
 
     `critical` are the destinations that a pool's runs do not start without. Without either nothing is asked.
     """
-    found = Limits()
+    found = Limits(by_user={row["tenant"] for row in rows if row["by_user"]})
     caps = {
         (row["tenant"], intent): most
         for row in rows

@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection
-from holdfast.ledger import held
+from holdfast.ledger import held, throttle_sql
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ SELECT EXISTS (SELECT FROM runner_session WHERE expire_time <= now()) AS expired
        EXISTS (SELECT FROM timer WHERE kind < 3 AND due_time <= now()) AS due,
        EXISTS (SELECT FROM timer WHERE kind = 3 AND due_time <= now()) AS woken,
        EXISTS (SELECT FROM run_state WHERE cancel_requested AND status IN (1, 3)) AS orphaned,
-       EXISTS ({held.DUE}) AS held,
+       EXISTS ({held.DUE}) OR EXISTS ({throttle_sql.DUE}) AS held,
        EXISTS (SELECT FROM schedule WHERE wake_time <= now()) AS scheduled,
        EXISTS (SELECT FROM run_inbox) AS staged,
        EXISTS (SELECT FROM batch_active) AS batching,

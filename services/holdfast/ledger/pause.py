@@ -14,6 +14,7 @@ from holdfast.kit.errors import RunEnded, RunNotFound
 from holdfast.ledger.domain.status import ENDED, LEASED, RunStatus
 from holdfast.ledger.holder import Holder
 from holdfast.ledger.release import lock_tenants
+from holdfast.ledger.throttle import leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ UPDATE run_state s SET paused = jsonb_build_object('reason', $2::text, 'not_befo
 WHERE run_id = $1
 """
 
-# Of a run behind another of its ordering key there is no row among the ready.
+# Of a run behind another of its ordering key, or whose user is at his cap, there is no row among the ready.
 _HOLD: Final = """
 WITH taken AS (
     DELETE FROM ready WHERE ctid = ANY(ARRAY(
@@ -82,6 +83,7 @@ async def pause(db: Database, tenant: str, run_id: UUID, reason: str = "") -> Pa
                 await connection.execute(_MARK, run_id, reason)
                 if status is RunStatus.QUEUED:
                     await connection.execute(_HOLD, run_id)
+                    await leave(connection, [run_id])
             holder = await connection.fetchrow(_HOLDER, run_id) if status in LEASED else None
             return Paused(status, holder and Holder(**dict(holder)))
 

@@ -172,7 +172,7 @@ async def _undo(connection: Connection, endings: Sequence[Ending]) -> Moved:
     pools = await release_leases(connection, ids)
     queued = [run.place for run in runs if run.status is RunStatus.QUEUED]
     if queued:
-        await unqueue(connection, queued)
+        pools += await unqueue(connection, queued)
     await enter(connection, list(zip(ids, causes, strict=True)))
     pools += await enqueue(connection, [run.place for run in runs])
     return Moved(requeued=ids, pools=pools)
@@ -194,7 +194,7 @@ async def _end(connection: Connection, endings: Sequence[Ending]) -> Moved:
     queued = [run.place for run in runs if run.status is RunStatus.QUEUED]
     pools = await release_leases(connection, leased) if leased else []
     if queued:
-        await unqueue(connection, queued)
+        pools += await unqueue(connection, queued)
     pools += await pass_lanes(
         connection, [(run.place.tenant, run.place.ordering_key, run.place.run_id) for run in runs]
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from holdfast.ledger import held
+from holdfast.ledger import held, throttle
 
 __all__ = [
     "Place",
@@ -56,17 +56,18 @@ ORDER BY tenant FOR NO KEY UPDATE
 # moment and full the next, and a join planned for the empty one would compare each row with each.
 _RELEASE: Final = """
 WITH gone AS (
-    DELETE FROM lease WHERE run_id = ANY($1::uuid[]) RETURNING tenant, capped_intent
+    DELETE FROM lease WHERE run_id = ANY($1::uuid[]) RETURNING tenant, capped_intent, capped_user
 ), timers AS (
     DELETE FROM timer WHERE run_id = ANY($2::uuid[])
 ), freed AS (
     SELECT tenant, count(*) AS n,
-           array_agg(DISTINCT capped_intent) FILTER (WHERE capped_intent IS NOT NULL) AS capped_intents
+           array_agg(DISTINCT capped_intent) FILTER (WHERE capped_intent IS NOT NULL) AS capped_intents,
+           array_agg(capped_user) FILTER (WHERE capped_user IS NOT NULL) AS capped_users
     FROM gone GROUP BY tenant
 )
 UPDATE tenant SET in_flight = in_flight - freed.n FROM freed WHERE tenant.tenant = freed.tenant
 RETURNING tenant.tenant, (in_flight + freed.n >= max_in_flight AND in_flight < max_in_flight) AS uncapped,
-          freed.capped_intents
+          freed.capped_intents, freed.capped_users
 """
 
 _UNCAP: Final = """
@@ -101,6 +102,7 @@ WITH run AS MATERIALIZED (
 )
 UPDATE tenant SET queued = queued - d.n
 FROM (SELECT tenant, count(*) AS n FROM run GROUP BY tenant) d WHERE tenant.tenant = d.tenant
+RETURNING (SELECT true FROM throttled t WHERE t.tenant = tenant.tenant LIMIT 1) AS throttles
 """
 
 # A delayed run gets its timer instead of its place among the ready, and so does one that a person holds.
@@ -185,26 +187,32 @@ async def release_leases(
 ) -> list[str]:
     """Delete the runs' leases, give back the tenants' slots, and drop the timers of those that ended.
 
-    Returns the pools in which runs wait that a cap of their tenant has held back until now. `ended` names
+    Returns the pools in which runs wait that a cap has held back until now. `ended` names
     those of the runs whose deadline no longer matters; left out, all. A run without a lease is passed over,
     its timers dropped all the same.
     """
     rows = await connection.fetch(_RELEASE, list(run_ids), list(run_ids if ended is None else ended))
     uncapped = [row["tenant"] for row in rows if row["uncapped"]]
     parts = [(row["tenant"], intent) for row in rows for intent in row["capped_intents"] or ()]
+    users = [(row["tenant"], user) for row in rows for user in row["capped_users"] or ()]
     woken = set(await held.free(connection, parts)) if parts else set()
+    if users:
+        woken |= set(await throttle.free(connection, users))
     if uncapped:
         woken |= {row["pool"] for row in await connection.fetch(_UNCAP, uncapped) if row["ready"] > 0}
     return sorted(woken)
 
 
-async def unqueue(connection: Connection, places: Sequence[Place]) -> None:
-    """Take runs that are QUEUED out of the queue, wherever they wait, with their timers.
+async def unqueue(connection: Connection, places: Sequence[Place]) -> list[str]:
+    """Take runs that are QUEUED out of the queue, wherever they wait, with their timers; return woken pools.
 
     Every run counts once against its tenant's queue: call it only for runs whose status was QUEUED under the
     tenant's lock. Their lanes are passed on by `pass_lanes`.
     """
-    await connection.execute(_UNQUEUE, *_columns(places), [p.ordering_key for p in places])
+    rows = await connection.fetch(_UNQUEUE, *_columns(places), [p.ordering_key for p in places])
+    if not any(row["throttles"] for row in rows):
+        return []
+    return await throttle.leave(connection, [p.run_id for p in places])
 
 
 async def enqueue(

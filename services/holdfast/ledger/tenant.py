@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import TenantNotFound
+from holdfast.ledger import throttle
 from holdfast.ledger.domain.rate import leaked
 from holdfast.ledger.domain.tenant import Terms
 
@@ -61,11 +62,12 @@ CAP: Final = """
 UPDATE tenant_pool SET capped = $2 WHERE tenant = $1 AND capped <> $2 RETURNING pool, ready
 """
 
-# Which leases count against which intent's cap: those of before the cap, and chunks of light items,
-# whose intent is named before #.
+# Which leases count against which intent's cap, and whether against their user's: those of before the cap,
+# and chunks of light items, whose intent is named before #.
 MARK: Final = """
-UPDATE lease l SET capped_intent = CASE WHEN r.named = ANY($2::text[]) THEN r.named END
-FROM (SELECT run_id, split_part(intent, '#', 1) AS named FROM run) r
+UPDATE lease l SET capped_intent = CASE WHEN r.named = ANY($2::text[]) THEN r.named END,
+                   capped_user = CASE WHEN $3::boolean THEN nullif(r.user_id, '') END
+FROM (SELECT run_id, user_id, split_part(intent, '#', 1) AS named FROM run) r
 WHERE l.run_id = ANY(ARRAY(SELECT run_id FROM run_state WHERE tenant = $1 AND status IN (2, 4)))
       AND r.run_id = l.run_id
 """
@@ -118,11 +120,15 @@ async def _change(connection: Connection, row: Any, terms: Terms) -> Changed:
     after = await connection.fetchrow(CHANGE, row["tenant"], spent, now, *values)
     capped = row["in_flight"] >= terms.max_in_flight
     moved = await connection.fetch(CAP, row["tenant"], capped)
-    if terms.by_intent != _terms(row).by_intent:
-        await connection.execute(MARK, row["tenant"], list(terms.by_intent))
+    before = _terms(row)
+    if (terms.by_intent, terms.caps_users) != (before.by_intent, before.caps_users):
+        await connection.execute(MARK, row["tenant"], list(terms.by_intent), terms.caps_users)
+    if terms.by_intent != before.by_intent:
         moved += await connection.fetch(OPEN, row["tenant"])
-    pools = [] if capped else sorted({pool["pool"] for pool in moved if pool["ready"] > 0})
-    return Changed(_view(after), pools)
+    pools = {pool["pool"] for pool in moved if pool["ready"] > 0}
+    if (terms.user_cap, terms.by_user) != (before.user_cap, before.by_user):
+        pools |= set(await throttle.change(connection, row["tenant"]))
+    return Changed(_view(after), [] if capped else sorted(pools))
 
 
 def _view(row: Any) -> TenantView:

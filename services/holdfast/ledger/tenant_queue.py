@@ -52,7 +52,8 @@ SELECT t.tenant, t.queued, t.in_flight, t.refused_queue_full, t.refused_rate, cl
             WHERE s.tenant = t.tenant AND s.status = {RunStatus.DEAD_LETTERED:d} LIMIT {MOST}
         ) s) AS dead_lettered,
        EXISTS (SELECT FROM tenant_pool p
-               WHERE p.tenant = t.tenant AND (p.capped OR p.held) AND p.ready > 0) AS throttled
+               WHERE p.tenant = t.tenant AND (p.capped OR p.held) AND p.ready > 0)
+       OR coalesce((SELECT true FROM throttled u WHERE u.tenant = t.tenant LIMIT 1), false) AS throttled
 FROM tenant t WHERE t.tenant = ANY($1::text[])
 """  # noqa: S608 - numbers of ours
 
