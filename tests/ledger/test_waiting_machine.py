@@ -58,7 +58,8 @@ CAUSE = Failure("E", "e")
 WRITERS = (Quorum(1, ("group:writers",)),)
 FINAL_ROUNDS = 60
 _EMPTY = """TRUNCATE tenant, tenant_pool, run, run_state, run_outcome, idempotency, ready, lane, blocked,
-            runner_session, lease, timer, checkpoint, transcript, mailbox, approval, approval_audit"""
+            runner_session, lease, timer, checkpoint, transcript, mailbox, approval, approval_audit,
+            handoff, throttled, throttled_user"""
 _OLDEST = "SELECT signal_id FROM mailbox WHERE run_id = $1 AND NOT consumed ORDER BY sequence LIMIT 1"
 _LATE = """UPDATE approval SET create_time = create_time - interval '2 h', next_time = now() - interval '1 h',
                                deadline_time = now() - interval '1 h' WHERE approval_id = $1 AND status = 1"""
@@ -124,12 +125,7 @@ class WaitingMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         """Empty the ledger."""
-        tables = "tenant, tenant_pool, run, run_state, run_outcome, idempotency, ready, lane, blocked"
-        self.do(
-            execute(
-                self.db, f"TRUNCATE {tables}, runner_session, lease, timer, checkpoint, transcript, mailbox"
-            )
-        )
+        self.do(execute(self.db, _EMPTY))
         self.runs: dict[uuid.UUID, str] = {}
         self.gates: dict[uuid.UUID, str] = {}
         self.leased: dict[uuid.UUID, tuple[Leased, int]] = {}
