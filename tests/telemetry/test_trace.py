@@ -107,6 +107,7 @@ async def test_after_a_wait_a_run_goes_on_in_a_trace_of_its_own_that_is_linked(w
     run_id, collector = handle.run_id, watched.collector
     await collector.until(lambda: len(collector.find("invoke_agent telemetry.wait", run_id=run_id)) == 2)
     await collector.until(lambda: bool(collector.find("step finish", run_id=run_id)))
+    await collector.until(lambda: len(collector.find("lease", run_id=run_id)) == 2)
     (before,) = collector.find("step look_up", run_id=run_id)
     (after,) = collector.find("step finish", run_id=run_id)
     assert before.trace == f"{TRACE:032x}"
