@@ -39,9 +39,8 @@ async def overload(_question: Question) -> None:
                     await stub.Invoke(request)
                 except grpc.aio.AioRpcError as error:
                     refused = error_of(error)
-                    if not isinstance(refused, ResourceExhausted):
-                        raise refused from error
-                    told["come again" if refused.retry_after else "nothing"] += 1
+                    known = isinstance(refused, ResourceExhausted) and refused.retry_after
+                    told["come again" if known else refused.message] += 1
                 else:
                     told["taken"] += 1
 
