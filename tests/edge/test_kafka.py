@@ -230,7 +230,7 @@ async def test_edges_share_the_partitions_and_those_of_one_that_goes_are_read_by
 
 
 def _partitions(reader: KafkaReader) -> set[Any]:
-    return set(reader._group._consumer.assignment()) if reader._group is not None else set()
+    return set(reader._held._consumer.assignment()) if reader._held is not None else set()
 
 
 async def test_a_partition_taken_away_is_committed_first_by_whom_it_is_taken_from(
@@ -253,7 +253,7 @@ async def test_a_partition_taken_away_is_committed_first_by_whom_it_is_taken_fro
         async with reading(door, orders) as other:
 
             def asked_to_leave() -> bool:
-                return one._group is not None and one._group.is_leaving
+                return one._held is not None and one._held.is_leaving
 
             await until(asked_to_leave, deadline=60)
             assert not _partitions(other), "not before the batch in hand is done with"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 KEY: Final = "holdfast.sealed"
+_NAME: Final = KEY.encode()
 _START: Final = f'{{"{KEY}":"'.encode()
 
 
@@ -17,7 +18,7 @@ def is_sealed(value: Any) -> bool:
 
 def is_sealed_json(encoded: bytes) -> bool:
     """Whether JSON is that of a sealed value."""
-    return KEY.encode() in encoded[:64] and is_sealed(_parsed(encoded))
+    return _NAME in encoded[:64] and is_sealed(_parsed(encoded))
 
 
 def marked(kept: bytes) -> str:

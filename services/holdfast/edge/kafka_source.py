@@ -8,7 +8,6 @@ Edges of one group share the partitions. A message that cannot become a run is s
 up; so is one at which the Invoker fails `max_deliver` times.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,78 +16,58 @@ from typing import Final
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from holdfast.client.errors import InvalidField
 from holdfast.edge import cloud_event
-from holdfast.edge.fault import Malformed, NotNow
-from holdfast.edge.intake import Broken, Fate, Intake, Letter
+from holdfast.edge.fault import Malformed
+from holdfast.edge.intake import Broken, Intake, Letter
 from holdfast.edge.kafka_group import Group, GroupBrokenError, open_group
 from holdfast.edge.letter import letter_of
 from holdfast.edge.order import take_in_order
-from holdfast.edge.patience import Patience
 from holdfast.edge.plain import parsed
+from holdfast.edge.reader import Reader
 from holdfast.edge.received import Received
 from holdfast.edge.source import KafkaSource
-from holdfast.kit.loops import Loop
 from holdfast.kit.secret import SecretMissingError, Secrets
 from holdfast.kit.telemetry.logs import logger
 
 _log: Final = logger("kafka")
 
-# Kafka, its topic or a secret is not there: that passes, or is the operator's to mend.
-_PASSING: Final = (KafkaError, OSError, TimeoutError, GroupBrokenError, SecretMissingError)
 
-
-class KafkaReader:
+class KafkaReader(Reader[Group]):
     """Reads one source until told to stop; Kafka may be away for any time."""
 
+    passing = (KafkaError, OSError, TimeoutError, GroupBrokenError, SecretMissingError)
+
     def __init__(self, source: KafkaSource, intake: Intake, secrets: Secrets) -> None:
+        super().__init__("kafka", source.of, intake, source.max_deliver, _log)
         self._source = source
-        self._intake = intake
         self._secrets = secrets
-        self._group: Group | None = None
-        self._patience = Patience(source.of.name, _log)
         self._failed: dict[tuple[TopicPartition, int], int] = {}
-        self.loop = Loop(f"kafka {source.of.name}", self.run_once, interval=0.01)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Read until `stop`."""
-        try:
-            await self.loop.run(stop)
-        finally:
-            await self._close()
+    async def _open(self) -> Group:
+        self._failed.clear()  # what is read may be others' by now
+        return await open_group(self._source, self._secrets)
 
-    async def run_once(self) -> int:
-        """Take what there is, waiting a moment for the first of it; return how many were done with."""
-        if await self._patience.waited():
+    async def _read(self, held: Group) -> int:
+        records = await held.some()
+        if not records:
             return 0
-        try:
-            if self._group is None:
-                self._group = await open_group(self._source, self._secrets)
-                self._patience.opened()
-            group = self._group
-            records = await group.some()
-            if not records:
-                return 0
-            async with group.busy:
-                return await self._handle(records, group)
-        except _PASSING as error:
-            await self._close()
-            self._patience.failed(error)
-            return 0
-        except BaseException:
-            await self._close()
-            raise
+        async with held.busy:
+            return await self._handle(records, held)
 
     async def _handle(self, records: Sequence[ConsumerRecord], group: Group) -> int:
         letters = [_letter(record, self._source) for record in records]
-        take = partial(self._intake.take, self._source.of)
+        take = partial(self._intake.take, self._of)
         fates = await take_in_order(letters, take, lambda: group.is_leaving)
         upto: dict[TopicPartition, int] = {}
         held: set[TopicPartition] = set()
         done = 0
         for record, letter, fate in zip(records, letters, fates, strict=True):
             partition = TopicPartition(record.topic, record.partition)
-            after = await self._settle((partition, record.offset), letter, fate)
+            place = (partition, record.offset)
+            tries = self._failed.get(place, 0) + isinstance(fate, Broken)
+            if tries:
+                self._failed[place] = tries
+            after = await self._after(letter, fate, tries)
             if partition in held:
                 continue
             if after is None:
@@ -100,25 +79,6 @@ class KafkaReader:
         self._failed = {place: n for place, n in self._failed.items() if place[1] >= upto.get(place[0], 0)}
         await group.commit(upto)
         return done
-
-    async def _settle(self, place: tuple[TopicPartition, int], letter: Letter, fate: Fate) -> float | None:
-        """Return after how many seconds a message is to be read again; None if it is done with."""
-        if not isinstance(fate, NotNow):
-            return None
-        if not isinstance(fate, Broken):
-            return fate.after
-        tries = self._failed[place] = self._failed.get(place, 0) + 1
-        if tries < self._source.max_deliver:
-            return fate.after
-        why = InvalidField(f"The Invoker failed at it {tries} times.")
-        (fate,) = await self._intake.set_aside(self._source.of, [Letter(letter.invocation, letter.body, why)])
-        return fate.after if isinstance(fate, NotNow) else None
-
-    async def _close(self) -> None:
-        group, self._group = self._group, None
-        self._failed.clear()
-        if group is not None:
-            await group.close()
 
 
 def _letter(record: ConsumerRecord, source: KafkaSource) -> Letter:
