@@ -14,6 +14,7 @@ from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.child import NO_CHILDREN, Children
 from holdfast.agent.engine.journal import Answer, Committed, Refused
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
+from holdfast.agent.engine.transcript import Speakers
 from holdfast.agent.execution import Execution, Left
 from holdfast.agent.wire.invocation import History, Invocation
 from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, ParkMove, StepRecord
@@ -170,7 +171,12 @@ class Memory:
 
     # -- leases --------------------------------------------------------------------------------------------
 
-    def lease(self, app: App, reached: Callable[[str], None] = lambda _: None) -> Execution:
+    def lease(
+        self,
+        app: App,
+        reached: Callable[[str], None] = lambda _: None,
+        speakers: Speakers | None = None,
+    ) -> Execution:
         """Take the run under the next epoch."""
         self.epoch += 1
         self.live.clear()
@@ -215,6 +221,7 @@ class Memory:
             mailbox=self._mailbox,
             children=self.children,
             gates=self.gates,
+            speakers=speakers,
         )
 
     def _aged(self, record: StepRecord) -> StepRecord:

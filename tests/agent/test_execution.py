@@ -6,6 +6,7 @@ import pytest
 
 from holdfast.agent import App, BudgetExhausted, Dimension, Limits, Permanent, Run, StepFailed, step
 from holdfast.agent.engine.journal import Refused
+from holdfast.agent.engine.transcript import Speakers
 from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled
 from holdfast.agent.execution import Left
 from holdfast.agent.wire import draft as wire
@@ -665,6 +666,27 @@ async def test_tokens_are_coalesced_and_told_once_over_a_replay() -> None:
     assert await memory.run(app) is Left.ENDED
     assert "".join(token.text for token in memory.told("token")) == "abcdef"
     assert len(memory.told("token")) < 6
+
+
+@pytest.mark.parametrize(("others", "least", "most"), [(0, 4, 10), (1000, 1, 2)])
+async def test_a_token_is_gathered_longer_beside_many_who_speak(others: int, least: int, most: int) -> None:
+    app = App("talk")
+    speakers = Speakers()
+    speakers.count = others
+
+    @app.agent("talk")
+    async def agent(run: Run) -> None:
+        for number in range(10):
+            run.token(f"{number} ")
+            await asyncio.sleep(0.02)
+
+    memory = Memory("talk")
+    async with asyncio.timeout(10):
+        assert await memory.lease(app, speakers=speakers).run() is Left.ENDED
+    told = memory.told("token")
+    assert "".join(token.text for token in told) == "0 1 2 3 4 5 6 7 8 9 "
+    assert least <= len(told) <= most
+    assert speakers.count == others
 
 
 async def test_a_step_cannot_start_another() -> None:

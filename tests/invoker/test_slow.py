@@ -147,7 +147,8 @@ def put(feed: Feed, one: runner_service_pb2.AttachResponse) -> None:
 
 async def read(feed: Feed) -> list[tuple[int, int]]:
     """Return epoch and sequence of all that a feed holds; it must have ended."""
-    return [(each.epoch, event.sequence) async for each in feed.messages() for event in each.events.events]
+    messages = [each async for each in feed.messages() if each is not None]
+    return [(each.epoch, event.sequence) for each in messages for event in each.events.events]
 
 
 async def test_the_feed_that_holds_most_gives_way_and_what_is_left_is_whole() -> None:
@@ -169,3 +170,14 @@ async def test_a_feed_takes_nothing_twice_and_what_another_lease_says_anew() -> 
         put(feed, one)
     feed.end()
     assert await read(feed) == [(1, n) for n in (5, 6, 7, 5, 6, 7, 8)] + [(2, 4), (2, 5)]
+
+
+async def test_who_reads_a_feed_looks_up_after_a_knock_and_misses_nothing() -> None:
+    feed = Feed("r", Room(), lambda _: None)
+    messages = feed.messages()
+    put(feed, message(1, 1, 1))
+    feed.knock()
+    feed.knock()
+    put(feed, message(1, 2, 1))
+    feed.end()
+    assert [each and each.events.events[0].sequence async for each in messages] == [None, 1, 2]

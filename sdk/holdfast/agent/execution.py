@@ -35,7 +35,7 @@ from holdfast.agent.engine.pipeline import Pipeline
 from holdfast.agent.engine.restart import Restarts
 from holdfast.agent.engine.scope import Family, Scope, here, number_tasks
 from holdfast.agent.engine.stepper import Stepper
-from holdfast.agent.engine.transcript import Transcript
+from holdfast.agent.engine.transcript import Speakers, Transcript
 from holdfast.agent.engine.waits import Waits
 from holdfast.agent.error import (
     LONGEST_MESSAGE,
@@ -85,6 +85,7 @@ class Parts(TypedDict, total=False):
     children: Children
     clock: Callable[[], float]
     observer: Observer
+    speakers: Speakers
 
 
 class Execution:
@@ -104,13 +105,14 @@ class Execution:
         children: Children = NO_CHILDREN,
         clock: Callable[[], float] = time.monotonic,
         observer: Observer = NOBODY,
+        speakers: Speakers | None = None,
         unrecorded: Callable[[str], Awaitable[None]] | None = None,
         ends: Callable[[RunStopped | None, BaseException | None], Move] | None = None,
     ) -> None:
         """Take the mailbox that pushed signals go to; what waited for the run before is in the history.
 
         `clock` is what the deadline is measured with, in seconds; the loop's own where that jumps.
-        `observer` watches what is executed.
+        `observer` watches what is executed. `speakers` counts who speaks beside this run; none if not given.
         `unrecorded` is awaited with the key of each step that is about to be executed, for who replays only.
         `ends` decides where the run goes when that is not for the agent to say.
         """
@@ -140,7 +142,7 @@ class Execution:
             invocation.last_sequence,
             journal.happened,
         )
-        self._transcript = Transcript(self._pen, self._pipeline, history.emitted)
+        self._transcript = Transcript(self._pen, self._pipeline, history.emitted, speakers or Speakers())
         self._timer: asyncio.TimerHandle | None = None
         background = Background(
             None if history.handed_off else invocation.handoff,

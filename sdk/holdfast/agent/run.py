@@ -382,7 +382,7 @@ class Run:
         self._transcript.say(self._stepper.place(), text)
 
     def token(self, text: str) -> None:
-        """Tell a piece of something; pieces are gathered for 20 ms or 1 KB."""
+        """Tell a piece of something; pieces are gathered for 20 ms, longer where many runs speak, or 1 KB."""
         if text:
             self._transcript.token(self._stepper.place(), text)
 

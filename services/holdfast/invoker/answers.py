@@ -5,6 +5,7 @@ Whoever adds one waits for room: a client that does not read its answers is not 
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from holdfast.invoker.signal import Sent
@@ -18,6 +19,8 @@ class Answers:
     """Answers in the order of what they answer."""
 
     def __init__(self) -> None:
+        self.added: Callable[[], None] = lambda: None
+        """Called after each that is added."""
         self._waiting: deque[pb.ConverseResponse] = deque()
         self._added = asyncio.Event()
         self._room = asyncio.Event()
@@ -30,6 +33,7 @@ class Answers:
             await self._room.wait()
         self._waiting.append(answer)
         self._added.set()
+        self.added()
 
     def take(self) -> list[pb.ConverseResponse]:
         """Return what is to be told now."""

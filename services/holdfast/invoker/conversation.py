@@ -9,12 +9,11 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Any
 
 from holdfast.invoker.answers import Answers, refused, signalled
 from holdfast.invoker.deciding import check_decide
 from holdfast.invoker.envelope import Violations, go_on_in_trace, read_envelope
-from holdfast.invoker.follower import Update
+from holdfast.invoker.follower import Follower, Update
 from holdfast.invoker.parts import Parts
 from holdfast.invoker.signal import Sent, read_input, read_interrupt
 from holdfast.invoker.view import admitted_view, run_message
@@ -61,12 +60,15 @@ class Conversation:
         self._cancel_if_left = False
         self._reader: asyncio.Task[None] | None = None
         self._answers = Answers()
+        self._follower: Follower | None = None
+        self._answers.added = self._knock
 
     async def hold(
         self, requests: AsyncIterator[pb.ConverseRequest]
     ) -> AsyncGenerator[pb.ConverseResponse, None]:
         """Answer what the client says until it has closed its side and its last run has ended."""
         self._reader = asyncio.create_task(self._read(requests), name="converse-reader")
+        self._reader.add_done_callback(self._reader_done)
         try:
             while True:
                 request = await self._opening()
@@ -121,28 +123,54 @@ class Conversation:
         yield pb.ConverseResponse(started=started)
         # A handoff from before is history; one that happens now lets the client go.
         interactive = not view.handed_off
-        follow = self._parts.followers.follow(self._tenant, run_id, after, epoch)
-        async with aclosing(follow), aclosing(self._while_in_order(follow)) as updates:
+        followers = self._parts.followers
+        follower = self._follower = followers.follower(self._tenant, run_id, after, epoch)
+        self._check_order()  # from here on it knocks
+        for answer in self._answers.take():
+            yield answer
+        async with aclosing(followers.follow(follower)) as updates:
             async for update in updates:
-                if isinstance(update, pb.ConverseResponse):
-                    yield update
-                    continue
-                if isinstance(update, transcript_pb2.Rewound):
-                    yield pb.ConverseResponse(rewound=update)
-                    continue
-                if isinstance(update, transcript_pb2.Snapshot):
-                    yield pb.ConverseResponse(snapshot=update)
-                    continue
-                told, let_go = _told(update) if interactive else (update, False)
-                if let_go or told[-1].HasField("ended"):
-                    self._followed.clear()  # what the client says to this is about the next run
-                if let_go:
-                    self._cancel_if_left = False  # it may leave from here on
-                for event in told:
-                    yield pb.ConverseResponse(event=event)
+                self._check_order()
+                for answer in self._answers.take():
+                    yield answer
+                told, let_go = self._told(update, interactive=interactive)
+                for response in told:
+                    yield response
                 if let_go:
                     break
+        self._follower = None
         self._followed.clear()
+
+    def _knock(self) -> None:
+        """Have this look after its client's words: there is an answer to tell, or something wrong."""
+        if self._follower is not None:
+            self._follower.knock()
+
+    def _reader_done(self, reader: asyncio.Task[None]) -> None:
+        if not reader.cancelled() and reader.exception() is not None:
+            self._knock()
+
+    def _check_order(self) -> None:
+        """Raise what was wrong with the client's messages, if they are over."""
+        assert self._reader is not None  # hold() made it
+        if self._reader.done():
+            self._reader.result()
+
+    def _told(self, update: Update, *, interactive: bool) -> tuple[list[pb.ConverseResponse], bool]:
+        """Return how an update is told, and whether its handoff lets the client go.
+
+        What follows a knock is nothing: the answers that it was for are told before.
+        """
+        if isinstance(update, transcript_pb2.Rewound):
+            return [pb.ConverseResponse(rewound=update)], False
+        if isinstance(update, transcript_pb2.Snapshot):
+            return [pb.ConverseResponse(snapshot=update)], False
+        events, let_go = _up_to_handoff(update) if interactive else (update, False)
+        if let_go or (events and events[-1].HasField("ended")):
+            self._followed.clear()  # what the client says to this is about the next run
+        if let_go:
+            self._cancel_if_left = False  # it may leave from here on
+        return [pb.ConverseResponse(event=event) for event in events], let_go
 
     async def _opened(self, request: pb.ConverseRequest) -> tuple[RunView, bool]:
         """Return the run that is followed from here on, and whether it was there before."""
@@ -259,36 +287,8 @@ class Conversation:
         except Exception as error:  # noqa: BLE001 - nobody is left to be told; the run's own budget ends it
             _log.warning("run of a client that left not cancelled", error=type(error).__name__)
 
-    async def _while_in_order(
-        self, follow: AsyncGenerator[Update, None]
-    ) -> AsyncGenerator[Update | pb.ConverseResponse, None]:
-        """Yield updates, and answers between them; raise what is wrong with the client's messages."""
-        assert self._reader is not None  # hold() made it
-        pending = asyncio.ensure_future(anext(follow, None))
-        try:
-            while True:
-                waits: set[asyncio.Future[Any]] = {pending, self._answers.waiter()}
-                await asyncio.wait(
-                    waits if self._reader.done() else waits | {self._reader},
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if self._reader.done():
-                    self._reader.result()
-                for answer in self._answers.take():
-                    yield answer
-                if pending.done():
-                    update = pending.result()
-                    if update is None:
-                        return
-                    yield update
-                    pending = asyncio.ensure_future(anext(follow, None))
-        finally:
-            if not pending.done():
-                pending.cancel()
-                await asyncio.wait([pending])  # else the generator below could not be closed
 
-
-def _told(events: list[transcript_pb2.RunEvent]) -> tuple[list[transcript_pb2.RunEvent], bool]:
+def _up_to_handoff(events: list[transcript_pb2.RunEvent]) -> tuple[list[transcript_pb2.RunEvent], bool]:
     """Return the events up to a handoff, and whether there is one."""
     for at, event in enumerate(events, 1):
         if event.HasField("handed_off"):

@@ -47,18 +47,22 @@ class Followers:
                     follower.wake()
         return 0
 
-    async def follow(
-        self, tenant: str, run_id: uuid.UUID, sequence: int, epoch: int = 0
-    ) -> AsyncGenerator[Update, None]:
-        """Yield what happens in a run after a sequence, until it has ended.
+    def follower(self, tenant: str, run_id: uuid.UUID, sequence: int, epoch: int = 0) -> Follower:
+        """Return who is to `follow` a run from a sequence on.
 
         `epoch` is that of the event at `sequence`, if the caller saw it live; 0 takes it as committed.
+        """
+        return Follower(
+            self._db, self._live, self._looks, tenant=tenant, run_id=run_id, sequence=sequence, epoch=epoch
+        )
+
+    async def follow(self, follower: Follower) -> AsyncGenerator[Update, None]:
+        """Yield what happens in a run after the follower's sequence, until it has ended.
+
         Events that are no longer kept come as one Snapshot in their place. Raises RunNotFound,
         SequenceOutOfRange for a cursor beyond the end, and ShuttingDown.
         """
-        follower = Follower(
-            self._db, self._live, self._looks, tenant=tenant, run_id=run_id, sequence=sequence, epoch=epoch
-        )
+        run_id = follower.run_id
         if self.leaving.is_set():
             follower.leave()
         self._following.setdefault(run_id, set()).add(follower)

@@ -21,7 +21,7 @@ from contextlib import aclosing
 from itertools import takewhile
 from typing import Final
 
-from holdfast.invoker.live import Live
+from holdfast.invoker.live import Feed, Live
 from holdfast.invoker.looks import Looks
 from holdfast.invoker.view import row_events, run_message
 from holdfast.kit.db import Database
@@ -36,7 +36,10 @@ FIRST_PAUSE: Final = 0.005
 LONGEST_PAUSE: Final = 1.0
 
 Update = transcript_pb2.Rewound | transcript_pb2.Snapshot | list[transcript_pb2.RunEvent]
-"""What a follower is told: that events no longer hold, what stands in place of others, or the next ones."""
+"""What a follower is told: that events no longer hold, what stands in place of others, or the next ones.
+
+No events at all follow a knock.
+"""
 
 
 class Follower:
@@ -65,11 +68,21 @@ class Follower:
         self._ended = False
         self._seen: Position | None = None
         self._woken = asyncio.Event()
+        self._knocked = False
+        self._feed: Feed | None = None
         self._leaving = False
 
     def wake(self) -> None:
         """Say that the run may have moved."""
         self._woken.set()
+
+    def knock(self) -> None:
+        """Have whoever reads the updates look up from them soon: it is given no events."""
+        self._knocked = True
+        if self._feed is None:
+            self._woken.set()
+        else:
+            self._feed.knock()
 
     def leave(self) -> None:
         """Say that this process ends: the client follows from another."""
@@ -110,6 +123,9 @@ class Follower:
             else:
                 await self._woken.wait()
             self._woken.clear()
+            if self._knocked:
+                self._knocked = False
+                yield []
             position = await self._look()
 
     async def _look(self) -> Position:
@@ -208,11 +224,15 @@ class Follower:
 
     async def _watch(self, position: Position) -> AsyncGenerator[list[transcript_pb2.RunEvent], None]:
         """Yield what the runner says, until it says no more or the run has moved."""
-        feed = self._live.runner(position.address).follow(str(self.run_id), self._sequence)
+        feed = self._feed = self._live.runner(position.address).follow(str(self.run_id), self._sequence)
         watch = asyncio.create_task(self._woken.wait())
         watch.add_done_callback(lambda _: feed.end())
         try:
             async for message in feed.messages():
+                if message is None:
+                    self._knocked = False
+                    yield []
+                    continue
                 if message.epoch != position.epoch:
                     return  # a runner that has lost its lease and does not know it yet
                 events = [event for event in message.events.events if event.sequence > self._sequence]
@@ -226,6 +246,7 @@ class Follower:
                 if len(shown) < len(events):
                     return
         finally:
+            self._feed = None
             watch.cancel()
             feed.close()
 

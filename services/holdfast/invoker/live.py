@@ -68,6 +68,7 @@ class Feed:
         self._bytes = 0
         self._last = (0, 0)  # epoch and sequence of the last event taken
         self._changed = asyncio.Event()
+        self._knocked = False
         self._ended = False
 
     def put(self, message: runner_service_pb2.AttachResponse, size: int) -> None:
@@ -101,13 +102,21 @@ class Feed:
         self._ended = True
         self._changed.set()
 
+    def knock(self) -> None:
+        """Have who reads this look up: it is given a None."""
+        self._knocked = True
+        self._changed.set()
+
     def close(self) -> None:
         """Stop following. Repeatable."""
         self._leave(self)
 
-    async def messages(self) -> AsyncIterator[runner_service_pb2.AttachResponse]:
-        """Yield messages until the feed ends."""
+    async def messages(self) -> AsyncIterator[runner_service_pb2.AttachResponse | None]:
+        """Yield messages until the feed ends, and None after a knock."""
         while True:
+            if self._knocked:
+                self._knocked = False
+                yield None
             while self._messages:
                 message, size = self._messages.popleft()
                 self._events -= len(message.events.events)

@@ -128,10 +128,9 @@ class InvokerServicer(Operating, invoker_service_pb2_grpc.InvokerServiceServicer
         wrong.not_negative("after_sequence", request.after_sequence)
         wrong.not_negative("after_epoch", request.after_epoch)
         run_id = named_run(request, wrong)
-        follow = self._parts.followers.follow(
-            current_tenant(), run_id, request.after_sequence, request.after_epoch
-        )
-        async with aclosing(follow) as updates:
+        followers = self._parts.followers
+        follower = followers.follower(current_tenant(), run_id, request.after_sequence, request.after_epoch)
+        async with aclosing(followers.follow(follower)) as updates:
             async for update in updates:
                 if isinstance(update, transcript_pb2.Rewound):
                     yield pb.WatchRunResponse(rewound=update)

@@ -14,6 +14,7 @@ from holdfast.agent.chunk import Chunk
 from holdfast.agent.compensation import execution_of
 from holdfast.agent.engine.journal import Answer, Committed
 from holdfast.agent.engine.mailbox import Mailbox, signal_of
+from holdfast.agent.engine.transcript import Speakers
 from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled, RunStopped
 from holdfast.agent.execution import Execution, Left
 from holdfast.agent.wire.invocation import History, Invocation, read_assignment
@@ -132,6 +133,7 @@ class Holding:
         self._sealing = sealing
         self._held: dict[str, Held] = {}
         self._all: set[Held] = set()
+        self._speakers = Speakers()
         self._gone: OrderedDict[str, tuple[int, Left]] = OrderedDict()
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._changed = asyncio.Condition()
@@ -311,6 +313,7 @@ class Holding:
             gates=self._gates_opened_by,
             children=self._children,
             observer=held.observation,
+            speakers=self._speakers,
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)

@@ -16,20 +16,41 @@ from holdfast.agent.wire.pen import Pen
 LARGEST_TEXT: Final = 256 * 1024
 PIECE: Final = 1024  # characters
 DELAY: Final = 0.020  # seconds
+MOST_PIECES: Final = 5_000
+"""Pieces a second that all who speak at once tell together; beyond that each gathers longer."""
 _EMPTY: Final = contextvars.Context()
+
+
+class Speakers:
+    """How many speak at once, on one runner: the more they are, the longer each gathers its pieces.
+
+    An event costs the same whether it carries one word or ten, so many speakers with a short delay would
+    fall behind what they say, where with a longer one they keep pace.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @property
+    def delay(self) -> float:
+        """Seconds for which a piece is gathered now."""
+        return max(DELAY, self.count / MOST_PIECES)
 
 
 class Transcript:
     """Writes the events of one run into the drafts of its pipeline."""
 
-    __slots__ = ("_emitted", "_loop", "_pen", "_pipeline", "_speaking", "closed")
+    __slots__ = ("_emitted", "_loop", "_pen", "_pipeline", "_speakers", "_speaking", "closed")
 
-    def __init__(self, pen: Pen, pipeline: Pipeline, emitted: dict[str, int]) -> None:
+    def __init__(self, pen: Pen, pipeline: Pipeline, emitted: dict[str, int], speakers: Speakers) -> None:
         self._pen = pen
         self._pipeline = pipeline
         self._emitted = emitted
         self._loop = asyncio.get_running_loop()
         self._speaking: set[Place] = set()
+        self._speakers = speakers
         self.closed = False
         """The run has told all it has to tell; a model that goes on speaking is not heard."""
 
@@ -177,7 +198,7 @@ class Transcript:
         self._pen.effect_staged(draft, "", effect)
 
     def token(self, place: Place, text: str) -> None:
-        """Tell a piece within 20 ms, together with its neighbours."""
+        """Tell a piece within 20 ms, or a little longer where many speak, together with its neighbours."""
         _check(text)
         if self.closed or not self._new(place):
             return
@@ -185,7 +206,8 @@ class Transcript:
         if tokens is None:
             tokens = place.tokens = Tokens()
             self._speaking.add(place)
-            tokens.timer = self._loop.call_later(DELAY, self.spoken, place, context=_EMPTY)
+            self._speakers.count += 1
+            tokens.timer = self._loop.call_later(self._speakers.delay, self.spoken, place, context=_EMPTY)
         tokens.pieces.append(text)
         tokens.size += len(text)
         tokens.calls += 1
@@ -199,6 +221,7 @@ class Transcript:
             return
         place.tokens = None
         self._speaking.discard(place)
+        self._speakers.count -= 1
         if tokens.timer is not None:
             tokens.timer.cancel()
         draft = self._pipeline.draft
