@@ -9,6 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import httpx
@@ -38,6 +39,15 @@ class Endpoint:
     scheme: str
     host: str
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A URL as a request needs it: whom to connect to, what goes into `Host`, and what is asked for there."""
+
+    endpoint: Endpoint
+    host: bytes
+    path: bytes
 
 
 async def system_resolve(host: str, port: int) -> Sequence[str]:
@@ -76,19 +86,13 @@ class AddressPolicy:
 
     def endpoint(self, url: str) -> Endpoint:
         """Read whom a URL names and check the name. Raises `AddressRefusedError`."""
-        if len(url) > _LONGEST or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-            raise AddressRefusedError(f"The URL is not one of at most {_LONGEST} printable ASCII characters.")
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            raise AddressRefusedError("The URL cannot be parsed.") from error
-        if parsed.scheme not in _PORTS or not parsed.host:
-            raise AddressRefusedError("The URL is not https://host/… (or http, where that is allowed).")
-        if parsed.userinfo or parsed.fragment:
-            raise AddressRefusedError("The URL has a user, a password or a fragment; it may have none.")
-        endpoint = Endpoint(parsed.scheme, parsed.host.lower(), parsed.port or _PORTS[parsed.scheme])
-        self._check_name(endpoint)
-        return endpoint
+        return self.target(url).endpoint
+
+    def target(self, url: str) -> Target:
+        """Take a URL apart and check the name in it. Raises `AddressRefusedError`."""
+        target = _taken_apart(url)
+        self._check_name(target.endpoint)
+        return target
 
     async def addresses(self, endpoint: Endpoint) -> list[str]:
         """Resolve a host, and return its addresses if every one is allowed. Raises `AddressRefusedError`."""
@@ -123,6 +127,24 @@ class AddressPolicy:
         named = any(":" in pattern and _matches(pattern, endpoint) for pattern in self._patterns)
         if endpoint.port not in self._ports and not named:
             raise AddressRefusedError(f"The operator does not allow port {endpoint.port}.")
+
+
+@lru_cache(maxsize=1024)  # a destination's is asked for at each of its calls
+def _taken_apart(url: str) -> Target:
+    """Read a URL, once for those who check and those who connect: two readers may see two hosts."""
+    if len(url) > _LONGEST or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise AddressRefusedError(f"The URL is not one of at most {_LONGEST} printable ASCII characters.")
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise AddressRefusedError("The URL cannot be parsed.") from error
+    if parsed.scheme not in _PORTS or not parsed.host:
+        raise AddressRefusedError("The URL is not https://host/… (or http, where that is allowed).")
+    if parsed.userinfo or parsed.fragment:
+        raise AddressRefusedError("The URL has a user, a password or a fragment; it may have none.")
+    host = parsed.raw_host.decode("ascii").lower()
+    endpoint = Endpoint(parsed.scheme, host, parsed.port or _PORTS[parsed.scheme])
+    return Target(endpoint, parsed.netloc, parsed.raw_path)
 
 
 def _matches(pattern: str, endpoint: Endpoint) -> bool:

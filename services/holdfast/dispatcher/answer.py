@@ -6,9 +6,9 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
-import httpcore
-
 from holdfast.dispatcher.address import AddressRefusedError
+from holdfast.dispatcher.connection import UnreachableError
+from holdfast.dispatcher.exchange import BrokenError, UnsendableError
 from holdfast.dispatcher.secret import SecretMissingError
 from holdfast.ledger.domain.delivery import Answer, BreakerVote
 
@@ -58,22 +58,22 @@ def of_failure(error: Exception) -> CallResult | None:
             # Nothing was sent and nothing will be until the operator acts: the breaker parks what waits.
             reason = "ADDRESS_REFUSED" if isinstance(error, AddressRefusedError) else "SECRET_MISSING"
             return CallResult(Answer.NOT_TAKEN, BreakerVote.FAILS, reason=reason, message=str(error))
-        case httpcore.ConnectError() | httpcore.ConnectTimeout() | httpcore.PoolTimeout():
+        case UnreachableError():
             return CallResult(
                 Answer.NOT_TAKEN, BreakerVote.FAILS, reason="UNREACHABLE", message="No connection was made."
             )
-        case TimeoutError() | httpcore.TimeoutException():
+        case TimeoutError():
             return CallResult(
                 Answer.UNCERTAIN, BreakerVote.FAILS, reason="TIMEOUT", message="No answer came in time."
             )
-        case httpcore.NetworkError() | httpcore.RemoteProtocolError():
+        case BrokenError():
             return CallResult(
                 Answer.UNCERTAIN,
                 BreakerVote.FAILS,
                 reason="CONNECTION_LOST",
                 message="The connection broke before an answer.",
             )
-        case httpcore.LocalProtocolError() | httpcore.UnsupportedProtocol() | UnicodeError():
+        case UnsendableError() | UnicodeError():
             return CallResult(
                 Answer.REFUSED, BreakerVote.ABSTAINS, reason="UNSENDABLE", message="It is no valid request."
             )

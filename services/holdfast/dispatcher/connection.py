@@ -2,111 +2,97 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
-import httpcore
+import certifi
 
 from holdfast.dispatcher.address import AddressPolicy, Endpoint
+from holdfast.dispatcher.exchange import HttpConnection
 
 _KEEP_S: Final = 15.0  # shorter than most servers keep an idle connection: they rarely close one in our hands
 
 
-class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Resolves a host, checks every address, and connects to one of those it checked.
-
-    Unix sockets and pauses between tries are not needed, and left to the base class, which refuses them. The
-    host's name still goes into TLS (SNI, certificate) and into `Host`: both are made from the URL.
-    """
-
-    def __init__(self, policy: AddressPolicy, scheme: str) -> None:
-        self._policy = policy
-        self._scheme = scheme
-        self._network = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address that answers. Raises `AddressRefusedError`, or as httpcore does."""
-        try:
-            async with asyncio.timeout(timeout):
-                addresses = await self._policy.addresses(Endpoint(self._scheme, host.lower(), port))
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout from error
-        refused: Exception | None = None
-        for address in addresses:
-            try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                refused = error
-        raise refused or httpcore.ConnectError
-
-
-_Origin = tuple[bytes, bytes, int | None]
+class UnreachableError(Exception):
+    """No connection was made."""
 
 
 class Connections:
-    """Connections to destinations: no redirects, cookies, proxies or credentials; idle ones are used again.
-
-    httpcore's own pool looks at all of its connections for each request; here a request looks at one.
-    """
+    """Connections to destinations, without proxies, cookies or credentials; idle ones are used again."""
 
     def __init__(self, policy: AddressPolicy, *, most_idle: int) -> None:
-        self._backends = {scheme: GuardedBackend(policy, scheme) for scheme in ("http", "https")}
-        self._tls: ssl.SSLContext = httpcore.default_ssl_context()
+        self._policy = policy
+        self._tls = ssl.create_default_context(cafile=certifi.where())
         self._tls.load_default_certs()  # an operator's own authority is in the system's store
+        self._tls.set_alpn_protocols(["http/1.1"])
         self._most_idle = most_idle
-        self._idle: dict[_Origin, list[httpcore.AsyncHTTPConnection]] = {}
+        self._open: dict[HttpConnection, Endpoint] = {}
+        # Of each endpoint the one used last stands last.
+        self._idle: dict[Endpoint, dict[HttpConnection, None]] = {}
         self._idle_count = 0
 
-    @asynccontextmanager
-    async def exchange(self, request: httpcore.Request) -> AsyncIterator[httpcore.Response]:
-        """Send a request and give its response, whose body may be left unread."""
-        origin: _Origin = (request.url.scheme, request.url.host, request.url.port)
-        connection = await self._idle_one(origin) or self._new(request.url)
-        try:
-            response = await connection.handle_async_request(request)
-            try:
-                yield response
-            finally:
-                await response.aclose()
-        finally:
-            if connection.is_idle() and self._idle_count < self._most_idle:
-                self._idle.setdefault(origin, []).append(connection)
-                self._idle_count += 1
-            else:
-                await connection.aclose()
+    async def take(self, endpoint: Endpoint) -> HttpConnection:
+        """Return an idle connection, or a new one, for one exchange; afterwards it comes back by itself.
 
-    async def close(self) -> None:
-        """Close what is idle."""
-        idle, self._idle, self._idle_count = self._idle, {}, 0
-        for connections in idle.values():
-            for connection in connections:
-                await connection.aclose()
+        Raises `AddressRefusedError` and `UnreachableError`.
+        """
+        return self._idle_one(endpoint) or await self._new(endpoint)
 
-    async def _idle_one(self, origin: _Origin) -> httpcore.AsyncHTTPConnection | None:
-        """Return the idle connection used last, closing those that have gone stale."""
-        connections = self._idle.get(origin, [])
-        while connections:
-            connection = connections.pop()
-            self._idle_count -= 1
-            if not connections:
-                del self._idle[origin]
-            if not connection.has_expired():
-                return connection
-            await connection.aclose()
+    def close(self) -> None:
+        """Close all."""
+        for connection in tuple(self._open):
+            connection.close()
+
+    def _idle_one(self, endpoint: Endpoint) -> HttpConnection | None:
+        """Return the idle connection used last; if it was idle for too long, all were, and are closed."""
+        idle = self._idle.get(endpoint)
+        if not idle:
+            return None
+        connection, _ = idle.popitem()
+        self._idle_count -= 1
+        if asyncio.get_running_loop().time() - connection.idle_since < _KEEP_S:
+            return connection
+        for stale in (connection, *idle):
+            stale.close()
         return None
 
-    def _new(self, url: httpcore.URL) -> httpcore.AsyncHTTPConnection:
-        return httpcore.AsyncHTTPConnection(
-            url.origin,
-            ssl_context=self._tls,
-            keepalive_expiry=_KEEP_S,
-            network_backend=self._backends[url.scheme.decode()],
-        )
+    async def _new(self, endpoint: Endpoint) -> HttpConnection:
+        """Resolve the host, check every address, and connect to the first of those checked that answers.
+
+        The host's name still goes into TLS: what the certificate is for, and what is asked for by SNI.
+        """
+        loop = asyncio.get_running_loop()
+        tls = self._tls if endpoint.scheme == "https" else None
+        refused: Exception | None = None
+        for address in await self._policy.addresses(endpoint):
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: HttpConnection(self._rest, self._gone),
+                    address,
+                    endpoint.port,
+                    ssl=tls,
+                    server_hostname=endpoint.host if tls else None,
+                )
+            except OSError as error:  # of TLS too
+                refused = error
+            else:
+                self._open[connection] = endpoint
+                return connection
+        raise UnreachableError from refused
+
+    def _rest(self, connection: HttpConnection) -> None:
+        if self._idle_count >= self._most_idle:
+            connection.close()
+            return
+        self._idle.setdefault(self._open[connection], {})[connection] = None
+        self._idle_count += 1
+
+    def _gone(self, connection: HttpConnection) -> None:
+        endpoint = self._open.pop(connection, None)
+        if endpoint is None:
+            return
+        idle = self._idle.get(endpoint, {})
+        if connection in idle:
+            del idle[connection]
+            self._idle_count -= 1
+        if not idle:
+            self._idle.pop(endpoint, None)

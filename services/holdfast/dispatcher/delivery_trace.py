@@ -10,12 +10,16 @@ from opentelemetry.trace import SpanKind
 
 from holdfast.dispatcher.answer import CallResult
 from holdfast.kit.telemetry import span
+from holdfast.kit.telemetry.tracing import enabled
 from holdfast.ledger.outbox_claim import Delivery
 
 
 @contextmanager
 def delivering(delivery: Delivery) -> Iterator[tuple[Delivery, Callable[[CallResult], None]]]:
     """Be around an attempt: yield the delivery as it is to be sent, and what is to be told of its result."""
+    if not enabled():
+        yield delivery, lambda _: None
+        return
     attributes: dict[str, Any] = {
         "holdfast.effect_id": str(delivery.effect_id),
         "holdfast.destination": delivery.destination.name,
@@ -38,8 +42,8 @@ def delivering(delivery: Delivery) -> Iterator[tuple[Delivery, Callable[[CallRes
             span.failed(begun, result.reason)
 
     with span.within(begun):
-        traceparent = span.traceparent(begun) or delivery.traceparent
-        yield replace(delivery, traceparent=traceparent), told
+        traceparent = span.traceparent(begun)
+        yield (replace(delivery, traceparent=traceparent) if traceparent else delivery), told
 
 
 def about(delivery: Delivery) -> dict[str, str]:
