@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+import uuid
 from collections import Counter
 
 import pytest
 
 from holdfast.kit.db import Database
-from holdfast.ledger.claim import Demand, claim
+from holdfast.ledger.claim import Demand, claim, claim_free, claim_locked
 from holdfast.ledger.commit_value import Requeue
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.values import ServedIntent
@@ -233,3 +234,29 @@ async def _cost(runner: Runner) -> float:
         assert len(await runner.take(50)) == 50
         costs.append(time.perf_counter() - begin)
     return min(costs)
+
+
+async def test_a_locked_tenant_is_passed_by_and_taken_once_it_is_free_with_the_seats_there_are_then(
+    db: Database,
+) -> None:
+    await admitted(db, *(invocation(tenant=tenant) for tenant in ("busy", "busy", "light")))
+    runner = await opened(db)
+    demand = Demand(runner.session_id, runner.served, 3)
+    asked: list[int] = []
+
+    def seats() -> dict[uuid.UUID, int]:
+        asked.append(1)
+        return {runner.session_id: 1}
+
+    async with db.transaction() as other:
+        await other.execute("SELECT FROM tenant WHERE tenant = 'busy' FOR NO KEY UPDATE")
+        free = await claim_free(db, [demand])
+        assert [run.tenant for run in free.leased] == ["light"]
+        assert free.passed_by == [[demand]]
+        waiting = asyncio.create_task(claim_locked(db, runner.served, seats, 3))
+        await asyncio.sleep(0.1)
+        assert not asked
+    assert [run.tenant for run in await waiting] == ["busy"]
+    assert asked
+    assert (await claim_free(db, [demand])).passed_by == []
+    assert await contradictions(db) == []

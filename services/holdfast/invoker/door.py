@@ -1,4 +1,8 @@
-"""One door for all runs: what waits goes in as one group, idle runners get theirs in the same transaction."""
+"""One door for all runs: what waits goes in as one group, idle runners get theirs in the same transaction.
+
+Tenants stand in lines of their own. Where several wait, each puts a few into a group: no run of one waits
+for as long as hundreds of another take.
+"""
 
 import asyncio
 import secrets
@@ -23,6 +27,8 @@ from holdfast.ledger.admission import Answer, admit
 from holdfast.ledger.values import Admitted, Invocation, Leased, Refused
 
 MAX_GROUP = 256
+MAX_SHARE = 32
+"""Of one tenant in a group while others wait."""
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 MAX_WAITING = 20_000
 MAX_WAITING_BYTES = 128 * 1024 * 1024
@@ -52,7 +58,8 @@ class Door:
         self._hints = hints
         self._intents = intents
         self._refusals = refusals
-        self._waiting: deque[Waiting] = deque()
+        self._lines: dict[str, deque[Waiting]] = {}
+        self._waiting = 0
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
         self._closed = False
@@ -105,10 +112,11 @@ class Door:
     def _enter(self, invocation: Invocation) -> "asyncio.Future[Admitted]":
         if self._closed:
             raise ShuttingDown("This invoker is draining; call another.")
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
+        if self._waiting >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
             raise LedgerUnavailable("The ledger does not keep up; come again.", retry_after=1.0)
         future: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
-        self._waiting.append((invocation, future))
+        self._lines.setdefault(invocation.tenant, deque()).append((invocation, future))
+        self._waiting += 1
         self._waiting_bytes += len(invocation.envelope)
         self._arrived.set()
         return future
@@ -133,15 +141,22 @@ class Door:
         self._arrived.set()
 
     def _take(self) -> list[Waiting]:
-        """Take what waits, in order, up to a group's limits; at least one."""
+        """Take what waits, of each tenant in order, up to a group's limits; at least one."""
         group: list[Waiting] = []
-        size = 0
-        while self._waiting and len(group) < MAX_GROUP:
-            bytes_of = len(self._waiting[0][0].envelope)
-            if group and size + bytes_of > MAX_GROUP_BYTES:
+        size, share = 0, MAX_GROUP if len(self._lines) == 1 else MAX_SHARE
+        for tenant in tuple(self._lines):
+            line = self._lines.pop(tenant)
+            for _ in range(min(share, MAX_GROUP - len(group), len(line))):
+                bytes_of = len(line[0][0].envelope)
+                if group and size + bytes_of > MAX_GROUP_BYTES:
+                    break
+                size += bytes_of
+                group.append(line.popleft())
+            if line:
+                self._lines[tenant] = line  # behind those who have not had their turn
+            if len(group) == MAX_GROUP:
                 break
-            size += bytes_of
-            group.append(self._waiting.popleft())
+        self._waiting -= len(group)
         self._waiting_bytes -= size
         return group
 

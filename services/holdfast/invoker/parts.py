@@ -179,7 +179,8 @@ class Running:
         self._admitting = self._task("door", parts.door.run(self._stop))
         # What brings new work ends when asked to; what serves the calls that are still open, after them.
         batches = (parts.batches.loop, parts.applier.loop, parts.reader.loop, parts.reader.holding)
-        for loop in (parts.claimer.loop, *batches, parts.inbox.loop, *parts.caretaker.loops):
+        claims = (parts.claimer.loop, parts.claimer.waiting)
+        for loop in (*claims, *batches, parts.inbox.loop, *parts.caretaker.loops):
             self._loop(loop, self._stop)
         serving = (parts.waiters.loop, parts.followers.loop, parts.mailroom.loop, parts.refusals.loop)
         for loop in (*serving, parts.caretaker.heartbeats):

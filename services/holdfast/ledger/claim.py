@@ -3,14 +3,15 @@
     whose turn (index, no lock) ─▶ lock those tenants ─▶ look again ─▶ share (`domain.ring`) ─▶ take
         ▲──────────(room is left, and pools were held back or tenants locked by others)─────────────┘
 
-Locks tenants (first without waiting: others may be taking from them), then the sessions, then rows of the
-queue that the tenants' locks protect.
+Locks tenants (`claim_free` without waiting: others may be taking from them, or putting hundreds of runs in),
+then the sessions, then rows of the queue that the tenants' locks protect.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from holdfast.ledger.values import Failure, Leased, ServedIntent, limits_of, poo
 
 _ROUNDS: Final = 16
 _PASSED: Final = 128
-"""How many tenants are looked at after a round in which pools were held back: they take nobody's turn."""
+"""How many tenants are looked at after a round that held back or passed by some: they take nobody's turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,18 @@ class Demand:
     session_id: UUID
     intents: tuple[ServedIntent, ...]
     slots: int
+
+
+Seats = Callable[[], Mapping[UUID, int]]
+"""Says how many runs each session can take now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What was leased, and the demands in whose turn tenants that others have locked were passed by."""
+
+    leased: Sequence[Leased]
+    passed_by: Sequence[Sequence[Demand]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,38 +61,73 @@ class _Serving:
 class _Taken:
     """What a round of a claim has leased, and why another may lease more.
 
-    Others had tenants `locked`, or there may be tenants `behind` those whose pools it has come to hold back,
-    or others' runs behind those that it has `sifted` out, for their users are at their caps.
+    Others had so many tenants `locked`, and there may be more `behind` them; or there may be tenants behind
+    those whose pools it has come to hold back (`held`), or runs of others behind what it has `sifted` out,
+    for their users are at their caps.
     """
 
     leased: Sequence[Leased] = ()
-    locked: bool = False
+    locked: int = 0
     behind: bool = False
+    held: bool = False
     sifted: bool = False
 
 
 async def claim(db: Database, demands: Sequence[Demand]) -> list[Leased]:
     """Lease runs to the sessions, at most their slots each; sessions that have ended get none.
 
-    A crash before the answer leaves leases that their sessions do not know of: they are found when the
-    session opens again or by `session.held`, or freed by the sweep. An empty answer means that nothing could
-    be taken now. Sessions that serve alike are served together, in one transaction: one more if others claim
-    too, and more while it meets pools or runs that something has come to hold back since they were last
+    It is `claim_free`, and `claim_locked` for what that has passed by: one transaction, one more if others
+    claim too, and more while it meets pools or runs that something has come to hold back since they were last
     looked at.
+    """
+    claimed = await claim_free(db, demands)
+    leased = list(claimed.leased)
+    took = Counter(run.session_id for run in leased)
+    for alike in claimed.passed_by:
+        left = {each.session_id: each.slots - took[each.session_id] for each in alike}
+        if most := sum(left.values()):
+            leased += await claim_locked(db, alike[0].intents, partial(dict, left), most)
+    return leased
+
+
+async def claim_free(db: Database, demands: Sequence[Demand]) -> Claimed:
+    """Lease what can be had without waiting for anybody; sessions that serve alike are served together.
+
+    A crash before the answer leaves leases that their sessions do not know of: they are found when the
+    session opens again or by `session.held`, or freed by the sweep. That nothing was leased and nobody passed
+    by means that nothing could be taken now.
     """
     alike: dict[tuple[ServedIntent, ...], list[Demand]] = {}
     for demand in demands:
         if demand.slots > 0:
             alike.setdefault(demand.intents, []).append(demand)
     leased: list[Leased] = []
+    passed_by: list[Sequence[Demand]] = []
     for intents, wanting in alike.items():
-        leased += await _claim_alike(db, intents, wanting)
-    return leased
+        seats = {demand.session_id: demand.slots for demand in wanting}
+        most = sum(seats.values())
+        found, locked = await _claim_alike(db, intents, sql.LOCK_FREE, partial(dict, seats), most=most)
+        leased += found
+        if locked:
+            passed_by.append(wanting)
+    return Claimed(leased, passed_by)
+
+
+async def claim_locked(
+    db: Database, intents: tuple[ServedIntent, ...], seats: Seats, most: int
+) -> list[Leased]:
+    """Lease runs of the `most` tenants whose turn it is; wait until those that others have locked are free.
+
+    `seats` is asked once they are: what has come free meanwhile can be used, and others use it until then. It
+    is asked again, and answers the same, where the transaction is repeated.
+    """
+    return (await _claim_alike(db, intents, sql.LOCK_WAITING, seats, most=most))[0]
 
 
 async def _claim_alike(
-    db: Database, intents: tuple[ServedIntent, ...], demands: Sequence[Demand]
-) -> list[Leased]:
+    db: Database, intents: tuple[ServedIntent, ...], lock: str, seats: Seats, *, most: int
+) -> tuple[list[Leased], bool]:
+    """Return what was leased, and whether tenants that others have locked were passed by."""
     serving = {
         pool: _Serving(
             served.agent_version,
@@ -89,42 +137,41 @@ async def _claim_alike(
         for served in intents
         for pool in served.pools
     }
-    left = {demand.session_id: demand.slots for demand in demands}
     leased: list[Leased] = []
-    lock, most = sql.LOCK_FREE, sum(left.values())
+
+    def left() -> dict[UUID, int]:
+        took = Counter(run.session_id for run in leased)
+        return {session: n - took[session] for session, n in seats().items() if n > took[session]}
 
     async def once() -> _Taken:
         async with db.transaction() as connection:
             return await _take(connection, lock, most, serving, left)
 
+    taken = _Taken()
     for _ in range(_ROUNDS):
         taken = await db.retrying(once)
         leased += taken.leased
-        came = Counter(run.session_id for run in taken.leased)
-        left = {session: n - came[session] for session, n in left.items() if n > came[session]}
-        if not left:
+        again = taken.sifted
+        if taken.behind and (taken.held or taken.locked):
+            wider = _PASSED if taken.held else min(_PASSED, most + taken.locked)
+            again = again or taken.held or wider > most
+            most = max(most, wider)
+        if not again or not left():
             break
-        if taken.behind:
-            most = max(most, _PASSED)
-        elif taken.sifted:
-            continue
-        elif taken.locked and lock is sql.LOCK_FREE:
-            lock = sql.LOCK_WAITING
-        else:
-            break
-    return leased
+    return leased, taken.locked > 0
 
 
 async def _take(
-    connection: Connection, lock: str, most: int, serving: Mapping[str, _Serving], left: Mapping[UUID, int]
+    connection: Connection, lock: str, most: int, serving: Mapping[str, _Serving], seats_left: Seats
 ) -> _Taken:
     """Take what the sessions have room for, of the tenants that can be locked, `most` of them."""
     pools = list(serving)
     candidates = await connection.fetch(lock, pools, most)
     tenants = [row["tenant"] for row in candidates if row["locked"]]
-    locked = len(tenants) < len(candidates)
-    if not tenants:
-        return _Taken(locked=locked)
+    locked, behind = len(candidates) - len(tenants), len(candidates) == most
+    left = seats_left() if tenants else {}
+    if not left:
+        return _Taken(locked=locked, behind=behind)
     found = await connection.fetch(sql.TURNS, tenants, pools, list(left))
     alive = {row["session_id"] for row in found if row["session_id"] is not None}
     seats = _seats({session: n for session, n in left.items() if session in alive})
@@ -139,7 +186,7 @@ async def _take(
     full = _at_cap(room, leased)
     if full:
         await connection.execute(sql.CAP, full)
-    return _Taken(leased, locked=locked, behind=holds and len(candidates) == most, sifted=sifted)
+    return _Taken(leased, locked=locked, behind=behind, held=holds, sifted=sifted)
 
 
 async def _take_shares(
