@@ -91,6 +91,11 @@ class Degradation:
         for rung in self._rungs[:told]:
             self._take(rung)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a rung is left to be taken."""
+        return self.taken < len(self._rungs)
+
     def due(self, felt: Pressure) -> list[Rung]:
         """Take the rungs that the pressure asks for, and return them in order."""
         due = [rung for rung in self._rungs[self.taken :] if felt.share >= rung.at]

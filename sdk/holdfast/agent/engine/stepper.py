@@ -217,6 +217,8 @@ class Stepper:
 
     def _press(self) -> None:
         """Take the rungs of degradation that the budget asks for."""
+        if not self._degradation.has_more:
+            return
         felt = pressure(self._meter)
         for rung in self._degradation.due(felt):
             self._transcript.degraded(felt, str(rung))

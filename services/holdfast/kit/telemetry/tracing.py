@@ -4,6 +4,7 @@ Off unless `configure` finds `OTEL_EXPORTER_OTLP_ENDPOINT`, or a tracer provider
 in `kit.rpc`; what traces everything else uses `kit.telemetry.span`.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -32,9 +33,25 @@ def configure(service: str, environ: Mapping[str, str]) -> None:
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    _known.until = 0.0
+
+
+class _Known:
+    """What was found when OpenTelemetry was last asked: it looks into the environment each time."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self.enabled = False
+
+
+_known = _Known()
 
 
 def enabled() -> bool:
-    """Say whether spans go anywhere."""
-    provider = trace.get_tracer_provider()
-    return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+    """Say whether spans go anywhere, as it was within the last second."""
+    now = time.monotonic()
+    if now >= _known.until:
+        provider = trace.get_tracer_provider()
+        _known.enabled = not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+        _known.until = now + 1.0
+    return _known.enabled
