@@ -27,6 +27,7 @@ WORKERS = 2
 QUEUE = "bench"
 ENQUEUERS = 8
 WARM_UP = 100
+EVENTS = 4_000
 FINISHED = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
 
 
@@ -113,6 +114,28 @@ def throughput(question: Question, database_url: str) -> None:
             client.destroy()
 
 
+def events(question: Question, database_url: str) -> None:
+    """Answer how many events a second were taken in, and how many a second came to their end."""
+    if question.variant != "queue":
+        decline("Events go through the queue: what a worker starts itself is no event.")
+    with (
+        psycopg.connect(database_url, autocommit=True) as database,
+        workers(database_url, question.concurrency),
+        ThreadPoolExecutor(ENQUEUERS) as threads,
+    ):
+        client = DBOSClient(system_database_url=database_url, system_database_pool_size=ENQUEUERS)
+        run_queued(client, database, "w2", WARM_UP)
+        options = {"workflow_name": "w2", "queue_name": QUEUE}
+        began = time.perf_counter()
+        list(threads.map(lambda number: client.enqueue(options, number), range(EVENTS)))
+        taken_in = time.perf_counter() - began
+        while database.execute(FINISHED).fetchone()[0] < WARM_UP + EVENTS:
+            time.sleep(0.1)
+        ended = time.perf_counter() - began
+        client.destroy()
+    answer(events_per_s=round(EVENTS / taken_in, 1), ended_per_s=round(EVENTS / ended, 1))
+
+
 def latency(question: Question, database_url: str) -> None:
     """Answer how long single runs take, one after another."""
     with workers(database_url, WORKERS) as staff:
@@ -142,9 +165,8 @@ def main() -> None:
         )
     if question.measure == "claim-depth":
         decline("This case measures our ledger alone.")
-    {"throughput": throughput, "latency": latency}[question.measure](
-        question, os.environ["BENCH_DATABASE_URL"]
-    )
+    measures = {"throughput": throughput, "latency": latency, "events": events}
+    measures[question.measure](question, os.environ["BENCH_DATABASE_URL"])
 
 
 if __name__ == "__main__":

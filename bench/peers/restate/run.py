@@ -173,6 +173,8 @@ def main() -> None:
         decline(f"npm ships no Restate server for {platform.system()} on {platform.machine()}.")
     if question.repeatable:
         decline("Restate has no step that may run again: its ordinary latency is the one to compare with.")
+    if question.measure == "events":
+        decline("Its queue is its own: this case compares queues on PostgreSQL.")
     if question.measure == "claim-depth":
         decline("This case measures our ledger alone.")
     if question.measure == "recovery":
