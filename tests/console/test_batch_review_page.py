@@ -120,7 +120,7 @@ async def test_an_output_that_is_shown_cut_is_not_offered_for_editing(reviewer: 
 async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: Reviewer) -> None:
     assert '<option value="crm">' in await reviewer.page()
     path = f"/batches/{BATCH_ID}/apply"
-    assert "not to both" in (await reviewer.post(path, destination="crm", intent="also", only="")).text
+    assert "not to both" in (await reviewer.post(path, destination="crm", follow_up="also", only="")).text
     assert "must be a number" in (await reviewer.post(path, destination="crm", rate="fast", only="")).text
     assert not [each for each in reviewer.batches.asked if "Apply" in type(each).__name__]
     told = {"destination": "crm", "undo_destination": "crm-undo", "rate": "2.5"}
@@ -130,7 +130,7 @@ async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: 
     request = next(each for each in reviewer.batches.asked if "Apply" in type(each).__name__)
     assert (request.dry_run, request.items_per_second) == (True, 2.5)
     assert request.target.effect.undo_destination == "crm-undo"
-    answer = await reviewer.post(path, intent="follow", only="")
+    answer = await reviewer.post(path, follow_up="follow", only="")
     assert answer.headers["location"] == f"/batches/{BATCH_ID}"
     assert reviewer.batches.asked[-1].target.follow_up.intent == "follow"
     assert not reviewer.batches.asked[-1].dry_run

@@ -6,6 +6,7 @@ from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.batch import (
     ApplyEffect,
+    ApplyTarget,
     Batch,
     BatchInput,
     BatchItem,
@@ -74,6 +75,7 @@ __all__ = [
     "ActedOnEffects",
     "Action",
     "ApplyEffect",
+    "ApplyTarget",
     "Approval",
     "ApprovalStatus",
     "Approvals",

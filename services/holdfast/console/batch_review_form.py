@@ -1,10 +1,10 @@
-"""What people type into the review of a batch, read into verdicts, a target and a rate."""
+"""What people type into the review of a batch, read into verdicts and a rate."""
 
 import json
 from collections.abc import Mapping
 from typing import Final
 
-from holdfast.client import ApplyEffect, Invocation, ItemReview
+from holdfast.client import ItemReview
 from holdfast.console.entry import Mistyped
 
 _VERDICTS: Final = {"accept": True, "reject": False}
@@ -45,16 +45,6 @@ def _review(index: int, *, accepted: bool, form: Mapping[str, str]) -> ItemRevie
     if output is None:
         raise Mistyped(f"The edited output of item {index} is null: reject it, or give an output.")
     return ItemReview(index, accepted=True, reason=reason, edited=output)
-
-
-def target_of(form: Mapping[str, str]) -> ApplyEffect | Invocation | None:
-    """Return what becomes of accepted outputs; None: what the batch itself says. Raises `Mistyped`."""
-    destination, intent = form.get("destination", "").strip(), form.get("intent", "").strip()
-    if destination and intent:
-        raise Mistyped("Outputs go to a destination or to runs for an intent, not to both.")
-    if destination:
-        return ApplyEffect(destination, form.get("undo_destination", "").strip())
-    return Invocation(intent) if intent else None
 
 
 def rate_of(text: str) -> float:

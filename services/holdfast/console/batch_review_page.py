@@ -9,11 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from holdfast.client import BatchItem, Client, HoldfastError, Stratum, errors
-from holdfast.console.batch_review_form import rate_of, target_of, touched, verdicts_of
+from holdfast.console.batch_form import typed_target
+from holdfast.console.batch_review_form import rate_of, touched, verdicts_of
 from holdfast.console.batch_shape import look
 from holdfast.console.clients import client_of
 from holdfast.console.entry import Mistyped
 from holdfast.console.guard import form_of
+from holdfast.console.outbox_page import destination_names
 from holdfast.console.page import done, page, sentence
 from holdfast.console.session import say, session_of
 
@@ -25,7 +27,6 @@ _SPREADS: Final = (
 )
 _BOUNDS: Final = (0.5, 0.8, 0.95)
 _BANDS: Final = ("below 0.5", "0.5 to 0.8", "0.8 to 0.95", "0.95 and more")
-_MOST_DESTINATIONS: Final = 100
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
@@ -105,12 +106,6 @@ async def _page(request: Request, typed: Mapping[str, str] = _NOTHING, wrong: st
         refusal = f"Staged outputs cannot be looked at here yet. {error.message}"
     except HoldfastError as error:
         refusal = sentence(error)
-    destinations = []
-    if session.may("OutboxService/ListDestinations"):
-        async for destination in client.outbox.list_destinations():
-            destinations.append(destination.name)
-            if len(destinations) >= _MOST_DESTINATIONS:
-                break
     return page(
         request,
         "batch_review.html",
@@ -128,7 +123,7 @@ async def _page(request: Request, typed: Mapping[str, str] = _NOTHING, wrong: st
         spreads=_SPREADS,
         drawn=urlencode(given),
         another=f"/batches/{batch_id}/review?{urlencode({**given, 'seed': str(int(given['seed']) + 1)})}",
-        destinations=destinations,
+        destinations=await destination_names(request),
     )
 
 
@@ -190,7 +185,7 @@ async def apply(request: Request) -> Response:
     form, batch_id = form_of(request), request.path_params["batch_id"]
     dry = form.get("only") == "count"
     try:
-        target, rate = target_of(form), rate_of(form.get("rate", ""))
+        target, rate = typed_target(form), rate_of(form.get("rate", ""))
         _, count = await client_of(request).batches.apply(
             batch_id, target, items_per_second=rate, dry_run=dry
         )
