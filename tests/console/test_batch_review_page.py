@@ -15,6 +15,7 @@ from tests.console.browser import EXECUTABLE, WHY_NOT, Browser, browser
 from tests.console.reviewing import BATCH_ID, ReviewedBatches, console_over, values
 from tests.console.test_browser import said
 from tests.console.test_page import harmless
+from tests.console.test_schedule_page import flaw
 
 HERE = f"/batches/{BATCH_ID}/review"
 
@@ -56,13 +57,15 @@ async def test_a_sample_is_judged_edited_and_stored_together(reviewer: Reviewer)
     assert page.count('class="changed"') == 4
     asked = reviewer.batches.asked[-1]
     assert (asked.size, asked.seed, asked.unjudged_only, asked.strata.by_label) == (20, 7, True, True)
-    for wrong, word in (
-        ({"verdict-0": "reject", "verdict-1": "accept"}, "without a reason"),
-        ({"verdict-1": "accept", "output-1": "{"}, "is not JSON"),
-        ({"verdict-1": "", "reason-1": "x"}, "Nothing was judged"),
+    assert page.count('<details open><summary class="hint">What was sent') == 4
+    for wrong, field, word in (
+        ({"verdict-0": "reject", "verdict-1": "accept"}, "reason-0", "without a reason"),
+        ({"verdict-1": "accept", "output-1": "{"}, "output-1", "is not JSON"),
+        ({"verdict-1": "", "reason-1": "x"}, "", "Nothing was judged"),
     ):
         refused = await reviewer.post(f"/batches/{BATCH_ID}/judge", **wrong)
         assert (refused.status_code, word in refused.text) == (400, True), wrong
+        assert not field or word in flaw(refused.text, field)
     assert not reviewer.batches.judged
     verdicts = {"verdict-0": "reject", "reason-0": "wrong city", "verdict-1": "accept", "verdict-2": "accept"}
     verdicts |= {"output-2": '{"city": null}', "verdict-3": "", "rest": "accept"}
@@ -75,6 +78,7 @@ async def test_a_sample_is_judged_edited_and_stored_together(reviewer: Reviewer)
     assert request.rest == values.REVIEW_VERDICT_ACCEPT
     page = await reviewer.page()
     assert "Of 3 judged one by one, 2 were accepted." in page
+    assert "In all: 2 accepted, 1 rejected, 1 staged." in page
     assert page.count("data-sample") == 1
 
 
@@ -120,8 +124,16 @@ async def test_an_output_that_is_shown_cut_is_not_offered_for_editing(reviewer: 
 async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: Reviewer) -> None:
     assert '<option value="crm">' in await reviewer.page()
     path = f"/batches/{BATCH_ID}/apply"
-    assert "not to both" in (await reviewer.post(path, destination="crm", follow_up="also", only="")).text
-    assert "must be a number" in (await reviewer.post(path, destination="crm", rate="fast", only="")).text
+    assert "does not say where" in await reviewer.page()
+    reviewer.batches.target = {"effect": {"destination": EVIL, "undo_destination": "u"}}
+    assert harmless(await reviewer.page())
+    assert "undone by <strong>u</strong>" in await reviewer.page()
+    reviewer.batches.target = {"follow_up": {"intent": "mail"}}
+    assert "by runs for <strong>mail</strong>" in await reviewer.page()
+    both = await reviewer.post(path, destination="crm", follow_up="also", only="")
+    assert "not to both" in flaw(both.text, "follow_up")
+    fast = await reviewer.post(path, destination="crm", rate="fast", only="")
+    assert "must be a number" in flaw(fast.text, "rate")
     assert not [each for each in reviewer.batches.asked if "Apply" in type(each).__name__]
     told = {"destination": "crm", "undo_destination": "crm-undo", "rate": "2.5"}
     counted = (await reviewer.post(path, **told, only="count")).text

@@ -15,6 +15,7 @@ from holdfast.client import (
     BatchSpec,
     Budget,
     Destination,
+    FollowUp,
     Invocation,
     OverlapPolicy,
     ReviewPolicy,
@@ -259,8 +260,9 @@ def test_a_schedule_that_is_opened_and_saved_is_the_same(
 
 _COUNTS = st.integers(0, 1000)
 _SHARES = st.floats(0, 1)
+RUN = Invocation("f", payload={"a": 1}, priority=2)
 _TARGETS = st.sampled_from(
-    [None, ApplyEffect("crm"), ApplyEffect("crm", "undo"), Invocation("f", payload={"a": 1}, priority=2)]
+    [None, ApplyEffect("crm"), ApplyEffect("crm", "undo"), FollowUp(RUN), FollowUp(RUN, RUN)]
 )
 
 

@@ -4,8 +4,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from holdfast.client import ApplyEffect, ApplyTarget, BatchSource, BatchSpec, Invocation, ReviewPolicy
-from holdfast.console.entry import Reading, pairs, share, whole, words
+from holdfast.client import (
+    ApplyEffect,
+    ApplyTarget,
+    BatchSource,
+    BatchSpec,
+    FollowUp,
+    HoldfastError,
+    Invocation,
+    ReviewPolicy,
+)
+from holdfast.client.errors import DestinationNotFound, UnknownIntent
+from holdfast.console.entry import Mistyped, Reading, at_fields, pairs, share, whole, words
 
 BATCH_FIELDS: Final[Mapping[str, str]] = {
     "display_name": "",
@@ -27,6 +37,7 @@ BATCH_FIELDS: Final[Mapping[str, str]] = {
     "destination": "",
     "undo_destination": "",
     "follow_up": "",
+    "follow_up_undo": "",
 }
 """The fields of an empty form; an empty one takes the platform's default."""
 
@@ -46,8 +57,31 @@ PLACES: Final[Mapping[str, str]] = {
     "apply": "destination",
     "apply.effect.undo_destination": "undo_destination",
     "apply.follow_up": "follow_up",
+    "apply.undo": "follow_up_undo",
 }
 """Which field of the form a path of the contract's `BatchSpec` is typed into."""
+_NAMED: Final = {
+    "intent": ("intent", "reviewer", "follow_up", "follow_up_undo"),
+    "destination": ("destination", "undo_destination"),
+}
+
+
+def batch_mistakes(
+    error: Mistyped | HoldfastError, given: Mapping[str, str], places: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what is wrong at which field: what was mistyped, malformed, or names something not there.
+
+    `places` says which field a path of the contract is typed into.
+    """
+    if isinstance(error, Mistyped):
+        return error.at
+    if not isinstance(error, UnknownIntent | DestinationNotFound):
+        return at_fields(error.violations, places)
+    kind = "intent" if isinstance(error, UnknownIntent) else "destination"
+    fields = _NAMED[kind]
+    field = next((each for each in fields if given[each] == error.facts.get(kind)), fields[0])
+    missing = f"There is no destination {given[field]!r}: set it up in the outbox first."
+    return {field: error.message if kind == "intent" else missing}
 
 
 def fields_of_batch(spec: BatchSpec) -> dict[str, str]:
@@ -85,7 +119,12 @@ def _ticked(*, on: bool) -> str:
 def _fields_of_target(target: ApplyTarget | None) -> dict[str, str]:
     if isinstance(target, ApplyEffect):
         return {"destination": target.destination, "undo_destination": target.undo_destination}
-    return {"follow_up": target.intent} if target is not None else {}
+    if target is None:
+        return {}
+    return {
+        "follow_up": target.run.intent,
+        "follow_up_undo": target.undo.intent if target.undo is not None else "",
+    }
 
 
 def read_batch(reading: Reading, old: BatchSpec) -> BatchSpec:
@@ -136,11 +175,15 @@ def read_target(reading: Reading, old: ApplyTarget | None = None) -> ApplyTarget
         reading.miss("follow_up", "Outputs go to a destination or to runs for an intent, not to both.")
     elif undo and not destination:
         reading.miss("destination", "Say which destination is undone by that one.")
+    if given["follow_up_undo"] and not intent:
+        reading.miss("follow_up", "Say which runs are undone by that one.")
     if destination:
         return ApplyEffect(destination, undo)
     if not intent:
         return None
-    return replace(old, intent=intent) if isinstance(old, Invocation) else Invocation(intent)
+    before = old if isinstance(old, FollowUp) else FollowUp(Invocation(intent))
+    undone_by = replace(before.undo or Invocation(""), intent=given["follow_up_undo"])
+    return FollowUp(replace(before.run, intent=intent), undone_by if undone_by.intent else None)
 
 
 def typed_target(form: Mapping[str, str]) -> ApplyTarget | None:

@@ -154,3 +154,14 @@ def share(text: str, title: str) -> float:
     if not 0 <= found <= 1:
         raise Mistyped(f"“{title}” must be a share from 0 to 1, as 0.98 or 98 %.")
     return found
+
+
+def rate(text: str, title: str) -> float:
+    """Return how many a second; 0: as many as are taken."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise Mistyped(f"“{title}” must be a number.")
+    return found

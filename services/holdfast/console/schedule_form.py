@@ -14,12 +14,11 @@ from holdfast.client import (
     Timing,
     errors,
 )
-from holdfast.console.batch_form import BATCH_FIELDS, fields_of_batch, read_batch
+from holdfast.console.batch_form import BATCH_FIELDS, batch_mistakes, fields_of_batch, read_batch
 from holdfast.console.batch_form import PLACES as BATCH_PLACES
 from holdfast.console.entry import (
     Mistyped,
     Reading,
-    at_fields,
     duration,
     json_object,
     moment,
@@ -81,19 +80,13 @@ _PLACES: Final[Mapping[str, str]] = {
     "batch.display_name": "display_name",
     **{f"batch.{path}": field for path, field in BATCH_PLACES.items()},
 }
-_INTENTS: Final = ("intent", "reviewer", "follow_up")
 
 
 def mistakes(error: Mistyped | HoldfastError, given: Mapping[str, str]) -> dict[str, str]:
     """Return what is wrong at which field of the form."""
-    if isinstance(error, Mistyped):
-        return error.at
     if isinstance(error, errors.ScheduleExists):
         return {"name": error.message}
-    if isinstance(error, errors.UnknownIntent):
-        named = error.facts.get("intent")
-        return {next((each for each in _INTENTS if given[each] == named), "intent"): error.message}
-    return at_fields(error.violations, _PLACES)
+    return batch_mistakes(error, given, _PLACES)
 
 
 def typed(form: Mapping[str, str]) -> Fields:
