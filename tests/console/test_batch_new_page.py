@@ -196,7 +196,11 @@ async def test_a_file_is_chosen_and_sent_in_a_browser(desk: Desk, chromium: Brow
             "DOM.querySelector", nodeId=page["root"]["nodeId"], selector="[type=file]"
         )
         await chromium.call("DOM.setFileInputFiles", files=[str(file)], nodeId=field["nodeId"])
-        await chromium.run("document.querySelector('main form .primary').click()")
+        said_of_it = await chromium.run(
+            "(() => { const button = document.querySelector('main form .primary'); button.click();"
+            " return [button.textContent, button.disabled] })()"
+        )
+        assert said_of_it == ["Sending the items …", True]
 
     await chromium.open(desk.url + "/batches/new?intent=greet")
     await chromium.run("document.querySelector('[name=parallelism]').value = 'many'")
