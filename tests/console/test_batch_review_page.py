@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -152,6 +153,20 @@ async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: 
     assert "1.25" in await reviewer.page(f"/batches/{BATCH_ID}")
     await reviewer.post(f"/batches/{BATCH_ID}/do/rollback", reason="wrong")
     assert reviewer.batches.asked[-1].reason == "wrong"
+
+
+async def test_an_item_says_who_judged_it_and_links_to_what_applied_and_undid_it(reviewer: Reviewer) -> None:
+    ours, other = reviewer.batches.items[:2]
+    ours.follow_up_run_id, ours.undo_run_id = BATCH_ID[:-1] + "1", BATCH_ID[:-1] + "2"
+    ours.review.verdict, ours.review.reviewer = values.REVIEW_VERDICT_ACCEPT, EVIL
+    ours.review.edited_output.struct_value.update({"city": "Ulm"})
+    other.effect_id, other.undo_effect_id = BATCH_ID[:-1] + "3", BATCH_ID[:-1] + "4"
+    for item, links in ((ours, ("/runs/{0}1", "/runs/{0}2")), (other, ("/outbox/{0}3", "/outbox/{0}4"))):
+        query = urlencode({"key": item.input.key})
+        page = await reviewer.page(f"/batches/{BATCH_ID}/items?{query}")
+        assert harmless(page)
+        assert all(f'href="{link.format(BATCH_ID[:-1])}"' in page for link in links)
+        assert ("Ulm" in page, "Accepted by" in page) == (item is ours, item is ours)
 
 
 async def test_a_release_that_does_not_review_yet_says_so_in_a_sentence(reviewer: Reviewer) -> None:
