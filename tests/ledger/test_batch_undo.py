@@ -9,6 +9,7 @@ from holdfast.ledger.batch_view import BatchView, ItemFilter, ItemView
 from holdfast.ledger.domain.batch import BatchStatus
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.orphan import cancel_orphans
+from holdfast.ledger.retry import retry
 from holdfast.ledger.values import Leased
 from tests.support.batch import counts, seen
 from tests.support.batch_apply import (
@@ -78,6 +79,12 @@ async def test_a_run_undoes_each_item_once_and_what_it_cannot_undo_says_why(db: 
     await worked_off(db, which)
     assert await taken(db, runner) == {}, "one undo ever: it is retried where it is"
     assert (await seen(db, which)).status is BatchStatus.ROLLED_BACK
+    await check(db, which)
+    await retry(db, "acme", broken.run_id)
+    (again,) = (await taken(db, runner)).values()
+    await finish(db, again)
+    await worked_off(db, which)
+    assert await counts(db, which) == {"ROLLED_BACK": 4}
     await check(db, which)
 
 
