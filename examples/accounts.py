@@ -13,6 +13,8 @@
     holdfast batch apply BATCH --watch
     holdfast batch rollback BATCH --reason "the wrong taxonomy" --watch
 
+The console does all of it, too: a destination under Outbox, the file under Batches.
+
 Nothing reaches the accounts before `apply`: what the agent says is staged beside what is there now, a sample
 of it is looked at, and only what was accepted leaves as an effect, once per account. `accounts.review` is an
 agent that looks at the sample in place of people: create the batch with `--reviewer accounts.review

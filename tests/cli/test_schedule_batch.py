@@ -31,6 +31,7 @@ async def test_a_schedule_of_batches_lives_on_the_command_line(door: Invoker, tm
     made = await typed(
         door, tmp_path, "schedules", "create", "nightly", "count", "--cron", "0 2 * * *", *SOURCE,
         "--parallelism", "7", "--label-field", "industry", "-d", '{"n": 3}', "-o", "json",
+        "--apply-run", "write", "--undo-run", "erase",
     )  # fmt: skip
     assert made.code == 0, made.err
     (one,) = made.json
@@ -40,6 +41,8 @@ async def test_a_schedule_of_batches_lives_on_the_command_line(door: Invoker, tm
     )
     assert (one["batch"]["max_parallelism"], one["batch"]["label_field"]) == (7, "industry")
     assert one["batch"]["invocation"]["payload"] == {"n": 3}
+    apply = one["batch"]["apply"]
+    assert (apply["run"]["intent"], apply["undo"]["intent"]) == ("write", "erase")
     (fire,) = (await typed(door, tmp_path, "schedules", "trigger", "nightly", "-o", "json")).json
     assert (fire["result"], fire["run_id"]) == ("STARTED", "")
 
@@ -54,6 +57,7 @@ async def test_a_schedule_of_batches_lives_on_the_command_line(door: Invoker, tm
     assert '{"region": "emea"}' in shown.out
     got = await typed(door, tmp_path, "batch", "get", fire["batch_id"])
     assert "nightly" in got.out
+    assert "to runs for write, undone by runs for erase" in got.out
     changed = await typed(
         door, tmp_path, "schedules", "update", "nightly", "count", "--every", "1h", "-o", "json"
     )
@@ -86,6 +90,9 @@ async def test_a_batch_reads_its_items_from_a_source(door: Invoker, tmp_path: Pa
     ("arguments", "code", "said"),
     [
         ((*HOURLY, "--in-order"), 2, "--in-order has a meaning"),
+        ((*HOURLY, *SOURCE, "--undo-run", "b"), 2, "--undo-run has a meaning"),
+        ((*HOURLY, *SOURCE, "--apply-run", "b", "--apply-to", "c"), 2, "one of --apply-to and --apply-run"),
+        (("batch", "apply", "x", "--to", "c", "--undo-run", "b"), 2, "--undo-run has a meaning"),
         (
             ("schedules", "create", "a", "count", "--every", "1h", "--param", "a=b"),
             2,

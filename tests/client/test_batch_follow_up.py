@@ -13,19 +13,24 @@ from holdfast.client import (
     BatchSpec,
     BatchStatus,
     Client,
+    FollowUp,
     Invocation,
     ItemReview,
     Person,
     RunStatus,
 )
 from holdfast.dev import Suite
+from tests.kit.until import until
 
 DEADLINE_S = 120.0
+PUBLISH = Invocation("publish", {"where": "here"})
 AGENT = """
+from pathlib import Path
 from typing import Any
 
-from holdfast.agent import App, Permanent, Run
+from holdfast.agent import App, Permanent, Run, step
 
+FILE = Path(__file__).with_name("said")
 app = App("writer")
 
 
@@ -39,6 +44,37 @@ async def publish(run: Run, payload: dict[str, Any]) -> str:
     if payload["output"]["text"] == "letter 3":
         raise Permanent("nobody prints the third")
     return payload["where"] + ": " + payload["output"]["text"]
+
+
+async def note(what: str) -> None:
+    with FILE.open("a") as file:
+        file.write(what + "\\n")
+
+
+async def unprint(n: str) -> None:
+    await note("unprinted " + n)
+
+
+@step(undo=unprint)
+async def print_it(n: str) -> None:
+    await note("printed " + n)
+
+
+@app.agent("print", undo_on=("failure", "cancel"))
+async def print_letter(run: Run, payload: dict[str, Any]) -> str:
+    text = payload["output"]["text"]
+    await run.step(print_it, text)
+    if text == "letter 3":
+        await run.receive("go")
+    return "copy of " + text
+
+
+@app.agent("retract")
+async def retract(run: Run, payload: dict[str, Any]) -> str:
+    if payload["output"]["text"] == "letter 2":
+        raise Permanent("it was read already")
+    await run.step(note, payload["why"] + " " + payload["key"] + " " + payload["follow_up_result"])
+    return payload["follow_up_run_id"] + " " + str(payload["current"])
 """
 
 
@@ -68,7 +104,7 @@ async def test_each_accepted_output_becomes_a_run_and_failed_ones_say_so(suite: 
             ItemReview(1, accepted=True, edited={"text": "better"}),
         ]
         await client.batches.review(batch_id, said, rest=True, reviewer=Person("ann"))
-        assert (await client.batches.apply(batch_id, Invocation("publish", {"where": "here"})))[1] == 5
+        assert (await client.batches.apply(batch_id, FollowUp(PUBLISH)))[1] == 5
         await stands_at(client, batch_id, BatchStatus.APPLIED)
         found = {item.index: item async for item in client.batches.items(batch_id)}
         assert [found[n].status for n in range(6)] == [
@@ -89,3 +125,50 @@ async def test_each_accepted_output_becomes_a_run_and_failed_ones_say_so(suite: 
         parts = [part async for part in client.batches.export(batch_id)]
         lines = [json.loads(line) for line in b"".join(parts).splitlines()]
         assert lines[1]["review"]["edited_output"] == {"text": "better"}
+
+
+async def test_a_rollback_stops_runs_that_go_on_and_undoes_by_runs_what_others_did_once(
+    suite: Suite, tmp_path: Path
+) -> None:
+    async with Client(suite.invoker_addresses[0]) as client:
+        target = FollowUp(Invocation("print"), Invocation("retract", {"why": "wrong"}))
+        spec = BatchSpec(Invocation("propose"), start_when_uploaded=True, apply=target)
+        items = [BatchInput({"n": n}, f"letter-{n}", {"was": n}) for n in range(5)]
+        batch_id = (await client.batches.create(spec, items)).batch_id
+        await stands_at(client, batch_id, BatchStatus.IN_REVIEW)
+        assert (await client.batches.get(batch_id))[0].apply == target
+        await client.batches.review(batch_id, rest=True, reviewer=Person("ann"))
+        await client.batches.apply(batch_id)
+
+        async def all_but_one() -> bool:
+            _, progress = await client.batches.get(batch_id)
+            return progress.counts.get(BatchItemStatus.APPLIED) == 4
+
+        await until(all_but_one)
+        await suite.processes["invoker"].kill()
+        await client.batches.rollback(batch_id, "misspelt")
+        await suite.processes["invoker"].kill()
+        await stands_at(client, batch_id, BatchStatus.ROLLED_BACK)
+        found = {item.index: item async for item in client.batches.items(batch_id)}
+        assert [found[n].status for n in range(5)] == [
+            BatchItemStatus.ROLLED_BACK,
+            BatchItemStatus.ROLLED_BACK,
+            BatchItemStatus.ROLLBACK_FAILED,
+            BatchItemStatus.APPLY_FAILED,
+            BatchItemStatus.ROLLED_BACK,
+        ]
+        assert found[2].failure is not None
+        assert found[2].failure.message == "it was read already"
+        assert found[3].failure is not None
+        assert (found[3].failure.reason, found[3].failure.message) == ("CANCELLED", "misspelt")
+        assert not found[3].undo_run_id
+        stopped = await client.get_run(found[3].follow_up_run_id)
+        assert stopped.status is RunStatus.COMPENSATED
+        undo = await client.get_run(found[1].undo_run_id)
+        assert undo.outcome is not None
+        assert undo.outcome.result == f"{found[1].follow_up_run_id} {{'was': 1}}"
+        assert undo.idempotency_key == f"batch/{batch_id}/1/undo"
+        said = (tmp_path / "said").read_text().splitlines()
+        undone = [f"wrong letter-{n} copy of letter {n}" for n in (0, 1, 4)]
+        done = [*(f"printed letter {n}" for n in range(5)), "unprinted letter 3"]
+        assert sorted(said) == sorted(done + undone)

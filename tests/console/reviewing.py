@@ -34,6 +34,8 @@ class ReviewedBatches(batch_service_pb2_grpc.BatchServiceServicer):
         self.served = True
         self.asked: list[Any] = []
         self.judged: dict[int, Any] = {}
+        self.target: dict[str, Any] = {}
+        """Where the batch itself says that outputs go."""
         self.elsewhere: set[int] = set()
         """Items that are staged and not drawn."""
         self.items = [self._item(index) for index in range(4)]
@@ -58,9 +60,8 @@ class ReviewedBatches(batch_service_pb2_grpc.BatchServiceServicer):
         return values.BatchProgress(total=len(self.items), counts=told, cost_micros=1_250_000)
 
     def _batch(self) -> Any:
-        return values.Batch(
-            batch_id=BATCH_ID, status=values.BATCH_STATUS_IN_REVIEW, spec={"display_name": f"B {EVIL}"}
-        )
+        spec = {"display_name": f"B {EVIL}", **({"apply": self.target} if self.target else {})}
+        return values.Batch(batch_id=BATCH_ID, status=values.BATCH_STATUS_IN_REVIEW, spec=spec)
 
     def _keep(self, request: Any) -> None:
         if not self.served:

@@ -162,3 +162,10 @@ def test_quantiles_shares_and_money_read_as_people_write_them() -> None:
     ]
     assert (money(1_234_567_000), money(12)) == ("1,234.57", "0.000012")
     assert re.fullmatch(r"[\d.]+", money(9_999))
+
+
+def test_what_is_done_is_of_the_present_phase() -> None:
+    counts = {BatchItemStatus.APPLIED: 5, BatchItemStatus.APPLYING: 2, BatchItemStatus.ACCEPTED: 3}
+    progress = BatchProgress(total=11, counts={**counts, BatchItemStatus.REJECTED: 1})
+    phases = (BatchStatus.APPLYING, BatchStatus.ROLLING_BACK, BatchStatus.IN_REVIEW)
+    assert [progress.done(status) for status in phases] == [6, 4, 11]

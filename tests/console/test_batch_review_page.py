@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from tests.console.browser import EXECUTABLE, WHY_NOT, Browser, browser
 from tests.console.reviewing import BATCH_ID, ReviewedBatches, console_over, values
 from tests.console.test_browser import said
 from tests.console.test_page import harmless
+from tests.console.test_schedule_page import flaw
 
 HERE = f"/batches/{BATCH_ID}/review"
 
@@ -56,13 +58,15 @@ async def test_a_sample_is_judged_edited_and_stored_together(reviewer: Reviewer)
     assert page.count('class="changed"') == 4
     asked = reviewer.batches.asked[-1]
     assert (asked.size, asked.seed, asked.unjudged_only, asked.strata.by_label) == (20, 7, True, True)
-    for wrong, word in (
-        ({"verdict-0": "reject", "verdict-1": "accept"}, "without a reason"),
-        ({"verdict-1": "accept", "output-1": "{"}, "is not JSON"),
-        ({"verdict-1": "", "reason-1": "x"}, "Nothing was judged"),
+    assert page.count('<details open><summary class="hint">What was sent') == 4
+    for wrong, field, word in (
+        ({"verdict-0": "reject", "verdict-1": "accept"}, "reason-0", "without a reason"),
+        ({"verdict-1": "accept", "output-1": "{"}, "output-1", "is not JSON"),
+        ({"verdict-1": "", "reason-1": "x"}, "", "Nothing was judged"),
     ):
         refused = await reviewer.post(f"/batches/{BATCH_ID}/judge", **wrong)
         assert (refused.status_code, word in refused.text) == (400, True), wrong
+        assert not field or word in flaw(refused.text, field)
     assert not reviewer.batches.judged
     verdicts = {"verdict-0": "reject", "reason-0": "wrong city", "verdict-1": "accept", "verdict-2": "accept"}
     verdicts |= {"output-2": '{"city": null}', "verdict-3": "", "rest": "accept"}
@@ -75,6 +79,7 @@ async def test_a_sample_is_judged_edited_and_stored_together(reviewer: Reviewer)
     assert request.rest == values.REVIEW_VERDICT_ACCEPT
     page = await reviewer.page()
     assert "Of 3 judged one by one, 2 were accepted." in page
+    assert "In all: 2 accepted, 1 rejected, 1 staged." in page
     assert page.count("data-sample") == 1
 
 
@@ -120,8 +125,16 @@ async def test_an_output_that_is_shown_cut_is_not_offered_for_editing(reviewer: 
 async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: Reviewer) -> None:
     assert '<option value="crm">' in await reviewer.page()
     path = f"/batches/{BATCH_ID}/apply"
-    assert "not to both" in (await reviewer.post(path, destination="crm", intent="also", only="")).text
-    assert "must be a number" in (await reviewer.post(path, destination="crm", rate="fast", only="")).text
+    assert "does not say where" in await reviewer.page()
+    reviewer.batches.target = {"effect": {"destination": EVIL, "undo_destination": "u"}}
+    assert harmless(await reviewer.page())
+    assert "undone by <strong>u</strong>" in await reviewer.page()
+    reviewer.batches.target = {"follow_up": {"intent": "mail"}}
+    assert "by runs for <strong>mail</strong>" in await reviewer.page()
+    both = await reviewer.post(path, destination="crm", follow_up="also", only="")
+    assert "not to both" in flaw(both.text, "follow_up")
+    fast = await reviewer.post(path, destination="crm", rate="fast", only="")
+    assert "must be a number" in flaw(fast.text, "rate")
     assert not [each for each in reviewer.batches.asked if "Apply" in type(each).__name__]
     told = {"destination": "crm", "undo_destination": "crm-undo", "rate": "2.5"}
     counted = (await reviewer.post(path, **told, only="count")).text
@@ -130,7 +143,7 @@ async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: 
     request = next(each for each in reviewer.batches.asked if "Apply" in type(each).__name__)
     assert (request.dry_run, request.items_per_second) == (True, 2.5)
     assert request.target.effect.undo_destination == "crm-undo"
-    answer = await reviewer.post(path, intent="follow", only="")
+    answer = await reviewer.post(path, follow_up="follow", only="")
     assert answer.headers["location"] == f"/batches/{BATCH_ID}"
     assert reviewer.batches.asked[-1].target.follow_up.intent == "follow"
     assert not reviewer.batches.asked[-1].dry_run
@@ -140,6 +153,20 @@ async def test_what_was_accepted_is_counted_and_applied_to_one_target(reviewer: 
     assert "1.25" in await reviewer.page(f"/batches/{BATCH_ID}")
     await reviewer.post(f"/batches/{BATCH_ID}/do/rollback", reason="wrong")
     assert reviewer.batches.asked[-1].reason == "wrong"
+
+
+async def test_an_item_says_who_judged_it_and_links_to_what_applied_and_undid_it(reviewer: Reviewer) -> None:
+    ours, other = reviewer.batches.items[:2]
+    ours.follow_up_run_id, ours.undo_run_id = BATCH_ID[:-1] + "1", BATCH_ID[:-1] + "2"
+    ours.review.verdict, ours.review.reviewer = values.REVIEW_VERDICT_ACCEPT, EVIL
+    ours.review.edited_output.struct_value.update({"city": "Ulm"})
+    other.effect_id, other.undo_effect_id = BATCH_ID[:-1] + "3", BATCH_ID[:-1] + "4"
+    for item, links in ((ours, ("/runs/{0}1", "/runs/{0}2")), (other, ("/outbox/{0}3", "/outbox/{0}4"))):
+        query = urlencode({"key": item.input.key})
+        page = await reviewer.page(f"/batches/{BATCH_ID}/items?{query}")
+        assert harmless(page)
+        assert all(f'href="{link.format(BATCH_ID[:-1])}"' in page for link in links)
+        assert ("Ulm" in page, "Accepted by" in page) == (item is ours, item is ours)
 
 
 async def test_a_release_that_does_not_review_yet_says_so_in_a_sentence(reviewer: Reviewer) -> None:

@@ -9,9 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.client import BatchSource, BatchSpec, Invocation, OverlapPolicy, Schedule, Timing
+from holdfast.client import (
+    ApplyEffect,
+    BatchSource,
+    BatchSpec,
+    Budget,
+    Destination,
+    FollowUp,
+    Invocation,
+    OverlapPolicy,
+    ReviewPolicy,
+    Schedule,
+    Timing,
+)
 from holdfast.client.errors import ScheduleNotFound
-from holdfast.console.entry import Mistyped, duration, seconds
+from holdfast.console.entry import MARKED, Mistyped, duration, seconds
 from holdfast.console.schedule_form import EMPTY, fields_of, schedule_of
 from tests.console.agents import EVIL
 from tests.console.browser import Browser
@@ -43,18 +55,19 @@ async def test_a_schedule_is_set_up_changed_held_fired_and_deleted(desk: Desk) -
         "jitter": "1m",
         "run_labels": 'by=clock, "of=ann, bob"',
     }
-    for wrong, word in (
-        ({"payload": "{"}, "not JSON"),
-        ({"cron": "61 * * * *"}, "cron"),
-        ({"labels": "nothing"}, "name=value"),
-        ({"intent": ""}, "an intent"),
-        ({"kind": "every", "every": "often"}, "must be a duration"),
-        ({"kind": "at", "at": ""}, "at what time"),
-        ({"intent": "nobody"}, "nobody"),
+    for wrong, field, word in (
+        ({"payload": "{"}, "payload", "not JSON"),
+        ({"cron": "61 * * * *"}, "cron", "minute"),
+        ({"labels": "nothing"}, "labels", "name=value"),
+        ({"intent": ""}, "intent", "which intent"),
+        ({"kind": "every", "every": "often"}, "every", "must be a duration"),
+        ({"kind": "at", "at": ""}, "at", "at what time"),
+        ({"intent": "nobody"}, "intent", "nobody"),
     ):
         refused = await desk.post("/schedules", **{**typed, **wrong})
         assert refused.status_code == 400, (wrong, refused.headers)
-        assert word in refused.text.partition('role="alert"')[2][:400], (wrong, refused.text)
+        assert word in flaw(refused.text, field), (wrong, refused.text)
+        assert MARKED in refused.text.partition('role="alert"')[2][:400]
     made = await desk.post("/schedules", **typed)
     assert (made.status_code, made.headers["location"]) == (303, of(NAME))
     page = await desk.page(of(NAME))
@@ -135,21 +148,71 @@ async def accounts(empty_database_url: str, tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("accounts")
-async def test_a_schedule_of_batches_is_shown_and_fired(desk: Desk) -> None:
-    source = BatchSource("accounts", {"region": EVIL[:20]})
-    batch = BatchSpec(Invocation("greet"), source=source)
-    await desk.client.schedules.create(Schedule(NAME, Timing(every=3600), batch=batch))
+async def test_a_schedule_of_batches_is_set_up_shown_fired_and_changed(desk: Desk) -> None:
+    typed = {**EMPTY, "name": NAME, "starts": "batch", "intent": "greet", "source": "accounts"}
+    typed |= {"parameters": "region=emea", "parallelism": "7", "max_share": "5 %", "label_field": "hello"}
+    typed |= {"destination": "crm", "accept_share": "0.98", "of_judged": "20", "batch_labels": "by=clock"}
+    for wrong, field, word in (
+        ({"source": ""}, "source", "nobody is there to send them"),
+        ({"parameters": "emea"}, "parameters", "name=value"),
+        ({"source": "elsewhere"}, "source", "no source declared"),
+        ({"parameters": ""}, "parameters", "must be given"),
+        ({"parallelism": "-1"}, "parallelism", "whole number"),
+        ({"parallelism": "99999"}, "parallelism", "from 0 to 10,000"),
+        ({"max_share": "2"}, "max_share", "a share"),
+        ({"accept_share": "", "apply_when_met": "on"}, "apply_when_met", "min_accepted_share"),
+        ({"reviewer": "nobody"}, "reviewer", "nobody"),
+        ({"follow_up": "greet"}, "follow_up", "not to both"),
+        ({"destination": "", "undo_destination": "crm"}, "destination", "which destination"),
+        ({"intent": "nobody"}, "intent", "nobody"),
+        ({"payload": "["}, "payload", "not JSON"),
+        ({"cron": "0 25 * * *"}, "cron", "hour"),
+    ):
+        refused = await desk.post("/schedules", **{**typed, **wrong})
+        assert refused.status_code == 400, (wrong, refused.headers)
+        assert word in flaw(refused.text, field), (wrong, refused.text)
+        kept = re.search('name="display_name" value="([^"]*)"', refused.text)
+        assert kept is not None
+        assert 'value="batch" checked' in refused.text, "what was typed is there"
+        assert 'name="label_field" value="hello"' in refused.text
+    two = await desk.post("/schedules", **{**typed, "parallelism": "x", "max_share": "y"})
+    assert flaw(two.text, "parallelism")
+    assert flaw(two.text, "max_share")
+    await desk.client.outbox.put_destination(Destination("crm", "http://127.0.0.1:1"))
+    made = await desk.post("/schedules", **typed)
+    assert made.headers["location"] == of(NAME), made.text
+    batch = (await desk.client.schedules.get(NAME)).batch
+    assert batch == BatchSpec(
+        Invocation("greet", payload={}, user="uma"),
+        source=BatchSource("accounts", {"region": "emea"}),
+        max_parallelism=7,
+        tolerated_share=0.05,
+        label_field="hello",
+        labels={"by": "clock"},
+        review=ReviewPolicy(0.98, 20),
+        apply=ApplyEffect("crm"),
+    )
     assert "a batch over greet" in await desk.page("/schedules")
     page = await desk.page(of(NAME))
     assert harmless(page + EVIL.replace("<", "&lt;"))
     assert "the source <strong>accounts</strong>" in page
-    assert "/schedules/edit" not in page
-    refused = await desk.post(
-        "/schedules/edit", **fields_of(await desk.client.schedules.get(NAME)) | {"intent": "greet"}
-    )
-    assert "holdfast schedules update" in refused.text
+    edit = await desk.page(f"/schedules/edit?{urlencode({'name': NAME})}")
+    assert 'name="parameters" value="region=emea"' in edit
     await desk.post("/schedules/do/trigger", name=NAME)
     assert "/batches/" in await desk.page(of(NAME))
+    changed = await desk.post(
+        "/schedules/edit", **{**fields_of(await desk.client.schedules.get(NAME)), "starts": "run"}
+    )
+    assert changed.headers["location"] == of(NAME)
+    schedule = await desk.client.schedules.get(NAME)
+    assert (schedule.batch, schedule.run) == (None, batch.invocation)
+
+
+def flaw(page: str, field: str) -> str:
+    """Return what a form says at one of its fields."""
+    found = re.search(f'id="flaw-{field}">([^<]*)<', page)
+    assert found is None or f'aria-describedby="flaw-{field}"' in page
+    return found[1] if found else ""
 
 
 async def test_the_form_shows_the_next_times_while_somebody_types(desk: Desk, chromium: Browser) -> None:
@@ -192,6 +255,41 @@ def test_a_schedule_that_is_opened_and_saved_is_the_same(
         "i", {"a": [1, "é"]}, user="ann", priority=3, session_id="s", labels={"x": "y", "z": '1, "2"'}
     )
     schedule = Schedule("n", timing, run, overlap, catch_up, {"k": "v"})
+    assert schedule_of(fields_of(schedule), schedule) == schedule
+
+
+_COUNTS = st.integers(0, 1000)
+_SHARES = st.floats(0, 1)
+RUN = Invocation("f", payload={"a": 1}, priority=2)
+_TARGETS = st.sampled_from(
+    [None, ApplyEffect("crm"), ApplyEffect("crm", "undo"), FollowUp(RUN), FollowUp(RUN, RUN)]
+)
+
+
+@given(st.data())
+def test_a_schedule_of_batches_that_is_opened_and_saved_is_the_same(data: st.DataObject) -> None:
+    run = Invocation("i", {"a": [1, "é"]}, budget=Budget(max_steps=3), user="ann", labels={"x": "y"})
+    policies = st.builds(ReviewPolicy, _SHARES, _COUNTS, st.sampled_from(["", "judge"]), st.booleans())
+    batch = BatchSpec(
+        run,
+        display_name="b",
+        skip_staging=data.draw(st.booleans()),
+        max_parallelism=data.draw(_COUNTS),
+        in_order=data.draw(st.booleans()),
+        max_attempts=data.draw(_COUNTS),
+        initial_backoff=1.5,
+        max_backoff=2.5,
+        tolerated_items=data.draw(_COUNTS),
+        tolerated_share=data.draw(_SHARES),
+        label_field="l",
+        confidence_field="c",
+        labels={"q": '1, "2"'},
+        start_when_uploaded=data.draw(st.booleans()),
+        review=data.draw(st.one_of(st.none(), policies)),
+        apply=data.draw(_TARGETS),
+        source=BatchSource("s", {"region": "a, b"}),
+    )
+    schedule = Schedule("n", Timing(every=60.0), batch=batch, overlap=OverlapPolicy.SKIP)
     assert schedule_of(fields_of(schedule), schedule) == schedule
 
 

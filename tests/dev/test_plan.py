@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.dev import PortBusyError
+from holdfast.dev.console_secret import console_secret
 from holdfast.dev.database import acting_as, logging_in_as
 from holdfast.dev.log_line import readable
 from holdfast.dev.plan import Plan
@@ -46,13 +47,20 @@ def test_only_the_console_is_told_what_signs_its_cookies(monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     plan = Plan(["a:app"], console=True)
     addresses = {"checkpoint": "c:1", "approval": "a:1", "dispatcher": "d:1"}
-    told = plan.environment_of("console", plan.console_environment(["i:1", "i:2"], addresses))
+    told = plan.environment_of("console", plan.console_environment(["i:1", "i:2"], addresses, "k" * 32))
     assert (told["HOLDFAST_CONSOLE_SECRET"], told["HOLDFAST_INVOKER_ADDRESS"]) == ("s" * 32, "i:1,i:2")
     assert not {"HOLDFAST_DATABASE_URL", "HOLDFAST_SECRET_A"} & told.keys()
     assert "HOLDFAST_CONSOLE_SECRET" not in plan.environment_of("runner", {})
     assert "HOLDFAST_CONSOLE_OIDC_SECRET" not in plan.environment_of("runner", {})
     monkeypatch.delenv("HOLDFAST_CONSOLE_SECRET")
-    assert len(plan.console_environment([], addresses)["HOLDFAST_CONSOLE_SECRET"]) == 64
+    assert plan.console_environment([], addresses, "k" * 32)["HOLDFAST_CONSOLE_SECRET"] == "k" * 32
+
+
+def test_who_has_signed_in_stays_so_over_a_restart_with_the_same_data(tmp_path: Path) -> None:
+    first = console_secret(tmp_path / "data")
+    assert (len(first), console_secret(tmp_path / "data")) == (64, first)
+    assert [each.stat().st_mode & 0o777 for each in (tmp_path / "data").iterdir()] == [0o600]
+    assert console_secret(None) != console_secret(None)
 
 
 def test_the_edge_is_told_what_its_sources_are_verified_with_and_no_other_secret(

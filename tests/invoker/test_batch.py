@@ -64,6 +64,8 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
         ({"apply": {"effect": {"destination": ""}}}, "spec.apply.effect.destination"),
         ({"apply": {}}, "spec.apply"),
         ({"apply": {"follow_up": {"intent": "no intent"}}}, "spec.apply.follow_up.intent"),
+        ({"apply": {"follow_up": {"intent": "count"}, "undo": {"intent": ""}}}, "spec.apply.undo.intent"),
+        ({"apply": {"effect": {"destination": "crm"}, "undo": {"intent": "count"}}}, "spec.apply.undo"),
         (
             {"apply": {"follow_up": {"intent": "count", "run_id": str(uuid.uuid4())}}},
             "spec.apply.follow_up.run_id",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +17,18 @@ from holdfast.ledger.batch_view import BatchView, ItemFilter
 from holdfast.ledger.domain.batch import BATCH_MOVES, ITEM_MOVES, BatchStatus, ItemStatus
 from holdfast.ledger.domain.delivery import EffectStatus
 from tests.support.batch import counts, seen
-from tests.support.batch_apply import CRM, Dispatcher, check, effects, in_review, news, work
-from tests.support.ledger import fetch
+from tests.support.batch_apply import (
+    CRM,
+    UNDONE_BY_RUN,
+    Dispatcher,
+    Followers,
+    check,
+    effects,
+    in_review,
+    news,
+    work,
+)
+from tests.support.ledger import Runner, fetch
 from tests.support.outbox import make_destination, open_session
 
 ITEMS = 6
@@ -33,8 +44,9 @@ ACTS = st.one_of(
 
 
 class World:
-    def __init__(self, dispatcher: Dispatcher, which: BatchView) -> None:
+    def __init__(self, dispatcher: Dispatcher | Followers, which: BatchView) -> None:
         self.dispatcher, self.db, self.which = dispatcher, dispatcher.db, which
+        self.target = CRM if isinstance(dispatcher, Dispatcher) else UNDONE_BY_RUN
         self.items = dict.fromkeys(range(ITEMS), int(ItemStatus.STAGED))
         self.status = BatchStatus.IN_REVIEW
 
@@ -65,7 +77,7 @@ class World:
             "reject": lambda: batch_review.review(*about, [Judgement(n, False, "no") for n in what]),
             "accept rest": lambda: batch_review.review(*about, [], Rest(True)),
             "reject rest": lambda: batch_review.review(*about, [], Rest(False, "no")),
-            "apply": lambda: batch_target.apply(*about, CRM),
+            "apply": lambda: batch_target.apply(*about, self.target),
             "again": lambda: batch_resend.apply_again(*about, ItemFilter()),
             "undo": lambda: batch_target.rollback(*about, "wrong", ItemFilter()),
             "some": lambda: batch_target.rollback(*about, "wrong", ItemFilter(label="retail")),
@@ -116,19 +128,37 @@ def _leads(was: ItemStatus, now: ItemStatus) -> bool:
     return now in ITEM_MOVES[was] or any(now in ITEM_MOVES[between] for between in ITEM_MOVES[was])
 
 
-async def live(db: Database, dispatcher: Dispatcher, acts: list[Any]) -> None:
+async def live(db: Database, dispatcher: Dispatcher | Followers, acts: list[Any]) -> None:
     world = World(dispatcher, await in_review(db, ITEMS))
     for act in acts:
+        await world.act(act)
+        await world.check()
+    await world.end()
+    for act in (
+        "accept rest",
+        "work",
+        "work",
+        "apply",
+        "work",
+        ("deliver", 4),
+        "news",
+        "undo",
+        "both",
+        "work",
+    ):
         await world.act(act)
         await world.check()
     await world.end()
     await check(db, world.which)
 
 
-async def test_no_life_of_a_staged_batch_applies_an_item_twice(db: Database) -> None:
+@pytest.mark.parametrize("by_run", [False, True])
+async def test_no_life_of_a_staged_batch_applies_an_item_twice(db: Database, *, by_run: bool) -> None:
     for name in ("crm", "crm-undo"):
         await make_destination(db, name, tenant="acme", max_concurrent=100_000)
-    dispatcher = Dispatcher(db, await open_session(db))
+    runner = Runner(db)
+    await runner.open(ttl_s=600)
+    dispatcher = Followers(db, runner) if by_run else Dispatcher(db, await open_session(db))
     loop = asyncio.get_running_loop()
 
     @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))

@@ -15,6 +15,7 @@ from holdfast.ledger import (
     batch_review,
     batch_sample,
     batch_target,
+    batch_undo,
     batch_view,
     batch_work,
 )
@@ -31,6 +32,7 @@ MODULES = (
     batch_review,
     batch_sample,
     batch_target,
+    batch_undo,
     batch_work,
 )
 STATEMENTS = {

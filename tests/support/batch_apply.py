@@ -5,7 +5,7 @@ from typing import Any
 
 from holdfast.kit.db import Database
 from holdfast.ledger import batch_news, batch_review, batch_target, outbox_claim, outbox_settle
-from holdfast.ledger.batch_deed import JUDGES, Given
+from holdfast.ledger.batch_deed import APPLIES, JUDGES, UNDOES, Given
 from holdfast.ledger.batch_news import arrived, hear
 from holdfast.ledger.batch_target import Target
 from holdfast.ledger.batch_view import BatchView, ItemFilter
@@ -14,19 +14,26 @@ from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem
 from holdfast.ledger.domain.delivery import EffectStatus
 from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.orphan import cancel_orphans
 from holdfast.ledger.values import Invocation, Outcome
 from tests.support.batch import new_batch, step
-from tests.support.ledger import Runner, fetch, invocation
+from tests.support.ledger import Runner, fetch, finish, invocation
 from tests.support.outbox import came_of
 
 CRM = Target(b"crm", "crm", "crm-undo")
+UNDONE_BY_RUN = Target(b"run and undo")
 
 
 def _run_of(given: Given, purpose: int) -> Invocation:
     return invocation(tenant=given.tenant, idempotency_key=given.name(purpose), shape=4)
 
 
-COMPOSERS = Composers(lambda given: _run_of(given, 1), lambda given: _run_of(given, JUDGES))
+COMPOSERS = Composers(
+    lambda given: _run_of(given, APPLIES),
+    lambda given: _run_of(given, JUDGES),
+    lambda given: _run_of(given, UNDOES),
+    lambda target: target == UNDONE_BY_RUN.stored,
+)
 
 
 async def in_review(db: Database, items: int, **more: Any) -> BatchView:
@@ -107,6 +114,22 @@ class Dispatcher:
         settlements = [came_of(delivery, status) for delivery in claimed.deliveries]
         await outbox_settle.settle(self.db, self.session_id, settlements, lambda breaker, *_: breaker)
         return len(settlements)
+
+
+class Followers:
+    """What ends follow-up runs and undoing ones, in a dispatcher's place: as the test says."""
+
+    def __init__(self, db: Database, runner: Runner) -> None:
+        self.db, self.runner = db, runner
+
+    async def send(self, n: int = 10_000, status: EffectStatus = EffectStatus.DELIVERED) -> int:
+        """End up to n runs that are queued; return how many."""
+        await cancel_orphans(self.db)
+        runs = await self.runner.take(n)
+        for run in runs:
+            done = status is EffectStatus.DELIVERED
+            await finish(self.db, run, RunStatus.SUCCEEDED if done else RunStatus.FAILED)
+        return len(runs)
 
 
 async def effects(db: Database, which: BatchView) -> list[Any]:

@@ -109,7 +109,7 @@ class _BatchItemStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Batch
     BATCH_ITEM_STATUS_APPLIED: _BatchItemStatus.ValueType  # 8
     """Its effect was delivered, or its follow-up run has succeeded."""
     BATCH_ITEM_STATUS_APPLY_FAILED: _BatchItemStatus.ValueType  # 9
-    """Its effect or follow-up run has failed for good."""
+    """Its effect or follow-up run has failed for good, or a rollback has cancelled that run."""
     BATCH_ITEM_STATUS_ROLLED_BACK: _BatchItemStatus.ValueType  # 10
     """What was applied was undone."""
     BATCH_ITEM_STATUS_ROLLBACK_FAILED: _BatchItemStatus.ValueType  # 11
@@ -141,7 +141,7 @@ BATCH_ITEM_STATUS_APPLYING: BatchItemStatus.ValueType  # 7
 BATCH_ITEM_STATUS_APPLIED: BatchItemStatus.ValueType  # 8
 """Its effect was delivered, or its follow-up run has succeeded."""
 BATCH_ITEM_STATUS_APPLY_FAILED: BatchItemStatus.ValueType  # 9
-"""Its effect or follow-up run has failed for good."""
+"""Its effect or follow-up run has failed for good, or a rollback has cancelled that run."""
 BATCH_ITEM_STATUS_ROLLED_BACK: BatchItemStatus.ValueType  # 10
 """What was applied was undone."""
 BATCH_ITEM_STATUS_ROLLBACK_FAILED: BatchItemStatus.ValueType  # 11
@@ -344,14 +344,25 @@ class ApplyTarget(_message.Message):
 
     EFFECT_FIELD_NUMBER: _builtins.int
     FOLLOW_UP_FIELD_NUMBER: _builtins.int
+    UNDO_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def effect(self) -> Global___ApplyEffect:
         """An effect through the outbox."""
 
     @_builtins.property
     def follow_up(self) -> _invoker_service_pb2.InvokeRequest:
-        """A run, with the item's output as its payload's `output`; its steps' undos roll it back.
-        `run_id` and `idempotency_key` are left empty.
+        """A run, with the item's output as its payload's `output`. A rollback cancels one that was never
+        begun, or whose steps are undone when it is cancelled; others arrive first. `run_id` and
+        `idempotency_key` are left empty.
+        """
+
+    @_builtins.property
+    def undo(self) -> _invoker_service_pb2.InvokeRequest:
+        """The run that undoes what a follow-up run has done that has succeeded, only with `follow_up`;
+        unset: those cannot be undone, and a rollback says so per item. Its payload is given the item's
+        `key`, its `output`, its `current` if one was sent, `follow_up_run_id`, and `follow_up_result`
+        as long as that run is kept. Its idempotency key is `batch/<batch_id>/<index>/undo`; `run_id` and
+        `idempotency_key` are left empty.
         """
 
     def __init__(
@@ -359,10 +370,11 @@ class ApplyTarget(_message.Message):
         *,
         effect: Global___ApplyEffect | None = ...,
         follow_up: _invoker_service_pb2.InvokeRequest | None = ...,
+        undo: _invoker_service_pb2.InvokeRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "follow_up", b"follow_up", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "follow_up", b"follow_up", "target", b"target", "undo", b"undo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "follow_up", b"follow_up", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "follow_up", b"follow_up", "target", b"target", "undo", b"undo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["effect", "follow_up"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
@@ -627,6 +639,8 @@ class BatchItem(_message.Message):
     EFFECT_ID_FIELD_NUMBER: _builtins.int
     FOLLOW_UP_RUN_ID_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    UNDO_EFFECT_ID_FIELD_NUMBER: _builtins.int
+    UNDO_RUN_ID_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.str
     """The batch."""
     index: _builtins.int
@@ -647,6 +661,10 @@ class BatchItem(_message.Message):
     """The effect that applies it, if one does."""
     follow_up_run_id: _builtins.str
     """The follow-up run that applies it, if one does."""
+    undo_effect_id: _builtins.str
+    """The effect that undoes it, if one does."""
+    undo_run_id: _builtins.str
+    """The run that undoes it, if one does."""
     @_builtins.property
     def input(self) -> Global___BatchInput:
         """What was sent."""
@@ -695,10 +713,12 @@ class BatchItem(_message.Message):
         effect_id: _builtins.str = ...,
         follow_up_run_id: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        undo_effect_id: _builtins.str = ...,
+        undo_run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "failure", b"failure", "input", b"input", "output", b"output", "review", b"review", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "attempts", b"attempts", "batch_id", b"batch_id", "changes", b"changes", "confidence", b"confidence", "cost_micros", b"cost_micros", "effect_id", b"effect_id", "failure", b"failure", "follow_up_run_id", b"follow_up_run_id", "index", b"index", "input", b"input", "label", b"label", "output", b"output", "review", b"review", "run_id", b"run_id", "status", b"status", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "attempts", b"attempts", "batch_id", b"batch_id", "changes", b"changes", "confidence", b"confidence", "cost_micros", b"cost_micros", "effect_id", b"effect_id", "failure", b"failure", "follow_up_run_id", b"follow_up_run_id", "index", b"index", "input", b"input", "label", b"label", "output", b"output", "review", b"review", "run_id", b"run_id", "status", b"status", "undo_effect_id", b"undo_effect_id", "undo_run_id", b"undo_run_id", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015

@@ -98,9 +98,11 @@ class BatchServiceStub:
     """Undoes what was applied, the newest first.
 
     Answers when the work is accepted; WatchBatch follows it. Of a batch that is still applying,
-    nothing further is applied; what is on its way arrives, and is undone then. An item counts as
-    APPLIED until its undo was delivered. Repeatable: a second call goes on with what was not
-    undone, undos that were set aside included.
+    nothing further is applied; what is on its way arrives, and is undone then. Follow-up runs that
+    were never begun, or whose steps are undone when they are cancelled, are cancelled instead. An
+    item counts as APPLIED until its undo was delivered, or its undoing run has succeeded. Repeatable:
+    a second call goes on with what was not undone, undos that were set aside included. An undoing run
+    that failed is tried again where it is, by RetryRun.
 
     Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
     LEDGER_UNAVAILABLE, BATCH_NOT_READY.
@@ -293,9 +295,11 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Undoes what was applied, the newest first.
 
         Answers when the work is accepted; WatchBatch follows it. Of a batch that is still applying,
-        nothing further is applied; what is on its way arrives, and is undone then. An item counts as
-        APPLIED until its undo was delivered. Repeatable: a second call goes on with what was not
-        undone, undos that were set aside included.
+        nothing further is applied; what is on its way arrives, and is undone then. Follow-up runs that
+        were never begun, or whose steps are undone when they are cancelled, are cancelled instead. An
+        item counts as APPLIED until its undo was delivered, or its undoing run has succeeded. Repeatable:
+        a second call goes on with what was not undone, undos that were set aside included. An undoing run
+        that failed is tried again where it is, by RetryRun.
 
         Errors include: INVALID_FIELD, BATCH_NOT_FOUND, UNAUTHENTICATED, PERMISSION_DENIED,
         LEDGER_UNAVAILABLE, BATCH_NOT_READY.

@@ -6,6 +6,7 @@ from holdfast.client.acting import Acted, Action, Skipped, Which
 from holdfast.client.approval import Approval, Approvals, AuditEntry, Person
 from holdfast.client.batch import (
     ApplyEffect,
+    ApplyTarget,
     Batch,
     BatchInput,
     BatchItem,
@@ -16,6 +17,7 @@ from holdfast.client.batch import (
     BatchStatus,
     ErrorGroup,
     FieldChange,
+    FollowUp,
     ItemReview,
     Reviewed,
     ReviewPolicy,
@@ -30,6 +32,7 @@ from holdfast.client.errors import HoldfastError, Violation
 from holdfast.client.event import Event, Rewound, Snapshot, Started, Update
 from holdfast.client.handle import RunHandle, RunUnsuccessful
 from holdfast.client.inbox import Inbox
+from holdfast.client.item_file import ItemFile
 from holdfast.client.number import (
     ApprovalStatus,
     BreakerState,
@@ -74,6 +77,7 @@ __all__ = [
     "ActedOnEffects",
     "Action",
     "ApplyEffect",
+    "ApplyTarget",
     "Approval",
     "ApprovalStatus",
     "Approvals",
@@ -111,10 +115,12 @@ __all__ = [
     "Fire",
     "FireOrigin",
     "FireResult",
+    "FollowUp",
     "Fork",
     "HoldfastError",
     "Inbox",
     "Invocation",
+    "ItemFile",
     "ItemReview",
     "MadeToken",
     "Me",

@@ -1,9 +1,9 @@
 """Batches: what they are to do, how far they are, and their items."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from holdfast.client.number import Number
 from holdfast.client.run import Failure, Invocation, Usage
@@ -66,7 +66,19 @@ class ApplyEffect:
     undo_destination: str = ""
 
 
-ApplyTarget = ApplyEffect | Invocation
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """Accepted outputs go to a run each; another run undoes what one has done that has succeeded.
+
+    Both have the item's output as their payload's `output`. `undo` is given its `key`, `current`,
+    `follow_up_run_id` and `follow_up_result` besides.
+    """
+
+    run: Invocation
+    undo: Invocation | None = None
+
+
+ApplyTarget = ApplyEffect | FollowUp
 """What becomes of accepted outputs: an effect each, or a run each."""
 
 
@@ -164,6 +176,8 @@ class BatchItem:
     review: ItemReview | None = None
     effect_id: str = ""
     follow_up_run_id: str = ""
+    undo_effect_id: str = ""
+    undo_run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +199,13 @@ class ErrorGroup:
     count: int
     example_message: str = ""
     example_indexes: tuple[int, ...] = ()
+
+
+_WAITING: Final = (BatchItemStatus.PENDING, BatchItemStatus.RUNNING)
+_LEFT: Final = {
+    BatchStatus.APPLYING: (BatchItemStatus.ACCEPTED, BatchItemStatus.APPLYING),
+    BatchStatus.ROLLING_BACK: (BatchItemStatus.APPLYING, BatchItemStatus.APPLIED),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +230,22 @@ class BatchProgress:
     @property
     def ended(self) -> int:
         """Items that neither wait nor run."""
-        waiting = (BatchItemStatus.PENDING, BatchItemStatus.RUNNING)
-        return self.total - sum(self.counts.get(status, 0) for status in waiting)
+        return self.total - self._standing(_WAITING)
+
+    def done(self, status: BatchStatus) -> int:
+        """Items that the present phase need not look at any more, by where the batch stands."""
+        return self.total - self._standing(_LEFT.get(status, _WAITING))
+
+    def _standing(self, statuses: Iterable[BatchItemStatus]) -> int:
+        return sum(self.counts.get(status, 0) for status in statuses)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Many items over one intent; `source_error` says why its source could not be read the last time."""
+    """Many items over one intent; `source_error` says why its source could not be read the last time.
+
+    `apply` is what becomes of accepted outputs, unless whoever applies them says otherwise.
+    """
 
     batch_id: str
     intent: str
@@ -232,6 +262,7 @@ class Batch:
     end_time: datetime | None = None
     source: BatchSource | None = None
     source_error: str = ""
+    apply: ApplyTarget | None = None
 
     @property
     def is_going(self) -> bool:

@@ -17,7 +17,7 @@ from holdfast.client.batch import (
 )
 from holdfast.client.run import Failure, Usage
 from holdfast.client.wire_batch_review import policy_message, review_of, target_message
-from holdfast.client.wire_invocation import source_of
+from holdfast.client.wire_invocation import source_of, target_of
 from holdfast.client.wire_run import envelope
 from holdfast.client.wire_value import (
     duration_of,
@@ -100,6 +100,7 @@ def batch_of(message: batch_pb2.Batch) -> Batch:
         end_time=time_of(message.end_time),
         source=source_of(message.spec.source) if message.spec.HasField("source") else None,
         source_error=message.source_error,
+        apply=target_of(message.spec.apply) if message.spec.HasField("apply") else None,
     )
 
 
@@ -154,6 +155,8 @@ def item_of(message: batch_pb2.BatchItem) -> BatchItem:
         review=review_of(message.review) if message.HasField("review") else None,
         effect_id=message.effect_id,
         follow_up_run_id=message.follow_up_run_id,
+        undo_effect_id=message.undo_effect_id,
+        undo_run_id=message.undo_run_id,
     )
 
 

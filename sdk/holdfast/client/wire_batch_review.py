@@ -28,7 +28,8 @@ def target_message(target: ApplyTarget) -> batch_pb2.ApplyTarget:
             destination=target.destination, undo_destination=target.undo_destination
         )
         return batch_pb2.ApplyTarget(effect=effect)
-    return batch_pb2.ApplyTarget(follow_up=envelope(target))
+    undo = None if target.undo is None else envelope(target.undo)
+    return batch_pb2.ApplyTarget(follow_up=envelope(target.run), undo=undo)
 
 
 def verdict(*, accepted: bool | None) -> batch_pb2.ReviewVerdict.ValueType:

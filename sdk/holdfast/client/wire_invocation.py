@@ -1,6 +1,13 @@
 """What was to be started, read back from the contract's messages."""
 
-from holdfast.client.batch import ApplyEffect, ApplyTarget, BatchSource, BatchSpec, ReviewPolicy
+from holdfast.client.batch import (
+    ApplyEffect,
+    ApplyTarget,
+    BatchSource,
+    BatchSpec,
+    FollowUp,
+    ReviewPolicy,
+)
 from holdfast.client.number import Shape
 from holdfast.client.run import Invocation
 from holdfast.client.wire_run import budget_of
@@ -46,7 +53,7 @@ def spec_of(message: batch_pb2.BatchSpec) -> BatchSpec:
         labels=dict(message.labels),
         start_when_uploaded=message.start_when_uploaded,
         review=_policy_of(message.review) if message.HasField("review") else None,
-        apply=_target_of(message.apply) if message.HasField("apply") else None,
+        apply=target_of(message.apply) if message.HasField("apply") else None,
         source=source_of(message.source) if message.HasField("source") else None,
     )
 
@@ -56,6 +63,14 @@ def source_of(message: batch_pb2.BatchSource) -> BatchSource:
     return BatchSource(message.source, dict(message.parameters))
 
 
+def target_of(message: batch_pb2.ApplyTarget) -> ApplyTarget:
+    """Return what becomes of accepted outputs."""
+    if message.HasField("follow_up"):
+        undo = invocation_of(message.undo) if message.HasField("undo") else None
+        return FollowUp(invocation_of(message.follow_up), undo)
+    return ApplyEffect(message.effect.destination, message.effect.undo_destination)
+
+
 def _policy_of(message: batch_pb2.ReviewPolicy) -> ReviewPolicy:
     return ReviewPolicy(
         message.min_accepted_share,
@@ -63,9 +78,3 @@ def _policy_of(message: batch_pb2.ReviewPolicy) -> ReviewPolicy:
         message.reviewer_intent,
         apply_when_met=message.apply_when_met,
     )
-
-
-def _target_of(message: batch_pb2.ApplyTarget) -> ApplyTarget:
-    if message.HasField("follow_up"):
-        return invocation_of(message.follow_up)
-    return ApplyEffect(message.effect.destination, message.effect.undo_destination)

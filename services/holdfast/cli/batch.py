@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import click
 
-from holdfast.cli.batch_input import Items
 from holdfast.cli.batch_review import apply, review, rollback, sample
 from holdfast.cli.batch_screen import BatchScreen, more, plain_progress
 from holdfast.cli.batch_spec import spec_of, specified
@@ -14,12 +13,15 @@ from holdfast.cli.given import Limits, Pair, Rate
 from holdfast.cli.output import fields, json_line, note, plain, table
 from holdfast.cli.target import Target, speaks
 from holdfast.client import (
+    ApplyEffect,
+    ApplyTarget,
     Batch,
     BatchItemStatus,
     BatchProgress,
     BatchStatus,
     Budget,
     Invocation,
+    ItemFile,
 )
 
 _STATUS = click.Choice([status.name.lower() for status in BatchItemStatus if status], case_sensitive=False)
@@ -62,7 +64,12 @@ async def create(
         start_when_uploaded=given["start"],
     )
     async with target.client() as client:
-        batch = await client.batches.create(spec, None if file is None else Items(file, given["key"]))
+        if file is None:
+            batch = await client.batches.create(spec)
+        else:
+            with file.open("rb") as opened:
+                items = ItemFile(opened, is_csv=file.suffix.lower() == ".csv", key=given["key"])
+                batch = await client.batches.create(spec, items)
     _show(target, batch)
 
 
@@ -239,6 +246,17 @@ for verb in (sample, review, apply, rollback):
     command.add_command(verb)
 
 
+def _where(apply: ApplyTarget | None) -> str:
+    """Return what becomes of accepted outputs, unless whoever applies them says otherwise."""
+    if apply is None:
+        return ""
+    if isinstance(apply, ApplyEffect):
+        undo = f", undone by {apply.undo_destination}" if apply.undo_destination else ""
+        return f"to {apply.destination}{undo}"
+    undo = f", undone by runs for {apply.undo.intent}" if apply.undo is not None else ""
+    return f"to runs for {apply.run.intent}{undo}"
+
+
 def _show(target: Target, batch: Batch, progress: BatchProgress | None = None) -> None:
     if target.form == "json":
         json_line(plain(batch) | ({"progress": plain_progress(progress)} if progress else {}))
@@ -254,6 +272,7 @@ def _show(target: Target, batch: Batch, progress: BatchProgress | None = None) -
         ("schedule", batch.schedule),
         ("items", batch.uploaded_items),
         ("in flight at most", batch.max_parallelism),
+        ("outputs go", _where(batch.apply)),
         ("started", batch.start_time),
         ("ended", batch.end_time),
     ]

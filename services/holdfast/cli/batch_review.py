@@ -14,10 +14,12 @@ from holdfast.cli.person import as_person
 from holdfast.cli.target import Target, speaks
 from holdfast.client import (
     ApplyEffect,
+    ApplyTarget,
     Batch,
     BatchItem,
     BatchStatus,
     Client,
+    FollowUp,
     Invocation,
     ItemReview,
     Person,
@@ -135,6 +137,7 @@ async def review(target: Target, batch_id: str, rest: str | None, reason: str, *
 @click.option("--to", "destination", default="", help="The destination that is given each accepted output.")
 @click.option("--undo", "undo_destination", default="", help="The destination that undoes one.")
 @click.option("--run", "intent", default="", help="A run of this intent for each, in place of an effect.")
+@click.option("--undo-run", "undo_intent", default="", help="The intent of a run that undoes one.")
 @click.option("--rate", type=Rate(), default=0.0, help="At most so many, as 100/s.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--watch", "follows", is_flag=True, help="Follow it until it has ended.")
@@ -143,11 +146,14 @@ async def apply(target: Target, batch_id: str, rate: float, **given: Any) -> Non
     """Apply accepted outputs, each once: to --to or --run, or as the batch was created for."""
     if given["destination"] and given["intent"]:
         raise click.UsageError("Say one of --to and --run.")
-    wanted: ApplyEffect | Invocation | None = None
+    if given["undo_intent"] and not given["intent"]:
+        raise click.UsageError("--undo-run has a meaning beside --run only.")
+    wanted: ApplyTarget | None = None
     if given["destination"]:
         wanted = ApplyEffect(given["destination"], given["undo_destination"])
     elif given["intent"]:
-        wanted = Invocation(given["intent"])
+        undo = Invocation(given["undo_intent"]) if given["undo_intent"] else None
+        wanted = FollowUp(Invocation(given["intent"]), undo)
     async with target.client() as client:
         batch, count = await client.batches.apply(
             batch_id, wanted, items_per_second=rate, dry_run=given["dry_run"]

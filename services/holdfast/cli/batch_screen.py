@@ -2,17 +2,12 @@
 
 import sys
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import click
 
 from holdfast.cli.output import Form, json_line, plain
-from holdfast.client import Batch, BatchItemStatus, BatchProgress, BatchStatus
-
-_WAITING: Final = {
-    BatchStatus.APPLYING: (BatchItemStatus.ACCEPTED, BatchItemStatus.APPLYING),
-    BatchStatus.ROLLING_BACK: (BatchItemStatus.APPLYING, BatchItemStatus.APPLIED),
-}
+from holdfast.client import Batch, BatchProgress
 
 
 class BatchScreen:
@@ -48,21 +43,14 @@ class BatchScreen:
                 self._task,
                 description=batch.status.name,
                 total=progress.total,
-                completed=done(batch, progress),
+                completed=progress.done(batch.status),
                 more=more(progress),
             )
         else:
-            line = f"{batch.status.name}  {done(batch, progress):,}/{progress.total:,}  {more(progress)}"
+            done = progress.done(batch.status)
+            line = f"{batch.status.name}  {done:,}/{progress.total:,}  {more(progress)}"
             click.echo(line.rstrip())
             sys.stdout.flush()
-
-
-def done(batch: Batch, progress: BatchProgress) -> int:
-    """Return how many items the present phase need not look at any more."""
-    waiting = _WAITING.get(batch.status)
-    if waiting is None:
-        return progress.ended
-    return progress.total - sum(progress.counts.get(status, 0) for status in waiting)
 
 
 def more(progress: BatchProgress) -> str:

@@ -6,7 +6,15 @@ from typing import Any, Final
 import click
 
 from holdfast.cli.given import Pair
-from holdfast.client import ApplyEffect, BatchSource, BatchSpec, Invocation, ReviewPolicy
+from holdfast.client import (
+    ApplyEffect,
+    ApplyTarget,
+    BatchSource,
+    BatchSpec,
+    FollowUp,
+    Invocation,
+    ReviewPolicy,
+)
 
 _OPTIONS: Final = (
     click.option("--param", "params", type=Pair(), multiple=True, help="Of the source, as region=emea."),
@@ -28,6 +36,8 @@ _OPTIONS: Final = (
     click.option("--confidence-field", default="", help="The field that says how sure the agent is."),
     click.option("--apply-to", default="", help="The destination that is given accepted outputs."),
     click.option("--undo-to", default="", help="The destination that undoes one."),
+    click.option("--apply-run", default="", help="The intent of a run for each, in place of an effect."),
+    click.option("--undo-run", default="", help="The intent of a run that undoes one."),
     click.option(
         "--accept-share", type=click.FloatRange(0, 1), default=0.0, help="Accept the rest, as 0.98."
     ),
@@ -63,9 +73,23 @@ def spec_of(invocation: Invocation, given: dict[str, Any], *, source: str, **mor
         label_field=given["label_field"],
         confidence_field=given["confidence_field"],
         review=_policy(given),
-        apply=ApplyEffect(given["apply_to"], given["undo_to"]) if given["apply_to"] else None,
+        apply=_target(given),
         source=BatchSource(source, dict(given["params"])) if source else None,
         **more,
+    )
+
+
+def _target(given: dict[str, Any]) -> ApplyTarget | None:
+    if given["apply_to"] and given["apply_run"]:
+        raise click.UsageError("Say one of --apply-to and --apply-run.")
+    if given["undo_run"] and not given["apply_run"]:
+        raise click.UsageError("--undo-run has a meaning beside --apply-run only.")
+    if given["apply_to"]:
+        return ApplyEffect(given["apply_to"], given["undo_to"])
+    if not given["apply_run"]:
+        return None
+    return FollowUp(
+        Invocation(given["apply_run"]), Invocation(given["undo_run"]) if given["undo_run"] else None
     )
 
 

@@ -20,8 +20,10 @@ from holdfast.console import (
     access_page,
     approval_page,
     batch_list,
+    batch_new_page,
     batch_page,
     batch_review_page,
+    destination_page,
     open_id_page,
     outbox_page,
     refused_page,
@@ -32,8 +34,10 @@ from holdfast.console import (
     talk_page,
     tenant_page,
 )
+from holdfast.console.batch_file import WITH_FILE
 from holdfast.console.clients import Clients
 from holdfast.console.guard import Guard
+from holdfast.console.live import over
 from holdfast.console.open_id import OpenId
 from holdfast.console.page import Handler, problem, refused
 from holdfast.console.session import SessionLayer, Sessions, session_of
@@ -63,7 +67,11 @@ def application(settings: ConsoleSettings, stopping: asyncio.Event) -> Starlette
                 sessions=sessions,
                 secure=settings.console_https,
             ),
-            Middleware(Guard),
+            Middleware(
+                Guard,
+                with_file=WITH_FILE,
+                most_bytes_with_file=settings.console_upload_bytes,
+            ),
         ],
         exception_handlers={HoldfastError: _refused, HTTPException: _no_page},
     )
@@ -103,12 +111,17 @@ def _routes() -> list[Route | Mount]:
         _page("/outbox", outbox_page.show),
         _page("/outbox/{effect_id}", outbox_page.show_one),
         _action("/outbox/{effect_id}/{action}", outbox_page.act),
+        _page("/destinations/edit", destination_page.show),
+        _action("/destinations", destination_page.save),
         _action("/destinations/{name}/reset", outbox_page.reset),
         _page("/batches", batch_list.show),
         _page("/batches/live", batch_list.live),
+        _page("/batches/new", batch_new_page.show),
+        _action("/batches/new", batch_new_page.create),
         _page("/batches/{batch_id}", batch_page.show),
         _page("/batches/{batch_id}/live", batch_page.live),
         _page("/batches/{batch_id}/items", batch_page.items),
+        _action("/batches/{batch_id}/items", batch_new_page.go_on),
         _page("/batches/{batch_id}/export", batch_page.export),
         _page("/batches/{batch_id}/review", batch_review_page.show),
         _action("/batches/{batch_id}/judge", batch_review_page.judge),
@@ -148,7 +161,7 @@ def _known(handler: Handler) -> Handler:
     async def guarded(request: Request) -> Response:
         if not session_of(request).signed_in:
             if request.url.path.endswith("/live"):  # a stream cannot be sent elsewhere
-                return PlainTextResponse("Sign in first.\n", 401)
+                return over(request)
             return RedirectResponse("/sign-in", 303)
         await request.app.state.clients.tidy()
         return await handler(request)

@@ -25,6 +25,7 @@ from holdfast.console.guard import form_of
 from holdfast.console.live import KEEPALIVE_S, event, pause, stream
 from holdfast.console.page import done, failed, fragment, page, sentence
 from holdfast.console.session import say, session_of
+from holdfast.console.words import number
 
 _MOST_ITEMS: Final = 100
 _GATHER_S: Final = 0.3
@@ -152,10 +153,10 @@ async def _act(
         await batches.update(batch_id, max_parallelism=whole(form.get("items", ""), "Items in flight"))
     elif action == "retry":
         _, count = await batches.retry(batch_id, failure_reason=form.get("failure", ""))
-        return f"{count} item{'s are' if count != 1 else ' is'} tried again."
+        return f"{number(count)} item{'s are' if count != 1 else ' is'} tried again."
     else:
         _, count = await batches.rollback(batch_id, reason)
-        return f"{count} item{'s are' if count != 1 else ' is'} undone, the newest first."
+        return f"{number(count)} item{'s are' if count != 1 else ' is'} undone, the newest first."
     return _DONE[action]
 
 

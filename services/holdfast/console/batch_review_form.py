@@ -1,10 +1,10 @@
-"""What people type into the review of a batch, read into verdicts, a target and a rate."""
+"""What people type into the review of a batch, read into verdicts."""
 
 import json
 from collections.abc import Mapping
 from typing import Final
 
-from holdfast.client import ApplyEffect, Invocation, ItemReview
+from holdfast.client import ItemReview
 from holdfast.console.entry import Mistyped
 
 _VERDICTS: Final = {"accept": True, "reject": False}
@@ -34,35 +34,19 @@ def _review(index: int, *, accepted: bool, form: Mapping[str, str]) -> ItemRevie
     reason, edited = form.get(f"reason-{index}", "").strip(), form.get(f"output-{index}")
     if not accepted:
         if not reason:
-            raise Mistyped(f"Item {index} is rejected without a reason.")
+            raise _at(f"reason-{index}", f"Item {index} is rejected without a reason.")
         return ItemReview(index, accepted=False, reason=reason)
     if edited is None:
         return ItemReview(index, accepted=True, reason=reason)
     try:
         output = json.loads(edited)
     except ValueError as error:
-        raise Mistyped(f"The edited output of item {index} is not JSON: {error}.") from None
+        raise _at(f"output-{index}", f"The edited output of item {index} is not JSON: {error}.") from None
     if output is None:
-        raise Mistyped(f"The edited output of item {index} is null: reject it, or give an output.")
+        text = f"The edited output of item {index} is null: reject it, or give an output."
+        raise _at(f"output-{index}", text)
     return ItemReview(index, accepted=True, reason=reason, edited=output)
 
 
-def target_of(form: Mapping[str, str]) -> ApplyEffect | Invocation | None:
-    """Return what becomes of accepted outputs; None: what the batch itself says. Raises `Mistyped`."""
-    destination, intent = form.get("destination", "").strip(), form.get("intent", "").strip()
-    if destination and intent:
-        raise Mistyped("Outputs go to a destination or to runs for an intent, not to both.")
-    if destination:
-        return ApplyEffect(destination, form.get("undo_destination", "").strip())
-    return Invocation(intent) if intent else None
-
-
-def rate_of(text: str) -> float:
-    """Return how many a second are applied at most; 0: as many as are taken. Raises `Mistyped`."""
-    try:
-        rate = float(text or "0")
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < float("inf"):
-        raise Mistyped("“At most so many a second” must be a number.")
-    return rate
+def _at(field: str, text: str) -> Mistyped:
+    return Mistyped(text, {field: text})

@@ -8,14 +8,17 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from holdfast.client import BatchItem, Client, HoldfastError, Stratum, errors
-from holdfast.console.batch_review_form import rate_of, target_of, touched, verdicts_of
+from holdfast.client import BatchItem, BatchItemStatus, Client, HoldfastError, Stratum, errors
+from holdfast.console.batch_form import BATCH_FIELDS, batch_mistakes, typed_target
+from holdfast.console.batch_review_form import touched, verdicts_of
 from holdfast.console.batch_shape import look
 from holdfast.console.clients import client_of
-from holdfast.console.entry import Mistyped
+from holdfast.console.entry import Mistyped, Reading, rate
 from holdfast.console.guard import form_of
+from holdfast.console.outbox_page import destination_names
 from holdfast.console.page import done, page, sentence
 from holdfast.console.session import say, session_of
+from holdfast.console.words import number
 
 _SIZES: Final = ("10", "20", "50")
 _SPREADS: Final = (
@@ -25,7 +28,6 @@ _SPREADS: Final = (
 )
 _BOUNDS: Final = (0.5, 0.8, 0.95)
 _BANDS: Final = ("below 0.5", "0.5 to 0.8", "0.8 to 0.95", "0.95 and more")
-_MOST_DESTINATIONS: Final = 100
 _NOTHING: Final[Mapping[str, str]] = {}
 
 
@@ -90,8 +92,13 @@ async def show(request: Request) -> Response:
     return await _page(request)
 
 
-async def _page(request: Request, typed: Mapping[str, str] = _NOTHING, wrong: str = "") -> Response:
-    """Return the sample with what was typed about it, and what is wrong with that."""
+async def _page(
+    request: Request,
+    typed: Mapping[str, str] = _NOTHING,
+    wrong: str = "",
+    flaws: Mapping[str, str] = _NOTHING,
+) -> Response:
+    """Return the sample with what was typed about it, and what is wrong with that, and where."""
     client, batch_id = client_of(request), request.path_params["batch_id"]
     given, session = _given(request), session_of(request)
     batch, progress = await client.batches.get(batch_id)
@@ -105,12 +112,6 @@ async def _page(request: Request, typed: Mapping[str, str] = _NOTHING, wrong: st
         refusal = f"Staged outputs cannot be looked at here yet. {error.message}"
     except HoldfastError as error:
         refusal = sentence(error)
-    destinations = []
-    if session.may("OutboxService/ListDestinations"):
-        async for destination in client.outbox.list_destinations():
-            destinations.append(destination.name)
-            if len(destinations) >= _MOST_DESTINATIONS:
-                break
     return page(
         request,
         "batch_review.html",
@@ -122,13 +123,14 @@ async def _page(request: Request, typed: Mapping[str, str] = _NOTHING, wrong: st
         ],
         typed=typed,
         wrong=wrong,
+        flaws=flaws,
         refusal=refusal,
         given=given,
         sizes=_SIZES,
         spreads=_SPREADS,
         drawn=urlencode(given),
         another=f"/batches/{batch_id}/review?{urlencode({**given, 'seed': str(int(given['seed']) + 1)})}",
-        destinations=destinations,
+        destinations=await destination_names(request),
     )
 
 
@@ -169,8 +171,14 @@ async def judge(request: Request) -> Response:
         return await _again(request, error, "Nothing was stored.")
     share = f" That is {told.accepted / told.judged:.0%}." if told.judged else ""
     met = " The batch's policy is met and has accepted the rest." if told.policy_met else ""
+    counts = told.progress.counts
+    all_of = ", ".join(
+        f"{number(counts[status])} {status.name.lower()}"
+        for status in (BatchItemStatus.ACCEPTED, BatchItemStatus.REJECTED, BatchItemStatus.STAGED)
+        if counts.get(status)
+    )
     text = f"Stored. Of {told.judged} judged one by one, {told.accepted} were accepted.{share}{met}"
-    return done(request, text, {}, _here(request))
+    return done(request, f"{text} In all: {all_of}.", {}, _here(request))
 
 
 def _here(request: Request) -> str:
@@ -182,7 +190,15 @@ async def _again(request: Request, error: Mistyped | HoldfastError, nothing: str
     if isinstance(error, errors.Unauthenticated):
         raise error
     wrong = f"{error} {nothing}" if isinstance(error, Mistyped) else sentence(error)
-    return await _page(request, form_of(request), wrong)
+    flaws = batch_mistakes(error, {**BATCH_FIELDS, "intent": "", **form_of(request)}, {})
+    return await _page(request, form_of(request), wrong, flaws)
+
+
+def _rate(form: Mapping[str, str]) -> float:
+    reading = Reading({"rate": form.get("rate", "").strip()})
+    per_second = reading.take("rate", "At most so many a second", rate, 0.0)
+    reading.settle()
+    return per_second
 
 
 async def apply(request: Request) -> Response:
@@ -190,13 +206,13 @@ async def apply(request: Request) -> Response:
     form, batch_id = form_of(request), request.path_params["batch_id"]
     dry = form.get("only") == "count"
     try:
-        target, rate = target_of(form), rate_of(form.get("rate", ""))
+        target, per_second = typed_target(form), _rate(form)
         _, count = await client_of(request).batches.apply(
-            batch_id, target, items_per_second=rate, dry_run=dry
+            batch_id, target, items_per_second=per_second, dry_run=dry
         )
     except (Mistyped, HoldfastError) as error:
         return await _again(request, error, "Nothing was applied.")
     if dry:
-        say(request, f"{count} would be applied; nothing has happened yet.")
+        say(request, f"{number(count)} would be applied; nothing has happened yet.")
         return await _page(request, form)
-    return done(request, f"{count} are being applied.", {}, f"/batches/{batch_id}")
+    return done(request, f"{number(count)} are being applied.", {}, f"/batches/{batch_id}")

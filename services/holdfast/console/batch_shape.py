@@ -134,6 +134,7 @@ def possible(batch: Batch, progress: BatchProgress, session: Session) -> dict[st
     """Return what can be done with a batch as it stands, by somebody with these roles."""
     status, counts = batch.status, progress.counts
     can = {
+        "upload": (status is BatchStatus.UPLOADING and batch.source is None, "CreateBatch"),
         "start": (status is BatchStatus.READY, "StartBatch"),
         "pause": (status in _PAUSABLE, "PauseBatch"),
         "resume": (status is BatchStatus.PAUSED, "ResumeBatch"),
@@ -165,5 +166,6 @@ def look(batch: Batch, progress: BatchProgress, session: Session) -> dict[str, A
         "cost": money(progress.cost_micros) if progress.cost_micros else "",
         "percent": percent,
         "numbers": numbers(progress),
+        "applying": progress.counts.get(BatchItemStatus.APPLYING, 0),
         "in_flight": progress.counts.get(BatchItemStatus.RUNNING, 0),
     }

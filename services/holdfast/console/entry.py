@@ -3,16 +3,69 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from holdfast.client.errors import Violation
+
+_Read = TypeVar("_Read")
+_Other = TypeVar("_Other")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+MARKED: Final = "Nothing was saved: what is marked below is not right."
+"""What a form says on top when its fields say the rest."""
 
 
 class Mistyped(ValueError):  # noqa: N818 - what happened, as the names of the faults have it
-    """Something cannot be read; says what, for the page."""
+    """Something cannot be read; says what, for the page, and `at` what is wrong at which field."""
+
+    def __init__(self, text: str, at: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.at = dict(at or {})
+
+
+class Reading:
+    """Reads the fields of a form, all of them before it complains."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self.given = given
+        self._wrong: dict[str, str] = {}
+
+    def take(
+        self, name: str, title: str, read: Callable[[str, str], _Read], otherwise: _Other
+    ) -> _Read | _Other:
+        """Return what is typed into a field, or something otherwise if nothing is or it cannot be read."""
+        if not self.given[name]:
+            return otherwise
+        try:
+            return read(self.given[name], title)
+        except Mistyped as error:
+            self.miss(name, str(error))
+            return otherwise
+
+    def miss(self, name: str, text: str) -> None:
+        """Note what is wrong with a field, unless something is already."""
+        self._wrong.setdefault(name, text)
+
+    def settle(self) -> None:
+        """Raise `Mistyped` with all that is wrong, if anything is."""
+        if self._wrong:
+            raise Mistyped(" ".join(self._wrong.values()), self._wrong)
+
+
+def at_fields(violations: Iterable[Violation], places: Mapping[str, str]) -> dict[str, str]:
+    """Return what a refused call says about fields of its form; `places` are paths of the contract.
+
+    The longest path that is a part of a violation's counts; what is at no field is left out.
+    """
+    found: dict[str, str] = {}
+    for each in violations:
+        path = f".{each.field}."
+        place = max((name for name in places if f".{name}." in path), key=len, default=None)
+        if place is not None:
+            found.setdefault(places[place], f"This {each.description}.")
+    return found
 
 
 def pairs(text: str, title: str) -> dict[str, str]:
@@ -89,3 +142,26 @@ def whole(text: str, title: str) -> int:
     if not text.strip().isdecimal() or len(text.strip()) > 18:  # noqa: PLR2004 - beyond what the contract takes
         raise Mistyped(f"“{title}” must be a whole number.")
     return int(text)
+
+
+def share(text: str, title: str) -> float:
+    """Return a share from 0 to 1, also typed as per cent."""
+    number, percent, _ = text.partition("%")
+    try:
+        found = float(number) / (100 if percent else 1)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise Mistyped(f"“{title}” must be a share from 0 to 1, as 0.98 or 98 %.")
+    return found
+
+
+def rate(text: str, title: str) -> float:
+    """Return how many a second; 0: as many as are taken."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise Mistyped(f"“{title}” must be a number.")
+    return found

@@ -6,11 +6,12 @@ a page that asks for the same again, now as the console's own, for which browser
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import FormData, Headers, MutableHeaders, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +23,9 @@ _log: Final = logs.logger("console")
 
 MOST_BYTES: Final = 1024 * 1024
 _MOST_FIELDS: Final = 500
+_FORM: Final = "application/x-www-form-urlencoded"
+_WITH_FILE: Final = "multipart/form-data"
+_OVER: Final = "The form is not of this session, or it is over: go back, reload the page and try again."
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -41,10 +45,16 @@ _AGAIN: Final = (
 
 
 class Guard:
-    """Lets a request pass, or refuses it before anything has happened."""
+    """Lets a request pass, or refuses it before anything has happened.
 
-    def __init__(self, app: ASGIApp) -> None:
+    A form with a file, which goes to the disk as it comes, is taken from whoever has signed in, at the paths
+    that end so.
+    """
+
+    def __init__(self, app: ASGIApp, *, with_file: tuple[str, ...], most_bytes_with_file: int) -> None:
         self._app = app
+        self._with_file = with_file
+        self._most_bytes_with_file = most_bytes_with_file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -69,27 +79,55 @@ class Guard:
             await self._act(scope, receive, confined)
 
     async def _act(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _whole(receive)
         session: Session = scope["state"]["session"]
-        form = scope["state"]["form"] = _parsed(body or b"")
-        status = 413 if body is None else 403
-        refusal = (
-            "The form is larger than 1 MiB."
-            if body is None
-            else _refusal(Headers(scope=scope), form, session)
-        )
         facts = {"path": scope["path"], "tenant": session.tenant, "user": session.user}
-        if refusal:
-            _log.warning("action refused", why=refusal, **facts)
-            await PlainTextResponse(refusal + "\n", status)(scope, receive, send)
+        try:
+            sent = await self._read(scope, receive)
+        except _Refused as refusal:
+            _log.warning("action refused", why=str(refusal), **facts)
+            await PlainTextResponse(f"{refusal}\n", refusal.status)(scope, receive, send)
             return
+        parts = sent.multi_items()
+        scope["state"]["form"] = {name: value for name, value in parts if isinstance(value, str)}
+        scope["state"]["files"] = {name: value for name, value in parts if isinstance(value, UploadFile)}
 
         async def logged(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _log.info("action", status=message["status"], **facts)
             await send(message)
 
-        await self._app(scope, receive, logged)
+        try:
+            await self._app(scope, receive, logged)
+        finally:
+            await sent.close()
+
+    async def _read(self, scope: Scope, receive: Receive) -> FormData:
+        """Return the form of a POST that may act; whoever has it closes it. Raises `_Refused`."""
+        headers, session = Headers(scope=scope), scope["state"]["session"]
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == _WITH_FILE and scope["path"].endswith(self._with_file):
+            _refuse_foreign(headers)
+            if not session.signed_in:
+                raise _Refused(_OVER)
+            sent = await _with_file(headers, receive, self._most_bytes_with_file)
+        elif kind == _FORM:
+            sent = FormData(_parsed(await _whole(receive)))
+        else:
+            raise _Refused("The console takes forms only.")
+        try:
+            _refuse_forged(headers, sent, session)
+        except _Refused:
+            await sent.close()
+            raise
+        return sent
+
+
+class _Refused(Exception):  # noqa: N818 - what happened, as the names of the faults have it
+    """A POST is not taken; the text says why."""
+
+    def __init__(self, why: str, status: int = 403) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 def _is_led_here(scope: Scope) -> bool:
@@ -102,18 +140,43 @@ def _is_led_here(scope: Scope) -> bool:
     return led and not session.csrf
 
 
-def _refusal(headers: Headers, form: Mapping[str, str], session: Session) -> str:
-    """Return why a POST is not taken; empty if it is."""
-    kind = headers.get("content-type", "").partition(";")[0].strip()
-    if kind != "application/x-www-form-urlencoded":
-        return "The console takes forms only."
+def _refuse_foreign(headers: Headers) -> None:
     origin = headers.get("origin")
     if origin is None or urlsplit(origin).netloc != headers.get("host"):
-        return "The form does not come from this console: its Origin is another."
+        raise _Refused("The form does not come from this console: its Origin is another.")
+
+
+def _refuse_forged(headers: Headers, form: FormData, session: Session) -> None:
+    _refuse_foreign(headers)
     given = headers.get("x-csrf-token") or form.get("csrf", "")
-    if not session.csrf or not secrets.compare_digest(given.encode(), session.csrf.encode()):
-        return "The form is not of this session, or it is over: go back, reload the page and try again."
-    return ""
+    matches = isinstance(given, str) and secrets.compare_digest(given.encode(), session.csrf.encode())
+    if not session.csrf or not matches:
+        raise _Refused(_OVER)
+
+
+async def _with_file(headers: Headers, receive: Receive, most_bytes: int) -> FormData:
+    """Return a form with its file, which is on the disk if it is large; whoever has it closes it."""
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most_bytes + MOST_BYTES:
+        raise _too_large(most_bytes)
+
+    async def parts() -> AsyncGenerator[bytes]:
+        left = most_bytes + MOST_BYTES
+        async for part in _body(receive):
+            left -= len(part)
+            if left < 0:
+                raise MultiPartException(str(_too_large(most_bytes)))
+            yield part
+
+    parser = MultiPartParser(headers, parts(), max_files=1, max_fields=_MOST_FIELDS, max_part_size=MOST_BYTES)
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise _Refused(f"The form cannot be read: {error.message}", 400) from error
+
+
+def _too_large(most_bytes: int) -> _Refused:
+    return _Refused(f"The file is larger than {most_bytes / MOST_BYTES:g} MiB.", 413)
 
 
 def _parsed(body: bytes) -> dict[str, str]:
@@ -130,15 +193,27 @@ def form_of(request: HTTPConnection) -> Mapping[str, str]:
     return form
 
 
-async def _whole(receive: Receive) -> bytes | None:
-    """Return the whole body; None if it is too large."""
-    body = bytearray()
+def file_of(request: HTTPConnection, name: str) -> UploadFile | None:
+    """Return a file that a POST brought; None if none was chosen."""
+    found: UploadFile | None = request.state.files.get(name)
+    return found if found is not None and found.filename else None
+
+
+async def _whole(receive: Receive) -> bytes:
+    """Return the whole body."""
+    whole = bytearray()
+    async for part in _body(receive):
+        whole += part
+        if len(whole) > MOST_BYTES:
+            raise _Refused("The form is larger than 1 MiB.", 413)
+    return bytes(whole)
+
+
+async def _body(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return bytes(body)
-        body += message.get("body", b"")
-        if len(body) > MOST_BYTES:
-            return None
+            return
+        yield message.get("body", b"")
         if not message.get("more_body", False):
-            return bytes(body)
+            return

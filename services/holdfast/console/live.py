@@ -46,8 +46,17 @@ async def _while_signed_in(request: Request, events: AsyncGenerator[str]) -> Asy
                 return
         except errors.Unauthenticated:
             pass
-    yield event("trouble", fragment(request, "signed_out.html"))
-    yield event("over", "")
+    for each in _signed_out(request):
+        yield each
+
+
+def over(request: Request) -> StreamingResponse:
+    """Return the stream of a page whose session is over already: it says so, and does not come again."""
+    return StreamingResponse(iter(_signed_out(request)), media_type="text/event-stream")
+
+
+def _signed_out(request: Request) -> list[str]:
+    return [event("trouble", fragment(request, "signed_out.html")), event("over", "")]
 
 
 async def pause(request: Request, seconds: float, changed: asyncio.Event | None = None) -> bool:

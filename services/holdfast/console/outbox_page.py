@@ -5,10 +5,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from holdfast.client import Effect, EffectStatus, HoldfastError
+from holdfast.client import Effect, EffectStatus, HoldfastError, errors
 from holdfast.console.clients import client_of
 from holdfast.console.guard import form_of
 from holdfast.console.page import done, failed, page
+from holdfast.console.session import session_of
 
 _MOST: Final = 100
 _VIEWS: Final = {
@@ -42,6 +43,21 @@ async def show(request: Request) -> Response:
         destination=destination,
         most=_MOST,
     )
+
+
+async def destination_names(request: Request) -> list[str]:
+    """Return names to suggest where a destination is typed; fewer where they cannot be asked for."""
+    names: list[str] = []
+    if not session_of(request).may("OutboxService/ListDestinations"):
+        return names
+    try:
+        async for destination in client_of(request).outbox.list_destinations():
+            names.append(destination.name)
+            if len(names) >= _MOST:
+                break
+    except errors.Unavailable:
+        return names  # whoever types a name needs no suggestion
+    return names
 
 
 async def show_one(request: Request) -> Response:

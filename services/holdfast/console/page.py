@@ -36,7 +36,7 @@ PLACES: Final = (
     Place("/approvals", "Approvals", "ApprovalService/ListApprovals"),
     Place("/batches", "Batches", "BatchService/ListBatches"),
     Place("/schedules", "Schedules", "ScheduleService/ListSchedules"),
-    Place("/outbox", "Outbox", "OutboxService/ListEffects"),
+    Place("/outbox", "Outbox", "OutboxService/ListEffects", ("/destinations",)),
     Place("/refused", "Refused", "EventService/ListRefusedEvents"),
     Place("/tenants", "Tenants", "TenantService/GetTenant"),
     Place("/tokens", "Access", "AccessService/ListTokens", ("/audit",)),

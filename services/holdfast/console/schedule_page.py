@@ -11,15 +11,18 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from holdfast.client import FireResult, HoldfastError, Schedule, Schedules, errors
 from holdfast.console.clients import client_of
-from holdfast.console.entry import Mistyped, moment
+from holdfast.console.entry import MARKED, Mistyped, moment
 from holdfast.console.guard import form_of
+from holdfast.console.outbox_page import destination_names
 from holdfast.console.page import done, failed, fragment, page, sentence
 from holdfast.console.schedule_form import (
     EMPTY,
     KINDS,
     OVERLAPS,
+    STARTS,
     fields_of,
     kind_of,
+    mistakes,
     schedule_of,
     timing_of,
     typed,
@@ -82,16 +85,23 @@ async def show_one(request: Request) -> Response:
 
 async def show_new(request: Request) -> Response:
     """Show an empty form."""
-    return _form(request, EMPTY, new=True)
+    return await _form(request, EMPTY, new=True)
 
 
 async def show_edit(request: Request) -> Response:
     """Show a schedule as a form."""
     schedule = await client_of(request).schedules.get(request.query_params.get("name", ""))
-    return _form(request, fields_of(schedule), new=False)
+    return await _form(request, fields_of(schedule), new=False)
 
 
-def _form(request: Request, given: Mapping[str, str], *, new: bool, wrong: str = "") -> Response:
+async def _form(
+    request: Request,
+    given: Mapping[str, str],
+    *,
+    new: bool,
+    wrong: str = "",
+    flaws: Mapping[str, str] | None = None,
+) -> Response:
     return page(
         request,
         "schedule_form.html",
@@ -99,8 +109,11 @@ def _form(request: Request, given: Mapping[str, str], *, new: bool, wrong: str =
         given=given,
         new=new,
         wrong=wrong,
+        flaws=flaws or {},
+        starts=STARTS,
         kinds=KINDS,
         overlaps=OVERLAPS,
+        destinations=await destination_names(request),
         here="/schedules" if new else _path(given["name"]),
     )
 
@@ -126,7 +139,7 @@ async def save(request: Request) -> Response:
             schedule_of(given, user=session_of(request).claimed_user)
         )
     except (Mistyped, HoldfastError) as error:
-        return _again(request, given, error, new=True)
+        return await _again(request, given, error, new=True)
     say(request, f"“{made.name}” is set up.")
     return RedirectResponse(_path(made.name), 303)
 
@@ -138,18 +151,19 @@ async def change(request: Request) -> Response:
     try:
         await schedules.update(schedule_of(given, await schedules.get(given["name"])))
     except (Mistyped, HoldfastError) as error:
-        return _again(request, given, error, new=False)
+        return await _again(request, given, error, new=False)
     say(request, "The schedule is changed.")
     return RedirectResponse(_path(given["name"]), 303)
 
 
-def _again(
+async def _again(
     request: Request, given: Mapping[str, str], error: Mistyped | HoldfastError, *, new: bool
 ) -> Response:
     if isinstance(error, errors.Unauthenticated):
         raise error
-    wrong = str(error) if isinstance(error, Mistyped) else sentence(error)
-    return _form(request, given, new=new, wrong=wrong)
+    flaws = mistakes(error, given)
+    wrong = sentence(error) if isinstance(error, HoldfastError) else str(error)
+    return await _form(request, given, new=new, wrong=MARKED if flaws else wrong, flaws=flaws)
 
 
 async def act(request: Request) -> Response:

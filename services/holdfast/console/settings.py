@@ -56,6 +56,9 @@ class ConsoleSettings(PayloadSettings):
     console_oidc_credential: Literal["access_token", "id_token"] = setting(
         "access_token", help="which of the provider's tokens the services are shown"
     )
+    console_upload_bytes: int = setting(
+        128 * 1024 * 1024, help="how large a file of a batch's items may be", minimum=1
+    )
     drain_grace: float = setting(5.0, help="how long open pages may take at shutdown", minimum=0)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,6 @@
 """What the suite consists of: which processes, how many, and what each is told by its environment."""
 
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -90,11 +89,13 @@ class Plan:
             "HOLDFAST_APPROVAL_ADDRESS": approval,
         }
 
-    def console_environment(self, invokers: Sequence[str], addresses: Mapping[str, str]) -> dict[str, str]:
-        """Return what the console is told of the others."""
+    def console_environment(
+        self, invokers: Sequence[str], addresses: Mapping[str, str], secret: str
+    ) -> dict[str, str]:
+        """Return what the console is told of the others, and the secret that it has unless told one."""
         others = {f"HOLDFAST_{name.upper()}_ADDRESS": addresses[name] for name in FOUNDATION[1:]}
         # One for all its lives: who has signed in stays so when it is started again.
-        secret = os.environ.get(_CONSOLE_SECRET) or secrets.token_hex(32)
+        secret = os.environ.get(_CONSOLE_SECRET) or secret
         told = {"HOLDFAST_INVOKER_ADDRESS": ",".join(invokers), **others}
         return told if os.environ.get("HOLDFAST_CONSOLE_SECRET_FILE") else {**told, _CONSOLE_SECRET: secret}
 

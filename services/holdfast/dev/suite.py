@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
+from holdfast.dev.console_secret import console_secret
 from holdfast.dev.database import prepare
 from holdfast.dev.error import SuiteError
 from holdfast.dev.output import Sink, log_file, to_files
@@ -148,7 +149,9 @@ class Suite:
             if kind_of(name) == "runner":
                 self._add(name, own, addresses[name], sink)
         if "console" in addresses:
-            told = self._plan.console_environment(self.invoker_addresses, self.addresses)
+            told = self._plan.console_environment(
+                self.invoker_addresses, self.addresses, console_secret(self._data_directory)
+            )
             self._add("console", told, addresses["console"], sink)
         if "edge" in addresses:
             told = {"HOLDFAST_INVOKER_ADDRESS": ",".join(self.invoker_addresses)}

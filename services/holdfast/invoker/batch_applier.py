@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
 
-from holdfast.invoker.batch_policy import follow_up, judging
+from holdfast.invoker.batch_policy import follow_up, judging, undoes, undoing
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database
@@ -41,6 +41,8 @@ class BatchApplier:
         self._compose = Composers(
             lambda given: follow_up(given, max_attempts=attempts),
             lambda given: judging(given, max_attempts=attempts),
+            lambda given: undoing(given, max_attempts=attempts),
+            undoes,
         )
         self.loop = Loop("batch applying", self.run_once, interval=UNASKED_S, max_backoff=1.0, eager=False)
 

@@ -127,6 +127,8 @@ def item_message(batch_id: str, view: ItemView, token_price: float = 0.0) -> bat
         review=None if view.review is None else _review(view.index, view.review),
         effect_id="" if view.effect_id is None else str(view.effect_id),
         follow_up_run_id="" if view.follow_up_run_id is None else str(view.follow_up_run_id),
+        undo_effect_id="" if view.undo_effect_id is None else str(view.undo_effect_id),
+        undo_run_id="" if view.undo_run_id is None else str(view.undo_run_id),
     )
     item.input.key = view.key
     item.input.payload.CopyFrom(value_of(json.loads(view.payload)).struct_value)

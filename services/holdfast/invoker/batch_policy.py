@@ -8,7 +8,7 @@ from holdfast.kit.auth.identity import current_identity
 from holdfast.kit.auth.role import APPROVE
 from holdfast.kit.errors import PermissionDenied
 from holdfast.kit.rpc.payload import value_of
-from holdfast.ledger.batch_deed import APPLIES, JUDGES, Given
+from holdfast.ledger.batch_deed import APPLIES, JUDGES, UNDOES, Given
 from holdfast.ledger.batch_target import Target
 from holdfast.ledger.batch_update import ReviewRule
 from holdfast.ledger.values import Invocation
@@ -79,7 +79,11 @@ def read_target(wrong: Violations, field: str, target: batch_pb2.ApplyTarget, *,
         for name in ("destination", "undo_destination"):
             wrong.text(f"{field}.effect.{name}", getattr(effect, name))
     else:
-        _check_follow_up(wrong, f"{field}.follow_up", target.follow_up, tenant)
+        _check_run(wrong, f"{field}.follow_up", target.follow_up, tenant)
+    if target.HasField("undo"):
+        if kind == "effect":
+            wrong.add(f"{field}.undo", "must be with a follow_up: effects have an undo_destination")
+        _check_run(wrong, f"{field}.undo", target.undo, tenant)
     return Target(
         target.SerializeToString(deterministic=True),
         target.effect.destination,
@@ -87,9 +91,9 @@ def read_target(wrong: Violations, field: str, target: batch_pb2.ApplyTarget, *,
     )
 
 
-def follow_up_intent(target: batch_pb2.ApplyTarget) -> str:
-    """Return the intent a target starts; empty if it starts none."""
-    return target.follow_up.intent if target.WhichOneof("target") == "follow_up" else ""
+def target_intents(target: batch_pb2.ApplyTarget) -> tuple[str, ...]:
+    """Return the intents for which a target starts runs."""
+    return tuple(filter(None, (target.follow_up.intent, target.undo.intent)))
 
 
 def follow_up(given: Given, *, max_attempts: int) -> Invocation:
@@ -97,6 +101,26 @@ def follow_up(given: Given, *, max_attempts: int) -> Invocation:
     request = batch_pb2.ApplyTarget.FromString(given.target).follow_up
     request.payload.fields["output"].CopyFrom(value_of(json.loads(given.output)))
     return _of(given, APPLIES, request, max_attempts)
+
+
+def undoes(target: bytes) -> bool:
+    """Tell whether a target says what undoes its follow-up runs."""
+    return batch_pb2.ApplyTarget.FromString(target).HasField("undo")
+
+
+def undoing(given: Given, *, max_attempts: int) -> Invocation:
+    """Return the run that undoes what the follow-up run of an item did. Raises the Fault that refuses it."""
+    request = batch_pb2.ApplyTarget.FromString(given.target).undo
+    told = {
+        "key": given.key,
+        "output": json.loads(given.output),
+        "follow_up_run_id": str(given.follow_up_run_id),
+    }
+    for name, value in (("current", given.current), ("follow_up_result", given.result)):
+        if value is not None:
+            told[name] = json.loads(value)
+    request.payload.MergeFrom(value_of(told).struct_value)
+    return _of(given, UNDOES, request, max_attempts)
 
 
 def judging(given: Given, *, max_attempts: int) -> Invocation:
@@ -120,9 +144,7 @@ def _of(
     return read_envelope(request, tenant=given.tenant, shape=run_pb2.SHAPE_BATCH, max_attempts=max_attempts)
 
 
-def _check_follow_up(
-    wrong: Violations, field: str, own: invoker_service_pb2.InvokeRequest, tenant: str
-) -> None:
+def _check_run(wrong: Violations, field: str, own: invoker_service_pb2.InvokeRequest, tenant: str) -> None:
     check_own(wrong, field, own)
     copy = invoker_service_pb2.InvokeRequest()
     copy.CopyFrom(own)

@@ -13,7 +13,7 @@ from holdfast.invoker.batch_message import (
     read_filter,
     tokens_costing,
 )
-from holdfast.invoker.batch_policy import check_rate, follow_up_intent, read_target
+from holdfast.invoker.batch_policy import check_rate, read_target, target_intents
 from holdfast.invoker.envelope import Violations
 from holdfast.invoker.intents import Intents
 from holdfast.kit.db import Database
@@ -123,7 +123,7 @@ class Reviewing:
             target = read_target(wrong, "target", request.target, tenant=tenant)
         wrong.settle()
         assert batch_id is not None  # settle() raised otherwise
-        if intent := follow_up_intent(request.target):
+        for intent in target_intents(request.target):
             await self._intents.check(intent)
         batch, count = await batch_target.apply(
             self._db,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from holdfast.invoker.batch_policy import allow_policy, follow_up_intent
+from holdfast.invoker.batch_policy import allow_policy, target_intents
 from holdfast.invoker.batch_spec import read_items, read_spec, room_of
 from holdfast.invoker.parts import Parts
 from holdfast.ledger import batch as ledger_batch
@@ -43,7 +43,7 @@ class Batches:
         Raises `PermissionDenied`, `UnknownIntent`, `DestinationNotFound`.
         """
         allow_policy(spec.review)
-        for intent in (spec.invocation.intent, spec.review.reviewer_intent, follow_up_intent(spec.apply)):
+        for intent in (spec.invocation.intent, spec.review.reviewer_intent, *target_intents(spec.apply)):
             if intent:
                 await self._intents.check(intent)
         effect = spec.apply.effect

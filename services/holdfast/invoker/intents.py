@@ -26,7 +26,8 @@ class Intents:
         await self._look()
         if intent not in self._known:
             raise UnknownIntent(
-                f"No runner has ever served the intent {intent!r}.", facts={"known": self._named()}
+                f"No runner has ever served the intent {intent!r}.",
+                facts={"intent": intent, "known": self._named()},
             )
 
     def add(self, intents: list[str]) -> None:

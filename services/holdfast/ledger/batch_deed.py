@@ -31,7 +31,10 @@ _DISTINCT: Final = {APPLIES: "apply", UNDOES: "undo", JUDGES: "review"}
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An item and what makes its deed; `output` as it was edited, all of it JSON."""
+    """An item and what makes its deed; `output` as it was edited, all of it JSON.
+
+    `follow_up_run_id` is the run that has applied it, if one has; `result` what that returned, while kept.
+    """
 
     tenant: str
     batch_id: UUID
@@ -46,6 +49,8 @@ class Given:
     target: bytes
     review: bytes
     priority: int
+    follow_up_run_id: UUID | None = None
+    result: bytes | None = None
 
     def name(self, purpose: int) -> str:
         """Return the idempotency key of its deed of that purpose."""
@@ -64,10 +69,11 @@ class Given:
         )
 
 
-_OF_ITEM: Final = """
+OF_ITEM: Final = """
     i.index, n.key, n.payload, n.current, coalesce(r.edited, o.output) AS output, i.label, i.confidence
 """
-_BESIDE: Final = """
+"""What is read of an item, of `batch_item i` and the rows `BESIDE` it."""
+BESIDE: Final = """
 CROSS JOIN LATERAL (
     SELECT * FROM batch_input n WHERE n.batch_id = $1 AND n.index = i.index LIMIT 1
 ) n
@@ -80,21 +86,24 @@ LEFT JOIN LATERAL (
 """
 
 # Of large items fewer are read at once; the first always is. Lengths are known without reading the bodies.
-_SIZED: Final = """
-    sum(octet_length(n.payload) + coalesce(octet_length(n.current), 0)
-        + octet_length(coalesce(r.edited, o.output))) OVER (ORDER BY
+LENGTH: Final = """
+    octet_length(n.payload) + coalesce(octet_length(n.current), 0)
+        + octet_length(coalesce(r.edited, o.output))
 """
 ACCEPTED: Final = f"""
 SELECT * FROM (
-    SELECT {_OF_ITEM}, {_SIZED} i.index ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM (
+    SELECT {OF_ITEM},
+           sum({LENGTH})
+               OVER (ORDER BY i.index ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+    FROM (
         SELECT * FROM batch_item WHERE batch_id = $1 AND status = 4 ORDER BY index LIMIT $2
-    ) i {_BESIDE}
+    ) i {BESIDE}
 ) s WHERE s.before IS NULL OR s.before < {MOST_BYTES} ORDER BY s.index
 """  # noqa: S608 - composed of our own constants
 ITEMS: Final = f"""
-SELECT {_OF_ITEM} FROM (
+SELECT {OF_ITEM} FROM (
     SELECT * FROM batch_item WHERE batch_id = $1 AND index = ANY($2::bigint[]) AND status = 3
-) i {_BESIDE} ORDER BY i.index
+) i {BESIDE} ORDER BY i.index
 """  # noqa: S608 - composed of our own constants
 
 WHICH: Final = """
@@ -103,25 +112,6 @@ WHICH: Final = """
         SELECT k.index FROM batch_input k WHERE k.batch_id = $1 AND k.key = ANY($4))))
 """
 """Which items `undo_filter` means, of `batch_item i`; $2 to $4 are a label, a confidence and keys."""
-# $5 is where the walk has come, $6 how many. An item that already has an undo is being undone, or was.
-APPLIED: Final = f"""
-SELECT * FROM (
-    SELECT {_OF_ITEM}, i.seq, i.by_run,
-           {_SIZED} i.seq DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
-    FROM (
-        SELECT i.*, d.seq, d.by_run FROM batch_deed d
-        CROSS JOIN LATERAL (
-            SELECT * FROM batch_item i WHERE i.batch_id = $1 AND i.index = d.index LIMIT 1
-        ) i
-        WHERE d.batch_id = $1 AND d.purpose = 1 AND ($5::bigint IS NULL OR d.seq < $5) AND i.status = 8
-              AND NOT EXISTS (SELECT FROM batch_deed b
-                              WHERE b.batch_id = $1 AND b.purpose = 2 AND b.index = d.index)
-              AND {WHICH}
-        ORDER BY d.seq DESC LIMIT $6
-    ) i {_BESIDE}
-) s WHERE s.before IS NULL OR s.before < {MOST_BYTES} ORDER BY s.seq DESC
-"""  # noqa: S608 - composed of our own constants
-
 DONE: Final = """
 WITH u AS MATERIALIZED (
     SELECT * FROM unnest($2::bigint[], $3::uuid[]) WITH ORDINALITY AS u (index, id, place)
@@ -129,8 +119,6 @@ WITH u AS MATERIALIZED (
 INSERT INTO batch_deed (id, batch_id, index, purpose, by_run)
 SELECT id, $1, index, $4, $5 FROM u ORDER BY place
 """
-_UNDOING: Final = "UPDATE batch SET undoing = undoing + $2 WHERE batch_id = $1"
-
 MOVE: Final = f"""
 WITH u AS MATERIALIZED (
     SELECT * FROM unnest($2::bigint[], $4::text[]) AS u (index, failure)
@@ -153,24 +141,13 @@ def filter_arguments(which: ItemFilter) -> tuple[str, float, list[str]]:
 async def accepted(connection: Connection, batch: Any, limit: int) -> list[Given]:
     """Read accepted items by index, the first ones."""
     rows = await connection.fetch(ACCEPTED, batch["batch_id"], limit)
-    return [_given(batch, row) for row in rows]
+    return [given_of(batch, row) for row in rows]
 
 
 async def items(connection: Connection, batch: Any, indexes: Sequence[int]) -> list[Given]:
     """Read staged items."""
     rows = await connection.fetch(ITEMS, batch["batch_id"], list(indexes))
-    return [_given(batch, row) for row in rows]
-
-
-async def applied(
-    connection: Connection, batch: Any, which: tuple[str, float, list[str]], limit: int
-) -> tuple[list[tuple[Given, bool]], int]:
-    """Read applied items, the newest first from where the walk is, and whether a run applied each.
-
-    Returns the place of the last besides.
-    """
-    rows = await connection.fetch(APPLIED, batch["batch_id"], *which, batch["undo_before"], limit)
-    return [(_given(batch, row), row["by_run"]) for row in rows], rows[-1]["seq"] if rows else 0
+    return [given_of(batch, row) for row in rows]
 
 
 async def apply(
@@ -182,39 +159,15 @@ async def apply(
     failed and says why. With a full queue the rest stays accepted.
     """
     if batch["apply_destination"]:
-        ids, failed = await _stage(connection, given, batch["apply_destination"], APPLIES)
+        ids, failed = await stage(connection, given, batch["apply_destination"], APPLIES)
         pools: list[str] = []
     else:
-        ids, failed, pools = await _admit(connection, given, follow_up, APPLIES)
+        ids, failed, pools = await admit(connection, given, follow_up, APPLIES)
     by_run = not batch["apply_destination"]
-    await _record(connection, batch["batch_id"], ids, APPLIES, by_run=by_run)
+    await record(connection, batch["batch_id"], ids, APPLIES, by_run=by_run)
     await move(connection, batch["batch_id"], list(ids), ItemStatus.APPLYING)
-    await _fail(connection, batch["batch_id"], failed, ItemStatus.APPLY_FAILED)
+    await fail(connection, batch["batch_id"], failed, ItemStatus.APPLY_FAILED)
     return len(ids) + len(failed), pools
-
-
-async def undo(connection: Connection, batch: Any, given: Sequence[tuple[Given, bool]]) -> int:
-    """Give applied items their undo; return how many got one, or cannot be undone and say why."""
-    destination = batch["undo_destination"]
-    able = [each for each, by_run in given if not by_run and destination]
-    ids, failed = await _stage(connection, able, destination, UNDOES) if able else ({}, {})
-    for each, by_run in given:
-        if by_run or not destination:
-            what = (
-                "A run applied it, and a run that has succeeded is not undone."
-                if by_run
-                else "The batch was applied without an undo_destination."
-            )
-            failed[each.index] = Failure("NOT_UNDOABLE", what)
-    await _record(connection, batch["batch_id"], ids, UNDOES, by_run=False)
-    await count_undoing(connection, batch["batch_id"], len(ids))
-    await _fail(connection, batch["batch_id"], failed, ItemStatus.ROLLBACK_FAILED)
-    return len(ids) + len(failed)
-
-
-async def count_undoing(connection: Connection, batch_id: UUID, more: int) -> None:
-    """Note that so many more undos are on their way."""
-    await connection.execute(_UNDOING, batch_id, more)
 
 
 async def ask(
@@ -224,8 +177,8 @@ async def ask(
 
     And those it cannot be asked about, and the pools that got work.
     """
-    ids, failed, pools = await _admit(connection, given, judge, JUDGES)
-    await _record(connection, batch["batch_id"], ids, JUDGES, by_run=True)
+    ids, failed, pools = await admit(connection, given, judge, JUDGES)
+    await record(connection, batch["batch_id"], ids, JUDGES, by_run=True)
     later = [each.index for each in given if each.index not in ids and each.index not in failed]
     return later, list(failed), pools
 
@@ -243,9 +196,10 @@ async def move(
         await connection.execute(MOVE, batch_id, list(indexes), int(status), why)
 
 
-async def _stage(
+async def stage(
     connection: Connection, given: Sequence[Given], destination: str, purpose: int
 ) -> tuple[dict[int, UUID], dict[int, Failure]]:
+    """Stage an effect for each; return their ids, and why some have none, by the items' indexes."""
     left = [
         StagedEffect(
             effect_id=new_id(),
@@ -276,9 +230,13 @@ def _wrong(fault: Fault, effects: Sequence[StagedEffect]) -> list[StagedEffect]:
     return [effect for effect in effects if str(effect.effect_id) == fault.facts["effect_id"]]
 
 
-async def _admit(
+async def admit(
     connection: Connection, given: Sequence[Given], compose: Callable[[Given], Invocation], purpose: int
 ) -> tuple[dict[int, UUID], dict[int, Failure], list[str]]:
+    """Admit a run for each; return their ids, why some have none, and the pools that got work.
+
+    Those for which the queue has no room are in neither.
+    """
     failed: dict[int, Failure] = {}
     envelopes: list[tuple[Given, Invocation]] = []
     for each in given:
@@ -303,20 +261,25 @@ async def _admit(
     return ids, failed, list(pools)
 
 
-async def _record(
+async def record(
     connection: Connection, batch_id: UUID, ids: dict[int, UUID], purpose: int, *, by_run: bool
 ) -> None:
+    """Write deeds down, in the order of the items given."""
     if ids:
         await connection.execute(DONE, batch_id, list(ids), list(ids.values()), purpose, by_run)
 
 
-async def _fail(
+async def fail(
     connection: Connection, batch_id: UUID, failed: dict[int, Failure], status: ItemStatus
 ) -> None:
+    """Move items with why they failed."""
     await move(connection, batch_id, list(failed), status, [failure.to_json() for failure in failed.values()])
 
 
-def _given(batch: Any, row: Any) -> Given:
+def given_of(
+    batch: Any, row: Any, *, follow_up_run_id: UUID | None = None, result: bytes | None = None
+) -> Given:
+    """Read a row of `OF_ITEM`."""
     return Given(
         tenant=batch["tenant"],
         batch_id=batch["batch_id"],
@@ -331,4 +294,6 @@ def _given(batch: Any, row: Any) -> Given:
         target=batch["apply_target"] or b"",
         review=batch["review"] or b"",
         priority=batch["priority"],
+        follow_up_run_id=follow_up_run_id,
+        result=result,
     )

@@ -5,7 +5,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
-from holdfast.ledger import batch, batch_deed, batch_failed, batch_view
+from holdfast.ledger import batch, batch_deed, batch_failed, batch_undo, batch_view
 from holdfast.ledger.batch_deed import WHICH, filter_arguments
 from holdfast.ledger.batch_lock import hold
 from holdfast.ledger.batch_view import BatchView, ItemFilter
@@ -83,7 +83,7 @@ async def undo_again(connection: Connection, row: Any, which: ItemFilter, limit:
     """
     batch_id = row["batch_id"]
     rows = await _failed(connection, batch_id, which, batch_deed.UNDOES, after=row["undo_again"], limit=limit)
-    await batch_deed.count_undoing(
+    await batch_undo.count_undoing(
         connection, batch_id, await _send_again(connection, batch_id, rows, ItemStatus.APPLIED)
     )
     anew = [each["index"] for each in rows if each["id"] is None]

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
 from holdfast.kit.errors import DestinationNotFound, InvalidField, Violation
-from holdfast.ledger import batch, batch_view
+from holdfast.ledger import batch, batch_undo, batch_view
 from holdfast.ledger.batch_deed import WHICH, filter_arguments
 from holdfast.ledger.batch_lock import hold
 from holdfast.ledger.batch_view import BatchView, ItemFilter
@@ -47,7 +47,10 @@ async def check_destinations(connection: Connection, tenant: str, *names: str) -
     """Raise `DestinationNotFound` for a name the tenant does not have; empty names are passed over."""
     for name in filter(None, names):
         if not await connection.fetchval(_DESTINATION, tenant, name):
-            raise DestinationNotFound(f"There is no destination {name!r}; make it with PutDestination.")
+            raise DestinationNotFound(
+                f"There is no destination {name!r}; make it with PutDestination.",
+                facts={"destination": name},
+            )
 
 
 async def apply(
@@ -103,7 +106,8 @@ async def rollback(
     """Let what was applied be undone, the newest first; return the batch and how many are applied now.
 
     Repeatable: what was undone is not undone again. Of a batch still applying, nothing further is applied;
-    what is on its way arrives, and is undone then. Raises `BatchNotFound`, `BatchNotReady`.
+    what is on its way arrives, and is undone then, or is a follow-up run that is asked to stop. Raises
+    `BatchNotFound`, `BatchNotReady`.
     """
 
     async def once() -> tuple[BatchView, int]:
@@ -121,6 +125,7 @@ async def rollback(
                 {"label": which.label, "max_confidence": which.max_confidence, "keys": list(which.keys)}
             )
             row = await connection.fetchrow(_BEGIN_UNDO, batch_id, reason, stored)
+            await batch_undo.stop_follow_ups(connection, batch_id, filter_arguments(which), reason)
             return await batch.move(connection, row, B.ROLLING_BACK), count
 
     return await db.retrying(once)

@@ -108,6 +108,8 @@ class ItemView:
     review: Said | None = None
     effect_id: UUID | None = None
     follow_up_run_id: UUID | None = None
+    undo_effect_id: UUID | None = None
+    undo_run_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ FROM (VALUES ($1::uuid)) AS v (id) LEFT JOIN batch_total t ON t.batch_id = v.id
 # By status the index (batch_id, status, index) has the order of each; a page reads one page of each status.
 _ITEM: Final = """
     i.*, n.key, n.payload, n.current, o.output, r.status AS verdict, r.reason AS why, r.reviewer, r.edited,
-    r.review_time, d.id AS deed, d.by_run
+    r.review_time, d.id AS deed, d.by_run, w.id AS undo, w.by_run AS undo_by_run
 """
 ITEMS: Final = f"""
 SELECT {_ITEM} FROM (
@@ -183,6 +185,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN batch_output o ON o.batch_id = $1 AND o.index = i.index
 LEFT JOIN batch_review r ON r.batch_id = $1 AND r.index = i.index
 LEFT JOIN batch_deed d ON d.batch_id = $1 AND d.purpose = 1 AND d.index = i.index
+LEFT JOIN batch_deed w ON w.batch_id = $1 AND w.purpose = 2 AND w.index = i.index
 ORDER BY i.index
 """  # noqa: S608 - a constant of ours
 
@@ -192,6 +195,7 @@ JOIN batch_input n ON n.batch_id = $1 AND n.index = i.index
 LEFT JOIN batch_output o ON o.batch_id = $1 AND o.index = i.index
 LEFT JOIN batch_review r ON r.batch_id = $1 AND r.index = i.index
 LEFT JOIN batch_deed d ON d.batch_id = $1 AND d.purpose = 1 AND d.index = i.index
+LEFT JOIN batch_deed w ON w.batch_id = $1 AND w.purpose = 2 AND w.index = i.index
 WHERE i.batch_id = $1 AND i.index = ANY($2::bigint[])
 ORDER BY i.index
 """  # noqa: S608 - a constant of ours
@@ -302,6 +306,8 @@ def _item(row: Any) -> ItemView:
         review=_said(row),
         effect_id=None if row["by_run"] else row["deed"],
         follow_up_run_id=row["deed"] if row["by_run"] else None,
+        undo_effect_id=None if row["undo_by_run"] else row["undo"],
+        undo_run_id=row["undo"] if row["undo_by_run"] else None,
     )
 
 

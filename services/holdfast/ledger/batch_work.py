@@ -11,7 +11,15 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast.kit.db import Connection, Database
-from holdfast.ledger import batch, batch_deed, batch_resend, batch_review, batch_sample, batch_target
+from holdfast.ledger import (
+    batch,
+    batch_deed,
+    batch_resend,
+    batch_review,
+    batch_sample,
+    batch_target,
+    batch_undo,
+)
 from holdfast.ledger.batch_deed import Given
 from holdfast.ledger.domain.batch import BatchStatus, ItemStatus
 from holdfast.ledger.domain.batch_apply import (
@@ -65,10 +73,12 @@ class Worked:
 
 @dataclass(frozen=True, slots=True)
 class Composers:
-    """Make the envelopes of the runs that apply and that judge an item."""
+    """Make the runs that apply, judge and undo an item; `undoes` says whether a target has one that does."""
 
     follow_up: Callable[[Given], Invocation]
     judge: Callable[[Given], Invocation]
+    undo: Callable[[Given], Invocation]
+    undoes: Callable[[bytes], bool]
 
 
 _ACTIVE: Final = "SELECT batch_id, tenant FROM batch_applying WHERE batch_id > $1 ORDER BY batch_id LIMIT 100"
@@ -224,10 +234,14 @@ async def _undo(doing: _Doing, step: Undo) -> Worked:
         last = await batch_resend.undo_again(connection, row, which, step.items)
         await connection.execute(_TRIED_AGAIN, row["batch_id"], last)
         return Worked(1)
-    given, last = await batch_deed.applied(connection, row, batch_deed.filter_arguments(which), step.items)
+    given, last = await batch_undo.applied(connection, row, batch_deed.filter_arguments(which), step.items)
     if given:
-        await connection.execute(_WALKED, row["batch_id"], last)
-        return Worked(await batch_deed.undo(connection, row, given))
+        compose = doing.compose
+        run = compose.undo if compose.undoes(row["apply_target"] or b"") else None
+        done, pools = await batch_undo.undo(connection, row, given, run)
+        if done:  # with a full queue the walk stays where it is
+            await connection.execute(_WALKED, row["batch_id"], last)
+        return Worked(done, pools)
     if row["undo_before"] is not None:
         await connection.execute(_WALKED, row["batch_id"], None)
         return Worked(1)

@@ -156,6 +156,21 @@
     });
   };
 
+  // What takes a while says that it is under way, and is sent once; a page that comes back can be sent anew.
+  document.addEventListener("submit", (event) => {
+    const button = event.target.dataset.sending && event.target.querySelector("button.primary");
+    if (!button || event.defaultPrevented) return;
+    button.dataset.before = button.textContent;
+    button.textContent = event.target.dataset.sending;
+    button.disabled = true;
+  });
+  addEventListener("pageshow", () => {
+    document.querySelectorAll("button[data-before]").forEach((button) => {
+      button.textContent = button.dataset.before;
+      button.disabled = false;
+    });
+  });
+
   // A popover closes when somebody clicks elsewhere or leaves it with Escape.
   document.addEventListener("click", (event) => {
     document.querySelectorAll("details[data-popover][open]").forEach((each) => {
