@@ -161,12 +161,20 @@ polyglot: $(STAMP) ## clients and a runner in Go, TypeScript, Java and Rust, whe
 	@$(PYTHON) -m tests.polyglot.languages
 
 .PHONY: chart-tools
-chart-tools: ## helm and a strict reader of manifests into .tools/bin, where Go is at hand
+chart-tools: promtool ## helm, a strict reader of manifests and promtool into .tools/bin, where Go is at hand
 	@if ! command -v go >/dev/null; then echo "no helm: it is built with Go, and Go is not installed (optional)"; \
 	elif { [ -x .tools/bin/helm ] || GOBIN="$(CURDIR)/.tools/bin" go install helm.sh/helm/v3/cmd/helm@v3.19.0; } 2>.tools.log && \
 	  (cd tests/deploy/manifests && go build -o "$(CURDIR)/.tools/bin/manifests" .) 2>>.tools.log; then \
 	  rm -f .tools.log; echo "helm and manifests are in .tools/bin"; \
 	else echo "no helm: building it with Go failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
+
+.PHONY: promtool
+promtool: ## promtool into .tools/bin, which tries the alerts, where Go is at hand
+	@if [ -x .tools/bin/promtool ]; then :; \
+	elif ! command -v go >/dev/null; then echo "no promtool: it is built with Go, and Go is not installed (optional)"; \
+	elif GOBIN="$(CURDIR)/.tools/bin" go install -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0 2>.tools-prom.log; then \
+	  rm -f .tools-prom.log; echo "promtool is in .tools/bin"; \
+	else echo "no promtool: 'go install' failed (optional):"; tail -n 3 .tools-prom.log; rm -f .tools-prom.log; fi
 
 .PHONY: chart
 chart: $(STAMP) chart-tools ## the tests of the chart and the image, with the real helm
