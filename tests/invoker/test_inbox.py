@@ -110,7 +110,8 @@ async def test_large_refused_events_are_listed_page_by_page_and_one_too_large_as
 
 
 async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker) -> None:
-    await enqueue(door, "'later', '{}', 'a'")
+    trace = f"00-{1:032x}-{1:016x}-01"
+    await enqueue(door, f"'later', '{{}}', 'a', traceparent => '{trace}'")
     await enqueue(door, "'later', '{}', 'b'")
     await drained(door)
     first, second = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
@@ -119,6 +120,8 @@ async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker) -> 
     await door.events.DiscardRefusedEvent(pb.DiscardRefusedEventRequest(event_id=second.event_id))
     await drained(door)
     assert await keys(door) == ["a"]
+    (run,) = await execute(door, "SELECT envelope FROM run")
+    assert InvokeRequest.FromString(run["envelope"]).traceparent == trace
     assert not (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
     for call, request in (
         (door.events.RetryRefusedEvent, pb.RetryRefusedEventRequest(event_id=first.event_id)),

@@ -59,9 +59,9 @@ ON CONFLICT (tenant, ordering_key) DO UPDATE SET ordering_key = lane.ordering_ke
 _AGAIN: Final = """
 WITH gone AS (DELETE FROM run_inbox_refused WHERE tenant = $1 AND seq = $2 RETURNING *)
 INSERT INTO run_inbox (tenant, intent, payload, idempotency_key, ordering_key, caller_user, priority, labels,
-                       correlation_id, not_before, create_time, source)
+                       correlation_id, not_before, create_time, source, traceparent)
 SELECT tenant, intent, payload, idempotency_key, ordering_key, caller_user, priority, labels,
-       correlation_id, not_before, create_time, source FROM gone
+       correlation_id, not_before, create_time, source, traceparent FROM gone
 RETURNING seq
 """
 
