@@ -13,7 +13,7 @@ SOURCES := $(shell for room in sdk services tests examples bench tools; do \
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## make .venv with the locked, hash-checked dependencies
@@ -167,6 +167,20 @@ chart-tools: promtool ## helm, a strict reader of manifests and promtool into .t
 	  (cd tests/deploy/manifests && go build -o "$(CURDIR)/.tools/bin/manifests" .) 2>>.tools.log; then \
 	  rm -f .tools.log; echo "helm and manifests are in .tools/bin"; \
 	else echo "no helm: building it with Go failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
+
+# Where helm is built already, two thirds of what they are made of are.
+CLUSTER := cd tests/deploy/cluster && VERSION=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes) && \
+  go build -ldflags "-s -w" -o "$(CURDIR)/.tools/bin/etcd" go.etcd.io/etcd/server/v3 && \
+  go build -o "$(CURDIR)/.tools/bin/kube-apiserver" -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$VERSION" \
+    k8s.io/kubernetes/cmd/kube-apiserver
+
+.PHONY: cluster-tools
+cluster-tools: ## Kubernetes' API server and etcd into .tools/bin, which take the chart, where Go is at hand
+	@if [ -x .tools/bin/kube-apiserver ] && [ -x .tools/bin/etcd ]; then :; \
+	elif ! command -v go >/dev/null; then echo "no API server: it is built with Go, and Go is not installed (optional)"; \
+	elif ($(CLUSTER)) 2>.tools-cluster.log; then \
+	  rm -f .tools-cluster.log; echo "etcd and kube-apiserver are in .tools/bin"; \
+	else echo "no API server: building it with Go failed (optional):"; tail -n 3 .tools-cluster.log; rm -f .tools-cluster.log; fi
 
 .PHONY: promtool
 promtool: ## promtool into .tools/bin, which tries the alerts, where Go is at hand
