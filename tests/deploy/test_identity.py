@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,16 @@ def test_without_tls_a_gateway_is_told_so_and_with_it_is_not() -> None:
         services = rendered(values).of("Service").values()
         ports = [port for one in services for port in one["spec"]["ports"] if port["name"] == "grpc"]
         assert {port.get("appProtocol") for port in ports} == told
+
+
+def test_the_notes_say_how_to_call_who_speaks_tls_and_asks_who_calls(told: Callable[..., str]) -> None:
+    notes = told("identity")
+    assert "-plaintext" not in notes
+    assert "-authority hf-holdfast-invoker.prod.svc" in notes
+    assert "authorization: Bearer" in notes
+    assert "Without identity" not in notes
+    assert "-plaintext" in told("minimal")
+    assert "Without identity" in told("minimal")
 
 
 def asked(address: str, folder: Path, values: str = "identity") -> tuple[list[str], dict[str, str]]:
