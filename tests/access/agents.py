@@ -47,3 +47,12 @@ async def post(run: Run, payload: dict[str, str]) -> str:
     """Send something away."""
     run.send("hooks", payload)
     return "sent"
+
+
+@app.agent("echo")
+async def echo(run: Run, payload: dict[str, str]) -> str:
+    """Say a word, and then what is said to it."""
+    run.token(payload["word"])
+    heard = str(await run.receive())
+    run.token(heard)
+    return heard

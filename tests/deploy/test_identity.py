@@ -1,6 +1,15 @@
-"""Identity and TLS in the chart: who gets which secret, and where probes ask."""
+"""Identity and TLS in the chart: who gets which secret, and where probes and the pod of `helm test` ask."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from tests.deploy.chart import rendered, variables
+from tests.invoker.test_process import invoker_process
+from tests.support.certificate import Authority
 
 SERVICES = ("invoker", "checkpoint", "approval", "dispatcher", "runner")
 
@@ -49,3 +58,68 @@ def test_the_issuer_can_be_reached_by_those_who_ask_it() -> None:
     assert reached == {
         f"hf-holdfast-{service}" for service in ("invoker", "checkpoint", "approval", "dispatcher")
     }
+
+
+def test_without_tls_a_gateway_is_told_so_and_with_it_is_not() -> None:
+    for values, told in (("identity", {None}), ("full", {"kubernetes.io/h2c"})):
+        services = rendered(values).of("Service").values()
+        ports = [port for one in services for port in one["spec"]["ports"] if port["name"] == "grpc"]
+        assert {port.get("appProtocol") for port in ports} == told
+
+
+def test_the_notes_say_how_to_call_who_speaks_tls_and_asks_who_calls(told: Callable[..., str]) -> None:
+    notes = told("identity")
+    assert "-plaintext" not in notes
+    assert "-authority hf-holdfast-invoker.prod.svc" in notes
+    assert "authorization: Bearer" in notes
+    assert "Without identity" not in notes
+    assert "-plaintext" in told("minimal")
+    assert "Without identity" in told("minimal")
+
+
+def asked(address: str, folder: Path, values: str = "identity") -> tuple[list[str], dict[str, str]]:
+    """Return what the pod of `helm test` runs, for one address, with its secret's files in a folder."""
+    pod = rendered(values).pods()["hf-holdfast-test"]["spec"]
+    (container,) = pod["containers"]
+    mounted = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    secrets = {each["name"]: each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each}
+    assert secrets == {name: "certificates" for name in mounted if name != "tmp"}
+    _, *options = container["command"]
+    script, *addresses = container["args"]
+    assert {each.partition(".")[0].removeprefix("hf-holdfast-") for each in addresses} == {
+        "invoker",
+        "checkpoint",
+        "approval",
+        "dispatcher",
+        "runner-main",
+    }
+    told = {
+        name: value.replace(mounted.get("tls", "/none"), str(folder))
+        for name, value in variables(container).items()
+    }
+    return [sys.executable, *options, script.replace("timeout=30", "timeout=5"), address], told
+
+
+@pytest.mark.parametrize("values", ["identity", "minimal"])
+async def test_helm_test_asks_as_the_services_ask_each_other(
+    values: str, database_url: str, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("service")
+    secured = {
+        "TLS_CERT_FILE": str(cert.rename(tmp_path / "tls.crt")),
+        "TLS_KEY_FILE": str(key.rename(tmp_path / "tls.key")),
+        "TLS_CLIENT_CA_FILE": str(authority.ca.rename(tmp_path / "ca.crt")),
+    }
+    async with invoker_process(database_url, **(secured if values == "identity" else {})) as invoker:
+        assert await _ended(*asked(invoker.address, tmp_path, values)) == (0, "SERVING")
+        # Who speaks otherwise is not heard.
+        other = "minimal" if values == "identity" else "identity"
+        code, word = await _ended(*asked(invoker.address, tmp_path, other))
+        assert (code, word) in {(1, "UNAVAILABLE"), (1, "DEADLINE_EXCEEDED")}
+
+
+async def _ended(command: list[str], told: dict[str, str]) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(*command, env=told, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    return process.returncode, output.decode().partition(" ")[0]

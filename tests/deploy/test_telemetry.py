@@ -22,9 +22,8 @@ OF_SCRAPES = {"instance", "pod", "job", "le"}
 OF_PROCESSES = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
 
 
-def shown() -> dict[str, set[str]]:
-    """Return the names that services show, each with its labels."""
-    names: dict[str, set[str]] = {}
+def registries() -> Iterator[CollectorRegistry]:
+    """Return what each service shows before anything has happened."""
     for make in (InvokerMetrics, CheckpointMetrics, RunnerMetrics, ApprovalMetrics, DispatcherMetrics):
         metrics = Metrics("test")
         made: Any = make(metrics.registry)
@@ -36,7 +35,14 @@ def shown() -> dict[str, set[str]]:
             made.waits(int)
         elif isinstance(made, DispatcherMetrics):
             made.watch(())
-        _add(names, metrics.registry)
+        yield metrics.registry
+
+
+def shown() -> dict[str, set[str]]:
+    """Return the names that services show, each with its labels."""
+    names: dict[str, set[str]] = {}
+    for registry in registries():
+        _add(names, registry)
     return names | {"holdfast_db_pool_used": set(), "holdfast_db_pool_size": set()}
 
 

@@ -67,6 +67,18 @@ async def test_a_sender_that_fills_in_more_when_it_repeats_is_told_that_it_is_kn
     assert await hooks.aside() == []
 
 
+async def test_a_run_goes_on_in_the_trace_of_its_event(hooks: Edge) -> None:
+    header, attribute = (f"00-{number:032x}-{number:016x}-01" for number in (1, 2))
+    whole = {"specversion": "1.0", "id": "7", "source": "shop", "type": "sold", "data": {}}
+    own = {"id": "8", "traceparent": attribute}
+    for event, traceparent in (({}, header), (own, header), ({"id": "9"}, "?")):
+        told = {"content_type": "application/cloudevents+json", "traceparent": traceparent}
+        answer = await hooks.post("/ce", json.dumps(whole | event).encode(), **told)
+        assert answer.status_code == 202
+    traces = [InvokeRequest.FromString(one).traceparent for one in await hooks.runs("envelope")]
+    assert traces == [header, attribute, ""]
+
+
 REFUSED = {
     "a wrong signature": (401, "/gh", BODY, github(b"other")),
     "no signature": (401, "/gh", BODY, {"x_github_delivery": "d"}),

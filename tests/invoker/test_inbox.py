@@ -12,6 +12,7 @@ from holdfast.v1.invoker_service_pb2 import InvokeRequest
 from holdfast.v1.run_pb2 import Caller
 from tests.invoker.stand import Invoker, invoker, poison, reason_of
 
+TRACE = f"00-{1:032x}-{1:016x}-01"
 pytestmark = pytest.mark.usefixtures("worker")
 
 
@@ -25,6 +26,12 @@ async def execute(door: Invoker, statement: str, *arguments: Any) -> Any:
 
 async def enqueue(door: Invoker, arguments: str) -> None:
     await execute(door, f"SELECT enqueue_run({arguments})")
+
+
+async def trace(door: Invoker) -> str:
+    """Return where the only run goes on."""
+    (run,) = await execute(door, "SELECT envelope FROM run")
+    return InvokeRequest.FromString(run["envelope"]).traceparent
 
 
 async def keys(door: Invoker) -> list[str]:
@@ -110,7 +117,7 @@ async def test_large_refused_events_are_listed_page_by_page_and_one_too_large_as
 
 
 async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker) -> None:
-    await enqueue(door, "'later', '{}', 'a'")
+    await enqueue(door, f"'later', '{{}}', 'a', traceparent => '{TRACE}'")
     await enqueue(door, "'later', '{}', 'b'")
     await drained(door)
     first, second = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
@@ -119,6 +126,7 @@ async def test_a_refused_event_is_sent_again_or_given_up_once(door: Invoker) -> 
     await door.events.DiscardRefusedEvent(pb.DiscardRefusedEventRequest(event_id=second.event_id))
     await drained(door)
     assert await keys(door) == ["a"]
+    assert await trace(door) == TRACE
     assert not (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
     for call, request in (
         (door.events.RetryRefusedEvent, pb.RetryRefusedEventRequest(event_id=first.event_id)),
@@ -215,9 +223,8 @@ def aside(key: str, body: bytes = b"", **more: Any) -> pb.SetAsideEvent:
 
 
 async def test_what_a_source_sets_aside_is_listed_once_and_sent_again_as_it_was(door: Invoker) -> None:
-    request = pb.SetAsideEventsRequest(
-        source="hooks", events=[aside("a", ordering_key="k", labels={"x": "y"}), aside("b", b'{"n": \xff\0')]
-    )
+    whole = aside("a", ordering_key="k", labels={"x": "y"}, traceparent=TRACE)
+    request = pb.SetAsideEventsRequest(source="hooks", events=[whole, aside("b", b'{"n": \xff\0')])
     for _ in range(2):
         await door.events.SetAsideEvents(request)
     first, second = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
@@ -228,6 +235,7 @@ async def test_what_a_source_sets_aside_is_listed_once_and_sent_again_as_it_was(
         await door.events.RetryRefusedEvent(pb.RetryRefusedEventRequest(event_id=one.event_id))
     await drained(door)
     assert await keys(door) == ["a"]
+    assert await trace(door) == TRACE
     (again,) = (await door.events.ListRefusedEvents(pb.ListRefusedEventsRequest())).events
     assert (again.source, again.idempotency_key, again.refusal.field) == ("hooks", "b", "payload")
 

@@ -90,6 +90,7 @@ async def test_what_cannot_be_an_effect_is_refused_with_its_own_sqlstate(
         ("'count', '{}', 'k', tenant => ''", "tenant"),
         ("'count', '{}', 'k', priority => 10", "priority"),
         ("'count', '{}', 'k', labels => '[]'", "labels"),
+        ("'count', '{}', 'k', traceparent => repeat('x', 256)", "traceparent"),
     ],
 )
 async def test_what_cannot_be_a_run_is_refused_naming_the_argument(

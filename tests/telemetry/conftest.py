@@ -9,6 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from opentelemetry import context as current
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from examples.standins.model_server import ModelServer
 from examples.standins.webhook_receiver import WebhookReceiver
@@ -17,6 +20,8 @@ from holdfast.dev import Suite
 from tests.support.collector import Collector
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
+TRACE = 0x4BF92F3577B34DA6A3CE929D0E0E4736
+CALLER = 0x00F067AA0BA902B7
 SERVICES = ("invoker", "checkpoint", "runner", "approval", "dispatcher")
 MODEL_KEY = "sk-canary-of-the-model-51c9"
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"canary-of-signatures-24b").decode()
@@ -77,3 +82,12 @@ async def watched() -> AsyncIterator[Watched]:
             )
         )
         yield Watched(suite, client, collector, receiver, model)
+
+
+@pytest.fixture
+def calling() -> object:
+    """Be a caller who is in a trace."""
+    context = SpanContext(TRACE, CALLER, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    token = current.attach(set_span_in_context(NonRecordingSpan(context)))
+    yield trace.get_current_span()
+    current.detach(token)

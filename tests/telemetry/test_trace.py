@@ -5,24 +5,12 @@ from pathlib import Path
 
 import pytest
 from opentelemetry import context as current
-from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from tests.support.collector import Told
-from tests.telemetry.conftest import Watched
+from tests.telemetry.conftest import CALLER, TRACE, Watched
 
 PATIENCE_S = 60.0
-TRACE = 0x4BF92F3577B34DA6A3CE929D0E0E4736
-CALLER = 0x00F067AA0BA902B7
-
-
-@pytest.fixture
-def calling() -> object:
-    """Be a caller who is in a trace."""
-    context = SpanContext(TRACE, CALLER, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    token = current.attach(set_span_in_context(NonRecordingSpan(context)))
-    yield trace.get_current_span()
-    current.detach(token)
 
 
 def parents(spans: list[Told], of: Told) -> list[str]:

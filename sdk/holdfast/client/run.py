@@ -124,7 +124,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """The envelope of an invocation, as `Client.invoke` takes it by keyword; for events and conversations."""
+    """The envelope of an invocation, as `Client.invoke` takes it by keyword; for events and conversations.
+
+    `traceparent` is the trace the run goes on in; without one that of the call.
+    """
 
     intent: str
     payload: Mapping[str, Any] | None = None
@@ -142,6 +145,7 @@ class Invocation:
     not_before: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     agent_version: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ def invocation_of(message: invoker_service_pb2.InvokeRequest) -> Invocation:
         session_id=message.session_id,
         labels=dict(message.labels),
         agent_version=message.agent_version,
+        traceparent=message.traceparent,
         handoff=budget_of(message.handoff.budget) if message.HasField("handoff") else None,
     )
 

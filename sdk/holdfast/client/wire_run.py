@@ -128,6 +128,7 @@ def envelope(invocation: Invocation | Mapping[str, Any]) -> invoker_service_pb2.
         session_id=invocation.session_id,
         labels=invocation.labels,
         agent_version=invocation.agent_version,
+        traceparent=invocation.traceparent,
     )
     if invocation.tenant or invocation.user:
         request.caller.CopyFrom(run_pb2.Caller(tenant=invocation.tenant, user=invocation.user))

@@ -29,6 +29,7 @@ def invocation_of(event: Received, body: bytes, source: Mapped) -> Invocation:
         ordering_key=_ordering_key(event, source),
         correlation_id=_fitting((source.correlation_id and source.correlation_id.text_of(event)) or ""),
         priority=source.priority,
+        traceparent=event.traceparent,
         labels={
             name: _cut(text)
             for name, place in source.labels.items()

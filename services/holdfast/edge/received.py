@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.kit.telemetry.span import is_traceparent
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -24,3 +26,11 @@ class Received:
     """Of a message of Kafka; empty if it has none."""
     partition: str = ""
     """Where in Kafka a message is, as `<topic>/<number>`."""
+
+    @property
+    def traceparent(self) -> str:
+        """The trace it was sent in, by its attribute or its header; empty if neither is sound."""
+        for told in (self.attributes.get("traceparent"), self.headers.get("traceparent")):
+            if isinstance(told, str) and is_traceparent(told):
+                return told
+        return ""

@@ -8,6 +8,7 @@ from google.protobuf.json_format import MessageToDict
 
 from holdfast.invoker.envelope import Violations
 from holdfast.kit.errors import InvalidField, TenantMismatch
+from holdfast.kit.telemetry.span import is_traceparent
 from holdfast.ledger.inbox_refused import Aside
 from holdfast.v1 import event_service_pb2 as pb
 from holdfast.v1 import invoker_service_pb2
@@ -47,6 +48,7 @@ def aside_from(request: pb.SetAsideEvent, wrong: Violations, *, tenant: str) -> 
         reason=refusal.reason or InvalidField.reason,
         message=refusal.message,
         field=refusal.field,
+        traceparent=event.traceparent if is_traceparent(event.traceparent) else "",
     )
 
 

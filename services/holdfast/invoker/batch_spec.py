@@ -5,7 +5,7 @@ import json
 from typing import Final
 
 from holdfast.invoker.batch_policy import check_own, check_review, read_target
-from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.invoker.envelope import Violations, go_on_in_trace, read_envelope
 from holdfast.invoker.item_source import ItemSources
 from holdfast.kit.ids import new_id
 from holdfast.kit.rpc.payload import MAX_BYTES, PayloadError, plain_struct, plain_value
@@ -30,7 +30,8 @@ def read_spec(
 ) -> NewBatch:
     """Check a spec and return the batch it makes. Raises InvalidField naming every malformed field.
 
-    Without an idempotency key the batch's id is its key. `wrong` may hold what is wrong around it.
+    Without an idempotency key the batch's id is its key. Its runs are linked to the trace that this is called
+    in, unless the spec names another. `wrong` may hold what is wrong around it.
     """
     wrong = wrong or Violations("spec.")
     _check(spec, wrong)
@@ -49,14 +50,15 @@ def read_spec(
     batch_id = new_id()
     tolerance = spec.tolerance
     unlimited = not tolerance.max_items and not tolerance.max_share
-    stored = spec.SerializeToString(deterministic=True)
+    fingerprint = hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()  # in whatever trace
+    go_on_in_trace(spec.invocation)
     return NewBatch(
         batch_id=batch_id,
         tenant=tenant,
         intent=envelope.intent,
         idempotency_key=spec.idempotency_key or str(batch_id),
-        fingerprint=hashlib.sha256(stored).digest(),
-        spec=stored,
+        fingerprint=fingerprint,
+        spec=spec.SerializeToString(deterministic=True),
         labels=json.dumps(dict(spec.labels), ensure_ascii=False),
         schedule=schedule,
         skip_staging=spec.skip_staging,

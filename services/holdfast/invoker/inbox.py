@@ -14,6 +14,7 @@ from holdfast.kit.db import Database
 from holdfast.kit.errors import Fault, Internal, InvalidField, ResourceExhausted, Unavailable, Violation
 from holdfast.kit.loops import Loop
 from holdfast.kit.rpc.payload import value_of
+from holdfast.kit.telemetry import span
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import inbox
 from holdfast.ledger.inbox import InboxEvent, Refusal
@@ -136,6 +137,8 @@ def _envelope(event: InboxEvent) -> invoker_service_pb2.InvokeRequest:
         priority=event.priority,
         caller=run_pb2.Caller(tenant=event.tenant, user=event.caller_user),
         labels=_labels(event),
+        # Of no use is no reason to set an event aside.
+        traceparent=event.traceparent if span.is_traceparent(event.traceparent) else "",
     )
     if event.not_before is not None:
         request.not_before.FromDatetime(event.not_before)

@@ -4,8 +4,9 @@
     a trace of its own, linked to that one:                              lease ─ activation ─ parks
     the next:                                                            lease ─ activation ─ ends
 
-A run that waits for a day does not keep a trace open for a day. The id of the trace after a wait follows from
-the run and how often it has waited, so an activation that takes over after a crash goes on in the same one.
+A run that waits for a day does not keep a trace open for a day. Nor do the runs of a batch share one: each
+begins its own, linked to that of the call that made the batch. The id of such a trace follows from the run
+and how often it has waited, so an activation that takes over after a crash goes on in the same one.
 """
 
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from typing import Any
 from holdfast.kit.telemetry import span, tracing
 from holdfast.kit.telemetry.trace_id import chosen, trace_of
 from holdfast.ledger.values import Leased
+from holdfast.v1 import run_pb2
 
 FIRST_EPOCH = 1
 
@@ -37,7 +39,7 @@ def leased_traceparent(lease: Leased, origin: str, correlation_id: str) -> str:
         attributes[span.CORRELATION_ID] = correlation_id
     # Since when it has been ready is known of a run's first lease only.
     since = lease.create_time if lease.epoch == FIRST_EPOCH else lease.lease_time
-    apart = bool(lease.waits) or not origin
+    apart = bool(lease.waits) or not origin or lease.shape == run_pb2.SHAPE_BATCH
     with chosen(trace_of(str(lease.run_id), lease.waits)) if apart else nullcontext():
         told = span.start(
             "lease",

@@ -64,6 +64,8 @@ class InvokerMetrics:
             "Leases freed because their runner fell silent, by what became of the run: requeued, ended.",
             ["became"],
         )
+        for became in ("requeued", "ended"):  # before the first: else its increase is not seen
+            self.freed.labels(became)
         self.ended = counter(
             registry,
             "holdfast_runs_ended_total",

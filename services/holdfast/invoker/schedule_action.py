@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from holdfast.invoker.batch_spec import read_spec
-from holdfast.invoker.envelope import Violations, read_envelope
+from holdfast.invoker.envelope import Violations, go_on_in_trace, read_envelope
 from holdfast.invoker.item_source import ItemSources
+from holdfast.kit.telemetry import span
 from holdfast.ledger.batch import NewBatch
 from holdfast.ledger.schedule_row import Schedule
 from holdfast.ledger.values import Invocation
@@ -25,12 +26,17 @@ class Starting:
         self._sources = sources
 
     def __call__(self, schedule: Schedule, time: datetime, key: str) -> Invocation | NewBatch:
-        """Return what a schedule starts for a time. Raises the Fault that refuses it."""
+        """Return what a schedule starts for a time. Raises the Fault that refuses it.
+
+        It goes on in the trace of this firing: that of the call that asks for it, or one of its own.
+        """
         wanted = schedule.wanted
         action = schedule_pb2.Schedule.FromString(wanted.definition).action
-        if action.WhichOneof("action") == "batch":
-            return self._batch(action.batch, wanted.tenant, time, key, name=wanted.name)
-        return self._run(action.run, wanted.tenant, time, key)
+        about = {span.TENANT: wanted.tenant, span.SCHEDULE: wanted.name, span.SCHEDULED_TIME: _text(time)}
+        with span.within(span.start("fire", attributes=about)):
+            if action.WhichOneof("action") == "batch":
+                return self._batch(action.batch, wanted.tenant, time, key, name=wanted.name)
+            return self._run(action.run, wanted.tenant, time, key)
 
     def check(self, action: schedule_pb2.ScheduleAction, *, name: str, tenant: str, wrong: Violations) -> str:
         """Check what a schedule of a name is to start; return the intent that it is for.
@@ -77,6 +83,7 @@ class Starting:
         for field in (*_UNSET, "run_id"):
             request.ClearField(field)
         _tell_time(request, time)
+        go_on_in_trace(request)
         return read_envelope(
             request,
             tenant=tenant,

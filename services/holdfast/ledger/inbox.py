@@ -38,6 +38,7 @@ class InboxEvent:
     not_before: datetime | None
     create_time: datetime
     source: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Turn:
 
 
 _COLUMNS: Final = """tenant, seq, intent, payload, idempotency_key, ordering_key, caller_user, priority,
-labels, correlation_id, not_before, create_time, source"""
+labels, correlation_id, not_before, create_time, source, traceparent"""
 
 # Tenant after tenant by the first row of each, from the one after the last on: a backlog delays its own
 # tenant only. Those passed over are left out late, or their backlogs would be walked.

@@ -42,6 +42,7 @@ class Aside:
     reason: str
     message: str
     field: str
+    traceparent: str = ""
 
 
 LIST: Final = """
@@ -59,9 +60,9 @@ ON CONFLICT (tenant, ordering_key) DO UPDATE SET ordering_key = lane.ordering_ke
 _AGAIN: Final = """
 WITH gone AS (DELETE FROM run_inbox_refused WHERE tenant = $1 AND seq = $2 RETURNING *)
 INSERT INTO run_inbox (tenant, intent, payload, idempotency_key, ordering_key, caller_user, priority, labels,
-                       correlation_id, not_before, create_time, source)
+                       correlation_id, not_before, create_time, source, traceparent)
 SELECT tenant, intent, payload, idempotency_key, ordering_key, caller_user, priority, labels,
-       correlation_id, not_before, create_time, source FROM gone
+       correlation_id, not_before, create_time, source, traceparent FROM gone
 RETURNING seq
 """
 
@@ -69,14 +70,14 @@ RETURNING seq
 _SET_ASIDE: Final = """
 INSERT INTO run_inbox_refused (tenant, seq, source, intent, payload, payload_bytes, idempotency_key,
                                ordering_key, caller_user, priority, labels, correlation_id, not_before,
-                               reason, message, field)
+                               reason, message, field, traceparent)
 SELECT $1, nextval('run_inbox_seq_seq'), $2, e.intent, e.payload, octet_length(e.payload), e.idempotency_key,
        e.ordering_key, e.caller_user, e.priority, e.labels::jsonb, e.correlation_id, e.not_before, e.reason,
-       e.message, e.field
+       e.message, e.field, e.traceparent
 FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::text[], $10::text[],
-            $11::timestamptz[], $12::text[], $13::text[], $14::text[])
+            $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[])
      WITH ORDINALITY AS e (intent, payload, idempotency_key, ordering_key, caller_user, priority, labels,
-                           correlation_id, not_before, reason, message, field, place)
+                           correlation_id, not_before, reason, message, field, traceparent, place)
 ORDER BY e.place
 ON CONFLICT (tenant, source, idempotency_key) WHERE source <> '' DO NOTHING
 """

@@ -134,6 +134,16 @@ grpc: {port: {{ .port }}}
 {{- end -}}
 {{- end -}}
 
+{{/* By which a process of ours calls the services over TLS, and serves. */}}
+{{- define "holdfast.tlsFiles" -}}
+- name: HOLDFAST_TLS_CERT_FILE
+  value: /etc/holdfast/tls/tls.crt
+- name: HOLDFAST_TLS_KEY_FILE
+  value: /etc/holdfast/tls/tls.key
+- name: HOLDFAST_TLS_CA_FILE
+  value: /etc/holdfast/tls/ca.crt
+{{- end -}}
+
 {{/* Where probes ask: probes speak no TLS, so beside it health has a port of its own. */}}
 {{- define "holdfast.healthPort" -}}
 {{- $port := include "holdfast.port" .service | int -}}
@@ -171,12 +181,7 @@ grpc: {port: {{ .port }}}
 {{- end }}
 {{- end }}
 {{- if .root.Values.tls.existingSecret }}
-- name: HOLDFAST_TLS_CERT_FILE
-  value: /etc/holdfast/tls/tls.crt
-- name: HOLDFAST_TLS_KEY_FILE
-  value: /etc/holdfast/tls/tls.key
-- name: HOLDFAST_TLS_CA_FILE
-  value: /etc/holdfast/tls/ca.crt
+{{ include "holdfast.tlsFiles" . }}
 {{- if ne .service "console" }}
 {{- if .root.Values.tls.clientCertificates }}
 - name: HOLDFAST_TLS_CLIENT_CA_FILE

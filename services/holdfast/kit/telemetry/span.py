@@ -35,6 +35,8 @@ INTENT: Final = "holdfast.intent"
 STEP: Final = "holdfast.step"
 EPOCH: Final = "holdfast.epoch"
 ATTEMPT: Final = "holdfast.attempt"
+SCHEDULE: Final = "holdfast.schedule"
+SCHEDULED_TIME: Final = "holdfast.scheduled_time"
 
 Attributes = Mapping[str, AttributeValue]
 
