@@ -16,7 +16,8 @@ from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.refusals import Refusals
 from holdfast.invoker.seating import reserve
 from holdfast.kit.db import Access, Database
-from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
+from holdfast.kit.errors import Fault, Internal, ShuttingDown, TooManyCalls
+from holdfast.kit.rpc.shedding import taken
 from holdfast.kit.telemetry.logs import logger
 from holdfast.kit.telemetry.metrics import timed
 from holdfast.ledger.admission import Answer, admit
@@ -24,8 +25,11 @@ from holdfast.ledger.values import Admitted, Invocation, Leased, Refused
 
 MAX_GROUP = 256
 MAX_GROUP_BYTES = 4 * 1024 * 1024
-MAX_WAITING = 20_000
+MAX_WAIT = 1.0
+"""Seconds; once the first in the line has waited for longer, nobody joins it."""
 MAX_WAITING_BYTES = 128 * 1024 * 1024
+GATHER = 0.02
+"""Seconds for which calls of a tenant that is refused much are gathered: a group costs more than its runs."""
 
 _log = logger("invoker")
 
@@ -52,8 +56,9 @@ class Door:
         self._hints = hints
         self._intents = intents
         self._refusals = refusals
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[tuple[float, Waiting]] = deque()  # with the time of arrival
         self._waiting_bytes = 0
+        self._gathered: dict[str, list[tuple[float, Waiting]]] = {}  # by tenant
         self._arrived = asyncio.Event()
         self._closed = False
 
@@ -67,6 +72,7 @@ class Door:
             with admission(invocation):
                 await self._intents.check(invocation.intent)
                 admitted = await self._enter(invocation)
+            taken()
             seconds = self._metrics.created if admitted.created else self._metrics.found
         except Fault as fault:
             self._metrics.refusals.labels(fault.reason).inc()
@@ -74,6 +80,11 @@ class Door:
         finally:
             timed(seconds, time.perf_counter() - began)
         return admitted
+
+    def shed(self, tenant: str, fault: Fault) -> None:
+        """Count a call that was refused before it came here."""
+        self._refusals.note(tenant, fault)
+        self._metrics.refusals.labels(fault.reason).inc()
 
     async def admit_all(self, invocations: Sequence[Invocation]) -> list[Admitted | BaseException]:
         """Admit many in order; each is answered by itself."""
@@ -105,13 +116,27 @@ class Door:
     def _enter(self, invocation: Invocation) -> "asyncio.Future[Admitted]":
         if self._closed:
             raise ShuttingDown("This invoker is draining; call another.")
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
-            raise LedgerUnavailable("The ledger does not keep up; come again.", retry_after=1.0)
+        now = time.monotonic()
+        late = self._waiting and now - self._waiting[0][0] > MAX_WAIT
+        if late or self._waiting_bytes >= MAX_WAITING_BYTES:
+            raise TooManyCalls("More runs are asked for than are let in.", quota="waiting", retry_after=1.0)
         future: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
-        self._waiting.append((invocation, future))
         self._waiting_bytes += len(invocation.envelope)
-        self._arrived.set()
+        if invocation.tenant in self._gathered or self._refusals.presses(invocation.tenant):
+            if not self._gathered:
+                asyncio.get_running_loop().call_later(GATHER, self._join)
+            self._gathered.setdefault(invocation.tenant, []).append((now, (invocation, future)))
+        else:
+            self._waiting.append((now, (invocation, future)))
+            self._arrived.set()
         return future
+
+    def _join(self) -> None:
+        """Let those who were gathered join the line."""
+        for gathered in self._gathered.values():
+            self._waiting.extend(gathered)
+        self._gathered.clear()
+        self._arrived.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Admit what waits until told to stop; then refuse what comes, and finish what is there."""
@@ -130,18 +155,18 @@ class Door:
     async def _end(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._closed = True
-        self._arrived.set()
+        self._join()
 
     def _take(self) -> list[Waiting]:
         """Take what waits, in order, up to a group's limits; at least one."""
         group: list[Waiting] = []
         size = 0
         while self._waiting and len(group) < MAX_GROUP:
-            bytes_of = len(self._waiting[0][0].envelope)
+            bytes_of = len(self._waiting[0][1][0].envelope)
             if group and size + bytes_of > MAX_GROUP_BYTES:
                 break
             size += bytes_of
-            group.append(self._waiting.popleft())
+            group.append(self._waiting.popleft()[1])
         self._waiting_bytes -= size
         return group
 
