@@ -1,12 +1,14 @@
 """Whether churn slows the ledger: its verbs, on one that removes runs seconds after their end.
 
-A thousand runs wait all the time; whatever is admitted is claimed, takes a step, ends, and is removed.
+A thousand runs wait all the time; whatever is admitted is claimed, takes a step, ends, and is removed. Beside
+every hundred a batch is made and cancelled, and sessions are saved, which are removed likewise.
 Autovacuum works as it is set. What is looked at, once removal has begun, is what a claim costs in the first
 and in the last twentieth, and what the tables that work passes through have grown to meanwhile. Milliseconds
 are the machine's too, on which removal and autovacuum work beside; the pages a claim looks at are its own.
 """
 
 import asyncio
+import random
 import statistics
 import time
 import uuid
@@ -17,16 +19,23 @@ from typing import Any, Final
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.kit.ids import new_id
-from holdfast.ledger import migrate, tenant
-from holdfast.ledger.admission import admit
+from holdfast.ledger import batch, migrate, tenant
+from holdfast.ledger.admission import Placements, admit
+from holdfast.ledger.batch import NewBatch, NewItem
+from holdfast.ledger.batch_advance import Active, advance
+from holdfast.ledger.batch_removal import remove_batch_rows, remove_batches
 from holdfast.ledger.claim import Demand, claim
 from holdfast.ledger.commit import commit_group
 from holdfast.ledger.commit_value import CommitItem, Happened, Record
 from holdfast.ledger.domain.commit import Charge
+from holdfast.ledger.domain.lane import lane_of
 from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.release import lock_tenants
 from holdfast.ledger.removal import remove
 from holdfast.ledger.session import RunnerSession, open_session
+from holdfast.ledger.session_removal import remove_sessions
 from holdfast.ledger.session_settings import SESSION_SETTINGS
+from holdfast.ledger.session_state import Saving, save
 from holdfast.ledger.values import Invocation, Leased, Outcome, ServedIntent
 
 TENANTS: Final = 20
@@ -38,7 +47,8 @@ SLICES: Final = 20
 KILOBYTE: Final = bytes(1024)
 TABLES: Final = (
     "tenant", "tenant_pool", "ready", "lease", "timer", "run_state", "run", "run_outcome", "idempotency",
-    "checkpoint", "transcript",
+    "checkpoint", "transcript", "session", "batch", "batch_input", "batch_item", "batch_count",
+    "batch_remains",
 )  # fmt: skip
 
 # Of a table with partitions, all of them together.
@@ -81,7 +91,8 @@ async def churn(runs: int) -> dict[str, object]:
             await Database.connect(url, pool_size=1, **connect) as claims,
         ):
             for number in range(TENANTS):
-                await tenant.change(db, f"t{number}", {"keep_worker_s": KEPT_SECONDS}, make=True)
+                kept = {f"keep_{shape}_s": KEPT_SECONDS for shape in ("worker", "batch", "service")}
+                await tenant.change(db, f"t{number}", kept, make=True)
             removing = asyncio.create_task(_remove(db))
             try:
                 began = time.perf_counter()
@@ -112,6 +123,8 @@ async def _work(db: Database, claims: Database, runs: int) -> Sequence[Slice]:
                 leased += await claim(claims, [demand])
                 one.claims_ms.append(1000 * (time.perf_counter() - began))
             await _execute(db, leased)
+            await _batch(db)
+            await _converse(db)
         one.pages = round((one.pages + await _pages(db, claims)) / len(one.claims_ms), 1)
         one.tables = await _bloat(db)
         slices.append(one)
@@ -149,11 +162,35 @@ async def _execute(db: Database, leased: Sequence[Leased]) -> None:
     await commit_group(db, ends)
 
 
+async def _batch(db: Database) -> None:
+    """Make a batch that is cancelled, and let that be carried out."""
+    batch_id, of = uuid.uuid4(), f"t{random.randrange(TENANTS)}"
+    await batch.create(db, NewBatch(batch_id, of, "w1", str(batch_id), b"", b""))
+    await batch.append(db, of, batch_id, 0, [NewItem("", KILOBYTE) for _ in range(GROUP)])
+    await batch.cancel(db, of, batch_id, "")
+    while not (await advance(db, Active(batch_id, of), lambda _: [], lambda _: Placements())).rests:
+        pass
+
+
+async def _converse(db: Database) -> None:
+    """Save new sessions, as ends of runs do."""
+    savings = [
+        Saving(
+            uuid.uuid4(), f"t{number % TENANTS}", lane_of("", str(new_id())), RunStatus.SUCCEEDED, KILOBYTE, 0
+        )
+        for number in range(GROUP)
+    ]
+    async with db.transaction() as connection:
+        await lock_tenants(connection, sorted({one.tenant for one in savings}))
+        await save(connection, savings)
+
+
 async def _remove(db: Database) -> None:
     """Remove what is over, as an Invoker does but every second."""
     while True:
-        done = await remove(db)
-        if not done.removed + done.put_off:
+        done = [await remove(db), await remove_batches(db), await remove_sessions(db)]
+        rows = await remove_batch_rows(db)
+        if not rows + sum(one.removed + one.put_off for one in done):
             await asyncio.sleep(1)
 
 

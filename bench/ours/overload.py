@@ -2,85 +2,82 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
-import grpc
-
+from bench.http2 import Calls
 from bench.ours.worker import PATIENCE, standing
 from bench.protocol import Question, answer
 from holdfast.client import Client
-from holdfast.client.channel import open_channel
-from holdfast.client.errors import ResourceExhausted
-from holdfast.client.wire_status import error_of
 from holdfast.v1.invoker_service_pb2 import InvokeRequest
-from holdfast.v1.invoker_service_pb2_grpc import InvokerServiceStub
 
-SECONDS: Final = 10.0
-RUNS: Final = 6_000
+AT_ONCE: Final = 256
 ROOM: Final = 500
+SECONDS: Final = 10.0
+SETTLING: Final = 2.0
+TICK: Final = 0.005
 TIMES: Final = 3
+_DONE: Final = "SELECT count(*) FROM run_state WHERE status = 5"
 
 
 async def overload(_question: Question) -> None:
-    """Answer with the runs a second done at three times the peak, as a share of the peak."""
+    """Answer with the runs a second done at three times the peak, as a share of the peak.
+
+    Each call waits for its run. At the peak so many are open that more would bring nothing; then three times
+    as many are begun as were done, whether or not those before have ended.
+    """
     async with standing() as (suite, _, connection):
         at = suite.invoker_addresses[0]
-        async with Client(at, timeout=PATIENCE) as client, open_channel(at) as channel:
-            # Who asks shares the processors with who answers: as little of the client as there may be.
-            stub, request = InvokerServiceStub(channel), InvokeRequest(intent="w2")
-            request.payload.update({"number": 1})
-            await (await client.invoke("w2", {"number": 1})).result(patience=PATIENCE)
-            told: Counter[str] = Counter()
-
-            async def asked() -> None:
-                try:
-                    await stub.Invoke(request)
-                except grpc.aio.AioRpcError as error:
-                    refused = error_of(error)
-                    known = isinstance(refused, ResourceExhausted) and refused.retry_after
-                    told["come again" if known else refused.message] += 1
-                else:
-                    told["taken"] += 1
-
-            done = "SELECT count(*) FROM run_state WHERE status = 5"
-            peak = await _peak(client, connection, done)
+        async with Client(at, timeout=PATIENCE) as client:
             await client.tenants.set("default", max_queued=ROOM)
-            before, began = await connection.fetchval(done), time.perf_counter()
-            await _offered(asked, TIMES * peak)
-            goodput = (await connection.fetchval(done) - before) / (time.perf_counter() - began)
+            await (await client.invoke("w2", {"number": 1})).result(patience=PATIENCE)
+            calls = _connect(at)
+            peak = await _done(connection, calls, lambda _elapsed: AT_ONCE - calls.open)
+            calls.told.clear()
+            goodput = await _done(connection, calls, _offered(TIMES * peak))
         answer(
             goodput_share=round(goodput / peak, 3),
             peak_per_s=round(peak, 1),
             goodput_per_s=round(goodput, 1),
-            told=dict(told),
+            told=dict(calls.told),
         )
 
 
-async def _peak(client: Client, connection: Any, done: str) -> float:
-    """Return the runs a second that are done while plenty wait and nobody asks for more."""
-    group = [{"intent": "w2", "payload": {"number": 1}, "idempotency_key": f"peak/{n}"} for n in range(RUNS)]
-    for at in range(0, RUNS, ROOM):
-        await client.publish(group[at : at + ROOM])
-    before, began = await connection.fetchval(done), time.perf_counter()
-    wanted = before + (RUNS - before) * 9 // 10
-    async with asyncio.timeout(PATIENCE):
-        while (now := await connection.fetchval(done)) < wanted:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-    return float((now - before) / (time.perf_counter() - began))
+def _connect(at: str) -> Calls:
+    """Open a connection for calls that start a run and wait for it."""
+    request = InvokeRequest(intent="w2")
+    request.payload.update({"number": 1})
+    request.wait.FromSeconds(round(PATIENCE))
+    return Calls(at, "/holdfast.v1.InvokerService/Invoke", request.SerializeToString())
 
 
-async def _offered(work: Callable[[], Awaitable[None]], per_second: float) -> None:
-    """Begin it so often, whether or not the ones before are over."""
+def _offered(per_second: float) -> Callable[[float], int]:
+    """Return how many calls are due, asked again and again with the seconds so far."""
+    begun = 0
+
+    def due(elapsed: float) -> int:
+        nonlocal begun
+        count = int(elapsed * per_second) - begun
+        begun += count
+        return count
+
+    return due
+
+
+async def _done(connection: Any, calls: Calls, due: Callable[[float], int]) -> float:
+    """Begin the calls that are due, and return the runs a second that are done once it goes on evenly."""
     began = time.perf_counter()
-    running: set[asyncio.Task[None]] = set()
-    count = 0
-    while (elapsed := time.perf_counter() - began) < SECONDS:
-        for _ in range(int(elapsed * per_second) - count):
-            task = asyncio.ensure_future(work())
-            running.add(task)
-            task.add_done_callback(running.discard)
-            count += 1
-        await asyncio.sleep(0.005)
-    await asyncio.gather(*running)
+    settled: tuple[float, int] | None = None
+    while (elapsed := time.perf_counter() - began) < SETTLING + SECONDS:
+        if settled is None and elapsed >= SETTLING:
+            settled = (time.perf_counter(), await connection.fetchval(_DONE))
+        calls.turn(due(time.perf_counter() - began))
+        await asyncio.sleep(TICK)
+    assert settled is not None
+    done = await connection.fetchval(_DONE) - settled[1]
+    rate = done / (time.perf_counter() - settled[0])
+    async with asyncio.timeout(PATIENCE):
+        while calls.open:
+            calls.turn(0)
+            await asyncio.sleep(TICK)
+    return float(rate)

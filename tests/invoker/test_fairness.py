@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.invoker.door import MAX_GROUP, MAX_SHARE
+from holdfast.invoker.lines import MAX_BYTES, MAX_GROUP, MAX_SHARE, MAX_WAIT, Lines
 from holdfast.kit.db import Database
 from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.admission import admit
@@ -73,22 +73,27 @@ async def _tenant(database: Database, run_id: str) -> str:
         return str(await connection.fetchval("SELECT tenant FROM run WHERE run_id = $1", uuid.UUID(run_id)))
 
 
-async def test_each_tenant_puts_a_few_runs_into_a_group_and_keeps_their_order(door: Invoker) -> None:
+@pytest.mark.parametrize("gather", [False, True])
+async def test_each_tenant_puts_a_few_runs_into_a_group_and_keeps_their_order(*, gather: bool) -> None:
+    lines = Lines()
     entered: list[Invocation] = []
     groups: list[list[Invocation]] = []
 
     def enter(tenant: str, runs: int) -> None:
-        for _ in range(runs):
+        for number in range(runs):
             one = invocation(intent="count", tenant=tenant)
             entered.append(one)
-            door.parts.door._enter(one)
+            waiting = (one, asyncio.get_running_loop().create_future())
+            # Who comes behind one that is gathered is gathered too, or it came before it.
+            assert lines.join(0.0, waiting, gather=gather and number == 0) is gather
 
-    # Nothing awaits here, so that the door's own loop takes none of it.
     enter("noisy", 600)
     enter("light", 1)
     enter("other", 50)
-    while door.parts.door._waiting:
-        groups.append([one for one, _ in door.parts.door._take()])
+    assert bool(lines) is not gather
+    lines.gathered()
+    while lines:
+        groups.append([one for one, _ in lines.take()])
     sizes = [Counter(one.tenant for one in group) for group in groups]
     assert sizes[0] == {"noisy": MAX_SHARE, "light": 1, "other": MAX_SHARE}
     assert sizes[1] == {"noisy": MAX_SHARE, "other": 50 - MAX_SHARE}
@@ -96,4 +101,16 @@ async def test_each_tenant_puts_a_few_runs_into_a_group_and_keeps_their_order(do
     for tenant in ("noisy", "light", "other"):
         told = [one.run_id for group in groups for one in group if one.tenant == tenant]
         assert told == [one.run_id for one in entered if one.tenant == tenant]
-    assert door.parts.door._waiting_bytes == 0
+    assert lines.take() == []
+
+
+async def test_a_line_that_stands_still_takes_nobody_more_and_the_others_do() -> None:
+    lines = Lines()
+    for tenant, at in (("noisy", 0.0), ("light", MAX_WAIT)):
+        one = invocation(intent="count", tenant=tenant)
+        lines.join(at, (one, asyncio.get_running_loop().create_future()))
+    now = MAX_WAIT + 0.1
+    assert [lines.is_closed(tenant, now) for tenant in ("noisy", "light", "new")] == [True, False, False]
+    large = invocation(intent="count", tenant="new", envelope=bytes(MAX_BYTES))
+    lines.join(now, (large, asyncio.get_running_loop().create_future()), gather=True)
+    assert lines.is_closed("light", now)

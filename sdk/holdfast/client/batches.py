@@ -1,8 +1,6 @@
 """The calls about batches, which the Invoker serves."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Literal
 
 import grpc
@@ -22,17 +20,16 @@ from holdfast.client.batch import (
     ReviewPolicy,
     Stratum,
 )
+from holdfast.client.batch_upload import BatchUpload
 from holdfast.client.link import Link
 from holdfast.client.retry import Repetition
 from holdfast.client.stream import Stream
 from holdfast.client.wire_batch import (
     batch_of,
-    chunks,
     filter_message,
     item_of,
     progress_of,
     reviewed_of,
-    spec_message,
     stratum_of,
 )
 from holdfast.client.wire_batch_review import (
@@ -46,8 +43,6 @@ from holdfast.client.wire_status import error_of
 from holdfast.client.wire_value import duration_of
 from holdfast.v1 import batch_pb2, batch_service_pb2_grpc
 from holdfast.v1 import batch_service_pb2 as pb
-
-_UPLOAD_S = 600.0  # of one stream; a longer upload goes on over the next
 
 
 class BatchWatch(Stream[tuple[Batch, BatchProgress]]):
@@ -90,39 +85,8 @@ class Batches:
         """
         if (items is None) == (spec.source is None):
             raise ValueError("The items of a batch are sent, or come from its source.")
-        offset = 0
-        repetition = Repetition(self._link.reconnects)
-        if not batch_id:
-            made = await self._upload([pb.CreateBatchRequest(spec=spec_message(spec))])
-            batch_id, offset = made.batch.batch_id, made.next_offset
-            if items is None or batch_of(made.batch).status is not BatchStatus.UPLOADING:
-                return batch_of(made.batch)
-        else:
-            offset = (await self.get(batch_id))[0].uploaded_items
-        while True:
-            try:
-                made = await self._upload(_messages(batch_id, items or (), offset))
-            except grpc.aio.AioRpcError as failure:
-                await repetition.pause(error_of(failure))
-                offset = (await self.get(batch_id))[0].uploaded_items
-            else:
-                return batch_of(made.batch)
-
-    async def _upload(self, messages: Iterable[pb.CreateBatchRequest]) -> pb.CreateBatchResponse:
-        first = isinstance(messages, list)
-        broken: list[Exception] = []
-        call: Any = self._stub.CreateBatch(
-            _remembering(messages, broken), metadata=self._link.metadata, timeout=_UPLOAD_S
-        )
-        try:
-            response: pb.CreateBatchResponse = await call
-        except (grpc.aio.AioRpcError, asyncio.CancelledError) as failure:
-            if broken:  # gRPC cancels the call of an iterator that raises, and says no more
-                raise broken[0] from failure
-            if first and isinstance(failure, grpc.aio.AioRpcError):
-                raise error_of(failure) from failure
-            raise
-        return response
+        upload = BatchUpload(self._stub, self._link)
+        return await (upload.go_on(batch_id, items or ()) if batch_id else upload.create(spec, items))
 
     async def start(self, batch_id: str) -> Batch:
         """Start a batch whose items are all here. Raises `BatchNotReady`, `BatchNotFound`."""
@@ -354,23 +318,3 @@ class Batches:
                 return
             finally:
                 call.cancel()
-
-
-def _remembering(
-    messages: Iterable[pb.CreateBatchRequest], broken: list[Exception]
-) -> Iterator[pb.CreateBatchRequest]:
-    """Yield messages, and keep what the caller's items raised."""
-    try:
-        yield from messages
-    except Exception as error:
-        broken.append(error)
-        raise
-
-
-def _messages(batch_id: str, items: Iterable[BatchInput], offset: int) -> Iterator[pb.CreateBatchRequest]:
-    yield pb.CreateBatchRequest(resume_batch_id=batch_id)
-    count = offset
-    for chunk in chunks(islice(items, offset, None), offset):
-        count = chunk.offset + len(chunk.items)
-        yield pb.CreateBatchRequest(chunk=chunk)
-    yield pb.CreateBatchRequest(complete_count=count)

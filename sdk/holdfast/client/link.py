@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from holdfast.client.retry import Retries, calling
+from holdfast.client.retry import Retries, RetryBudget, calling
 from holdfast.client.trace import trace_metadata
 
 R = TypeVar("R")
@@ -21,6 +21,7 @@ class Link:
     reconnects: Retries
     timeout: float
     token: str = field(default="", repr=False)
+    budget: RetryBudget = field(default_factory=RetryBudget, repr=False, compare=False)
 
     @property
     def metadata(self) -> Metadata:
@@ -47,4 +48,4 @@ class Link:
         async def attempt() -> R:
             return await method(request, timeout=self.timeout + wait, metadata=(*self.metadata, *more))
 
-        return await calling(attempt, self.retries if repeatable else None)
+        return await calling(attempt, self.retries if repeatable else None, self.budget)

@@ -46,6 +46,7 @@ async def main(stop: Stop) -> None:
                 translate=as_fault,
                 access=ledger_access(db, settings),
                 hot=HOT,
+                shed=parts.door.shed,
                 metrics=metrics,
                 metrics_listen=settings.metrics_listen,
             )

@@ -3,27 +3,33 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
-from uuid import UUID
 
 import grpc
 
 from holdfast.invoker.batch_export import export
 from holdfast.invoker.batch_message import batch_message, item_message, read_filter
-from holdfast.invoker.batch_policy import allow_policy, check_rate, check_review, review_rule
+from holdfast.invoker.batch_policy import allow_policy, check_rate, check_review
 from holdfast.invoker.batch_progress import Progress
+from holdfast.invoker.batch_request import (
+    batch_id_of,
+    number_of,
+    refuse,
+    review_of,
+    text_of,
+    tolerance_of,
+)
 from holdfast.invoker.batch_reviewing import Reviewing
-from holdfast.invoker.batch_spec import check_parallelism, check_tolerance
+from holdfast.invoker.batch_spec import check_parallelism
 from holdfast.invoker.batches import Batches
 from holdfast.invoker.envelope import Violations
 from holdfast.invoker.parts import Parts
 from holdfast.kit.errors import StreamProtocol
-from holdfast.kit.rpc.page import cursor_of, size_of, token_of
+from holdfast.kit.rpc.page import size_of, token_of
 from holdfast.kit.rpc.person import caller
 from holdfast.kit.rpc.tenant import current_tenant
 from holdfast.kit.rpc.violation import Violations as PageViolations
 from holdfast.ledger import batch as ledger_batch
 from holdfast.ledger import batch_resend, batch_retry, batch_update, batch_view
-from holdfast.ledger.batch_update import ReviewRule
 from holdfast.ledger.batch_view import BatchFilter, BatchView
 from holdfast.ledger.domain.batch import BatchStatus
 from holdfast.v1 import batch_pb2, batch_service_pb2_grpc
@@ -65,7 +71,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
                 batch, reattached = await self._opened(tenant, kind, request)
             elif kind == "chunk":
                 if request.chunk.offset < 0:
-                    _refuse("chunk.offset", "must not be negative")
+                    refuse("chunk.offset", "must not be negative")
                 await self._batches.append(batch, request.chunk.offset, list(request.chunk.items))
             elif kind == "complete_count":
                 await self._batches.complete(batch, request.complete_count)
@@ -86,7 +92,9 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
             made = await self._batches.create(request.spec, tenant=tenant)
             return made.batch, made.reattached
         if kind == "resume_batch_id":
-            return await self._batches.get(tenant, _id(request.resume_batch_id, "resume_batch_id")), True
+            return await self._batches.get(
+                tenant, batch_id_of(request.resume_batch_id, "resume_batch_id")
+            ), True
         raise StreamProtocol("The first message is spec or resume_batch_id.")
 
     async def StartBatch(  # noqa: N802
@@ -95,7 +103,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         _context: Context,
     ) -> pb.StartBatchResponse:
         """Start a batch whose items are all here."""
-        started = await self._batches.start(current_tenant(), _id(request.batch_id))
+        started = await self._batches.start(current_tenant(), batch_id_of(request.batch_id))
         return pb.StartBatchResponse(batch=batch_message(started))
 
     async def GetBatch(  # noqa: N802
@@ -104,7 +112,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         _context: Context,
     ) -> pb.GetBatchResponse:
         """Read a batch and how far it is."""
-        read = (await self._progress.now(current_tenant(), _id(request.batch_id))).message
+        read = (await self._progress.now(current_tenant(), batch_id_of(request.batch_id))).message
         return pb.GetBatchResponse(batch=read.batch, progress=read.progress)
 
     async def ListBatches(  # noqa: N802
@@ -115,7 +123,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         """List the tenant's batches, the newest first."""
         wrong = PageViolations()
         limit = size_of(wrong, request.page_size)
-        cursor = _number(wrong, "batches", request.page_token)
+        cursor = number_of(wrong, "batches", request.page_token)
         for at, status in enumerate(request.statuses):
             if int(status) not in BatchStatus.__members__.values():
                 wrong.add(f"statuses[{at}]", "is not a status of a batch")
@@ -139,9 +147,9 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         """List items in order."""
         wrong = PageViolations()
         limit = size_of(wrong, request.page_size)
-        after = _number(wrong, "items", request.page_token)
+        after = number_of(wrong, "items", request.page_token)
         wrong.check()
-        batch_id = _id(request.batch_id)
+        batch_id = batch_id_of(request.batch_id)
         which = read_filter(Violations(), request.filter)
         await self._batches.get(current_tenant(), batch_id)
         async with self._db.connection() as connection:
@@ -176,7 +184,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
             least=_LEAST_S,
         )
         wrong.check()
-        batch_id, tenant = _id(request.batch_id), current_tenant()
+        batch_id, tenant = batch_id_of(request.batch_id), current_tenant()
         last: bytes | None = None
         reading = await self._progress.now(tenant, batch_id)
         while True:
@@ -195,8 +203,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         _context: Context,
     ) -> pb.PauseBatchResponse:
         """Start no further items."""
-        reason = _text("reason", request.reason)
-        batch = await ledger_batch.pause(self._db, current_tenant(), _id(request.batch_id), reason)
+        reason = text_of("reason", request.reason)
+        batch = await ledger_batch.pause(self._db, current_tenant(), batch_id_of(request.batch_id), reason)
         return pb.PauseBatchResponse(batch=batch_message(batch))
 
     async def ResumeBatch(  # noqa: N802
@@ -205,8 +213,10 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         _context: Context,
     ) -> pb.ResumeBatchResponse:
         """Go on where a batch was paused."""
-        tolerance = _tolerance(request)
-        batch = await ledger_batch.resume(self._db, current_tenant(), _id(request.batch_id), tolerance)
+        tolerance = tolerance_of(request)
+        batch = await ledger_batch.resume(
+            self._db, current_tenant(), batch_id_of(request.batch_id), tolerance
+        )
         self._driver.loop.wake()
         self._applier.loop.wake()
         return pb.ResumeBatchResponse(batch=batch_message(batch))
@@ -217,8 +227,8 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         _context: Context,
     ) -> pb.CancelBatchResponse:
         """End a batch."""
-        reason = _text("reason", request.reason)
-        batch = await ledger_batch.cancel(self._db, current_tenant(), _id(request.batch_id), reason)
+        reason = text_of("reason", request.reason)
+        batch = await ledger_batch.cancel(self._db, current_tenant(), batch_id_of(request.batch_id), reason)
         self._driver.loop.wake()
         return pb.CancelBatchResponse(batch=batch_message(batch))
 
@@ -233,7 +243,7 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         if which.statuses or which.label or which.max_confidence:
             wrong.add("filter", "can name keys and a failure_reason: items that failed have nothing else")
         found = read_filter(wrong, which)
-        tenant, batch_id = current_tenant(), _id(request.batch_id)
+        tenant, batch_id = current_tenant(), batch_id_of(request.batch_id)
         applies = batch_resend.applies(await self._batches.get(tenant, batch_id))
         again = batch_resend.apply_again if applies else batch_retry.retry_items
         batch, count = await again(self._db, tenant, batch_id, found, dry_run=request.dry_run)
@@ -261,11 +271,11 @@ class BatchServicer(batch_service_pb2_grpc.BatchServiceServicer):
         batch = await batch_update.update(
             self._db,
             current_tenant(),
-            _id(request.batch_id),
+            batch_id_of(request.batch_id),
             max_parallelism=request.max_parallelism if request.HasField("max_parallelism") else None,
             priority=request.priority if request.HasField("priority") else None,
-            tolerance=_tolerance(request),
-            review=_review(request),
+            tolerance=tolerance_of(request),
+            review=review_of(request),
             apply_per_second=(
                 request.apply_items_per_second if request.HasField("apply_items_per_second") else None
             ),
@@ -323,47 +333,3 @@ def _mark(message: pb.WatchBatchResponse) -> bytes:
     for passing in ("snapshot_time", "eta_earliest", "eta_latest"):
         shown.progress.ClearField(passing)
     return shown.SerializeToString(deterministic=True)
-
-
-def _id(text: str, field: str = "batch_id") -> UUID:
-    wrong = Violations()
-    batch_id = wrong.run_id(field, text)
-    wrong.settle()
-    assert batch_id is not None  # settle() raised otherwise
-    return batch_id
-
-
-def _text(field: str, value: str) -> str:
-    wrong = Violations()
-    wrong.text(field, value, limit=1000)
-    wrong.settle()
-    return value
-
-
-def _refuse(field: str, description: str) -> None:
-    wrong = Violations()
-    wrong.add(field, description)
-    wrong.settle()
-
-
-def _tolerance(request: pb.ResumeBatchRequest | pb.UpdateBatchRequest) -> tuple[int, float] | None:
-    if not request.HasField("tolerance"):
-        return None
-    wrong = Violations()
-    check_tolerance(wrong, "tolerance", request.tolerance)
-    wrong.settle()
-    return request.tolerance.max_items, request.tolerance.max_share
-
-
-def _review(request: pb.UpdateBatchRequest) -> ReviewRule | None:
-    return review_rule(request.review) if request.HasField("review") else None
-
-
-def _number(wrong: PageViolations, kind: str, token: str) -> int | None:
-    cursor = cursor_of(wrong, kind, token)
-    if not cursor:
-        return None
-    if not cursor.isdecimal() or len(cursor) > 18:  # noqa: PLR2004 - digits of a bigint
-        wrong.add("page_token", "must be the next_page_token of a page before")
-        return None
-    return int(cursor)

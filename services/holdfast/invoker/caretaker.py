@@ -1,4 +1,4 @@
-"""What the clock brings about: sessions let go, deadlines, delays, waits, schedules, runs kept no longer."""
+"""What the clock brings about: sessions let go, deadlines, delays, waits, schedules, removals."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from holdfast.kit.errors import SessionUnknown
 from holdfast.kit.ids import new_id
 from holdfast.kit.loops import Loop
 from holdfast.kit.telemetry.logs import logger
-from holdfast.ledger import due, due_wake, held, orphan, removal, throttle
+from holdfast.ledger import batch_removal, due, due_wake, held, orphan, removal, session_removal, throttle
 from holdfast.ledger import session as ledger_session
 from holdfast.ledger.asked import Asked, asked_of
 from holdfast.ledger.look import look
@@ -230,10 +230,15 @@ class Caretaker:
         return 1
 
     async def remove(self) -> int:
-        """Remove runs whose tenant's retention is over; 0 once there is none."""
-        done = await removal.remove(self._db)
-        self._metrics.removed.inc(done.removed)
-        return done.removed + done.put_off
+        """Remove some of the runs, batches and sessions whose retention is over; 0 once there is none."""
+        runs = await removal.remove(self._db)
+        batches = await batch_removal.remove_batches(self._db)
+        sessions = await session_removal.remove_sessions(self._db)
+        self._metrics.removed.inc(runs.removed)
+        self._metrics.batches_removed.inc(batches.removed)
+        self._metrics.sessions_removed.inc(sessions.removed)
+        found = sum(done.removed + done.put_off for done in (runs, batches, sessions))
+        return found + await batch_removal.remove_batch_rows(self._db)
 
 
 def _renewed(sessions: Sequence[RunnerSession], when: float) -> None:

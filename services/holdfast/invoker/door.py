@@ -1,13 +1,8 @@
-"""One door for all runs: what waits goes in as one group, idle runners get theirs in the same transaction.
-
-Tenants stand in lines of their own. Where several wait, each puts a few into a group: no run of one waits
-for as long as hundreds of another take.
-"""
+"""One door for all runs: what waits goes in as one group, idle runners get theirs in the same transaction."""
 
 import asyncio
 import secrets
 import time
-from collections import deque
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
@@ -16,26 +11,22 @@ from holdfast.invoker.admission_trace import admission
 from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.intents import Intents
+from holdfast.invoker.lines import Lines, Waiting
 from holdfast.invoker.metrics import InvokerMetrics
 from holdfast.invoker.refusals import Refusals
 from holdfast.invoker.seating import reserve
 from holdfast.kit.db import Access, Database
-from holdfast.kit.errors import Fault, Internal, LedgerUnavailable, ShuttingDown
+from holdfast.kit.errors import Fault, Internal, ShuttingDown, TooManyCalls
+from holdfast.kit.rpc.shedding import taken
 from holdfast.kit.telemetry.logs import logger
 from holdfast.kit.telemetry.metrics import timed
 from holdfast.ledger.admission import Answer, admit
 from holdfast.ledger.values import Admitted, Invocation, Leased, Refused
 
-MAX_GROUP = 256
-MAX_SHARE = 32
-"""Of one tenant in a group while others wait."""
-MAX_GROUP_BYTES = 4 * 1024 * 1024
-MAX_WAITING = 20_000
-MAX_WAITING_BYTES = 128 * 1024 * 1024
+GATHER = 0.02
+"""Seconds for which calls of a tenant that is refused much are gathered: a group costs more than its runs."""
 
 _log = logger("invoker")
-
-Waiting = tuple[Invocation, "asyncio.Future[Admitted]"]
 
 
 class Door:
@@ -58,9 +49,8 @@ class Door:
         self._hints = hints
         self._intents = intents
         self._refusals = refusals
-        self._lines: dict[str, deque[Waiting]] = {}
-        self._waiting = 0
-        self._waiting_bytes = 0
+        self._lines = Lines()
+        self._gathering: asyncio.TimerHandle | None = None
         self._arrived = asyncio.Event()
         self._closed = False
 
@@ -74,6 +64,7 @@ class Door:
             with admission(invocation):
                 await self._intents.check(invocation.intent)
                 admitted = await self._enter(invocation)
+            taken()
             seconds = self._metrics.created if admitted.created else self._metrics.found
         except Fault as fault:
             self._metrics.refusals.labels(fault.reason).inc()
@@ -81,6 +72,11 @@ class Door:
         finally:
             timed(seconds, time.perf_counter() - began)
         return admitted
+
+    def shed(self, tenant: str, fault: Fault) -> None:
+        """Count a call that was refused before it came here."""
+        self._refusals.note(tenant, fault)
+        self._metrics.refusals.labels(fault.reason).inc()
 
     async def admit_all(self, invocations: Sequence[Invocation]) -> list[Admitted | BaseException]:
         """Admit many in order; each is answered by itself."""
@@ -112,25 +108,32 @@ class Door:
     def _enter(self, invocation: Invocation) -> "asyncio.Future[Admitted]":
         if self._closed:
             raise ShuttingDown("This invoker is draining; call another.")
-        if self._waiting >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
-            raise LedgerUnavailable("The ledger does not keep up; come again.", retry_after=1.0)
+        now = time.monotonic()
+        if self._lines.is_closed(invocation.tenant, now):
+            raise TooManyCalls("More runs are asked for than are let in.", quota="waiting", retry_after=1.0)
         future: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(invocation.tenant, deque()).append((invocation, future))
-        self._waiting += 1
-        self._waiting_bytes += len(invocation.envelope)
-        self._arrived.set()
+        pressed = self._refusals.presses(invocation.tenant)
+        if not self._lines.join(now, (invocation, future), gather=pressed):
+            self._arrived.set()
+        elif self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(GATHER, self._gathered)
         return future
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        self._lines.gathered()
+        self._arrived.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Admit what waits until told to stop; then refuse what comes, and finish what is there."""
         ending = asyncio.create_task(self._end(stop))
         try:
-            while self._waiting or not self._closed:
-                if not self._waiting:
+            while self._lines or not self._closed:
+                if not self._lines:
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
-                await self._admit_waiting(self._take())
+                await self._admit_waiting(self._lines.take())
         finally:
             self._closed = True
             ending.cancel()
@@ -138,27 +141,7 @@ class Door:
     async def _end(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._closed = True
-        self._arrived.set()
-
-    def _take(self) -> list[Waiting]:
-        """Take what waits, of each tenant in order, up to a group's limits; at least one."""
-        group: list[Waiting] = []
-        size, share = 0, MAX_GROUP if len(self._lines) == 1 else MAX_SHARE
-        for tenant in tuple(self._lines):
-            line = self._lines.pop(tenant)
-            for _ in range(min(share, MAX_GROUP - len(group), len(line))):
-                bytes_of = len(line[0][0].envelope)
-                if group and size + bytes_of > MAX_GROUP_BYTES:
-                    break
-                size += bytes_of
-                group.append(line.popleft())
-            if line:
-                self._lines[tenant] = line  # behind those who have not had their turn
-            if len(group) == MAX_GROUP:
-                break
-        self._waiting -= len(group)
-        self._waiting_bytes -= size
-        return group
+        self._gathered()
 
     async def _admit_waiting(self, group: list[Waiting]) -> None:
         """Admit what came together by chance: what breaks a group is found by halving it, and fails alone."""

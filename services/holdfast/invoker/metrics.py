@@ -81,6 +81,12 @@ class InvokerMetrics:
         self.removed = counter(
             registry, "holdfast_runs_removed_total", "Runs that were removed when their retention was over."
         )
+        self.batches_removed = counter(
+            registry, "holdfast_batches_removed_total", "Batches that were removed likewise."
+        )
+        self.sessions_removed = counter(
+            registry, "holdfast_sessions_removed_total", "Sessions that were forgotten likewise."
+        )
         self.queues = _Queues(registry)
 
     def watch_board(self, runners: Callable[[], int], credit: Callable[[], int]) -> None:

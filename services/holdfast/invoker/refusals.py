@@ -10,6 +10,8 @@ from holdfast.kit.loops import Loop
 from holdfast.ledger import tenant_queue
 
 SECONDS: Final = 1.0
+MANY: Final = 50
+"""Refusals in a second or two by which a tenant is known to ask for much more than it may."""
 
 
 class Refusals:
@@ -19,6 +21,7 @@ class Refusals:
         self._db = db
         self._full: Counter[str] = Counter()
         self._fast: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()
         self.loop = Loop("refusals", self.flush, interval=SECONDS, eager=False)
 
     def note(self, tenant: str, fault: Fault) -> None:
@@ -28,9 +31,14 @@ class Refusals:
         elif isinstance(fault, RateLimited):
             self._fast[tenant] += 1
 
+    def presses(self, tenant: str) -> bool:
+        """Say whether a tenant has been refused many times just now."""
+        return self._full[tenant] + self._fast[tenant] + self._before[tenant] >= MANY
+
     async def flush(self) -> int:
         """Write down what was counted; return for how many tenants."""
         full, fast = self._full, self._fast
+        self._before = full + fast
         self._full, self._fast = Counter(), Counter()
         refused = {tenant: (full[tenant], fast[tenant]) for tenant in {*full, *fast}}
         if refused:

@@ -18,8 +18,9 @@ class Bounds:
     """Of one tenant, so that it leaves room for others."""
     by_method: Mapping[str, int] = field(default_factory=dict)
     """Of one tenant to a method, by the method's full name: `/holdfast.v1.InvokerService/Converse`."""
-    streams_per_connection: int = 0
-    """What a client opens beyond that waits, on its own side, for one to end."""
+    streams_per_connection: int = MOST_CALLS_PER_TENANT
+    """What a client opens beyond that waits, on its own side, for one to end. Of calls that no handler has
+    taken yet gRPC keeps so many (`kit.rpc.server`) and cancels the rest, which are told nothing then."""
     reflection: bool = True
 
 

@@ -18,7 +18,7 @@ from holdfast.v1.invoker_service_pb2_grpc import InvokerServiceStub
 PATIENCE: Final = 10.0  # seconds for one try
 PAUSE: Final = 0.2
 _PASSING: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-_WAITS: Final = ("QUEUE_FULL", "RATE_LIMITED")
+_WAITS: Final = ("QUEUE_FULL", "RATE_LIMITED", "TOO_MANY_CALLS")
 _log: Final = logger("children")
 
 T = TypeVar("T")

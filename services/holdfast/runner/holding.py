@@ -12,24 +12,21 @@ from holdfast.agent.approval import NO_GATES, Gates
 from holdfast.agent.child import NO_CHILDREN, Children
 from holdfast.agent.chunk import Chunk
 from holdfast.agent.compensation import execution_of
-from holdfast.agent.engine.journal import Answer, Committed
-from holdfast.agent.engine.mailbox import Mailbox, signal_of
+from holdfast.agent.engine.mailbox import signal_of
 from holdfast.agent.engine.transcript import Speakers
 from holdfast.agent.error import HandedBack, LeaseLost, RunCancelled, RunStopped
-from holdfast.agent.execution import Execution, Left
+from holdfast.agent.execution import Left
 from holdfast.agent.wire.invocation import History, Invocation, read_assignment
 from holdfast.kit import crash_point
 from holdfast.kit.telemetry.logs import logger
 from holdfast.payload import Sealing
 from holdfast.runner.agents import Agents, Served
-from holdfast.runner.capability import LeaseCapability, work_for
+from holdfast.runner.capability import work_for
 from holdfast.runner.commit_stream import CommitStream
-from holdfast.runner.memory import RunMemory
+from holdfast.runner.held import Held
 from holdfast.runner.metrics import RunnerMetrics
-from holdfast.runner.observation import Observation, Sent, fields_of
-from holdfast.v1.checkpoint_pb2 import Commit
+from holdfast.runner.observation import Observation, fields_of
 from holdfast.v1.mailbox_pb2 import MailboxSignal
-from holdfast.v1.transcript_pb2 import RunEvent
 from holdfast.v1.work_service_pb2 import Assignment, LeaseRef, RenewedCapability
 
 REMEMBERED: Final = 10_000
@@ -42,64 +39,6 @@ _OVER: Final = (
 )
 
 _log: Final = logger("runner")
-
-
-class Held:
-    """One run under one lease; the journal of its execution."""
-
-    def __init__(
-        self,
-        invocation: Invocation,
-        commits: CommitStream,
-        observation: Observation,
-        capability: str = "",
-        sealing: Sealing | None = None,
-    ) -> None:
-        self._sealing = sealing
-        self.observation = observation
-        self.capability = LeaseCapability(capability)
-        self.invocation = invocation
-        self.memory = RunMemory(invocation.run_id, invocation.last_sequence)
-        self.mailbox = Mailbox()
-        self.execution: Execution | Chunk | None = None
-        self.stopped: RunStopped | None = None
-        self.task: asyncio.Task[None] | None = None
-        self._commits = commits
-
-    def stop(self, stopped: RunStopped) -> None:
-        """Stop the run, or see to it that it does not start."""
-        lost = isinstance(stopped, LeaseLost)
-        if self.execution is not None:
-            self.execution.stop(stopped)
-        elif self.stopped is None or lost:
-            self.stopped = stopped
-            if lost and self.task is not None:
-                self.task.cancel()
-        if lost:
-            self._commits.forget(self.invocation.run_id, self.invocation.epoch)
-
-    def commit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
-        """Send a commit, and remember up to where the transcript is durable."""
-        commit.capability = self.capability.text
-        sent = Sent(self.observation, commit.number)
-        commit.traceparent = sent.traceparent
-        commit.correlation_id = self.invocation.correlation_id
-        events = commit.events.events
-        last = events[-1].sequence if events else 0
-
-        def noted(answer: Answer) -> None:
-            sent.answered(answer)
-            if last and isinstance(answer, Committed):
-                self.memory.committed = last
-            answered(answer)
-
-        if self._sealing is not None:  # not where it is written: what is sealed is larger
-            commit = self._sealing.sealed(commit)
-        self._commits.commit(commit, noted, self.observation.fields)
-
-    def happened(self, event: RunEvent) -> None:
-        """Keep an event for those who follow the run."""
-        self.memory.append(event)
 
 
 class Holding:

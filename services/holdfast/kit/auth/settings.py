@@ -66,7 +66,7 @@ class AccessSettings:
         (), help="bounds per tenant and method, as InvokerService.Converse=500,BatchService.WatchBatch=50"
     )
     max_streams_per_connection: int = setting(
-        0,
+        MOST_CALLS_PER_TENANT,
         help="calls that one connection may have open; those beyond wait at the client; 0: no bound",
         minimum=0,
     )

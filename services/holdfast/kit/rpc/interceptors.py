@@ -12,6 +12,7 @@ from holdfast.kit.rpc.deadline import DeadlineLayer
 from holdfast.kit.rpc.faults import FaultLayer, Translate
 from holdfast.kit.rpc.identity import IdentityLayer
 from holdfast.kit.rpc.request_log import Ended, RequestLogLayer
+from holdfast.kit.rpc.shedding import Refusals, Shed, ShedDoor, ShedLayer
 from holdfast.kit.rpc.tracing import server_layers
 
 OPEN: Final = Access()
@@ -24,21 +25,25 @@ def server_interceptors(
     hot: Collection[str] = (),
     access: Access = OPEN,
     ended: Ended | None = None,
+    shed: Shed | None = None,
     more: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> list[grpc.aio.ServerInterceptor]:
-    """Return request log → errors → tracing → identity → crowd → audit → deadline → `more`.
+    """Return door → request log → errors → tracing → identity → refusals → crowd → audit → deadline → `more`.
 
     `translate` makes faults of exceptions the kit does not know (a service with a ledger passes
     `kit.db.as_fault`); `hot` names the methods whose success is logged at debug only; `ended` hears of
-    every call.
+    every call, `shed` of those refused at the door.
 
     The outermost keeps what the others make of a method, so each in `more` is asked once per method too.
     """
+    refusals = Refusals(ended, shed)
     return [
+        ShedDoor(refusals),
         RequestLogLayer(hot, ended),
         FaultLayer(translate),
         *server_layers(),
         IdentityLayer(access),
+        ShedLayer(refusals),
         CrowdLayer(access.bounds),
         AuditLayer(access.audit),
         DeadlineLayer(),

@@ -15,6 +15,7 @@ from holdfast.kit.rpc.faults import Translate
 from holdfast.kit.rpc.interceptors import OPEN, server_interceptors
 from holdfast.kit.rpc.limits import MESSAGE_OPTIONS
 from holdfast.kit.rpc.reflection import add_reflection
+from holdfast.kit.rpc.shedding import Shed
 from holdfast.kit.rpc.tls import server_credentials
 from holdfast.kit.telemetry.logs import logger
 from holdfast.kit.telemetry.metrics import Metrics
@@ -59,6 +60,7 @@ class Server:
         *,
         translate: Translate | None = None,
         hot: Collection[str] = (),
+        shed: Shed | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         access: Access = OPEN,
         metrics: Metrics | None = None,
@@ -69,8 +71,8 @@ class Server:
     ) -> None:
         """Make a server for `address` (`host:port`, port 0 for any free one, or `unix:/path`).
 
-        `translate`, `hot` and `interceptors` (innermost) are those of `server_interceptors`; `metrics` count
-        the calls. With
+        `translate`, `hot`, `shed` and `interceptors` (innermost) are those of `server_interceptors`;
+        `metrics` count the calls. With
         `max_connection_age` (seconds) clients connect anew from time to time, and find new replicas. `access`
         says who may call; where anybody may, an address others can reach is refused unless it or
         `allow_insecure_bind` allows it.
@@ -98,6 +100,7 @@ class Server:
                 hot=hot,
                 access=access,
                 ended=None if metrics is None else metrics.calls.ended,
+                shed=shed,
                 more=interceptors,
             ),
             options=options,

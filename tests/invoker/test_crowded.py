@@ -1,0 +1,68 @@
+"""More runs are asked for than are let in: nobody waits long to hear it, and groups stay worth their cost."""
+
+import asyncio
+import time
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from holdfast.invoker import lines as lines_module
+from holdfast.invoker import refusals as refusals_module
+from holdfast.kit.errors import QueueFull, TooManyCalls
+from tests.invoker.stand import Invoker, reason_of
+from tests.kit.until import until
+
+
+def refused(error: Any, *, quota: str) -> None:
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    details = {each.type_url.rpartition(".")[2]: each for each in rpc_status.from_call(error).details}
+    assert set(details) == {"ErrorInfo", "RetryInfo", "QuotaFailure"}
+    failure = error_details_pb2.QuotaFailure.FromString(details["QuotaFailure"].value)
+    assert failure.violations[0].subject == quota
+
+
+@pytest.mark.usefixtures("worker")
+async def test_once_the_first_in_the_line_has_waited_too_long_nobody_joins_it(
+    door: Invoker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines_module, "MAX_WAIT", 0.05)
+    await door.invoke()
+    connection = await asyncpg.connect(door.url, server_settings={"search_path": "holdfast"})
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT FROM tenant FOR UPDATE")
+        lines = door.parts.door._lines
+        held = [asyncio.ensure_future(door.invoke())]
+        locks = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        while not await connection.fetchval(locks):  # noqa: ASYNC110 - another process's state
+            await asyncio.sleep(0.01)
+        held.append(asyncio.ensure_future(door.invoke()))
+        await until(lambda: lines.is_closed("default", time.monotonic()))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await door.invoke()
+        assert reason_of(caught.value) == TooManyCalls.reason
+        refused(caught.value, quota="waiting")
+        await transaction.rollback()
+    finally:
+        await connection.close()
+    answers = await asyncio.gather(*held)
+    assert len({answer.run.run_id for answer in answers}) == 2
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_calls_of_a_tenant_that_is_refused_much_go_in_together(
+    door: Invoker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals_module, "MANY", 3)
+    sizes: list[float] = []
+    monkeypatch.setattr(door.parts.door._metrics.group_size, "observe", sizes.append)
+    for _ in range(3):
+        door.parts.refusals.note("default", QueueFull("full"))
+    answers = await asyncio.gather(*(door.invoke() for _ in range(20)))
+    assert len({answer.run.run_id for answer in answers}) == 20
+    assert max(sizes) > 5
