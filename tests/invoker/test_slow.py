@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from holdfast.invoker.live import MAX_BUFFERED_BYTES, Feed, Room
+from holdfast.invoker.live import MAX_BUFFERED_BYTES, Feed, Room, _taken_apart
 from holdfast.kit.rpc.client import channel
 from holdfast.v1 import runner_service_pb2, transcript_pb2
 from tests.invoker.runner import Held, Runner, runner
@@ -181,3 +181,13 @@ async def test_who_reads_a_feed_looks_up_after_a_knock_and_misses_nothing() -> N
     put(feed, message(1, 2, 1))
     feed.end()
     assert [each and each.events.events[0].sequence async for each in messages] == [None, 1, 2]
+
+
+def test_of_a_shared_message_each_run_keeps_its_own_part() -> None:
+    shared = message(1, 1, 1)
+    for n in range(2):
+        shared.others.append(message(2, 5 + n, 1))
+    parts = _taken_apart(shared)
+    assert parts == [message(1, 1, 1), message(2, 5, 1), message(2, 6, 1)]
+    lone = message(1, 1, 1)
+    assert _taken_apart(lone) == [lone]

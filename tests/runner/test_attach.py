@@ -27,8 +27,9 @@ class Follower:
     def __init__(self, call: Any) -> None:
         self._call = call
 
-    async def subscribe(self, run_id: str, after: int = 0) -> None:
-        await self._call.write(AttachRequest(run_id=run_id, subscribe=AttachSubscribe(after_sequence=after)))
+    async def subscribe(self, run_id: str, after: int = 0, *, bundles: bool = False) -> None:
+        subscribe = AttachSubscribe(after_sequence=after, bundles=bundles)
+        await self._call.write(AttachRequest(run_id=run_id, subscribe=subscribe))
 
     async def cancel(self, run_id: str, reason: str) -> None:
         await self._call.write(AttachRequest(run_id=run_id, cancel=AttachCancel(reason=reason)))
@@ -96,6 +97,42 @@ async def test_events_are_told_as_they_happen_before_they_are_committed(
     assert [event.sequence for event in events] == list(range(2, len(events) + 2))
     assert "".join(event.token.text for event in events) == "one two three"
     assert events == run.events
+
+
+@pytest.mark.parametrize("bundles", [False, True])
+async def test_runs_that_speak_at_once_share_messages_to_who_reads_such(
+    platform: Platform, runner: Runner, *, bundles: bool
+) -> None:
+    app = App("choir")
+    sing = asyncio.Event()
+
+    @app.agent("choir")
+    async def choir(run: Run) -> None:
+        await sing.wait()
+        for verse in range(3):
+            run.say(f"verse {verse}")
+            await asyncio.sleep(0.05)
+
+    runs = [platform.add("choir") for _ in range(5)]
+    told: dict[str, list[Any]] = {run.run_id: [] for run in runs}
+    shared = 0
+    async with runner(app) as running, _attached(running.server.address) as follower:
+        for run in runs:
+            platform.lease(run)
+            await follower.subscribe(run.run_id, after=1, bundles=bundles)
+        gone: set[str] = set()
+        while len(gone) < len(runs):
+            message = await follower.read()
+            shared += len(message.others)
+            for each in (message, *message.others):
+                told[each.run_id].extend(each.events.events)
+                gone |= {each.run_id} if each.HasField("gone") else set()
+                assert each is message or not each.others
+            if all(told.values()):
+                sing.set()
+    assert (shared > 0) is bundles
+    for run in runs:
+        assert told[run.run_id] == run.events
 
 
 async def test_a_follower_that_leaves_and_comes_again_misses_nothing(

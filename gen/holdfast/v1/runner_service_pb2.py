@@ -27,7 +27,7 @@ from holdfast.v1 import sealing_pb2 as holdfast_dot_v1_dot_sealing__pb2
 from holdfast.v1 import transcript_pb2 as holdfast_dot_v1_dot_transcript__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n holdfast/v1/runner_service.proto\x12\x0bholdfast.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x19holdfast/v1/sealing.proto\x1a\x1choldfast/v1/transcript.proto\"\xee\x01\n\rAttachRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x31\n\tsubscribe\x18\x02 \x01(\x0b\x32\x1c.holdfast.v1.AttachSubscribeH\x00\x12\x35\n\x0bunsubscribe\x18\x03 \x01(\x0b\x32\x1e.holdfast.v1.AttachUnsubscribeH\x00\x12+\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x19.holdfast.v1.AttachCancelH\x00\x12+\n\x06signal\x18\x05 \x01(\x0b\x32\x19.holdfast.v1.AttachSignalH\x00\x42\t\n\x07message\")\n\x0f\x41ttachSubscribe\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\"\x13\n\x11\x41ttachUnsubscribe\"\x1e\n\x0c\x41ttachCancel\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x7f\n\x0c\x41ttachSignal\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12-\n\x07payload\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12\x0e\n\x06urgent\x18\x04 \x01(\x08\x12\x10\n\x08sequence\x18\x05 \x01(\x03\"\xbb\x01\n\x0e\x41ttachResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12)\n\x06\x65vents\x18\x03 \x01(\x0b\x32\x17.holdfast.v1.EventBatchH\x00\x12+\n\x06\x62\x65hind\x18\x04 \x01(\x0b\x32\x19.holdfast.v1.AttachBehindH\x00\x12\'\n\x04gone\x18\x05 \x01(\x0b\x32\x17.holdfast.v1.AttachGoneH\x00\x42\t\n\x07message\"B\n\x0c\x41ttachBehind\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x03\x12\x1a\n\x12\x63ommitted_sequence\x18\x02 \x01(\x03\"\x1b\n\nAttachGone\x12\r\n\x05\x65nded\x18\x01 \x01(\x08\" \n\x0c\x44rainRequest\x12\x10\n\x08grace_ms\x18\x01 \x01(\x03\"6\n\rDrainResponse\x12\x10\n\x08\x66inished\x18\x01 \x01(\x05\x12\x13\n\x0bhanded_back\x18\x02 \x01(\x05\x32\x96\x01\n\rRunnerService\x12\x45\n\x06\x41ttach\x12\x1a.holdfast.v1.AttachRequest\x1a\x1b.holdfast.v1.AttachResponse(\x01\x30\x01\x12>\n\x05\x44rain\x12\x19.holdfast.v1.DrainRequest\x1a\x1a.holdfast.v1.DrainResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n holdfast/v1/runner_service.proto\x12\x0bholdfast.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x19holdfast/v1/sealing.proto\x1a\x1choldfast/v1/transcript.proto\"\xee\x01\n\rAttachRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x31\n\tsubscribe\x18\x02 \x01(\x0b\x32\x1c.holdfast.v1.AttachSubscribeH\x00\x12\x35\n\x0bunsubscribe\x18\x03 \x01(\x0b\x32\x1e.holdfast.v1.AttachUnsubscribeH\x00\x12+\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x19.holdfast.v1.AttachCancelH\x00\x12+\n\x06signal\x18\x05 \x01(\x0b\x32\x19.holdfast.v1.AttachSignalH\x00\x42\t\n\x07message\":\n\x0f\x41ttachSubscribe\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x12\x0f\n\x07\x62undles\x18\x02 \x01(\x08\"\x13\n\x11\x41ttachUnsubscribe\"\x1e\n\x0c\x41ttachCancel\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x7f\n\x0c\x41ttachSignal\x12\x11\n\tsignal_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12-\n\x07payload\x18\x03 \x01(\x0b\x32\x16.google.protobuf.ValueB\x04\x88\xce\x18\x01\x12\x0e\n\x06urgent\x18\x04 \x01(\x08\x12\x10\n\x08sequence\x18\x05 \x01(\x03\"\xe8\x01\n\x0e\x41ttachResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12)\n\x06\x65vents\x18\x03 \x01(\x0b\x32\x17.holdfast.v1.EventBatchH\x00\x12+\n\x06\x62\x65hind\x18\x04 \x01(\x0b\x32\x19.holdfast.v1.AttachBehindH\x00\x12\'\n\x04gone\x18\x05 \x01(\x0b\x32\x17.holdfast.v1.AttachGoneH\x00\x12+\n\x06others\x18\x06 \x03(\x0b\x32\x1b.holdfast.v1.AttachResponseB\t\n\x07message\"B\n\x0c\x41ttachBehind\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x03\x12\x1a\n\x12\x63ommitted_sequence\x18\x02 \x01(\x03\"\x1b\n\nAttachGone\x12\r\n\x05\x65nded\x18\x01 \x01(\x08\" \n\x0c\x44rainRequest\x12\x10\n\x08grace_ms\x18\x01 \x01(\x03\"6\n\rDrainResponse\x12\x10\n\x08\x66inished\x18\x01 \x01(\x05\x12\x13\n\x0bhanded_back\x18\x02 \x01(\x05\x32\x96\x01\n\rRunnerService\x12\x45\n\x06\x41ttach\x12\x1a.holdfast.v1.AttachRequest\x1a\x1b.holdfast.v1.AttachResponse(\x01\x30\x01\x12>\n\x05\x44rain\x12\x19.holdfast.v1.DrainRequest\x1a\x1a.holdfast.v1.DrainResponseB\x13\n\x0f\x64\x65v.holdfast.v1P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,23 +40,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHREQUEST']._serialized_start=137
   _globals['_ATTACHREQUEST']._serialized_end=375
   _globals['_ATTACHSUBSCRIBE']._serialized_start=377
-  _globals['_ATTACHSUBSCRIBE']._serialized_end=418
-  _globals['_ATTACHUNSUBSCRIBE']._serialized_start=420
-  _globals['_ATTACHUNSUBSCRIBE']._serialized_end=439
-  _globals['_ATTACHCANCEL']._serialized_start=441
-  _globals['_ATTACHCANCEL']._serialized_end=471
-  _globals['_ATTACHSIGNAL']._serialized_start=473
-  _globals['_ATTACHSIGNAL']._serialized_end=600
-  _globals['_ATTACHRESPONSE']._serialized_start=603
-  _globals['_ATTACHRESPONSE']._serialized_end=790
-  _globals['_ATTACHBEHIND']._serialized_start=792
-  _globals['_ATTACHBEHIND']._serialized_end=858
-  _globals['_ATTACHGONE']._serialized_start=860
-  _globals['_ATTACHGONE']._serialized_end=887
-  _globals['_DRAINREQUEST']._serialized_start=889
-  _globals['_DRAINREQUEST']._serialized_end=921
-  _globals['_DRAINRESPONSE']._serialized_start=923
-  _globals['_DRAINRESPONSE']._serialized_end=977
-  _globals['_RUNNERSERVICE']._serialized_start=980
-  _globals['_RUNNERSERVICE']._serialized_end=1130
+  _globals['_ATTACHSUBSCRIBE']._serialized_end=435
+  _globals['_ATTACHUNSUBSCRIBE']._serialized_start=437
+  _globals['_ATTACHUNSUBSCRIBE']._serialized_end=456
+  _globals['_ATTACHCANCEL']._serialized_start=458
+  _globals['_ATTACHCANCEL']._serialized_end=488
+  _globals['_ATTACHSIGNAL']._serialized_start=490
+  _globals['_ATTACHSIGNAL']._serialized_end=617
+  _globals['_ATTACHRESPONSE']._serialized_start=620
+  _globals['_ATTACHRESPONSE']._serialized_end=852
+  _globals['_ATTACHBEHIND']._serialized_start=854
+  _globals['_ATTACHBEHIND']._serialized_end=920
+  _globals['_ATTACHGONE']._serialized_start=922
+  _globals['_ATTACHGONE']._serialized_end=949
+  _globals['_DRAINREQUEST']._serialized_start=951
+  _globals['_DRAINREQUEST']._serialized_end=983
+  _globals['_DRAINRESPONSE']._serialized_start=985
+  _globals['_DRAINRESPONSE']._serialized_end=1039
+  _globals['_RUNNERSERVICE']._serialized_start=1042
+  _globals['_RUNNERSERVICE']._serialized_end=1192
 # @@protoc_insertion_point(module_scope)

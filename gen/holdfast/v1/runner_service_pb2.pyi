@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf.internal import containers as _containers
 from holdfast.v1 import transcript_pb2 as _transcript_pb2
 import builtins as _builtins
 import sys
@@ -73,16 +75,20 @@ class AttachSubscribe(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    BUNDLES_FIELD_NUMBER: _builtins.int
     after_sequence: _builtins.int
     """Those after this one."""
+    bundles: _builtins.bool
+    """True from an Invoker that reads `AttachResponse.others`, of whatever run; it says so each time."""
     def __init__(
         self,
         *,
         after_sequence: _builtins.int = ...,
+        bundles: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "bundles", b"bundles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,6 +186,7 @@ class AttachResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     BEHIND_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     epoch: _builtins.int
@@ -198,6 +205,12 @@ class AttachResponse(_message.Message):
     def gone(self) -> Global___AttachGone:
         """The run is not, or no longer, on this runner; the ledger knows the rest."""
 
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttachResponse]:
+        """What happened in other runs, each without others of its own: many who speak at once share a message.
+        Only where a subscription on this stream has said `bundles`.
+        """
+
     def __init__(
         self,
         *,
@@ -206,10 +219,11 @@ class AttachResponse(_message.Message):
         events: _transcript_pb2.EventBatch | None = ...,
         behind: Global___AttachBehind | None = ...,
         gone: Global___AttachGone | None = ...,
+        others: _abc.Iterable[Global___AttachResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "events", b"events", "gone", b"gone", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "epoch", b"epoch", "events", b"events", "gone", b"gone", "message", b"message", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind", "epoch", b"epoch", "events", b"events", "gone", b"gone", "message", b"message", "others", b"others", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["events", "behind", "gone"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015

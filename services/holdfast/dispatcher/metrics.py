@@ -43,9 +43,11 @@ class DispatcherMetrics:
             "Attempts to deliver, by kind and what came of the effect: delivered, dead_lettered, retried.",
             ["kind", "outcome"],
         )
-        for kind in sorted(set(KINDS.values())):
-            for outcome in (*_OUTCOMES.values(), "retried"):
-                self._effects.labels(kind, outcome)
+        self._counted = {
+            (kind, outcome): (self._effects.labels(kind, outcome), self._seconds.labels(kind, outcome))
+            for kind in sorted(set(KINDS.values()))
+            for outcome in (*_OUTCOMES.values(), "retried")
+        }
         self._due = Gauge(
             "holdfast_effects_pending",
             "Effects that may be sent now and are not yet, by kind; every Dispatcher shows the same.",
@@ -77,8 +79,9 @@ class DispatcherMetrics:
             return
         kind = kind_of(delivery.destination.url)
         outcome = _OUTCOMES.get(settlement.verdict.status, "retried")
-        self._effects.labels(kind, outcome).inc()
-        timed(self._seconds.labels(kind, outcome), settlement.duration_s, delivery.traceparent)
+        effects, seconds = self._counted[kind, outcome]
+        effects.inc()
+        timed(seconds, settlement.duration_s, delivery.traceparent)
 
     async def look(self, db: Database) -> int:
         """Take the figures from the ledger once."""

@@ -4,6 +4,7 @@ Source of the signature: the Standard Webhooks specification (headers webhook-id
 webhook-signature). What of a key does not fit into a header's value (RFC 9110) is percent-encoded.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,6 +40,7 @@ KEY: Final = "{key}"
 """Stands for the idempotency key in a status URL."""
 # Everything printable, but the percent sign: two keys never become one.
 _PLAIN: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+_IS_PLAIN: Final = re.compile(r"[!-$&-~]*").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class OutgoingRequest:
 
 def header_key(idempotency_key: str) -> str:
     """Return an idempotency key as a header carries it: printable ASCII but `%` and spaces as it is."""
-    return quote(idempotency_key, safe=_PLAIN)
+    return idempotency_key if _IS_PLAIN(idempotency_key) else quote(idempotency_key, safe=_PLAIN)
 
 
 def outgoing(delivery: Delivery, secrets: Secrets, now: Callable[[], datetime]) -> OutgoingRequest:

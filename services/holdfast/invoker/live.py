@@ -154,7 +154,7 @@ class RunnerLink:
         """Follow a run from after a sequence."""
         feed = Feed(run_id, self._room, self._leave)
         self._feeds.setdefault(run_id, []).append(feed)
-        subscribe = runner_service_pb2.AttachSubscribe(after_sequence=after_sequence)
+        subscribe = runner_service_pb2.AttachSubscribe(after_sequence=after_sequence, bundles=True)
         self._requests.put_nowait(Attach(run_id=run_id, subscribe=subscribe))
         return feed
 
@@ -194,9 +194,8 @@ class RunnerLink:
                 proof = ((HEADER, f"Bearer {token}"),) if token else ()
                 async with streaming(stub.Attach(self._outgoing(), metadata=proof)) as responses:
                     async for message in responses:
-                        size = message.ByteSize()
-                        for feed in tuple(self._feeds.get(message.run_id, ())):
-                            feed.put(message, size)
+                        for each in _taken_apart(message):
+                            self._heard(each)
         except grpc.aio.AioRpcError as error:
             _log.info("runner link lost", address=self.address, code=error.code().name)
         except Exception as error:  # noqa: BLE001 - an address that is none, a message that cannot be read
@@ -206,6 +205,11 @@ class RunnerLink:
             for feeds in self._feeds.values():
                 for feed in feeds:
                     feed.end()
+
+    def _heard(self, message: runner_service_pb2.AttachResponse) -> None:
+        size = message.ByteSize()
+        for feed in tuple(self._feeds.get(message.run_id, ())):
+            feed.put(message, size)
 
     async def _outgoing(self) -> AsyncIterator[Attach]:
         while True:
@@ -218,6 +222,21 @@ class RunnerLink:
                 self._forget(self)  # who comes now opens another
                 return
             yield request
+
+
+def _taken_apart(message: runner_service_pb2.AttachResponse) -> list[runner_service_pb2.AttachResponse]:
+    """Return what a message says of each run; none keeps the others in memory."""
+    if not message.others:
+        return [message]
+    others = [_of_its_own(each) for each in message.others]
+    del message.others[:]
+    return [_of_its_own(message), *others]
+
+
+def _of_its_own(message: runner_service_pb2.AttachResponse) -> runner_service_pb2.AttachResponse:
+    own = runner_service_pb2.AttachResponse()
+    own.CopyFrom(message)
+    return own
 
 
 async def _no_token(_address: str) -> str:

@@ -24,6 +24,8 @@ PAGE: Final = 256
 """Events in one message, at most."""
 PAGE_BYTES: Final = 256 * 1024
 """Their bytes together, unless one event alone is larger: a message must stay well below 4 MiB."""
+BUNDLE_BYTES: Final = 64 * 1024
+"""From which a message takes no other runs in."""
 PATIENCE: Final = 0.3
 """Seconds a follower waits for a run whose assignment may still be on its way."""
 MAX_GRACE_MS: Final = 24 * 3600 * 1000
@@ -85,6 +87,7 @@ class _Followed:
         self._answers: list[AttachResponse] = []
         self._arriving: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._bundles = False
         self._ended = False
 
     async def read(self, requests: AsyncIterator[AttachRequest]) -> None:
@@ -106,11 +109,23 @@ class _Followed:
                 for answer in answers:
                     yield answer
                 ready, self._ready = self._ready, {}
+                bundle: AttachResponse | None = None
+                size = 0
                 for run_id in ready:
                     cursor = self._cursors.get(run_id)
                     response = None if cursor is None else self._next(run_id, cursor)
-                    if response is not None:
-                        yield response
+                    if response is None:
+                        continue
+                    size += response.ByteSize()
+                    if bundle is None:
+                        bundle = response
+                    else:
+                        bundle.others.append(response)
+                    if not self._bundles or size >= BUNDLE_BYTES:
+                        yield bundle
+                        bundle, size = None, 0
+                if bundle is not None:
+                    yield bundle
 
     def close(self) -> None:
         """Follow nothing more."""
@@ -123,6 +138,7 @@ class _Followed:
         kind = request.WhichOneof("message")
         if kind == "subscribe":
             after = request.subscribe.after_sequence
+            self._bundles = self._bundles or request.subscribe.bundles
             if self._holding.find(request.run_id) is None and not self._holding.ended_here(request.run_id):
                 task = asyncio.create_task(self._arrival(request.run_id, after))
                 self._arriving.add(task)

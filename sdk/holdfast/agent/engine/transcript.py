@@ -16,7 +16,7 @@ from holdfast.agent.wire.pen import Pen
 LARGEST_TEXT: Final = 256 * 1024
 PIECE: Final = 1024  # characters
 DELAY: Final = 0.020  # seconds
-MOST_PIECES: Final = 5_000
+MOST_PIECES: Final = 6_000
 """Pieces a second that all who speak at once tell together; beyond that each gathers longer."""
 _EMPTY: Final = contextvars.Context()
 
