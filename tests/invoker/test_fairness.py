@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 
+from holdfast.invoker.board import Board, RunnerSession
 from holdfast.invoker.lines import MAX_BYTES, MAX_GROUP, MAX_SHARE, MAX_WAIT, Lines
 from holdfast.kit.db import Database
 from holdfast.ledger import SESSION_SETTINGS
-from holdfast.ledger.admission import admit
-from holdfast.ledger.values import Invocation
+from holdfast.ledger.admission import Placements, admit
+from holdfast.ledger.domain.admission import LIGHT
+from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.values import Admitted, Invocation, ServedIntent
 from holdfast.v1.invoker_service_pb2 import InvokeRequest
 from tests.invoker.runner import runner
 from tests.invoker.stand import Invoker
 from tests.kit.until import until
+from tests.support.ledger import Runner as RunnerOfLedger
 from tests.support.ledger import invocation
 
 
@@ -114,3 +118,45 @@ async def test_a_line_that_stands_still_takes_nobody_more_and_the_others_do() ->
     large = invocation(intent="count", tenant="new", envelope=bytes(MAX_BYTES))
     lines.join(now, (large, asyncio.get_running_loop().create_future()), gather=True)
     assert lines.is_closed("light", now)
+
+
+def test_claims_leave_a_sixteenth_of_the_slots_and_the_door_may_use_it() -> None:
+    board = Board(patience=60.0)
+    session = RunnerSession(uuid.uuid4(), "", (ServedIntent("count", "1"),))
+    board.add(session)
+    session.credit = 32
+    claimed = board.reserve([session], 100)
+    assert (claimed.total, session.credit, dict(claimed.kept)) == (30, 2, {})
+    claimed.give_back()
+    one = board.reserve([session], 1, kept_too=True)
+    assert (one.total, dict(one.kept)) == (2, {session: 1})
+    one.give_back()
+    all_of_it = board.reserve([session], 100, kept_too=True)
+    assert (all_of_it.total, dict(all_of_it.kept), session.credit) == (32, {session: 2}, 0)
+
+
+async def test_a_light_tenant_goes_to_a_runner_past_those_who_wait_and_a_heavy_one_does_not(
+    database: Database,
+) -> None:
+    session = RunnerOfLedger(database)
+    await session.open()
+    offer = session.idle(0)
+    keeping = Placements(offer.servers, {session.session_id: 0}, {session.session_id: 2})
+
+    async def let_in(tenant: str, runs: int) -> list[RunStatus]:
+        envelopes = [invocation(intent="count", tenant=tenant) for _ in range(runs)]
+        answers = await admit(database, envelopes, keeping)
+        return [answer.status for answer in answers if isinstance(answer, Admitted)]
+
+    queued, running = RunStatus.QUEUED, RunStatus.RUNNING
+    await put_in(database, "noisy", 3)
+    assert await let_in("noisy", 1) == [queued]  # something of it waits
+    assert await let_in("light", 3) == [running, running, queued]  # as many as are kept
+    assert await let_in("light", 1) == [queued]
+    async with database.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO tenant (tenant, max_in_flight, max_queued, in_flight) "
+            "SELECT 'busy', max_in_flight, max_queued, $1 FROM tenant WHERE tenant = 'light'",
+            LIGHT,
+        )
+    assert await let_in("busy", 1) == [queued]

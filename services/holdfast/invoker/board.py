@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 from uuid import UUID
 
@@ -17,8 +18,11 @@ from holdfast.v1 import work_service_pb2
 _ITEMS_PER_MESSAGE = 64
 # A payload may have 1 MiB and a message at most 4: a list of runs must always arrive.
 _BYTES_PER_MESSAGE = 2 * 1024 * 1024
+_KEPT = 16
 _MANY = 20_000
 _MANY_CAPABILITIES = 1_000
+
+NOTHING: "Mapping[RunnerSession, int]" = MappingProxyType({})
 
 T = TypeVar("T", work_service_pb2.Assignment, work_service_pb2.ArrivedSignal)
 
@@ -52,6 +56,11 @@ class RunnerSession:
         self._outgoing: list[work_service_pb2.LeaseResponse] = []
         self._assignments: list[work_service_pb2.Assignment] = []
         self._changed = asyncio.Event()
+
+    @property
+    def kept(self) -> int:
+        """Credit that only light tenants may use, at the door: a sixteenth of all slots."""
+        return min(self.credit, (self.credit + len(self._told)) // _KEPT)
 
     @property
     def in_doubt(self) -> bool:
@@ -247,8 +256,13 @@ class Board:
         """Return the runners that take runs of a pool."""
         return self._pools.get(pool, {}).values()
 
-    def reserve(self, sessions: Iterable[RunnerSession], most: int) -> "Reservation":
-        """Take up to `most` credit of these runners, spread over them, the idlest first."""
+    def reserve(
+        self, sessions: Iterable[RunnerSession], most: int, *, kept_too: bool = False
+    ) -> "Reservation":
+        """Take up to `most` credit of these runners, spread over them, the idlest first.
+
+        With `kept_too`, up to `most` beside it of what is kept for light tenants.
+        """
         slots: dict[RunnerSession, int] = {}
         heard_since = time.monotonic() - self._patience
         able = [each for each in sessions if each.credit > 0 and each.heard > heard_since and not each.closed]
@@ -256,15 +270,16 @@ class Board:
             return Reservation(self, slots)
         if len(able) > 1:
             able.sort(key=lambda each: -each.credit)
-        fair = -(-most // len(able))
+        beside = {each: each.kept for each in able}
+        fair, wanted = -(-most // len(able)), most
         for share in (fair, most):
             for session in able:
-                taken = min(session.credit, share, most)
-                if taken > 0:
-                    session.credit -= taken
-                    most -= taken
-                    slots[session] = slots.get(session, 0) + taken
-        return Reservation(self, slots)
+                most -= _move(session, slots, min(session.credit - beside[session], share, most))
+        kept: dict[RunnerSession, int] = {}
+        for session in able if kept_too else ():
+            kept[session] = _move(session, slots, min(beside[session], wanted))
+            wanted -= kept[session]
+        return Reservation(self, slots, kept)
 
     def refuse_if_draining(self) -> None:
         """Raise ShuttingDown once the board drains."""
@@ -290,8 +305,12 @@ class Reservation:
     it can take.
     """
 
-    def __init__(self, board: Board, slots: dict[RunnerSession, int]) -> None:
+    def __init__(
+        self, board: Board, slots: dict[RunnerSession, int], kept: Mapping[RunnerSession, int] = NOTHING
+    ) -> None:
         self.slots = slots
+        self.kept = kept
+        """How much of each is kept for light tenants."""
         self._board = board
 
     @property
@@ -316,6 +335,15 @@ class Reservation:
         for session, slots in self.slots.items():
             session.withhold(slots)
         self.slots = {}
+
+
+def _move(session: RunnerSession, slots: dict[RunnerSession, int], credit: int) -> int:
+    """Take credit of a session, if that is any, and return how much."""
+    if credit <= 0:
+        return 0
+    session.credit -= credit
+    slots[session] = slots.get(session, 0) + credit
+    return credit
 
 
 def _parts(items: Sequence[T]) -> Iterable[list[T]]:

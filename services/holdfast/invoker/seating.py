@@ -15,7 +15,7 @@ def reserve(board: Board, invocations: Sequence[Invocation]) -> tuple[Placements
     wanted = {(each.intent, each.agent_version) for each in invocations}
     able = {pool_of(*want): (want[0], board.serving(pool_of(*want))) for want in wanted}
     runners = dict.fromkeys(session for _, sessions in able.values() for session in sessions)
-    reserved = board.reserve(runners, len(invocations))
+    reserved = board.reserve(runners, len(invocations), kept_too=True)
     servers = {
         pool: [
             Server(session.session_id, served.agent_version)
@@ -26,8 +26,9 @@ def reserve(board: Board, invocations: Sequence[Invocation]) -> tuple[Placements
         ]
         for pool, (intent, sessions) in able.items()
     }
-    credit = {session.session_id: slots for session, slots in reserved.slots.items()}
-    return Placements(servers=servers, credit=credit), reserved
+    kept = {session.session_id: n for session, n in reserved.kept.items()}
+    credit = {s.session_id: slots - kept.get(s.session_id, 0) for s, slots in reserved.slots.items()}
+    return Placements(servers=servers, credit=credit, kept=kept), reserved
 
 
 class Seats:

@@ -29,10 +29,14 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Placements:
-    """Who could take new runs at once: the sessions of each pool, and how many runs each can take in all."""
+    """Who could take new runs at once: the sessions of each pool, and how many runs each can take in all.
+
+    Beside that they can take what is `kept` for light tenants: see `domain.admission.Door`.
+    """
 
     servers: Mapping[str, Sequence[Server]] = field(default_factory=dict)
     credit: Mapping[UUID, int] = field(default_factory=dict)
+    kept: Mapping[UUID, int] = field(default_factory=dict)
 
     def idlest(self, pool: str, credit: Mapping[UUID, int]) -> Server | None:
         """Return the server of a pool with the most `credit` left; None if none has any."""
@@ -94,6 +98,7 @@ class Group:
         self._invocations = invocations
         self._placements = placements
         self._credit = dict(placements.credit)
+        self._kept = dict(placements.kept)
         self._answers: dict[int, Answer] = {}
         self._first_of: dict[tuple[str, str], int] = {}
         self.found: dict[int, UUID] = {}
@@ -110,6 +115,7 @@ class Group:
         """Decide about each first invocation, in order of arrival."""
         taken_here: set[UUID] = set()
         self._credit = {session: n for session, n in self._credit.items() if session in facts.alive}
+        self._kept = {session: n for session, n in self._kept.items() if session in facts.alive}
         for index, (place, invocation) in enumerate(zip(self._first_of.values(), firsts, strict=True)):
             known = facts.known.get(index)
             if known is not None:
@@ -137,9 +143,13 @@ class Group:
         not_before = invocation.not_before
         delayed = not_before is not None and not_before > facts.now
         server = None
-        free = pool not in facts.busy and not tenant.counts(invocation)
-        if free and tenant.door.may_lease(ordering_key=invocation.lane, delayed=delayed):
-            server = self._placements.idlest(pool, self._credit)
+        may = tenant.door.may_lease(ordering_key=invocation.lane, delayed=delayed)
+        credit = self._credit
+        if may and not tenant.counts(invocation):
+            server = None if pool in facts.busy else self._placements.idlest(pool, credit)
+            if server is None and tenant.door.light:
+                credit = self._kept
+                server = self._placements.idlest(pool, credit)
         where = tenant.door.enter(ordering_key=invocation.lane, delayed=delayed, to_runner=server is not None)
         if where is Where.REFUSED:
             return Refused(
@@ -152,7 +162,7 @@ class Group:
         tenant.pace.take()
         version = invocation.agent_version
         if server is not None:
-            self._credit[server.session_id] -= 1
+            credit[server.session_id] -= 1
             version = server.agent_version
             pool = pool_of(invocation.intent, version)
         if where is Where.READY:

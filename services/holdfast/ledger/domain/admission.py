@@ -7,6 +7,10 @@ execute in order of admission, so those behind it wait.
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
+
+LIGHT: Final = 16
+"""From so many runs in flight a tenant takes its turns as all do."""
 
 
 class Where(IntEnum):
@@ -37,6 +41,11 @@ class Door:
         self.in_flight = room.in_flight
         self.queued = room.queued
         self._held = set(lanes_held)
+
+    @property
+    def light(self) -> bool:
+        """Nothing of the tenant waits, and little of it runs: in any ring it is next."""
+        return not self.queued and self.in_flight < LIGHT
 
     @property
     def capped(self) -> bool:
