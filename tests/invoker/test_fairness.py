@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.invoker.board import Board, RunnerSession
+from holdfast.invoker.board import Board
 from holdfast.invoker.lines import MAX_BYTES, MAX_GROUP, MAX_SHARE, MAX_WAIT, Lines
+from holdfast.invoker.runner_session import RunnerSession
 from holdfast.kit.db import Database
 from holdfast.ledger import SESSION_SETTINGS
 from holdfast.ledger.admission import Placements, admit

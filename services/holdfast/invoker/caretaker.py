@@ -7,9 +7,10 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry
 
-from holdfast.invoker.board import Board, RunnerSession
+from holdfast.invoker.board import Board
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.metrics import InvokerMetrics
+from holdfast.invoker.runner_session import RunnerSession
 from holdfast.invoker.scheduling import Scheduling
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Connection, Database

@@ -10,8 +10,9 @@ from uuid import UUID
 
 from prometheus_client import CollectorRegistry
 
-from holdfast.invoker.board import Board, Reservation, RunnerSession
+from holdfast.invoker.board import Board, Reservation
 from holdfast.invoker.metrics import InvokerMetrics
+from holdfast.invoker.runner_session import RunnerSession
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop
 from holdfast.ledger.claim import Demand, claim_free, claim_locked

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from uuid import UUID
 
-from holdfast.invoker.board import RunnerSession
 from holdfast.invoker.envelope import Violations
+from holdfast.invoker.runner_session import RunnerSession
 from holdfast.kit.errors import StreamProtocol
 from holdfast.ledger.domain.batch import light_intent
 from holdfast.ledger.values import InputPolicy, LeaseRef, ServedIntent

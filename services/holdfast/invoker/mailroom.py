@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from holdfast.invoker.board import Board, RunnerSession
+from holdfast.invoker.board import Board
 from holdfast.invoker.hints import Hints
 from holdfast.invoker.live import Live
+from holdfast.invoker.runner_session import RunnerSession
 from holdfast.invoker.signal import Sent
 from holdfast.kit.db import Database
 from holdfast.kit.loops import Loop

@@ -7,9 +7,9 @@ from typing import Any
 
 import grpc
 
-from holdfast.invoker.board import RunnerSession
 from holdfast.invoker.hello import read_hello, read_leases, read_run_ids
 from holdfast.invoker.parts import Parts
+from holdfast.invoker.runner_session import RunnerSession
 from holdfast.kit.errors import StreamProtocol
 from holdfast.kit.telemetry.logs import logger
 from holdfast.ledger import session as ledger_session
