@@ -126,6 +126,12 @@ def test_claims_leave_a_sixteenth_of_the_slots_and_the_door_may_use_it() -> None
     session = RunnerSession(uuid.uuid4(), "", (ServedIntent("count", "1"),))
     board.add(session)
     session.credit = 32
+    for tenant in ("only", "only"):
+        board.note(tenant)
+        everything = board.reserve([session], 100)
+        assert everything.total == 32  # there is nobody to keep it for
+        everything.give_back()
+    board.note("another")
     claimed = board.reserve([session], 100)
     assert (claimed.total, session.credit, dict(claimed.kept)) == (30, 2, {})
     claimed.give_back()

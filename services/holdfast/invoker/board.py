@@ -9,6 +9,8 @@ from holdfast.invoker.runner_session import RunnerSession
 from holdfast.kit.errors import ShuttingDown
 from holdfast.ledger.values import Leased
 
+ALONE_SECONDS = 3600.0
+"""After which a tenant that alone has had runs is taken for the only one."""
 NOTHING: Mapping[RunnerSession, int] = MappingProxyType({})
 
 
@@ -21,6 +23,8 @@ class Board:
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self._draining = False
+        self._tenant = ""
+        self._changed = float("-inf")
         self._sessions: dict[UUID, RunnerSession] = {}
         self._pools: dict[str, dict[UUID, RunnerSession]] = {}
 
@@ -62,6 +66,16 @@ class Board:
         """Return how many runs the connected runners could take at once."""
         return sum(session.credit for session in self.sessions())
 
+    def note(self, tenant: str) -> None:
+        """Note whose run comes: among several tenants there may be light ones."""
+        if tenant != self._tenant:
+            self._changed = time.monotonic() if self._tenant else self._changed
+            self._tenant = tenant
+
+    def kept(self, session: RunnerSession) -> int:
+        """Return how much of a runner's credit is kept for light tenants; none if there is but one tenant."""
+        return session.kept if time.monotonic() - self._changed < ALONE_SECONDS else 0
+
     def serves(self, pool: str) -> bool:
         """Say whether a connected runner takes runs of a pool."""
         return pool in self._pools
@@ -90,7 +104,7 @@ class Board:
             return Reservation(self, slots)
         if len(able) > 1:
             able.sort(key=lambda each: -each.credit)
-        beside = {each: each.kept for each in able}
+        beside = {each: self.kept(each) for each in able}
         fair, wanted = -(-most // len(able)), most
         for share in (fair, most):
             for session in able:

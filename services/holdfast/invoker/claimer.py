@@ -114,7 +114,7 @@ class _Seats:
         self._board = board
         self._intents = intents
         self._asked = not late
-        credit = min(MAX_CLAIM, sum(each.credit - each.kept for each in self._sessions()))
+        credit = min(MAX_CLAIM, sum(each.credit - board.kept(each) for each in self._sessions()))
         self.most = credit if late else -(-credit // 2)
         """How many at most."""
         self.reserved = board.reserve((), 0) if late else board.reserve(self._sessions(), self.most)

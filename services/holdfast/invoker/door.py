@@ -176,6 +176,7 @@ class Door:
         placed: list[Leased] = []
         for (invocation, future), answer in zip(group, answers, strict=True):
             if isinstance(answer, Admitted) and answer.created:
+                self._board.note(invocation.tenant)
                 if answer.lease is not None:
                     reserved.spend(answer.lease)
                     placed.append(answer.lease)

@@ -56,7 +56,7 @@ class RunnerSession:
 
     @property
     def kept(self) -> int:
-        """Credit that only light tenants may use, at the door: a sixteenth of all slots."""
+        """Credit that only light tenants may use where there are several: a sixteenth of all slots."""
         return min(self.credit, (self.credit + len(self._told)) // _KEPT)
 
     @property
