@@ -382,3 +382,43 @@ async def test_nothing_is_lost_when_dispatchers_die_and_destinations_fail_at_ran
 
 def _never() -> BreakerPolicy:
     return BreakerPolicy(failures=1_000_000)
+
+
+async def test_what_one_statement_settles_is_what_a_transaction_would_write(db: Database) -> None:
+    await make_destination(db, "letters")
+    await stage(db, *(staged("letters") for _ in range(6)))
+    session_id = await open_session(db)
+    plain, whole = (deliveries := await take(db, session_id))[:3], deliveries[3:]
+    assert await settle(db, session_id, [came_of(each) for each in plain], judge)
+    async with db.transaction() as connection:
+        assert await outbox_settle.settle_in(connection, session_id, [came_of(each) for each in whole], judge)
+    seen = [
+        [(view.status, view.attempts, len(view.history), view.last_failure, view.deliver_time is not None)]
+        for view in [await view_of(db, each.effect_id) for each in deliveries]
+    ]
+    assert seen[:3] == seen[3:] == [[(DELIVERED, 1, 1, None, True)]] * 3
+    await check_places(db)
+
+
+async def test_a_breaker_that_has_counted_failures_hears_of_what_one_statement_settles(db: Database) -> None:
+    await make_destination(db, "letters")
+    await make_destination(db, "calm")
+    await stage(db, *(staged(name) for name in ("letters", "letters", "calm", "letters")))
+    session_id = await open_session(db)
+    first, second, *others = sorted(
+        await take(db, session_id), key=lambda each: each.destination.name != "letters"
+    )
+    await settle(db, session_id, [came_of(first, PENDING, delay_s=60, vote=BreakerVote.FAILS)], judge)
+    counted = (
+        "SELECT failures FROM destination_state s JOIN destination d USING (destination_id) WHERE name = $1"
+    )
+    async with db.connection() as connection:
+        assert await connection.fetchval(counted, "letters") == 1
+    silent = came_of(second, vote=BreakerVote.ABSTAINS)
+    assert await settle(db, session_id, [silent], judge) == {second.effect_id}
+    async with db.connection() as connection:
+        assert await connection.fetchval(counted, "letters") == 1
+    assert len(await settle(db, session_id, [came_of(each) for each in others], judge)) == 2
+    async with db.connection() as connection:
+        assert await connection.fetchval(counted, "letters") == 0
+    await check_places(db)

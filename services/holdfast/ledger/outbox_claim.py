@@ -64,15 +64,13 @@ class Claimed:
     wait_s: float | None
 
 
-_HOLD: Final = """
--- Keep a session from being swept while leases are given to it.
-SELECT true FROM dispatcher_session
-WHERE session_id = $1 AND expire_time > clock_timestamp() FOR KEY SHARE
-"""
-
 _WALK: Final = """
--- Find destinations with pending effects, each with the first time one falls due.
-WITH RECURSIVE walk AS (
+-- Keep a session from being swept while leases are given to it, and say whether it lives; find destinations
+-- with pending effects, each with the first time one falls due.
+WITH RECURSIVE alive AS MATERIALIZED (
+    SELECT FROM dispatcher_session
+    WHERE session_id = $3 AND expire_time > clock_timestamp() FOR KEY SHARE
+), walk AS (
     (SELECT destination_id, due_time FROM effect_due
      WHERE destination_id > $1 ORDER BY destination_id, due_time LIMIT 1)
     UNION ALL
@@ -81,8 +79,10 @@ WITH RECURSIVE walk AS (
         SELECT d.destination_id, d.due_time FROM effect_due d
         WHERE d.destination_id > walk.destination_id ORDER BY d.destination_id, d.due_time LIMIT 1) next
 )
-SELECT destination_id, extract(epoch FROM due_time - statement_timestamp())::float8 AS due_in
-FROM walk LIMIT $2
+SELECT session.alive, found.destination_id,
+       extract(epoch FROM found.due_time - statement_timestamp())::float8 AS due_in
+FROM (SELECT EXISTS (SELECT FROM alive) AS alive) session
+LEFT JOIN (SELECT * FROM walk LIMIT $2) found ON true
 """
 
 _LOCK: Final = """
@@ -176,11 +176,9 @@ async def claim(db: Database, session_id: uuid.UUID, *, wanted: int, after_desti
 
 
 async def _claim(connection: Any, session_id: uuid.UUID, wanted: int, after: int) -> Claimed:
-    if await connection.fetchval(_HOLD, session_id) is None:
-        raise unknown(session_id)
-    walked = await _walk(connection, after)
+    walked = await _walk(connection, session_id, after)
     waits = [row["due_in"] for row in walked if row["due_in"] > 0]
-    last = walked[-1]["destination_id"] if walked else 0
+    last = walked[-1]["destination_id"] if len(walked) == WALK else 0  # else it has come round
     due = [row["destination_id"] for row in walked if row["due_in"] <= 0]
     if len(due) > (most := max(_FEWEST, min(wanted, _MOST))):
         due = due[:most]
@@ -194,13 +192,20 @@ async def _claim(connection: Any, session_id: uuid.UUID, wanted: int, after: int
     return Claimed(deliveries, last, len(locked) < len(due), min(waits, default=None))
 
 
-async def _walk(connection: Any, after: int) -> list[Any]:
-    """Look at the next destinations, from the first again after the last."""
-    rows: list[Any] = await connection.fetch(_WALK, after, WALK)
+async def _walk(connection: Any, session_id: uuid.UUID, after: int) -> list[Any]:
+    """Look at the next destinations, from the first again after the last. Raises `SessionUnknown`."""
+    rows = await _walk_from(connection, session_id, after, WALK)
     if after and len(rows) < WALK:
-        start = await connection.fetch(_WALK, 0, WALK - len(rows))
+        start = await _walk_from(connection, session_id, 0, WALK - len(rows))
         rows += [row for row in start if row["destination_id"] <= after]
     return rows
+
+
+async def _walk_from(connection: Any, session_id: uuid.UUID, after: int, most: int) -> list[Any]:
+    rows = await connection.fetch(_WALK, after, most, session_id)
+    if not rows[0]["alive"]:
+        raise unknown(session_id)
+    return [row for row in rows if row["destination_id"] is not None]
 
 
 def _share(looked: Sequence[Any], wanted: int, waits: list[float]) -> dict[int, Permission]:

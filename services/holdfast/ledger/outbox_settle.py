@@ -1,8 +1,9 @@
 """What came of calls is written for many at once, each only while its lease is the effect's.
 
-In one transaction: the lease goes, the effect is delivered, due again or set aside (and an alert of it is
-staged), its attempt joins the history, the next of its order is due, and the breaker hears of it. Lock order:
-destination_state (only where the breaker may change), effect_lane, then the rest.
+In one transaction the lease goes, the effect is delivered, due again or set aside (and an alert of it is
+staged), its attempt joins the history, the next of its order is due, and the breaker hears of it; what was
+delivered and moves nothing else takes one statement. Lock order: destination_state (only where the breaker
+may change), effect_lane, then the rest.
 """
 
 import uuid
@@ -78,11 +79,9 @@ ORDER BY lane.destination_id, lane.ordering_key FOR UPDATE OF lane
 FENCE: Final = "AND l.epoch = g.epoch AND l.session_id = $1"
 
 
-def statement(fence: str) -> str:
-    """Return the statement that settles leases; `fence` keeps out who no longer holds them."""
-    return f"""
--- End leases, and write where their effects go; those whose lease is another's are missing from the result.
-WITH given AS MATERIALIZED (
+def _ended(fence: str) -> str:
+    """Return what ends leases and writes what came of them, for a WITH."""
+    return f"""given AS MATERIALIZED (
     SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::smallint[], $5::integer[], $6::integer[], $7::float8[],
                          $8::boolean[], $9::smallint[], $10::jsonb[], $11::bigint[], $12::boolean[])
         AS t (effect_id, epoch, status, attempts, spent, delay_s, called, http_status, failure, duration_ms,
@@ -91,10 +90,6 @@ WITH given AS MATERIALIZED (
     DELETE FROM effect_lease l USING given g WHERE l.effect_id = g.effect_id {fence}
     RETURNING g.*, l.destination_id, l.ordering_key, l.seq,
               statement_timestamp() + make_interval(secs => g.delay_s) AS due_time
-), again AS (
-    INSERT INTO effect_due (destination_id, due_time, seq, effect_id, ordering_key, attempts, spent)
-    SELECT destination_id, due_time, seq, effect_id, ordering_key, attempts, spent
-    FROM gone WHERE status = 1
 ), written AS (
     UPDATE effect e
     SET status = g.status, attempts = g.attempts, unsure = g.unsure,
@@ -108,6 +103,17 @@ WITH given AS MATERIALIZED (
            failure, duration_ms
     FROM gone WHERE called
     ON CONFLICT DO NOTHING
+)"""  # noqa: S608 - composed of our own constants
+
+
+def statement(fence: str) -> str:
+    """Return the statement that settles leases; `fence` keeps out who no longer holds them."""
+    return f"""
+-- End leases, and write where their effects go; those whose lease is another's are missing from the result.
+WITH {_ended(fence)}, again AS (
+    INSERT INTO effect_due (destination_id, due_time, seq, effect_id, ordering_key, attempts, spent)
+    SELECT destination_id, due_time, seq, effect_id, ordering_key, attempts, spent
+    FROM gone WHERE status = 1
 ), left_lanes AS (
     SELECT destination_id, ordering_key FROM gone WHERE status <> 1 AND ordering_key <> ''
 ), {PROMOTE}
@@ -146,6 +152,13 @@ next AS MATERIALIZED (
 
 _SETTLE = statement(FENCE)
 
+_SETTLE_PLAIN: Final = f"""
+-- End leases of effects that were delivered, in no order; say whose breaker is to hear of it.
+WITH {_ended(FENCE)}
+SELECT gone.effect_id, s.breaker <> 1 OR s.failures > 0 AS heard
+FROM gone JOIN destination_state s ON s.destination_id = gone.destination_id
+"""  # noqa: S608 - composed of our own constants
+
 
 async def settle(
     db: Database, session_id: uuid.UUID, settlements: Sequence[Settlement], judge: Judge
@@ -156,11 +169,44 @@ async def settle(
     someone else's outcome stands. Repeatable in effect: a second time nothing is leased any more.
     """
 
-    async def once() -> set[uuid.UUID]:
+    async def whole() -> set[uuid.UUID]:
         async with db.transaction() as connection:
             return await settle_in(connection, session_id, settlements, judge)
 
-    return await db.retrying(once) if settlements else set()
+    async def plain() -> set[uuid.UUID]:
+        return await _settle_plain(db, session_id, settlements, judge)
+
+    if not settlements:
+        return set()
+    return await db.retrying(plain if all(map(_is_plain, settlements)) else whole)
+
+
+def _is_plain(settlement: Settlement) -> bool:
+    """Say whether an effect was delivered, and nothing else can come of that."""
+    return (
+        settlement.verdict.status is EffectStatus.DELIVERED
+        and not settlement.ordering_key
+        and not settlement.probe
+        and settlement.vote is not BreakerVote.FAILS
+    )
+
+
+async def _settle_plain(
+    db: Database, session_id: uuid.UUID, settlements: Sequence[Settlement], judge: Judge
+) -> set[uuid.UUID]:
+    """Settle effects that were delivered, by one statement that is its own transaction.
+
+    A breaker that has counted failures hears of it in another; it forgets none of them if that is lost.
+    """
+    async with db.connection() as connection:
+        rows = await connection.fetch(_SETTLE_PLAIN, session_id, *_columns(settlements))
+    stirred = {row["effect_id"] for row in rows if row["heard"]}
+    if stirred:
+        telling = [s for s in settlements if s.effect_id in stirred]
+        async with db.transaction() as connection:
+            locked = await connection.fetch(_LOCK_BREAKERS, list({s.destination_id for s in telling}), [])
+            await _tell_breakers(connection, [row[0] for row in locked], telling, judge)
+    return {row["effect_id"] for row in rows}
 
 
 async def settle_in(
