@@ -53,6 +53,21 @@ async def test_a_run_is_leased_while_anothers_tenant_is_locked_and_that_one_as_s
         await until(lambda: len(worker.held) == 2)
 
 
+async def test_runners_that_have_left_do_not_keep_others_from_what_they_are_owed(
+    door: Invoker, commits: str, database: Database
+) -> None:
+    async with runner(door.address, commits, slots=1) as worker:
+        claimer, board = door.parts.claimer, door.parts.board
+        await until(lambda: board.credit() == 1)
+        (session,) = board.sessions()
+        claimer._passed_by = {(ServedIntent("gone", "1"),): None, session.intents: None}
+        await put_in(database, "busy", 1)
+        claimer.waiting.wake()
+        await until(lambda: len(worker.held) == 1)
+        assert not claimer._passed_by
+        assert not claimer._owed
+
+
 async def test_a_tenant_that_was_passed_by_is_not_passed_by_for_ever(
     door: Invoker, commits: str, database: Database
 ) -> None:

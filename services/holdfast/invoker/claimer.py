@@ -76,14 +76,11 @@ class Claimer:
         Credit is taken when they are free: until then others use it. If they have used it all, some of the
         next is kept for these from the start, so that they are not passed by for ever.
         """
-        if not self._passed_by:
+        seats = self._seats()
+        if seats is None:
+            self._owed = bool(self._passed_by)
             return 0
-        intents = next(iter(self._passed_by))
-        seats = _Seats(self._board, intents, late=not self._owed)
-        if not seats.most:
-            self._owed = True
-            return 0
-        del self._passed_by[intents]
+        intents = seats.intents
         began = time.perf_counter()
         try:
             leased = await claim_locked(self._db, intents, seats, seats.most)
@@ -99,6 +96,16 @@ class Claimer:
         self._push(seats.reserved, leased, began)
         return len(leased)
 
+    def _seats(self) -> "_Seats | None":
+        """Take out who was passed by and has credit now; runners that have left are owed nothing."""
+        for intents in tuple(self._passed_by):
+            seats = _Seats(self._board, intents, late=not self._owed)
+            if seats.most or not seats.sessions():
+                del self._passed_by[intents]
+            if seats.most:
+                return seats
+        return None
+
     def _push(self, reserved: Reservation, leased: Sequence[Leased], began: float) -> None:
         for lease in leased:
             reserved.spend(lease)
@@ -111,23 +118,24 @@ class _Seats:
     """The credit for one claim that waits: reserved when that first asks (`late`), or half of it now."""
 
     def __init__(self, board: Board, intents: tuple[ServedIntent, ...], *, late: bool) -> None:
+        self.intents = intents
         self._board = board
-        self._intents = intents
         self._asked = not late
-        credit = min(MAX_CLAIM, sum(each.credit - board.kept(each) for each in self._sessions()))
+        credit = min(MAX_CLAIM, sum(each.credit - board.kept(each) for each in self.sessions()))
         self.most = credit if late else -(-credit // 2)
         """How many at most."""
-        self.reserved = board.reserve((), 0) if late else board.reserve(self._sessions(), self.most)
+        self.reserved = board.reserve((), 0) if late else board.reserve(self.sessions(), self.most)
 
     def __call__(self) -> dict[UUID, int]:
         """Return the seats by session; the same each time."""
         if not self._asked:
             self._asked = True
-            self.reserved = self._board.reserve(self._sessions(), self.most)
+            self.reserved = self._board.reserve(self.sessions(), self.most)
         return {session.session_id: slots for session, slots in self.reserved.slots.items()}
 
-    def _sessions(self) -> list[RunnerSession]:
-        return [each for each in self._board.sessions() if each.intents == self._intents]
+    def sessions(self) -> list[RunnerSession]:
+        """Return the connected runners that serve these intents."""
+        return [each for each in self._board.sessions() if each.intents == self.intents]
 
 
 def _demands(reserved: Reservation) -> list[Demand]:
