@@ -178,6 +178,18 @@ async def test_a_connection_that_was_idle_for_long_is_not_used_again() -> None:
         connections.close()
 
 
+async def test_a_connection_that_is_being_closed_is_not_used_again() -> None:
+    async with sink([OK], [OK]) as (served, endpoint):
+        connections = Connections(LET, most_idle=1)
+        connection = await connections.take(endpoint)
+        await connection.send(REQUEST)
+        await asyncio.sleep(0.05)
+        connection.close()  # its end is told a moment later
+        assert (await call(connections, endpoint)).status == 200
+        assert served.connections == 2
+        connections.close()
+
+
 async def test_nobody_there_is_told_apart_from_a_call_that_broke() -> None:
     async with sink() as (_, endpoint):
         pass

@@ -44,15 +44,17 @@ class Connections:
 
     def _idle_one(self, endpoint: Endpoint) -> HttpConnection | None:
         """Return the idle connection used last; if it was idle for too long, all were, and are closed."""
-        idle = self._idle.get(endpoint)
-        if not idle:
-            return None
-        connection, _ = idle.popitem()
-        self._idle_count -= 1
-        if asyncio.get_running_loop().time() - connection.idle_since < _KEEP_S:
-            return connection
-        for stale in (connection, *idle):
-            stale.close()
+        idle = self._idle.get(endpoint, {})
+        while idle:
+            connection, _ = idle.popitem()
+            self._idle_count -= 1
+            if not connection.is_open:
+                continue  # its end is about to be told
+            if asyncio.get_running_loop().time() - connection.idle_since < _KEEP_S:
+                return connection
+            for stale in (connection, *idle):
+                stale.close()
+            break
         return None
 
     async def _new(self, endpoint: Endpoint) -> HttpConnection:

@@ -74,9 +74,14 @@ class HttpConnection(asyncio.Protocol):
         self._read = 0
         self._late: asyncio.TimerHandle | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an exchange may begin here."""
+        return self._transport is not None and not self._transport.is_closing()
+
     async def send(self, request: bytes) -> Answered:
         """Send a request and return the head of its answer. Raises `BrokenError`; cancelled, it closes."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or not self.is_open:
             raise BrokenError
         self._parser = httptools.HttpResponseParser(self)
         self._retry_after = None
@@ -160,7 +165,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _rest(self) -> None:
         """Become idle, now that all that came in one piece was read: what follows an answer ends it."""
-        if self._transport is not None and not self._transport.is_closing() and self._parser is None:
+        if self.is_open and self._parser is None:
             self.idle_since = self._loop.time()
             self._idle(self)
 
