@@ -181,8 +181,9 @@ async def test_outputs_that_do_not_fit_together_are_left_to_chunks_of_their_own(
     journal = Journal()
     size = LARGEST * 2 // 5
     await chunk(journal, *({"do": "much", "n": size} for _ in range(4))).run()
-    assert [item["status"] for item in journal.said] == [5, 5, 0, 0]
-    assert [item.get("alone", False) for item in journal.said] == [False, False, True, True]
+    # Those that end first have the room, and which these are is not said.
+    said = sorted((item["status"], item.get("alone", False)) for item in journal.said)
+    assert said == [(0, True), (0, True), (5, False), (5, False)]
     assert journal.commits[0].ByteSize() < 3 * 1024 * 1024
 
 

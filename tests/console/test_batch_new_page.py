@@ -191,6 +191,7 @@ async def test_a_file_is_chosen_and_sent_in_a_browser(desk: Desk, chromium: Brow
     file.write_bytes(LINES)
 
     async def choose() -> None:
+        await chromium.until("document.readyState === 'complete'")  # the script listens
         page = await chromium.call("DOM.getDocument")
         field = await chromium.call(
             "DOM.querySelector", nodeId=page["root"]["nodeId"], selector="[type=file]"
