@@ -134,9 +134,11 @@ async def test_what_is_no_answer_breaks_the_call(answer: list[bytes]) -> None:
 
 async def test_a_status_says_when_to_come_again() -> None:
     answer = [b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\ncontent-length: 0\r\n\r\n"]
-    async with sink(answer, [OK]) as (_, endpoint):
+    hint = b"HTTP/1.1 103 Early Hints\r\nretry-after: 7\r\n\r\n"
+    async with sink(answer, [OK], [hint + OK]) as (_, endpoint):
         connections = Connections(LET, most_idle=4)
         assert await call(connections, endpoint) == Answered(429, "7")
+        assert await call(connections, endpoint) == Answered(200, None)
         assert await call(connections, endpoint) == Answered(200, None)
         connections.close()
 

@@ -49,7 +49,7 @@ async def test_a_run_is_leased_while_anothers_tenant_is_locked_and_that_one_as_s
             await asyncio.sleep(0.1)  # a claim waits for the lock by now
             await put_in(database, "light", 1)
             door.parts.claimer.queued()
-            await until(lambda: len(worker.held) == 1)
+            await until(lambda: len(worker.held) == 1, deadline=2)  # less than any lock is waited for
         await until(lambda: len(worker.held) == 2)
 
 

@@ -142,6 +142,7 @@ class HttpConnection(asyncio.Protocol):
         assert self._parser is not None  # it calls
         status = self._parser.get_status_code()
         if status in _INFORMATIONAL or not self._waiting:
+            self._retry_after = None  # it is not of the answer
             return
         assert self._answer is not None  # it is waiting
         self._answer.set_result(Answered(status, self._retry_after))

@@ -10,7 +10,7 @@ function `remove_batches`. The items' runs are removed as all runs are, before o
 from typing import Final
 
 from holdfast.kit.db import Database
-from holdfast.ledger.removal import Removed
+from holdfast.ledger.removal import Removed, remove_found
 
 AT_ONCE: Final = 100
 """Batches that are looked at together."""
@@ -38,16 +38,7 @@ async def remove_batches(db: Database, *, limit: int = AT_ONCE) -> Removed:
 
     Repeatable, also at the same time: each passes over what another holds. A crash removes all or none.
     """
-    async with db.connection() as connection:
-        found = [row["batch_id"] for row in await connection.fetch(FIND, limit)]
-    if not found:
-        return Removed()
-
-    async def once() -> Removed:
-        async with db.transaction() as connection:
-            return Removed(**dict(await connection.fetchrow(REMOVE, found)))
-
-    return await db.retrying(once)
+    return await remove_found(db, FIND, REMOVE, limit)
 
 
 async def remove_batch_rows(db: Database, *, most: int = ROWS_AT_ONCE) -> int:

@@ -70,13 +70,18 @@ async def remove(db: Database, *, limit: int = AT_ONCE) -> Removed:
 
     Repeatable, also at the same time: each passes over what another holds. A crash removes all or none.
     """
+    return await remove_found(db, FIND, REMOVE, limit)
+
+
+async def remove_found(db: Database, find: str, remove: str, limit: int) -> Removed:
+    """Remove up to `limit` of what a query finds by their ids, with the statement that takes these ids."""
     async with db.connection() as connection:
-        found = [row["run_id"] for row in await connection.fetch(FIND, limit)]
+        found = [row[0] for row in await connection.fetch(find, limit)]
     if not found:
         return Removed()
 
     async def once() -> Removed:
         async with db.transaction() as connection:
-            return Removed(**dict(await connection.fetchrow(REMOVE, found)))
+            return Removed(**dict(await connection.fetchrow(remove, found)))
 
     return await db.retrying(once)
