@@ -2,6 +2,8 @@
 
 from datetime import date
 
+import asyncpg
+
 from holdfast.kit.db import Connection
 
 
@@ -18,5 +20,8 @@ async def drop_history(connection: Connection, keep_days: int) -> date | None:
     in use right now. Repeatable, also at the same time; call it again until it returns None. Holds all of
     history for itself, for as long as dropping a table takes; waits half a second at most for that.
     """
-    dropped: date | None = await connection.fetchval("SELECT drop_history($1)", keep_days)
+    try:
+        dropped: date | None = await connection.fetchval("SELECT drop_history($1)", keep_days)
+    except asyncpg.LockNotAvailableError:  # its look at what is old waits for another's drop, too
+        return None
     return dropped
