@@ -104,6 +104,26 @@ async def test_each_verb_reads_about_what_it_takes(large: Database, *, analyzed:
 
 
 @pytest.mark.parametrize(
+    "statement", [outbox_settle._SETTLE, outbox_settle._SETTLE_PLAIN], ids=["whole", "plain"]
+)
+async def test_leases_are_settled_by_their_effects_and_not_among_all_of_their_session(
+    migrated_postgres: EmbeddedPostgres, statement: str
+) -> None:
+    async with cloned_database(migrated_postgres) as url, open_database(url) as db:
+        await make_destination(db, "d", max_concurrent=1000)
+        session_id = await open_session(db)
+        await stage(db, *(staged("d") for _ in range(500)))
+        async with db.connection() as connection:
+            await connection.execute("VACUUM ANALYZE effect_lease")  # nothing was leased
+        await outbox_claim.claim(db, session_id, wanted=500)
+        async with db.connection() as connection:
+            await connection.execute(f"PREPARE settling AS {statement}")
+            rows = await connection.fetch(f"EXPLAIN EXECUTE settling ({', '.join(['NULL'] * 12)})")
+    plan = "\n".join(row[0] for row in rows)
+    assert "Index Scan using effect_lease_pkey" in plan, plan
+
+
+@pytest.mark.parametrize(
     "wanted",
     [
         EffectFilter(),

@@ -76,7 +76,8 @@ JOIN effect_lane lane
 ORDER BY lane.destination_id, lane.ordering_key FOR UPDATE OF lane
 """
 
-FENCE: Final = "AND l.epoch = g.epoch AND l.session_id = $1"
+FENCE: Final = "AND l.epoch = g.epoch AND l.session_id IS NOT DISTINCT FROM $1"
+"""Not `=`, by which the planner goes through all that the session holds, once for each that is given."""
 
 
 def _ended(fence: str) -> str:
