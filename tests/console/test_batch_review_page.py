@@ -11,6 +11,7 @@ import pytest
 
 from holdfast.client import BatchItem, BatchItemStatus
 from holdfast.console.batch_review_page import compared
+from holdfast.v1.batch_service_pb2 import ApplyBatchRequest
 from tests.console.agents import EVIL
 from tests.console.browser import EXECUTABLE, WHY_NOT, Browser, browser
 from tests.console.reviewing import BATCH_ID, ReviewedBatches, console_over, values
@@ -197,6 +198,11 @@ async def chromium() -> AsyncIterator[Browser]:
         yield page
 
 
+def dry_runs(reviewer: Reviewer) -> list[bool]:
+    """Tell of each call to apply whether it only counts."""
+    return [asked.dry_run for asked in reviewer.batches.asked if isinstance(asked, ApplyBatchRequest)]
+
+
 async def test_a_person_reviews_with_the_keyboard(reviewer: Reviewer, chromium: Browser) -> None:
     await chromium.open(reviewer.url + "/sign-in")
     await chromium.run(
@@ -225,5 +231,14 @@ async def test_a_person_reviews_with_the_keyboard(reviewer: Reviewer, chromium: 
     judged = reviewer.batches.judged
     assert [judged[index].verdict for index in (0, 1, 2)] == [1, 2, 1]
     assert judged[2].edited_output.struct_value["city"] == "Ulm"
+    await chromium.run("document.querySelector('.apply input[name=destination]').value = 'crm'")
+    await chromium.run("document.querySelector('.apply button[value=count]').click()")
+    await chromium.until(said("nothing has happened yet"))
+    await chromium.run("document.querySelector('.apply button.primary').click()")
+    await chromium.until("document.getElementById('confirm').open")
+    assert dry_runs(reviewer) == [True], "nothing goes out before it is confirmed"
+    await chromium.run("document.querySelector('[data-yes]').click()")
+    await chromium.until(said("are being applied"))
+    assert dry_runs(reviewer) == [True, False]
     assert await chromium.run("document.title") != "taken"
     assert not [each for each in chromium.complaints if re.search("status of (400|50)", each) is None]

@@ -17,15 +17,16 @@
     if (here) list.scrollLeft = here.offsetLeft - list.offsetLeft - (list.clientWidth - here.offsetWidth) / 2;
   });
 
-  // A form that says data-confirm asks first.
+  // A form, or the button that sends it, that says data-confirm asks first.
   const dialog = document.getElementById("confirm");
   let asked = null;
   document.addEventListener("submit", (event) => {
     const form = event.target;
-    if (!form.dataset.confirm || form.dataset.sure) return;
+    const question = event.submitter?.dataset.confirm ?? form.dataset.confirm;
+    if (!question || form.dataset.sure) return;
     event.preventDefault();
     asked = { form, by: event.submitter };
-    document.getElementById("confirm-text").textContent = form.dataset.confirm;
+    document.getElementById("confirm-text").textContent = question;
     dialog.showModal();
   });
   dialog.querySelector("[data-no]").addEventListener("click", () => dialog.close());
