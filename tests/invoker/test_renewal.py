@@ -11,9 +11,8 @@ import pytest
 
 from holdfast.invoker import caretaker
 from holdfast.kit.errors import LedgerUnavailable
-from holdfast.kit.loops import Loop
 from tests.invoker.runner import Runner
-from tests.invoker.stand import QUICK, Invoker
+from tests.invoker.stand import QUICK, Invoker, ended
 from tests.kit.until import until
 
 LONG = 2.5 * QUICK["lease_ttl"]
@@ -24,16 +23,6 @@ async def _chat(worker: Runner) -> None:
     while True:
         await worker.credit(0)
         await asyncio.sleep(0.01)
-
-
-async def _ended(*loops: Loop) -> None:
-    """Stop loops, and wait for the rounds that they are in."""
-    names = {loop.name for loop in loops}
-    running = [task for task in asyncio.all_tasks() if task.get_name() in names]
-    assert len(running) == len(names)
-    for loop in loops:
-        loop.stop()
-    await asyncio.wait(running)
 
 
 @pytest.mark.parametrize("chatty", [False, True])
@@ -74,7 +63,7 @@ async def test_a_renewal_that_is_not_committed_does_not_count(
     door: Invoker, worker: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     care = door.parts.caretaker
-    await _ended(care.heartbeats, *care.loops)
+    await ended(care.heartbeats, *care.loops)
     (session,) = door.parts.board.sessions()
     real = door.parts.db.transaction
 
