@@ -1,8 +1,11 @@
 """Fixtures every folder of tests may use."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
 
+import grpc
 import hypothesis
 import pytest
 
@@ -12,6 +15,30 @@ from tests.support.database import cloned_database, migrate_template, new_server
 # How long an example takes says something of the machine, and nothing of what is tested.
 hypothesis.settings.register_profile("holdfast", deadline=None)
 hypothesis.settings.load_profile("holdfast")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def channels_apart() -> Iterator[None]:
+    """Let no channel share connections, or how long to wait after a failed one, with those before it.
+
+    Ports come again: a channel to a server that has just begun would be told that nobody is there.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("insecure_channel", "secure_channel"):
+            patch.setattr(grpc.aio, name, _apart(getattr(grpc.aio, name)))
+        yield
+
+
+def _apart(opening: Callable[..., grpc.aio.Channel]) -> Callable[..., grpc.aio.Channel]:
+    signature = inspect.signature(opening)
+
+    @functools.wraps(opening)
+    def opened(*args: object, **named: object) -> grpc.aio.Channel:
+        given = signature.bind(*args, **named).arguments
+        given["options"] = [*(given.get("options") or ()), ("grpc.use_local_subchannel_pool", 1)]
+        return opening(**given)
+
+    return opened
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,8 @@
 """Every reason of the contract has one class on each side, and travels between them whole."""
 
+import re
+from types import ModuleType
+
 import grpc
 import pytest
 from grpc.aio import Metadata
@@ -43,6 +46,13 @@ def test_the_trees_of_both_sides_have_the_same_branches() -> None:
         ours = [parent.__name__ for parent in kind.__mro__]
         theirs = [parent.__name__ for parent in faults.FAULTS[reason].__mro__]
         assert [name.replace("HoldfastError", "Fault") for name in ours] == theirs
+
+
+@pytest.mark.parametrize("side", [faults, errors], ids=["services", "client"])
+@pytest.mark.parametrize("reason", REASONS)
+def test_each_class_stands_in_the_tree_that_is_drawn(side: ModuleType, reason: str) -> None:
+    (row,) = re.findall(rf"^.*── {faults.FAULTS[reason].__name__} .*$", side.__doc__ or "", re.MULTILINE)
+    assert row.split()[-1] == reason
 
 
 def test_everything_a_fault_says_of_itself_arrives() -> None:

@@ -16,6 +16,7 @@ from holdfast.invoker.parts import Parts, Running
 from holdfast.invoker.registrations import registrations
 from holdfast.invoker.settings import InvokerSettings
 from holdfast.kit.db import Database, as_fault
+from holdfast.kit.loops import Loop
 from holdfast.kit.rpc.client import channel
 from holdfast.kit.rpc.server import Registration, Server
 from holdfast.ledger import SESSION_SETTINGS
@@ -121,6 +122,16 @@ async def checkpoint(url: str) -> AsyncIterator[str]:
                 line.close()
             await asyncio.gather(*running)
             await notices.close()
+
+
+async def ended(*loops: Loop) -> None:
+    """Stop loops of an Invoker, and wait for the rounds that they are in."""
+    names = {loop.name for loop in loops}
+    running = [task for task in asyncio.all_tasks() if task.get_name() in names]
+    assert len(running) == len(names)
+    for loop in loops:
+        loop.stop()
+    await asyncio.wait(running)
 
 
 async def poison(door: Invoker) -> None:

@@ -1,6 +1,7 @@
 """Runners take work and lose it: what a session holds is what the ledger says, however its stream fares."""
 
 import asyncio
+import time
 import uuid
 from typing import Any
 
@@ -12,7 +13,7 @@ from google.protobuf import struct_pb2
 from holdfast.v1 import run_pb2, work_service_pb2
 from tests.invoker.proxy import postgres_proxy
 from tests.invoker.runner import Runner, runner
-from tests.invoker.stand import Invoker, fields_of, invoker, pb, reason_of
+from tests.invoker.stand import Invoker, ended, fields_of, invoker, pb, reason_of
 from tests.kit.until import until
 
 
@@ -157,6 +158,20 @@ async def test_a_silent_runner_is_given_no_work(door: Invoker, worker: Runner, c
             run_id = (await door.invoke(idempotency_key=f"{n}")).run.run_id
             await other.end(await other.take(run_id))
     assert not worker.told
+
+
+async def test_a_runner_that_was_silent_is_given_what_waits_as_soon_as_it_is_heard_again(
+    door: Invoker, worker: Runner
+) -> None:
+    await ended(*door.parts.caretaker.loops)  # which would find it sooner or later
+    worker.beating = False
+    silence = door.parts.settings.heartbeat_interval * 2
+    session = door.parts.board.sessions()[0]
+    await until(lambda: time.monotonic() - session.heard > silence)
+    run_id = (await door.invoke()).run.run_id
+    assert await door.status(run_id) == run_pb2.RUN_STATUS_QUEUED
+    worker.beating = True
+    await worker.take(run_id)
 
 
 async def test_a_run_whose_runners_all_die_is_dead_lettered_and_can_be_retried(

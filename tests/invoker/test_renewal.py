@@ -12,7 +12,7 @@ import pytest
 from holdfast.invoker import caretaker
 from holdfast.kit.errors import LedgerUnavailable
 from tests.invoker.runner import Runner
-from tests.invoker.stand import QUICK, Invoker
+from tests.invoker.stand import QUICK, Invoker, ended
 from tests.kit.until import until
 
 LONG = 2.5 * QUICK["lease_ttl"]
@@ -63,6 +63,7 @@ async def test_a_renewal_that_is_not_committed_does_not_count(
     door: Invoker, worker: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     care = door.parts.caretaker
+    await ended(care.heartbeats, *care.loops)
     (session,) = door.parts.board.sessions()
     real = door.parts.db.transaction
 

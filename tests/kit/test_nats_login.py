@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import nats
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from nats.aio.client import Client
+from nats.errors import Error
 
 from holdfast.kit.nats_login import login_of
 from tests.support.nats_server import nats_server, needs_nats
@@ -69,12 +70,14 @@ async def test_a_real_server_believes_a_creds_file(tmp_path: Path) -> None:
     )
     text = creds(of_user, user.seed)
     async with nats_server(tmp_path, config, jetstream=False) as server:
-        client = await nats.connect(server.url, allow_reconnect=False, **login_of(text))
-        assert client.is_connected
-        await client.close()
+        async with Client() as client:
+            await client.connect(server.url, allow_reconnect=False, **login_of(text))
+            assert client.is_connected
         wrong = creds(of_user, Key(USER).seed)
-        with pytest.raises(nats.errors.Error):
-            await nats.connect(server.url, allow_reconnect=False, error_cb=_quiet, **login_of(wrong))
+        # One that is not let in keeps its connection until it is closed.
+        async with Client() as client:
+            with pytest.raises(Error):
+                await client.connect(server.url, allow_reconnect=False, error_cb=_quiet, **login_of(wrong))
 
 
 async def _quiet(error: Exception) -> None:

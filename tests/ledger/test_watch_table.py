@@ -120,6 +120,20 @@ async def test_a_key_that_is_null_fails_no_write(db: Database, owner: Any, write
     assert event["key"] == {"note": None}
 
 
+async def test_a_change_is_in_the_trace_that_its_transaction_names_and_one_of_no_use_fails_no_write(
+    db: Database, owner: Any, writer: Any
+) -> None:
+    await watch(owner)
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for number, said in enumerate((None, trace, None, "x" * 300, trace.upper())):
+        async with writer.transaction():
+            if said is not None:
+                await writer.execute("SELECT set_config('holdfast.traceparent', $1, true)", said)
+            await writer.execute('INSERT INTO shop."Order" VALUES ($1)', number)
+    rows = await fetch(db, "SELECT traceparent FROM run_inbox ORDER BY seq")
+    assert [row["traceparent"] for row in rows] == ["", trace, "", "", ""]
+
+
 async def test_watching_again_replaces_and_unwatching_ends(db: Database, owner: Any, writer: Any) -> None:
     await watch(owner)
     await watch(owner, ", operations => '{DELETE}'")

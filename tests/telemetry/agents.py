@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from holdfast.agent import App, Permanent, Run, step
 
@@ -70,6 +71,12 @@ async def wait(run: Run) -> str:
 async def fail(_: Run, todo: Todo) -> str:
     """Fail, and quote what it was given."""
     raise Permanent(f"cannot take {todo.topic}")
+
+
+@app.agent("telemetry.told")
+async def told(_: Run, given: dict[str, Any]) -> dict[str, str]:
+    """Accept whatever it is given: an item to judge, one to apply, a change."""
+    return {"verdict": "ACCEPT"} if given else {}
 
 
 @app.agent("telemetry.stuck")

@@ -444,8 +444,9 @@ class BatchSpec(_message.Message):
     @_builtins.property
     def invocation(self) -> _invoker_service_pb2.InvokeRequest:
         """The envelope of each item's run: intent, caller, budget per item, labels. Keys of an item's
-        payload win over keys of this payload. `run_id` and `idempotency_key` are left empty. Each run
-        begins a trace of its own, linked to `traceparent`; left empty, to that of the call.
+        payload win over keys of this payload. `run_id` and `idempotency_key` are left empty. Each run,
+        also one that judges, applies or undoes an item, begins a trace of its own, linked to
+        `traceparent`; left empty, to that of the call.
         """
 
     @_builtins.property

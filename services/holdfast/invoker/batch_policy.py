@@ -126,7 +126,7 @@ def undoing(given: Given, *, max_attempts: int) -> Invocation:
 def judging(given: Given, *, max_attempts: int) -> Invocation:
     """Return the run that judges an item. Raises the Fault that refuses it."""
     item = json.loads(given.body()) | {"label": given.label, "confidence": given.confidence}
-    spec = batch_pb2.BatchSpec.FromString(given.spec).invocation
+    spec = _spec(given)
     request = invoker_service_pb2.InvokeRequest(
         intent=batch_pb2.ReviewPolicy.FromString(given.review).reviewer_intent,
         caller=spec.caller,
@@ -136,11 +136,16 @@ def judging(given: Given, *, max_attempts: int) -> Invocation:
     return _of(given, JUDGES, request, max_attempts)
 
 
+def _spec(given: Given) -> invoker_service_pb2.InvokeRequest:
+    return batch_pb2.BatchSpec.FromString(given.spec).invocation
+
+
 def _of(
     given: Given, purpose: int, request: invoker_service_pb2.InvokeRequest, max_attempts: int
 ) -> Invocation:
     request.idempotency_key = given.name(purpose)
     request.correlation_id = request.correlation_id or str(given.batch_id)
+    request.traceparent = request.traceparent or _spec(given).traceparent  # as the runs of the items
     return read_envelope(request, tenant=given.tenant, shape=run_pb2.SHAPE_BATCH, max_attempts=max_attempts)
 
 

@@ -58,6 +58,13 @@ class Board:
         """Return the runner of a session, if it is connected here."""
         return self._sessions.get(session_id)
 
+    def heard(self, session: RunnerSession) -> bool:
+        """Note that a runner says something; tell whether it was given no work for its silence until then."""
+        now = time.monotonic()
+        was_silent = session.heard <= now - self._patience
+        session.heard = now
+        return was_silent
+
     def sessions(self) -> list[RunnerSession]:
         """Return all connected runners."""
         return list(self._sessions.values())

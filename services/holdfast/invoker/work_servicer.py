@@ -1,7 +1,6 @@
 """Runners take work: one stream is one session, and one heartbeat stands for all its leases."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -96,7 +95,8 @@ class WorkServicer(work_service_pb2_grpc.WorkServiceServicer):
         """Take what the runner says until it closes its side."""
         try:
             async for request in requests:
-                session.heard = time.monotonic()
+                if self._board.heard(session):
+                    self._claimer.credited()  # what came meanwhile waits for it
                 kind = request.WhichOneof("message")
                 if kind == "credit":
                     self._credit(session, request.credit)

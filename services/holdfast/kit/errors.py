@@ -24,6 +24,7 @@
     ├── ResourceExhausted       RESOURCE_EXHAUSTED
     │   ├── QueueFull               QUEUE_FULL
     │   ├── RateLimited             RATE_LIMITED
+    │   ├── TooManyCalls            TOO_MANY_CALLS
     │   ├── BudgetExceeded          BUDGET_EXCEEDED
     │   └── MailboxFull             MAILBOX_FULL
     ├── Forbidden               PERMISSION_DENIED
@@ -44,6 +45,7 @@
     │   ├── SessionInUse            SESSION_IN_USE
     │   ├── SessionConflict         SESSION_CONFLICT
     │   ├── InputRejected           INPUT_REJECTED
+    │   ├── TooManyChildren         TOO_MANY_CHILDREN
     │   └── BatchNotReady           BATCH_NOT_READY
     ├── Fenced                  ABORTED / FENCED
     ├── SequenceOutOfRange      OUT_OF_RANGE / SEQUENCE_OUT_OF_RANGE

@@ -20,6 +20,10 @@
 {{- if and $values.gateway.enabled (not $values.gateway.parentRefs) -}}
 {{- fail "gateway.enabled needs gateway.parentRefs: a route that belongs to no gateway serves nobody." -}}
 {{- end -}}
+{{- $backend := $values.gateway.backendTls -}}
+{{- if and $values.gateway.enabled $values.tls.existingSecret $backend.enabled (eq (empty $backend.caCertificateRefs) (empty $backend.wellKnownCACertificates)) -}}
+{{- fail "gateway.enabled with tls.existingSecret needs one of gateway.backendTls.caCertificateRefs and gateway.backendTls.wellKnownCACertificates, by which the gateway trusts the services, or gateway.backendTls.enabled=false." -}}
+{{- end -}}
 {{- if and $values.telemetry.serviceMonitor.enabled (not $values.telemetry.metrics) -}}
 {{- fail "telemetry.serviceMonitor.enabled needs telemetry.metrics: there would be nothing to read." -}}
 {{- end -}}
