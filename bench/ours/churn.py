@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ from holdfast.ledger.values import Invocation, Leased, Outcome, ServedIntent
 TENANTS: Final = 20
 WAITING: Final = 1_000
 KEPT_SECONDS: Final = 5.0
+YEAR_SECONDS: Final = 365 * 86_400
 GROUP: Final = 100
 SLOTS: Final = 10
 SLICES: Final = 20
@@ -65,6 +66,10 @@ _PID: Final = "SELECT pg_backend_pid(), pg_stat_force_next_flush()"
 _PAGES: Final = "SELECT coalesce(sum(hits + reads), 0)::bigint FROM pg_stat_get_backend_io($1)"
 
 
+Beside = Callable[[Database], Coroutine[Any, Any, None]]
+"""What goes on until it is cancelled."""
+
+
 @dataclass(slots=True)
 class Slice:
     """A twentieth of the work: what its claims took, and how the tables stood at its end."""
@@ -79,36 +84,51 @@ class Slice:
         return round(statistics.median(self.claims_ms), 3)
 
 
-async def churn(runs: int) -> dict[str, object]:
-    """Push runs through; return what claims and tables were like at the start, half-way and at the end."""
-    async with EmbeddedPostgres(ephemeral=True) as server:
-        await server.create_database("holdfast")
-        url = server.url("holdfast")
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long runs are kept after their end, what a hundred take at least, and how the ledger is reached."""
+
+    kept_s: float = KEPT_SECONDS
+    hundred_s: float = 0.0
+    connect: Mapping[str, float] = field(default_factory=dict)
+
+
+async def churn(
+    runs: int, server: EmbeddedPostgres | None = None, terms: Terms = Terms(), *beside: Beside
+) -> dict[str, object]:
+    """Push runs through; return what claims and tables were like at the start, half-way and at the end.
+
+    It is done on a server of its own, if none is given; what is `beside` goes on until the end.
+    """
+    async with server or EmbeddedPostgres(ephemeral=True) as standing:
+        await standing.create_database("holdfast")
+        url = standing.url("holdfast")
         await migrate(url)
-        connect: dict[str, Any] = {"application_name": "bench", "server_settings": SESSION_SETTINGS}
+        connect: dict[str, Any] = {
+            "application_name": "bench",
+            "server_settings": SESSION_SETTINGS,
+            **terms.connect,
+        }
         async with (
             await Database.connect(url, **connect) as db,
             await Database.connect(url, pool_size=1, **connect) as claims,
         ):
             for number in range(TENANTS):
-                kept = {f"keep_{shape}_s": KEPT_SECONDS for shape in ("worker", "batch", "service")}
+                kept = {f"keep_{shape}_s": terms.kept_s for shape in ("worker", "batch", "service")}
                 await tenant.change(db, f"t{number}", kept, make=True)
-            removing = asyncio.create_task(_remove(db))
-            try:
+            async with asyncio.TaskGroup() as tasks:
+                upkeep = [tasks.create_task(work(db)) for work in (_remove, *beside)]
                 began = time.perf_counter()
-                slices = await _work(db, claims, runs)
+                slices = await _work(db, claims, runs, terms)
                 seconds = time.perf_counter() - began
-            finally:
-                removing.cancel()
-                (removed,) = await asyncio.gather(removing, return_exceptions=True)
-            if isinstance(removed, Exception):
-                raise removed
+                for task in upkeep:
+                    task.cancel()
             return _told(slices, runs, seconds)
 
 
-async def _work(db: Database, claims: Database, runs: int) -> Sequence[Slice]:
+async def _work(db: Database, claims: Database, runs: int, terms: Terms) -> Sequence[Slice]:
     session = RunnerSession(uuid.uuid4(), new_id(), "127.0.0.1:1", (ServedIntent("w1", "1"),))
-    await open_session(db, session, ttl_s=86_400)
+    await open_session(db, session, ttl_s=YEAR_SECONDS)
     demand = Demand(session_id=session.session_id, intents=session.intents, slots=SLOTS)
     for _ in range(WAITING // GROUP):
         await _admit(db)
@@ -116,6 +136,7 @@ async def _work(db: Database, claims: Database, runs: int) -> Sequence[Slice]:
     for _ in range(1 + SLICES):
         one = Slice(pages=-float(await _pages(db, claims)))
         for _ in range(runs // SLICES // GROUP):
+            next_s = time.monotonic() + terms.hundred_s
             await _admit(db)
             leased: list[Leased] = []
             while len(leased) < GROUP:
@@ -125,6 +146,7 @@ async def _work(db: Database, claims: Database, runs: int) -> Sequence[Slice]:
             await _execute(db, leased)
             await _batch(db)
             await _converse(db)
+            await asyncio.sleep(next_s - time.monotonic())
         one.pages = round((one.pages + await _pages(db, claims)) / len(one.claims_ms), 1)
         one.tables = await _bloat(db)
         slices.append(one)

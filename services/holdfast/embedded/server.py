@@ -181,18 +181,20 @@ class EmbeddedPostgres:
     async def _start_server(self) -> None:
         """Start the server process and wait until it answers; a `StartError` leaves none behind."""
         directory = self._opened
-        assert self._binaries is not None
         await asyncio.to_thread(directory.clear_the_way)
-        options = server_options(directory.sockets, self._settings)
-        command = [str(self._binaries.postgres), "-D", str(directory.cluster), *options]
         # SIGQUIT: ends all sessions at once. What was committed is in the log, the next start replays it.
-        self._process = await launch(command, directory, death_signal=signal.SIGQUIT)
+        self._process = await launch(self._server_command(), directory, death_signal=signal.SIGQUIT)
         try:
             await self._until_it_answers(self._process)
         except BaseException:
             await self._end_server()
             raise
         self._up.set()
+
+    def _server_command(self) -> list[str]:
+        assert self._binaries is not None
+        options = server_options(self._opened.sockets, self._settings)
+        return [str(self._binaries.postgres), "-D", str(self._opened.cluster), *options]
 
     async def _until_it_answers(self, process: asyncio.subprocess.Process) -> None:
         try:
