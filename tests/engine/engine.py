@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,21 @@ class EngineError(Exception):
 
 def podman(*arguments: str | Path, given: str | None = None) -> str:
     """Run podman and return what it prints. Raises `EngineError`."""
+    return _run(arguments, given).stdout.strip()
+
+
+def exists(image: str) -> bool:
+    """Tell whether an image is here."""
+    return bool(podman("images", "--quiet", "--filter", f"reference={image}"))
+
+
+def logs(container: str) -> str:
+    """Return all that a container has said. Raises `EngineError`."""
+    done = _run(("logs", container), None)
+    return done.stdout + done.stderr
+
+
+def _run(arguments: Sequence[str | Path], given: str | None) -> "subprocess.CompletedProcess[str]":
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
         config.write(_CONFIG)
         config.flush()
@@ -51,9 +67,4 @@ def podman(*arguments: str | Path, given: str | None = None) -> str:
         )
     if done.returncode != 0:
         raise EngineError(f"podman {' '.join(map(str, arguments))}: {done.stderr}{done.stdout}")
-    return done.stdout.strip()
-
-
-def exists(image: str) -> bool:
-    """Tell whether an image is here."""
-    return bool(podman("images", "--quiet", "--filter", f"reference={image}"))
+    return done
