@@ -85,33 +85,30 @@ class Installation:
         """Bring up all Deployments at once, as helm does."""
         for service in self.manifests.of("Service"):
             self.names.addresses[f"{service}.{self.network.namespace}"] = set()
-        deployments = self.manifests.of("Deployment").items()
-        started = [
-            (name, self._ready_one(name)) for name, one in deployments for _ in range(one["spec"]["replicas"])
-        ]
-        for (name, _), pod in zip(started, await asyncio.gather(*(each for _, each in started)), strict=True):
-            self.pods.setdefault(name, []).append(pod)
+        async with asyncio.TaskGroup() as starting:
+            for name, one in self.manifests.of("Deployment").items():
+                self.pods[name] = []
+                for _ in range(one["spec"]["replicas"]):
+                    starting.create_task(self._add(name))
 
     async def roll(self, name: str) -> None:
         """Replace a Deployment's pods: a new one is ready before an old one goes, which takes its time."""
-        leaving = []
-        for old in list(self.pods[name]):
-            self.pods[name].append(await self._ready_one(name))
-            self.pods[name].remove(old)
-            leaving.append(asyncio.create_task(self._retire(name, old)))
-        await asyncio.gather(*leaving)
+        async with asyncio.TaskGroup() as leaving:
+            for old in list(self.pods[name]):
+                await self._add(name)
+                leaving.create_task(self._retire(name, old))
 
-    async def _ready_one(self, name: str) -> Pod:
+    async def _add(self, name: str) -> None:
         pod = await self._played(name, self.manifests.pods()[name])
         await pod.ready()
+        self.pods[name].append(pod)
         self._addresses(name).add(pod.address)
-        return pod
 
     async def _retire(self, name: str, pod: Pod) -> None:
+        self.pods[name].remove(pod)
         self._addresses(name).discard(pod.address)
         self.codes[pod.name] = await pod.stop()
-        (self.folder / f"{pod.name}.log").write_text(await pod.logs())
-        await pod.remove()
+        await self._take_away(pod)
 
     async def _played(self, name: str, one: dict[str, Any]) -> Pod:
         number = next(self._number)
@@ -126,10 +123,12 @@ class Installation:
 
     async def remove(self) -> None:
         """Take away every pod there was, and keep what those that are left have said."""
-        for pod in self._made:
-            with suppress(EngineError):
-                (self.folder / f"{pod.name}.log").write_text(await pod.logs())
-            await pod.remove()
+        await asyncio.gather(*map(self._take_away, self._made))
+
+    async def _take_away(self, pod: Pod) -> None:
+        with suppress(EngineError):
+            (self.folder / f"{pod.name}.log").write_text(await pod.logs())
+        await pod.remove()
 
 
 @asynccontextmanager

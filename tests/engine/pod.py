@@ -22,8 +22,13 @@ _BETWEEN_PROBES_S: Final = 0.2
 
 
 async def play(*arguments: str | Path, given: str | None = None) -> str:
-    """Run podman beside what else goes on. Raises `EngineError`."""
-    return await asyncio.to_thread(podman, *arguments, given=given)
+    """Run podman beside what else goes on; what has begun is waited for, always. Raises `EngineError`."""
+    playing = asyncio.create_task(asyncio.to_thread(podman, *arguments, given=given))
+    try:
+        return await asyncio.shield(playing)
+    except asyncio.CancelledError:
+        await asyncio.wait([playing])
+        raise
 
 
 @dataclass(frozen=True)

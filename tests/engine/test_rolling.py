@@ -95,7 +95,9 @@ async def test_all_pods_are_replaced_under_load_and_no_caller_fails(
                 await installation.roll(f"{RELEASE}-{name}")
             clock.passed("rolled in turn")
             # As helm does it when the chart's version changes.
-            await asyncio.gather(*(installation.roll(name) for name in installation.pods))
+            async with asyncio.TaskGroup() as rolling:
+                for name in installation.pods:
+                    rolling.create_task(installation.roll(name))
             clock.passed("rolled at once")
     clock.passed("removed")
     with capsys.disabled():
