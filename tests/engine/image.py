@@ -22,7 +22,8 @@ DOCKER: Final = ROOT / "deploy/docker"
 HOLDFAST: Final = "localhost/holdfast:0.1.0"
 """What `agents.Dockerfile` begins with."""
 _PACKAGES: Final = "python3,python3-venv,ca-certificates"
-_SOURCES: Final = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
+_APT: Final = Path("/etc/apt")
+_SOURCES: Final = ("sources.list.d/debian.sources", "sources.list.d/ubuntu.sources", "sources.list")
 _AWAY: Final = re.compile(
     "Temporary failure|Could not (resolve|connect)|Connection failed|Failed to fetch"
     "|NewConnectionError|NameResolutionError|ConnectTimeoutError"
@@ -31,7 +32,7 @@ _AWAY: Final = re.compile(
 
 def base() -> str:
     """Return an image with glibc, Python and nothing of ours, made once for the same recipe."""
-    sources = next(each for each in _SOURCES if each.exists())
+    sources = next(_APT / each for each in _SOURCES if (_APT / each).exists())
     release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     recipe = ("--variant=minbase", f"--include={_PACKAGES}", release)
     digest = hashlib.sha256(repr((recipe, sources.read_text())).encode()).hexdigest()

@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from tests.engine.name_server import ZONE
 
+PODMAN: Final = "4.3"
 _PLAYED_HERE: Final = ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "ports")
 
 
