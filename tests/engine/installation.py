@@ -25,9 +25,9 @@ from holdfast.embedded import EmbeddedPostgres
 from tests.deploy.chart import NAMESPACE, Manifests, decoded, template
 from tests.engine import played
 from tests.engine.engine import EngineError
-from tests.engine.name_server import ZONE, NameServer
 from tests.engine.pod import Network, Pod, play
 from tests.support.certificate import Authority
+from tests.support.name_server import ZONE, NameServer
 
 RELEASE: Final = "hf-holdfast"
 ROLES: Final = ("invoker", "checkpoint", "approval", "dispatcher")

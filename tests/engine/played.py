@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from tests.engine.name_server import ZONE
+from tests.support.name_server import ZONE
 
 PODMAN: Final = "4.3"
 _PLAYED_HERE: Final = ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "ports")

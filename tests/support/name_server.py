@@ -24,10 +24,11 @@ class NameServer(asyncio.DatagramProtocol):
         """By name, as `service.namespace`."""
         self._transport: asyncio.DatagramTransport | None = None
 
-    async def start(self, host: str) -> None:
-        """Listen on port 53 of an address."""
+    async def start(self, host: str, port: int = 53) -> int:
+        """Listen at an address; return the port, which is any free one for 0."""
         loop = asyncio.get_running_loop()
-        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(host, 53))
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=(host, port))
+        return int(self._transport.get_extra_info("sockname")[1])
 
     def stop(self) -> None:
         """Answer no more."""
