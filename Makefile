@@ -68,6 +68,16 @@ browser: ## Debian's Chromium, which the console's tests look through, where apt
 	  rm -f .tools.log; echo "chromium is installed"; \
 	else echo "no chromium: 'apt-get install' failed (optional):"; tail -n 3 .tools.log; rm -f .tools.log; fi
 
+ENGINE := podman runc catatonit netavark iptables mmdebstrap
+
+.PHONY: engine
+engine: ## podman and what makes a base for images, which tests/engine runs, where apt can install them
+	@if (for each in podman runc catatonit mmdebstrap iptables; do command -v $$each >/dev/null || exit 1; done); then echo "podman is here"; \
+	elif ! command -v apt-get >/dev/null; then echo "no podman: it is not here, and there is no apt-get (optional)"; \
+	elif { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(ENGINE); } >.tools-engine.log 2>&1; then \
+	  rm -f .tools-engine.log; echo "podman is installed"; \
+	else echo "no podman: 'apt-get install' failed (optional):"; tail -n 3 .tools-engine.log; rm -f .tools-engine.log; fi
+
 .PHONY: gen
 gen: $(STAMP) ## generate the Python stubs in gen/ and the pages of docs/reference from protos/
 	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \

@@ -127,7 +127,8 @@ def test_the_dockerfile_is_staged_and_its_result_is_not_root() -> None:
     result = lines[lines.index("FROM ${BASE}") :]
     assert not [line for line in result if line.startswith("RUN")]
     assert [line for line in result if line.startswith("COPY")] == [
-        "COPY --from=build /opt/holdfast /opt/holdfast"
+        "COPY --from=build /opt/holdfast /opt/holdfast",
+        "COPY --from=build /agents /agents",
     ]
     assert re.fullmatch(r"USER [1-9]\d+:[1-9]\d+", next(line for line in result if line.startswith("USER")))
     assert result[-1] == 'ENTRYPOINT ["holdfast"]'

@@ -137,6 +137,16 @@ def test_probes_ask_the_port_that_the_service_listens_on(manifests: Manifests) -
         assert all(one and one["grpc"]["port"] == port for one in probes.values()), name
 
 
+def test_a_runner_is_ready_when_it_can_be_sent_work_and_alive_before(manifests: Manifests) -> None:
+    for name, container in manifests.containers().items():
+        service = name.partition("/")[2]
+        if service in SERVICES:
+            about = {"service": "holdfast.v1.RunnerService"} if service == "runner" else {}
+            port = container["livenessProbe"]["grpc"]["port"]
+            assert container["livenessProbe"]["grpc"] == {"port": port}, name
+            assert container["readinessProbe"]["grpc"] == {"port": port} | about, name
+
+
 def test_a_pod_gets_more_time_to_stop_than_all_in_it_take(manifests: Manifests) -> None:
     for name, one in manifests.of("Deployment").items():
         pod = one["spec"]["template"]["spec"]

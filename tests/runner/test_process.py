@@ -2,13 +2,16 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.runner.platform import Platform, StoredRun
 
@@ -86,6 +89,32 @@ async def test_standard_output_is_the_readiness_line_alone(tmp_path: Path, platf
     for printed in (b"imported", b"a step prints hi", b"a child prints", b"a library writes"):
         assert printed in err
     assert process.returncode == 0
+
+
+async def _health(address: str, service: str) -> str:
+    async with grpc.aio.insecure_channel(address) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=20, wait_for_ready=True)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+async def test_it_is_alive_before_it_can_be_sent_work_and_ready_then(
+    tmp_path: Path, platform: Platform
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:  # takes connections, and never answers
+        nobody = f"127.0.0.1:{silent.getsockname()[1]}"
+        own = f"unix:{tmp_path}/runner"
+        async with _process(
+            tmp_path, platform, HOLDFAST_LISTEN=own, HOLDFAST_INVOKER_ADDRESS=nobody
+        ) as process:
+            assert await _health(own, "") == "SERVING"
+            assert await _health(own, "holdfast.v1.RunnerService") == "NOT_SERVING"
+            process.terminate()
+            assert await process.wait() == 0
+    async with _process(tmp_path, platform) as process:
+        assert process.stdout is not None
+        own = json.loads(await process.stdout.readline())["address"]
+        assert await _health(own, "holdfast.v1.RunnerService") == "SERVING"
 
 
 async def test_sigterm_hands_running_work_back_and_ends_well(tmp_path: Path, platform: Platform) -> None:

@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1, each into files of its own."""
+    """Signs certificates for 127.0.0.1, and for others that it is told of, each into files of its own."""
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         self.folder = folder
@@ -23,19 +23,24 @@ class Authority:
         self.ca = folder / f"{name}.pem"
         self.ca.write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Write a certificate and its key, over those of the name before; return their files."""
+    def issue(self, name: str, *more: x509.GeneralName) -> tuple[Path, Path]:
+        """Write a certificate and its key, over those of the name before; return their files.
+
+        It is good for `more` names and addresses besides.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         cert_file, key_file = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        cert_file.write_bytes(self._signed(subject, key).public_bytes(Encoding.PEM))
+        cert_file.write_bytes(self._signed(subject, key, *more).public_bytes(Encoding.PEM))
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         key_file.write_bytes(pem)
         return cert_file, key_file
 
-    def _signed(self, subject: x509.Name, key: Any, *, authority: bool = False) -> x509.Certificate:
+    def _signed(
+        self, subject: x509.Name, key: Any, *more: x509.GeneralName, authority: bool = False
+    ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
-        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost"), *more]
         return (
             x509.CertificateBuilder()
             .subject_name(subject)

@@ -7,11 +7,12 @@ from typing import Self
 
 
 class Relay:
-    """Relays a loopback port to an address; `hang` lets nothing more through, and breaks nothing either."""
+    """Relays a port of its own to an address; `hang` lets nothing more through, and breaks nothing either."""
 
-    def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._far = (host, int(port))
+    def __init__(self, address: str, host: str = "127.0.0.1") -> None:
+        far, _, port = address.rpartition(":")
+        self._far = (far, int(port))
+        self._host = host
         self._server: asyncio.Server | None = None
         self._relays: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -21,10 +22,10 @@ class Relay:
     def address(self) -> str:
         """Where it listens."""
         assert self._server is not None
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"{self._host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._relay, self._host, 0)
         return self
 
     async def __aexit__(

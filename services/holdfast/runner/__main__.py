@@ -62,7 +62,7 @@ async def main(stop: Stop) -> None:
         )
         servicer = RunnerServicer(holding, holding.drain)
         server = Server(
-            [Registration(add_RunnerServiceServicer_to_server, servicer, NAME)],
+            [Registration(add_RunnerServiceServicer_to_server, servicer, NAME, ready=False)],
             settings.listen,
             access=Access(
                 AttachToken(attach_token) if attach_token else None,
@@ -87,10 +87,11 @@ async def main(stop: Stop) -> None:
             page = await stack.enter_async_context(shown(metrics, settings.metrics_listen))
             # Ready is who can be sent work: before that its intents may be unknown at the door.
             await _until([stop.wait(), leases.in_session.wait()], streams)
+            await server.set_serving(True, NAME)
             with contextlib.redirect_stdout(standard_output):
                 announce("runner", server.address, **({"metrics": page} if page else {}))
             await _until([stop.wait()], streams)
-            await server.set_serving(False)
+            await server.health.enter_graceful_shutdown()
             await holding.drain(settings.drain_grace)
             await leases.told(1.0)
         finally:

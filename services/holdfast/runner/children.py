@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import grpc
 
 from holdfast.agent import Permanent
-from holdfast.kit.rpc.status import reason_of
+from holdfast.kit.rpc.status import PASSING, reason_of
 from holdfast.kit.rpc.tenant import KEY
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.capability import shown
@@ -17,7 +17,6 @@ from holdfast.v1.invoker_service_pb2_grpc import InvokerServiceStub
 
 PATIENCE: Final = 10.0  # seconds for one try
 PAUSE: Final = 0.2
-_PASSING: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _WAITS: Final = ("QUEUE_FULL", "RATE_LIMITED", "TOO_MANY_CALLS")
 _log: Final = logger("children")
 
@@ -65,7 +64,7 @@ class InvokerChildren:
                 return await once(stub)
             except grpc.aio.AioRpcError as error:
                 reason = reason_of(error)
-                if error.code() in _PASSING:
+                if error.code() in PASSING:
                     self._current = (self._current + 1) % len(self._channels)
                 elif reason not in _WAITS:
                     raise Permanent(error.details() or "", reason=reason) from error

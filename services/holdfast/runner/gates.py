@@ -8,7 +8,7 @@ import grpc
 
 from holdfast.agent import Permanent
 from holdfast.agent.approval import Opened
-from holdfast.kit.rpc.status import reason_of
+from holdfast.kit.rpc.status import PASSING, reason_of
 from holdfast.kit.telemetry.logs import logger
 from holdfast.runner.capability import shown
 from holdfast.runner.way import OPEN, Way
@@ -17,7 +17,6 @@ from holdfast.v1.approval_service_pb2_grpc import ApprovalServiceStub
 
 PATIENCE: Final = 10.0  # seconds for one try
 PAUSE: Final = 0.2
-_PASSING: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _log: Final = logger("gate")
 
 
@@ -38,7 +37,7 @@ class ApprovalGates:
                     asked, timeout=PATIENCE, metadata=(*self._proof.metadata(), *shown())
                 )
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _PASSING:
+                if error.code() not in PASSING:
                     raise Permanent(error.details() or "", reason=reason_of(error)) from error
                 _log.warning("gate not opened", code=error.code().name)
                 self._current = (self._current + 1) % len(self._channels)

@@ -98,7 +98,8 @@ volumeMounts:
 
 {{/*
 Health never looks at the database: a service whose ledger is away stays up, and heals by itself. A sidecar has no
-startup probe, for the runner would wait for it. The console speaks HTTP, and only to names that it knows.
+startup probe, for the runner would wait for it. A runner is ready once it has had a session with an Invoker: until then
+those before it stay. The console speaks HTTP, and only to names that it knows.
 */}}
 {{- define "holdfast.probes" -}}
 {{- if not .sidecar }}
@@ -109,7 +110,8 @@ startupProbe:
   failureThreshold: 60
 {{- end }}
 readinessProbe:
-  {{- include "holdfast.asked" . | nindent 2 }}
+  {{- $about := eq .service "runner" | ternary "holdfast.v1.RunnerService" "" }}
+  {{- include "holdfast.asked" (dict "service" .service "port" .port "about" $about) | nindent 2 }}
   periodSeconds: 5
   timeoutSeconds: 3
 livenessProbe:
@@ -130,7 +132,7 @@ httpGet:
   httpHeaders:
     - {name: Host, value: localhost}
 {{- else -}}
-grpc: {port: {{ .port }}}
+grpc: {port: {{ .port }}{{ with .about }}, service: {{ . }}{{ end }}}
 {{- end -}}
 {{- end -}}
 

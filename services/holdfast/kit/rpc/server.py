@@ -40,11 +40,15 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A service of a server: its generated `add_…_to_server`, its servicer, its full name."""
+    """A service of a server: its generated `add_…_to_server`, its servicer, its full name.
+
+    With `ready` false its health is NOT_SERVING until `Server.set_serving` says otherwise.
+    """
 
     add: Callable[[Any, Any], None]
     servicer: object
     name: str
+    ready: bool = True
 
 
 class Server:
@@ -110,7 +114,7 @@ class Server:
         """Bind and serve; return the port (0 for a unix socket). Raises `Refused` in one sentence."""
         for registration in self._registrations:
             registration.add(registration.servicer, self._server)
-            await self.health.set(registration.name, health_pb2.HealthCheckResponse.SERVING)
+            await self.set_serving(registration.ready, registration.name)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         if self._access.bounds.reflection:
             add_reflection(self._server, [*(one.name for one in self._registrations), _HEALTH])

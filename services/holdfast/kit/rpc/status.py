@@ -15,6 +15,12 @@ DOMAIN: Final = "holdfast.dev"
 LIMIT: Final = 4096
 """Bytes of a serialised status. Above about 8 KB of metadata peers drop a call's trailers, or the call."""
 
+PASSING: Final = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+)
+"""How calls fail that may be repeated. Our own cancelling has no status: CANCELLED is what gRPC's server says
+to what reaches it while it stops."""
+
 _MESSAGE_LIMIT: Final = 1024
 _TEXT_LIMIT: Final = 256
 _FACTS_LIMIT: Final = 1536
