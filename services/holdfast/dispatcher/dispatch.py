@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import uuid
+from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -36,6 +37,7 @@ from holdfast.ledger.values import Failure
 
 _log: Final = logger("dispatch")
 _CONTENDED_S: Final = 0.02
+_AT_A_TIME: Final = 32
 UNASKED_SECONDS: Final = 30.0
 """After which it claims and sweeps though the look has found nothing to do."""
 
@@ -67,6 +69,8 @@ class Dispatch:
         self._at_once = at_once
         self._session = Session(db, clock, lease_ttl)
         self._calls: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[None]] = set()
+        self._unstarted = 0
         self._metrics.watch(self._calls)
         self._draining = asyncio.Event()
         self._last_destination = 0
@@ -104,6 +108,8 @@ class Dispatch:
         self.sweeping.stop()
         if self._claims is not None:
             await asyncio.wait([self._claims])
+        if self._starts:
+            await asyncio.wait(self._starts)
         if self._calls:
             await asyncio.wait(self._calls, timeout=grace)
         for call in self._calls:
@@ -136,7 +142,7 @@ class Dispatch:
 
     async def _claim_some(self) -> int:
         """Lease what is due, as much as there is room for, and start the calls."""
-        room = self._at_once - len(self._calls) - len(self._settling)
+        room = self._at_once - self._unstarted - len(self._calls) - len(self._settling)
         if room <= 0:
             return 0  # what ends wakes this loop
         session_id = self._session.session_id
@@ -147,16 +153,28 @@ class Dispatch:
             await self._session.look()  # it opens a new one
             return 1
         self._last_destination = claimed.last_destination
-        for delivery in claimed.deliveries:
-            call = asyncio.create_task(self._deliver(session_id, delivery))
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
+        if claimed.deliveries:
+            self._unstarted += len(claimed.deliveries)
+            self._begin(asyncio.create_task(self._start(session_id, claimed.deliveries)), self._starts)
         if claimed.contended:
             self._wake_in(_CONTENDED_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, keeps no secret
         elif claimed.wait_s is not None:
             self._wake_in(claimed.wait_s)
         # A walk that found nothing goes on behind where it ended, until it is back at the start.
         return len(claimed.deliveries) or int(claimed.last_destination > before)
+
+    async def _start(self, session_id: uuid.UUID, deliveries: Sequence[Delivery]) -> None:
+        """Start calls, a few at a time: meanwhile others end and are settled, and more is claimed."""
+        for at in range(0, len(deliveries), _AT_A_TIME):
+            some = deliveries[at : at + _AT_A_TIME]
+            self._unstarted -= len(some)
+            for delivery in some:
+                self._begin(asyncio.create_task(self._deliver(session_id, delivery)), self._calls)
+            await asyncio.sleep(0)
+
+    def _begin(self, task: asyncio.Task[None], among: set[asyncio.Task[None]]) -> None:
+        among.add(task)
+        task.add_done_callback(among.discard)
 
     def _wake_in(self, seconds: float) -> None:
         """Have the claim loop look again after some time, if nothing wakes it before."""
