@@ -84,3 +84,15 @@ async def stuck(run: Run) -> str:
     """Wait until it is cancelled."""
     await run.receive("never")
     return "never"
+
+
+@step(attempts=1)
+async def call_the_bank(topic: str) -> str:
+    """Reach nobody."""
+    raise ConnectionError(f"nobody answers about {topic}")
+
+
+@app.agent("telemetry.shaky")
+async def shaky(run: Run, todo: Todo) -> str:
+    """Fail each time."""
+    return await run.step(call_the_bank, todo.topic)

@@ -1,11 +1,13 @@
 """The whole suite with everything that looks at it from outside switched on."""
 
 import base64
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -41,6 +43,11 @@ class Watched:
     collector: Collector
     receiver: WebhookReceiver
     model: ModelServer
+
+    def lines(self, service: str, **holding: str) -> list[dict[str, Any]]:
+        """Return the lines of a service's log that hold this."""
+        every = [json.loads(line) for line in self.suite.log(service).splitlines() if line.startswith("{")]
+        return [line for line in every if holding.items() <= line.items()]
 
     async def page(self, service: str, *, accept: str = OPEN_METRICS) -> str:
         """Read the metrics of a service."""

@@ -1,6 +1,5 @@
 """What was given in confidence is in nothing that the services tell of themselves."""
 
-import json
 import re
 
 from examples.standins.fault import Fault
@@ -54,15 +53,30 @@ async def test_every_line_about_a_run_says_which_what_it_is_tied_to_and_its_trac
     await collector.until(lambda: bool(collector.find("lease", run_id=run_id)))
     trace = collector.find("lease", run_id=run_id)[0].trace
 
-    def lines(service: str, **holding: str) -> list[dict[str, str]]:
-        every = [json.loads(line) for line in watched.suite.log(service).splitlines() if line.startswith("{")]
-        return [line for line in every if holding.items() <= line.items()]
-
-    (authors,) = lines("runner", logger="author", event="looking up")
+    (authors,) = watched.lines("runner", logger="author", event="looking up")
     about = {"run_id": run_id, "correlation_id": "order-7", "trace_id": trace}
     assert about.items() <= authors.items()
-    await until(lambda: bool(lines("dispatcher", event="effect set aside")))
-    assert about.items() <= lines("dispatcher", event="effect set aside")[0].items()
-    (read,) = lines("invoker", event="call", method="/holdfast.v1.InvokerService/GetRun")
+    await until(lambda: bool(watched.lines("dispatcher", event="effect set aside")))
+    assert about.items() <= watched.lines("dispatcher", event="effect set aside")[0].items()
+    (read,) = watched.lines("invoker", event="call", method="/holdfast.v1.InvokerService/GetRun")
     assert read["run_id"] == run_id
     assert len(read["trace_id"]) == 32
+
+
+async def test_an_attempt_that_failed_is_in_the_log_and_its_span_says_so(watched: Watched) -> None:
+    collector = watched.collector
+    handle = await watched.client.invoke(
+        "telemetry.shaky", {"topic": "boats"}, correlation_id="order-8", wait=PATIENCE_S
+    )
+    assert handle.run.status.name == "DEAD_LETTERED"
+    await collector.until(lambda: bool(collector.find("invoke_agent telemetry.shaky", run_id=handle.run_id)))
+    (activation, *_) = collector.find("invoke_agent telemetry.shaky", run_id=handle.run_id)
+    about = {"run_id": handle.run_id, "correlation_id": "order-8", "trace_id": activation.trace}
+    assert activation.failed
+    assert activation.attributes["error.type"] == "ConnectionError"
+    attempts = watched.lines("runner", event="attempt failed")
+    assert [line["attempt"] for line in attempts] == list(range(1, handle.run.attempt + 1))
+    told = {"reason": "ConnectionError", "step": "call_the_bank", "intent": "telemetry.shaky"}
+    assert all((about | told).items() <= line.items() for line in attempts)
+    (ended,) = watched.lines("checkpoint", event="run dead-lettered")
+    assert about.items() <= ended.items()

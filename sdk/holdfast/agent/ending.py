@@ -51,6 +51,14 @@ class Move:
     compensate: Failure | None = None
     """Why its steps are to be undone before it ends."""
 
+    @property
+    def why_failed(self) -> Failure | None:
+        """Why the attempt has failed, whatever becomes of the run; None if it has not."""
+        if self.outcome is None:
+            return self.failure or self.compensate
+        end = self.outcome.message
+        return read_failure(end.failure) if end.status in (FAILED, DRIFTED) else None
+
 
 _ENDS: Final[dict[int, UndoOn]] = {FAILED: "failure", CANCELLED: "cancel", PARTIAL: "exhausted"}
 

@@ -117,6 +117,8 @@ class Execution:
         `ends` decides where the run goes when that is not for the agent to say.
         """
         self.stopped: RunStopped | None = None
+        self.failure: Failure | None = None
+        """Why the attempt has failed, if it has and once that is durable."""
         self._agent = agent
         self._ends = ends
         self._invocation = invocation
@@ -352,6 +354,7 @@ class Execution:
                 continue
             if ended is not None:
                 self._journal.happened(ended)
+            self.failure = move.why_failed
             return Left.REQUEUED if move.outcome is None else Left.ENDED
         return self._lost() if isinstance(self.stopped, LeaseLost) else Left.REFUSED
 

@@ -19,7 +19,8 @@ from holdfast.kit.errors import Fault, Internal
 from holdfast.kit.telemetry import span
 from holdfast.kit.telemetry.logs import logger
 from holdfast.kit.telemetry.metrics import timed
-from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused
+from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused, Stored
+from holdfast.ledger.domain.status import RunStatus
 
 _log: Final = logger("group")
 
@@ -126,6 +127,8 @@ class Line:
         now = time.time_ns()
         timed(self._metrics.seconds, max(0, now - put_ns) / 1e9, item.traceparent)
         self._metrics.answered(item, result)
+        if isinstance(result, Stored) and result.status is RunStatus.DEAD_LETTERED:
+            _log.warning("run dead-lettered", **item.about)
         if not item.traceparent or not span.is_sampled(item.traceparent):
             return
         attributes: dict[str, str | int] = {

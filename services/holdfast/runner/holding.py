@@ -256,7 +256,10 @@ class Holding:
         )
         if held.stopped is not None:
             held.execution.stop(held.stopped)
-        return await held.execution.run()
+        left = await held.execution.run()
+        if held.execution.failure is not None:
+            held.observation.failed(held.execution.failure)
+        return left
 
     async def _run_chunk(self, held: Held, served: Served, gate: asyncio.Semaphore | None) -> Left:
         held.execution = Chunk(

@@ -16,7 +16,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from holdfast.agent.engine.journal import Answer, Refused
-from holdfast.agent.error import Interrupted
+from holdfast.agent.error import Failure, Interrupted
 from holdfast.agent.model import ModelReply
 from holdfast.agent.wire.draft import FUNCTION, MODEL, TOOL
 from holdfast.agent.wire.invocation import Invocation
@@ -30,6 +30,8 @@ _KINDS: Final = {FUNCTION: "function", MODEL: "model", TOOL: "tool"}
 """Of the steps that are watched: a wait is what happens between two spans."""
 _NOTHING: Final = nullcontext()
 
+_log: Final = logs.logger("runner")
+
 
 class Observation:
     """Watches one run under one lease; `traceparent` is where its activation stands in its trace."""
@@ -42,6 +44,7 @@ class Observation:
         self._invocation = invocation
         self._agent_version = agent_version
         self.traceparent = invocation.traceparent
+        self._activation: Span = INVALID_SPAN
         self.fields = fields_of(invocation)
         """What log lines about the run say."""
 
@@ -64,11 +67,26 @@ class Observation:
         begun = span.start(
             f"{gen_ai.INVOKE_AGENT} {invocation.intent}", under=invocation.traceparent, attributes=attributes
         )
+        self._activation = begun
         self.traceparent = span.traceparent(begun) or invocation.traceparent
         if self.traceparent:
             logs.bind(trace_id=self.traceparent[3:35])
         with span.within(begun):
             yield begun
+
+    def failed(self, failure: Failure) -> None:
+        """Say that the attempt has failed; not its message, which may quote what the run was given."""
+        span.failed(self._activation, failure.reason)
+        told = {"step": failure.step} if failure.step else {}
+        invocation = self._invocation
+        _log.warning(
+            "attempt failed",
+            reason=failure.reason,
+            **told,
+            intent=invocation.intent,
+            attempt=invocation.attempt,
+            **self.fields,
+        )
 
     def step(self, key: str, name: str, kind: int) -> AbstractContextManager[object]:
         """Return what is around a step that is executed."""
