@@ -43,6 +43,7 @@ async def test_a_run_is_one_trace_from_the_clients_call_to_the_webhook_through_a
     await collector.until(lambda: bool(collector.find("deliver sink", run_id=run_id)))
     await collector.until(lambda: bool(collector.find("invoke_agent telemetry.work", run_id=run_id)))
     await collector.until(lambda: numbers("commit") <= numbers("store"))
+    await collector.until(lambda: len(collector.find("lease", run_id=run_id)) == 2)
     spans = collector.spans
     ours = collector.find(run_id=run_id)
     assert flag.with_suffix(".dead").exists()
