@@ -852,3 +852,31 @@ async def test_much_that_is_said_at_once_is_committed_in_parts() -> None:
     assert len(memory.told("said")) == 20
     assert max(commit.ByteSize() for commit in memory.commits) < 1_000_000
     assert len(memory.commits) > 5
+
+
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "failed"])
+async def test_an_attempt_that_failed_says_why_and_one_that_is_cancelled_has_not_though_both_are_undone(
+    *, cancelled: bool
+) -> None:
+    app = App("undone")
+
+    async def take_back() -> None:
+        """Take back what was held."""
+
+    @step(undo=take_back)
+    async def hold() -> None:
+        """Hold something."""
+
+    @app.agent("undone", undo_on=("failure", "cancel"))
+    async def agent(run: Run) -> None:
+        await run.step(hold)
+        if cancelled:
+            execution.stop(RunCancelled("enough"))
+            await asyncio.sleep(1)
+        raise Permanent("no")
+
+    memory = Memory("undone")
+    execution = memory.lease(app)
+    assert await execution.run() is Left.REQUEUED
+    assert memory.commits[-1].WhichOneof("move") == "compensate"
+    assert (execution.failure and execution.failure.message) == (None if cancelled else "no")

@@ -309,6 +309,26 @@ async def test_a_draining_dispatcher_ends_its_calls_and_hands_back_the_rest(
     await all_ended(db, 3)
 
 
+async def test_what_was_claimed_and_not_started_yet_is_handed_back_too(
+    db: Database, receiver: WebhookReceiver, dispatchers: Dispatchers
+) -> None:
+    await to_receiver(db, receiver, max_concurrent=200)
+    await stage(db, *(staged("tickets") for _ in range(200)))
+    dispatch = await dispatchers.start(at_once=200)
+    for _ in range(1_000_000):
+        if dispatch._unstarted:
+            break
+        await asyncio.sleep(0)
+    assert dispatch._unstarted
+    async with asyncio.timeout(10):
+        await dispatch.drain(5.0)
+    sent = len(receiver.deliveries)
+    assert sent < 200
+    async with db.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM effect_lease") == 0
+        assert await connection.fetchval("SELECT count(*) FROM effect_due") == 200 - sent
+
+
 async def test_a_call_cut_off_by_the_end_of_the_process_is_made_again(
     db: Database, receiver: WebhookReceiver, dispatchers: Dispatchers
 ) -> None:

@@ -80,3 +80,11 @@ async def test_an_attempt_that_failed_is_in_the_log_and_its_span_says_so(watched
     assert all((about | told).items() <= line.items() for line in attempts)
     (ended,) = watched.lines("checkpoint", event="run dead-lettered")
     assert about.items() <= ended.items()
+
+    failed = await watched.client.invoke("telemetry.fail", {"topic": "boats"}, wait=PATIENCE_S)
+    assert failed.run.status.name == "FAILED"
+    (line,) = watched.lines("runner", event="attempt failed", run_id=failed.run_id)
+    assert line["attempt"] == 1
+    done = await watched.client.invoke("telemetry.work", {"topic": "boats"}, wait=PATIENCE_S)
+    assert done.run.status.name == "SUCCEEDED"
+    assert watched.lines("runner", event="attempt failed", run_id=done.run_id) == []

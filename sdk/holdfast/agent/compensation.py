@@ -15,7 +15,7 @@ from holdfast.agent.app import Agent
 from holdfast.agent.backoff import pause
 from holdfast.agent.budget import Limits, Usage
 from holdfast.agent.codec import Shape
-from holdfast.agent.ending import Move
+from holdfast.agent.ending import Move, failed
 from holdfast.agent.engine.call import Call
 from holdfast.agent.engine.journal import Journal
 from holdfast.agent.engine.key import stable_key
@@ -39,7 +39,7 @@ from holdfast.agent.run import Run
 from holdfast.agent.session import Kind
 from holdfast.agent.step import IDEMPOTENCY_KEY
 from holdfast.agent.undo import UNDO_KEY, Undoable
-from holdfast.agent.wire.draft import COMPENSATED, DRIFTED, FAILED, FUNCTION, Outcome
+from holdfast.agent.wire.draft import COMPENSATED, DRIFTED, FUNCTION, Outcome
 from holdfast.agent.wire.invocation import UNLIMITED, History, Invocation
 
 PATIENCE: Final = 30.0
@@ -158,21 +158,21 @@ class Compensation:
         """Decide where the run goes."""
         why = stopped or error
         if why is None:
-            return Move(self._outcome())
+            return self._end()
         if isinstance(why, HandedBack):
             return Move(blameless=True)
         if isinstance(why, Drifted):
             failure = Failure("DRIFTED", storable(str(why), LONGEST_MESSAGE), why.step)
-            return Move(Outcome(DRIFTED, failure=failure))
+            return failed(failure, DRIFTED)
         if isinstance(why, BudgetExhausted | CommitRefused):
-            return Move(Outcome(FAILED, failure=self._incomplete(str(why))))
+            return failed(self._incomplete(str(why)))
         return Move(failure=failure_of(why), delay=pause(self._invocation.attempt))
 
-    def _outcome(self) -> Outcome:
+    def _end(self) -> Move:
         if not self._failed:
-            return Outcome(COMPENSATED, failure=self._cause)
+            return Move(Outcome(COMPENSATED, failure=self._cause))
         told = "; ".join(f"{each.step}: {each.reason}: {each.message}" for each in self._failed)
-        return Outcome(FAILED, failure=self._incomplete(told))
+        return failed(self._incomplete(told))
 
     def _incomplete(self, why: str) -> Failure:
         """Name what could not be undone, and why the run was to be undone at all."""

@@ -38,7 +38,7 @@ class Move:
     """Where the run goes: to its end, back to the queue, or to its rest if `parked` says what wakes it.
 
     `session` is what an end leaves in the session; `survived` if the agent went on after every failure of a
-    step so far.
+    step so far; `failure` why the attempt has failed, if it has.
     """
 
     outcome: Outcome | None = None
@@ -50,14 +50,6 @@ class Move:
     parked: Parked | None = None
     compensate: Failure | None = None
     """Why its steps are to be undone before it ends."""
-
-    @property
-    def why_failed(self) -> Failure | None:
-        """Why the attempt has failed, whatever becomes of the run; None if it has not."""
-        if self.outcome is None:
-            return self.failure or self.compensate
-        end = self.outcome.message
-        return read_failure(end.failure) if end.status in (FAILED, DRIFTED) else None
 
 
 _ENDS: Final[dict[int, UndoOn]] = {FAILED: "failure", CANCELLED: "cancel", PARTIAL: "exhausted"}
@@ -76,7 +68,7 @@ def decide(
     if isinstance(stopped, BudgetExhausted):
         return _partial(stopped, value, session)
     if stopped is not None and not isinstance(stopped, HandedBack | Parked):
-        return Move(_stopped_outcome(stopped))
+        return _stopped(stopped)
     if error is None:
         return _succeeded(agent, value, session)
     if isinstance(stopped, Parked):
@@ -91,17 +83,23 @@ def undone_first(move: Move, undos: Undos) -> Move:
     end = None if move.outcome is None else _ENDS.get(move.outcome.message.status)
     if move.outcome is None or end is None or not undos.called_for(end):
         return move
-    return Move(compensate=read_failure(move.outcome.message.failure), survived=True)
+    cause = read_failure(move.outcome.message.failure)
+    return Move(compensate=cause, failure=move.failure, survived=True)
 
 
-def _stopped_outcome(stopped: RunStopped) -> Outcome:
+def failed(failure: Failure, status: int = FAILED) -> Move:
+    """Return the move to the end of a run whose attempt has failed for good."""
+    return Move(Outcome(status, failure=failure), failure=failure)
+
+
+def _stopped(stopped: RunStopped) -> Move:
     message = storable(str(stopped), LONGEST_MESSAGE)
     if isinstance(stopped, RunCancelled):
-        return Outcome(CANCELLED, failure=Failure("CANCELLED", message))
+        return Move(Outcome(CANCELLED, failure=Failure("CANCELLED", message)))
     if isinstance(stopped, Drifted):
-        return Outcome(DRIFTED, failure=Failure("DRIFTED", message, stopped.step))
+        return failed(Failure("DRIFTED", message, stopped.step), DRIFTED)
     reason = stopped.reason if isinstance(stopped, CommitRefused) else "STOPPED"
-    return Outcome(FAILED, failure=Failure(reason, message))
+    return failed(Failure(reason, message))
 
 
 def _succeeded(agent: Agent, value: Any, session: Session) -> Move:
@@ -112,7 +110,7 @@ def _succeeded(agent: Agent, value: Any, session: Session) -> Move:
         return Move(outcome, session.to_save(), survived=True)
     except NotRecordable as error:
         message = storable(f"the agent's {what} cannot be recorded: {error}", LONGEST_MESSAGE)
-        return Move(Outcome(FAILED, failure=Failure(error.reason, message)))
+        return failed(Failure(error.reason, message))
 
 
 def _partial(stopped: BudgetExhausted, value: Any, session: Session) -> Move:
@@ -135,9 +133,9 @@ def _partial(stopped: BudgetExhausted, value: Any, session: Session) -> Move:
 def _failed(agent: Agent, invocation: Invocation, error: BaseException) -> Move:
     failure = failure_of(error)
     if isinstance(error, Permanent) and not (isinstance(error, StepFailed) and not error.permanent):
-        return Move(Outcome(FAILED, failure=failure))
+        return failed(failure)
     if agent.max_attempts is not None and invocation.attempt >= agent.max_attempts:
-        return Move(Outcome(FAILED, failure=failure))
+        return failed(failure)
     return Move(failure=failure, delay=pause(invocation.attempt))
 
 

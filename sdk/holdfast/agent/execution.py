@@ -354,7 +354,7 @@ class Execution:
                 continue
             if ended is not None:
                 self._journal.happened(ended)
-            self.failure = move.why_failed
+            self.failure = move.failure
             return Left.REQUEUED if move.outcome is None else Left.ENDED
         return self._lost() if isinstance(self.stopped, LeaseLost) else Left.REFUSED
 
