@@ -128,7 +128,7 @@ async def _asked(address: str, probe: Mapping[str, Any]) -> bool:
     if "grpc" in probe:
         async with grpc.aio.insecure_channel(f"{address}:{probe['grpc']['port']}") as channel:
             try:
-                request = health_pb2.HealthCheckRequest()
+                request = health_pb2.HealthCheckRequest(service=probe["grpc"].get("service", ""))
                 answer = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
             except grpc.aio.AioRpcError:
                 return False
