@@ -24,7 +24,6 @@ _log: Final = logs.logger("process")
 FAILED: Final = 1
 REFUSED: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
-_POLLER: Final = "-event_engine_poller_for_python"
 
 
 class Refused(Exception):  # noqa: N818 - not an error of the program
@@ -63,9 +62,6 @@ def run_service(
             return _print_config(settings)
         if variables.get("HOLDFAST_DIE_WITH_PARENT") == "1":
             die_with_parent()
-        # Read by gRPC when the first server or channel is made. Its newer poller hands each message from one
-        # thread to another, which costs a third of a stream's round trip (docs/adr/0011).
-        os.environ.setdefault("GRPC_EXPERIMENTS", _POLLER)
         # About a tenth less CPU time and latency than the loop of the standard library (docs/adr/0011).
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(main))
