@@ -8,29 +8,8 @@ from hypothesis import strategies as st
 from holdfast.embedded import EmbeddedPostgres
 from holdfast.kit.db import Database
 from holdfast.ledger.notice import ENDED, READY, Notices, keys_of, payloads
+from tests.support.ear import Ear
 from tests.support.ledger import open_ledger
-
-
-class Ear:
-    """Hears one channel."""
-
-    def __init__(self, db: Database, channel: str) -> None:
-        self.heard: list[str] = []
-        self.listener = db.listen({channel: self._hear})
-        self._news = asyncio.Event()
-
-    def _hear(self, payload: str) -> None:
-        if payload:
-            self.heard.append(payload)
-            self._news.set()
-
-    async def keys(self, n: int) -> list[str]:
-        """Wait for so many keys."""
-        async with asyncio.timeout(10):
-            while len(found := [key for payload in self.heard for key in keys_of(payload)]) < n:
-                self._news.clear()
-                await self._news.wait()
-        return found
 
 
 async def test_keys_sent_in_a_row_arrive_in_one_payload(db: Database) -> None:

@@ -22,7 +22,7 @@ class Storing:
         for item, result in zip(items, results, strict=True):
             if item.is_plain or not isinstance(result, Stored):
                 continue
-            if item.move is not None or item.handoff:
+            if (item.move is not None or item.handoff) and not result.told:
                 self._notices.send(ENDED, (item.run_id,))
             if item.effects:
                 self._notices.send(EFFECT, {effect.destination for effect in item.effects})

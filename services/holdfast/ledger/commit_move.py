@@ -27,6 +27,7 @@ from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Park, Requeue, Stored
 from holdfast.ledger.domain.status import ENDED, LEASED, RunStatus
+from holdfast.ledger.notice import ENDED as ENDED_NOTICE
 from holdfast.ledger.release import Place, enqueue, lock_tenants_of, pass_lanes, release_leases
 from holdfast.ledger.values import Outcome
 
@@ -69,12 +70,20 @@ def _may_be_simple(item: CommitItem) -> bool:
 
 
 async def _finish(db: Access, items: Sequence[CommitItem], simple: Sequence[int]) -> dict[int, CommitResult]:
-    """End what ends simply; the others, and what is fenced, have no result."""
+    """End what ends simply; the others, and what is fenced, have no result.
+
+    A run that ends alone has its notice in the same statement, a round trip earlier. Of many, whose COMMITs
+    would wait for each other's notices, they are left to be sent together.
+    """
     group = [items[at] for at in simple]
     fates = [fate_of(item, {}) for item in group]
+    alone = len(items) == 1
     async with db.connection() as connection:
-        rows = await connection.fetch(_FINISH, *move_columns(group, fates))
-    return {simple[row["index"]]: Stored(RunStatus(row["status"]), row["cancel_requested"]) for row in rows}
+        rows = await connection.fetch(_FINISH, *move_columns(group, fates), ENDED_NOTICE if alone else None)
+    return {
+        simple[row["index"]]: Stored(RunStatus(row["status"]), row["cancel_requested"], told=alone)
+        for row in rows
+    }
 
 
 async def _move(db: Access, items: Sequence[CommitItem]) -> tuple[list[CommitResult], child_end.Told]:

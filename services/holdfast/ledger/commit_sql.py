@@ -55,6 +55,8 @@ _MOVE_COLUMNS: Final = (
     ("exhausted", "smallint"),
 )
 
+_CHANNEL: Final = f"${len(_MOVE_COLUMNS) + 3}::text"
+
 _ADVANCE: Final = """
             last_commit = i.number,
             last_position = s.last_position + i.records,
@@ -154,6 +156,9 @@ def finish(fence: str = FENCE, budget: str = BUDGET) -> str:
     Waiting for a lock does not refresh what the statement sees, and need not: the counters are read from the
     row that was locked, and a lease and its timers, which nobody but the run's own fence guards, were there
     before the runner that sends this knew of them.
+
+    On the channel that the last parameter names, who waits for these runs is told by the same COMMIT; null
+    tells nobody.
     """
     return f"""
 WITH door AS MATERIALIZED (
@@ -182,7 +187,9 @@ WITH door AS MATERIALIZED (
         FROM (SELECT tenant, count(*) AS n FROM gone GROUP BY tenant) freed
         WHERE tenant.tenant = freed.tenant
     )
-SELECT index, status, cancel_requested FROM moved"""  # noqa: S608 - parts of this module, no values
+SELECT index, status, cancel_requested,
+       CASE WHEN {_CHANNEL} IS NOT NULL THEN pg_notify({_CHANNEL}, run_id::text) END
+FROM moved"""  # noqa: S608 - parts of this module, no values
 
 
 HOLD: Final = """

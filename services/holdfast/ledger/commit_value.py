@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from holdfast.kit.errors import Fault
@@ -148,6 +148,8 @@ class Stored:
 
     status: RunStatus
     cancel_requested: bool
+    told: bool = field(default=False, compare=False)
+    """Who waits for the run's end has been sent the notice of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Notices are hints that something happened; whoever misses one finds out by looking, at most a second later.
 
-They are sent coalesced, what comes alone at once and what follows within milliseconds together, and never
-inside a hot transaction: a NOTIFY takes a lock over the whole database when its transaction commits.
+They are sent coalesced, what comes alone at once and what follows within milliseconds together, and not
+inside a hot transaction: a NOTIFY takes a lock over the whole database when its transaction commits. Only a
+run that ends alone is told of by the statement that ends it (`commit_move`).
 """
 
 import asyncio
