@@ -108,7 +108,6 @@ class Line:
 
     async def _round(self, group: list[_Waiting]) -> None:
         items = [item for item, *_ in group]
-        self._metrics.size.observe(len(items))
         crash_point.reach("checkpoint.before_commit")
         try:
             results = await self._store(items)
@@ -118,13 +117,19 @@ class Line:
         except Exception as error:  # noqa: BLE001 - one group's failure is not the end of the line
             results = [Refused(_unexpected(error, len(items)), retryable=True)] * len(items)
         crash_point.reach("checkpoint.after_commit")
-        for (item, size, sender, put_ns), result in zip(group, results, strict=True):
+        for (item, size, sender, _), result in zip(group, results, strict=True):
             sender.answer(item, size, result)
-            self._tell(item, result, put_ns, len(items))
+        # Once the answers are being written: nobody waits for what is counted.
+        asyncio.get_running_loop().call_soon(self._tell, group, results, time.time_ns())
 
-    def _tell(self, item: CommitItem, result: CommitResult, put_ns: int, together: int) -> None:
+    def _tell(self, group: Sequence[_Waiting], results: Sequence[CommitResult], now: int) -> None:
+        """Count the answers to a group."""
+        self._metrics.size.observe(len(group))
+        for (item, _, _, put_ns), result in zip(group, results, strict=True):
+            self._tell_one(item, result, put_ns, now, len(group))
+
+    def _tell_one(self, item: CommitItem, result: CommitResult, put_ns: int, now: int, together: int) -> None:
         """Count an answer, and show in the run's trace how long it took and how many shared it."""
-        now = time.time_ns()
         timed(self._metrics.seconds, max(0, now - put_ns) / 1e9, item.traceparent)
         self._metrics.answered(item, result)
         if isinstance(result, Stored) and result.status is RunStatus.DEAD_LETTERED:

@@ -62,10 +62,10 @@ class Held:
         last = events[-1].sequence if events else 0
 
         def noted(answer: Answer) -> None:
-            sent.answered(answer)
             if last and isinstance(answer, Committed):
                 self.memory.committed = last
             answered(answer)
+            sent.answered(answer)
 
         if self._sealing is not None:  # not where it is written: what is sealed is larger
             commit = self._sealing.sealed(commit)
