@@ -24,6 +24,8 @@ _log: Final = logs.logger("process")
 FAILED: Final = 1
 REFUSED: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
+# Trim threshold, top pad and mmap threshold, as <malloc.h> numbers them; setting one ends their adjustment.
+_MALLOC: Final = ((-1, 64 << 20), (-2, 4 << 20), (-3, 16 << 20))
 
 
 class Refused(Exception):  # noqa: N818 - not an error of the program
@@ -112,6 +114,18 @@ def _collect_seldom() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+def _keep_memory() -> None:
+    """Have glibc keep what is freed, up to 64 MiB, for the next call; elsewhere, do nothing.
+
+    A call's memory was given back to the kernel and taken anew, page by page, for each: a twentieth of the
+    CPU time under load.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, size in _MALLOC:
+            mallopt(option, size)
+
+
 async def _run(main: Callable[[Stop], Awaitable[None]]) -> int:
     stop = Stop()
     loop = asyncio.get_running_loop()
@@ -125,6 +139,7 @@ async def _run(main: Callable[[Stop], Awaitable[None]]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked, number)
     _collect_seldom()
+    _keep_memory()
     try:
         await main(stop)
     except (SettingsError, Refused):
