@@ -191,9 +191,13 @@ class Door:
             else:
                 future.set_result(answer)
         reserved.give_back()
-        self._metrics.group_size.observe(len(group))
-        self._metrics.leased("placed", placed)
         self._hints.queued(list(queued))
+        # Once the runners are being told: nobody waits for what is counted.
+        asyncio.get_running_loop().call_soon(self._count, len(group), placed)
+
+    def _count(self, runs: int, placed: list[Leased]) -> None:
+        self._metrics.group_size.observe(runs)
+        self._metrics.leased("placed", placed)
 
 
 def _refuse(group: list[Waiting], fault: Fault | None) -> None:

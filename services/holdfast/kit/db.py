@@ -28,6 +28,7 @@ _PLANS_LIVE: Final = 2.0
 _PLANS_USED: Final = 50
 """Uses of a connection before its plans are made anew: one that is hardly used would do little else."""
 _PLANS_FORGOTTEN: Final = 600.0
+_FORGET_PLANS: Final = "DISCARD PLANS"
 
 
 class Database(Access):
@@ -128,7 +129,8 @@ class Database(Access):
         """Borrow a connection, as `Access` says; waits at most `acquire_timeout` for a free one."""
         connection = await self._borrow()
         try:
-            await self._forget_old_plans(connection)
+            if self._has_old_plans(connection):
+                await connection.execute(_FORGET_PLANS)
             yield connection
         except Exception as error:
             fault = await self._judge(error, connection)
@@ -196,8 +198,8 @@ class Database(Access):
         """
         return Listener(self._connect, callbacks)
 
-    async def _forget_old_plans(self, connection: Any) -> None:
-        """Let prepared statements be planned anew every few seconds, if they are used.
+    def _has_old_plans(self, connection: Any) -> bool:
+        """Say whether a connection's prepared statements are to be planned anew: every few seconds, if used.
 
         A prepared statement keeps its plan until the statistics of its tables change, which takes minutes. A
         plan made while a table was empty (read all of it, by whichever index) would cost more with each row.
@@ -207,12 +209,12 @@ class Database(Access):
         at, used = self._planned.get(pid, (now, 0))
         if now - at < _PLANS_LIVE or used < _PLANS_USED:
             self._planned[pid] = (at, used + 1)
-            return
+            return False
         self._planned = {
             other: plans for other, plans in self._planned.items() if now - plans[0] < _PLANS_FORGOTTEN
         }
         self._planned[pid] = (now, 0)
-        await connection.execute("DISCARD PLANS")
+        return True
 
     async def _borrow(self) -> Connection:
         try:
@@ -266,7 +268,8 @@ class Seat(Access):
             await self.leave()
         connection = self._kept = self._kept or await self._db._borrow()  # noqa: SLF001 - a part of it
         try:
-            await self._db._forget_old_plans(connection)  # noqa: SLF001
+            if self._db._has_old_plans(connection):  # noqa: SLF001
+                await connection.execute(_FORGET_PLANS)
             yield connection
         except Exception as error:
             fault = await self._db._judge(error, connection)  # noqa: SLF001
