@@ -56,7 +56,22 @@ class Pressure:
     @property
     def share(self) -> float:
         """How much of it is spent, from 0 on."""
-        return self.used / self.limit if self.limit else 0.0
+        return _share(self.used, self.limit)
+
+
+def shares_of(budget: Budget) -> tuple[float, ...]:
+    """Return how much of each limit is spent, from 0 on: deadline, steps, tools, tokens."""
+    spent, limits = budget.spent, budget.limits
+    return (
+        _share(budget.elapsed, limits.deadline),
+        _share(spent.steps, limits.steps),
+        _share(spent.tools, limits.tools),
+        _share(spent.tokens, limits.tokens),
+    )
+
+
+def _share(used: float, limit: float) -> float:
+    return used / limit if limit else 0.0
 
 
 def pressures(budget: Budget) -> tuple[Pressure, ...]:

@@ -157,7 +157,7 @@ class Execution:
         degradation = Degradation(agent.degrade, self._transcript.rungs_before)
         self.undos = Undos(agent.undo, dict(history.undoable))
         """What of the run would be undone, and on which ends."""
-        mailbox = mailbox or Mailbox()
+        self._mailbox = mailbox = mailbox or Mailbox()
         leased = self._loop.time()
         waits = Waits(history, self._pipeline, self, lambda: invocation.time + self._loop.time() - leased)
         nursery = Nursery(
@@ -237,6 +237,17 @@ class Execution:
             self.hold()
             for timer in self._timers:
                 timer.cancel()
+
+    def forget(self) -> None:
+        """Let go of all that this is made of, once `run` has returned: nothing else may be asked of it.
+
+        Its parts refer back to it, so that they would wait for the garbage collector, which under load would
+        stop everything for as long as it takes to look through all runs.
+        """
+        self._mailbox.close()
+        stopped, finished = self.stopped, self._finished
+        self.__dict__.clear()
+        self.stopped, self._finished = stopped, finished
 
     def stop(self, stopped: RunStopped) -> None:
         """Stop the run: what its agent waits for is cancelled. Repeatable; the first cause counts.

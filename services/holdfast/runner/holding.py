@@ -241,7 +241,7 @@ class Holding:
             if loaded is None:
                 return Left.LOST
             history = loaded
-        held.execution = await execution_of(
+        execution = held.execution = await execution_of(
             served.agent,
             invocation,
             history,
@@ -255,10 +255,12 @@ class Holding:
             speakers=self._speakers,
         )
         if held.stopped is not None:
-            held.execution.stop(held.stopped)
-        left = await held.execution.run()
-        if held.execution.failure is not None:
-            held.observation.failed(held.execution.failure)
+            execution.stop(held.stopped)
+        left = await execution.run()
+        if execution.failure is not None:
+            held.observation.failed(execution.failure)
+        held.execution = None
+        execution.forget()
         return left
 
     async def _run_chunk(self, held: Held, served: Served, gate: asyncio.Semaphore | None) -> Left:

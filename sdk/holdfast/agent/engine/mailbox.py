@@ -81,6 +81,10 @@ class Mailbox:
         for signal in self._waiting:
             heard(signal)
 
+    def close(self) -> None:
+        """Let nobody know of signals any more."""
+        self._listeners.clear()
+
     def loaded(self, waiting: Iterable[Signal], last: int) -> None:
         """Take in what the ledger says that waits, of all signals up to the sequence `last`."""
         for signal in sorted(waiting):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from holdfast.agent.budget import Budget
-from holdfast.agent.degradation import pressures
+from holdfast.agent.degradation import shares_of
 
 THRESHOLDS: Final = (0.5, 0.75, 0.9)
 PAUSE: Final = 0.25  # seconds
@@ -34,5 +34,7 @@ class Reports:
         return True
 
     def _reached(self) -> int:
-        shares = [felt.share for felt in pressures(self._budget)]
+        shares = shares_of(self._budget)
+        if max(shares) < THRESHOLDS[0]:
+            return 0  # as after most steps
         return sum(share >= threshold for share in shares for threshold in THRESHOLDS)
