@@ -117,8 +117,7 @@ def _collect_seldom() -> None:
 def _keep_memory() -> None:
     """Have glibc keep what is freed, up to 64 MiB, for the next call; elsewhere, do nothing.
 
-    A call's memory was given back to the kernel and taken anew, page by page, for each: a twentieth of the
-    CPU time under load.
+    The memory of each call was given back to the kernel and taken anew, page by page (docs/adr/0047).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
