@@ -5,13 +5,19 @@ import json
 import random
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
+
+import pytest
 
 from examples.standins.fault import Fault
 from examples.standins.webhook_receiver import WebhookReceiver
+from holdfast.dispatcher import dispatch as dispatch_module
 from holdfast.kit.db import Database
+from holdfast.kit.errors import LedgerUnavailable
 from holdfast.ledger import outbox_person
 from holdfast.ledger.domain.breaker import BreakerPolicy, BreakerState
 from holdfast.ledger.domain.delivery import DeliveryMode, EffectStatus, RetryPolicy
+from holdfast.ledger.outbox_claim import Claimed, claim
 from tests.support.dispatching import QUICK, Dispatchers, all_ended, to_receiver, until
 from tests.support.outbox import check_places, make_destination, stage, staged, view_of
 
@@ -327,6 +333,32 @@ async def test_what_was_claimed_and_not_started_yet_is_handed_back_too(
     async with db.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM effect_lease") == 0
         assert await connection.fetchval("SELECT count(*) FROM effect_due") == 200 - sent
+
+
+@pytest.mark.parametrize("mode", [DeliveryMode.AT_LEAST_ONCE, DeliveryMode.AT_MOST_ONCE])
+async def test_what_was_leased_by_a_claim_whose_answer_was_lost_is_sent(
+    db: Database,
+    receiver: WebhookReceiver,
+    dispatchers: Dispatchers,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: DeliveryMode,
+) -> None:
+    lost: list[int] = []
+
+    async def unheard(*asked: Any, **more: Any) -> Claimed:
+        claimed = await claim(*asked, **more)
+        if claimed.deliveries and len(lost) < 2:
+            lost.append(len(claimed.deliveries))
+            raise LedgerUnavailable("The connection broke after COMMIT.")
+        return claimed
+
+    monkeypatch.setattr(dispatch_module, "claim", unheard)
+    await to_receiver(db, receiver, mode=mode)
+    await stage(db, *(staged("tickets", ordering_key=key) for key in ("", "", "a", "a", "a")))
+    await dispatchers.start()
+    await all_ended(db, 5)
+    assert lost
+    assert receiver.statistics() == {"deliveries": 5, "applied": 5, "idempotency_keys": 5}
 
 
 async def test_a_call_cut_off_by_the_end_of_the_process_is_made_again(

@@ -7,6 +7,7 @@ the pressure then: only how many rungs have been told is kept.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from holdfast.agent.budget import Budget, Dimension
 
@@ -45,6 +46,9 @@ class Rung:
         return ", ".join(parts)
 
 
+_PRESSES: Final = (Dimension.DEADLINE, Dimension.STEPS, Dimension.TOOLS, Dimension.TOKENS)
+
+
 @dataclass(frozen=True, slots=True)
 class Pressure:
     """The limit that presses most."""
@@ -61,33 +65,28 @@ class Pressure:
 
 def shares_of(budget: Budget) -> tuple[float, ...]:
     """Return how much of each limit is spent, from 0 on: deadline, steps, tools, tokens."""
-    spent, limits = budget.spent, budget.limits
-    return (
-        _share(budget.elapsed, limits.deadline),
-        _share(spent.steps, limits.steps),
-        _share(spent.tools, limits.tools),
-        _share(spent.tokens, limits.tokens),
-    )
-
-
-def _share(used: float, limit: float) -> float:
-    return used / limit if limit else 0.0
-
-
-def pressures(budget: Budget) -> tuple[Pressure, ...]:
-    """Return how each limit presses: deadline in milliseconds, steps, tools, tokens."""
-    spent, limits = budget.spent, budget.limits
-    return (
-        Pressure(Dimension.DEADLINE, int(budget.elapsed * 1000), int(limits.deadline * 1000)),
-        Pressure(Dimension.STEPS, spent.steps, limits.steps),
-        Pressure(Dimension.TOOLS, spent.tools, limits.tools),
-        Pressure(Dimension.TOKENS, spent.tokens, limits.tokens),
-    )
+    return tuple(_share(used, limit) for used, limit in _spent(budget))
 
 
 def pressure(budget: Budget) -> Pressure:
-    """Return what presses most."""
-    return max(pressures(budget), key=lambda each: each.share)
+    """Return what presses most; the deadline in milliseconds."""
+    felt = (Pressure(dimension, *each) for dimension, each in zip(_PRESSES, _spent(budget), strict=True))
+    return max(felt, key=lambda each: each.share)
+
+
+def _spent(budget: Budget) -> tuple[tuple[int, int], ...]:
+    """Return what is used and the limit, in the order of `_PRESSES`."""
+    spent, limits = budget.spent, budget.limits
+    return (
+        (int(budget.elapsed * 1000), int(limits.deadline * 1000)),
+        (spent.steps, limits.steps),
+        (spent.tools, limits.tools),
+        (spent.tokens, limits.tokens),
+    )
+
+
+def _share(used: int, limit: int) -> float:
+    return used / limit if limit else 0.0
 
 
 class Degradation:

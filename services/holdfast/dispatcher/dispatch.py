@@ -32,7 +32,7 @@ from holdfast.ledger.domain.delivery import Answer, BreakerVote, EffectStatus, d
 from holdfast.ledger.notice import EFFECT
 from holdfast.ledger.outbox_claim import Delivery, claim
 from holdfast.ledger.outbox_settle import Settlement
-from holdfast.ledger.outbox_sweep import sweep
+from holdfast.ledger.outbox_sweep import give_back, sweep
 from holdfast.ledger.values import Failure
 
 _log: Final = logger("dispatch")
@@ -77,7 +77,11 @@ class Dispatch:
         self._alarm: asyncio.TimerHandle | None = None
         self.claiming = Loop("claim", self._claim_some, interval=UNASKED_SECONDS, max_backoff=1.0)
         self.sweeping = Loop("sweep", lambda: sweep(db), interval=UNASKED_SECONDS, max_backoff=1.0)
-        self._settling = Settling(db, self.claiming.wake)
+        self._settling = Settling(db, self._settled)
+        self._leased: set[tuple[uuid.UUID, int]] = set()
+        """What this process knows that it holds: effects, each under its epoch."""
+        self._in_doubt = False
+        """A claim had no answer, and may have leased more."""
         self._settle_loop = Loop("settle", self._settling.settle_some, interval=1.0, max_backoff=1.0)
         # One statement says that it lives and looks for what it was not told of.
         beat = min(poll_interval, heartbeat_interval)
@@ -147,13 +151,21 @@ class Dispatch:
             return 0  # what ends wakes this loop
         session_id = self._session.session_id
         before = self._last_destination
+        if self._in_doubt:
+            given_back = await give_back(self._db, session_id, self._leased)
+            self._in_doubt = False
+            _log.info("leases that were not heard of given back", count=given_back)
         try:
             claimed = await claim(self._db, session_id, wanted=room, after_destination=before)
         except SessionUnknown:
             await self._session.look()  # it opens a new one
             return 1
+        except Exception:
+            self._in_doubt = True
+            raise
         self._last_destination = claimed.last_destination
         if claimed.deliveries:
+            self._leased.update((each.effect_id, each.epoch) for each in claimed.deliveries)
             self._unstarted += len(claimed.deliveries)
             self._begin(asyncio.create_task(self._start(session_id, claimed.deliveries)), self._starts)
         if claimed.contended:
@@ -171,6 +183,10 @@ class Dispatch:
             for delivery in some:
                 self._begin(asyncio.create_task(self._deliver(session_id, delivery)), self._calls)
             await asyncio.sleep(0)
+
+    def _settled(self, settlements: Sequence[Settlement]) -> None:
+        self._leased.difference_update((each.effect_id, each.epoch) for each in settlements)
+        self.claiming.wake()
 
     def _begin(self, task: asyncio.Task[None], among: set[asyncio.Task[None]]) -> None:
         among.add(task)

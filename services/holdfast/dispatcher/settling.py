@@ -2,7 +2,7 @@
 
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from holdfast.dispatcher.breaker import judge
@@ -17,7 +17,7 @@ _GROUP: Final = 256
 class Settling:
     """A line of outcomes, each under the session whose lease it ends."""
 
-    def __init__(self, db: Database, on_settled: Callable[[], None]) -> None:
+    def __init__(self, db: Database, on_settled: Callable[[Sequence[Settlement]], None]) -> None:
         self._db = db
         self._on_settled = on_settled
         self._line: deque[tuple[uuid.UUID, Settlement]] = deque()
@@ -50,5 +50,5 @@ class Settling:
             _log.warning(
                 "outcomes came too late", session_id=str(session_id), count=len(group) - len(settled)
             )
-        self._on_settled()
+        self._on_settled(group)
         return len(group)
