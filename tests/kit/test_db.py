@@ -47,6 +47,28 @@ async def test_every_connection_has_its_name_and_its_timeouts(empty_database_url
             assert (await query.execute(text(f"SHOW {name}"))).scalar_one() == value
 
 
+async def test_who_is_frozen_between_parsing_a_statement_and_binding_it_lets_go_of_its_locks(
+    db: Database, empty_database_url: str
+) -> None:
+    async with db.connection() as connection:
+        if connection.get_server_version() < (17,):
+            pytest.skip("PostgreSQL has transaction_timeout from 17 on")
+        await connection.execute("INSERT INTO thing VALUES (1, 1)")
+    state = "SELECT state FROM pg_stat_activity WHERE application_name = 'frozen'"
+    async with await Database.connect(
+        empty_database_url, application_name="frozen", statement_timeout=0.2, idle_in_transaction_timeout=0.2
+    ) as other:
+        frozen = other.transaction()
+        its = await frozen.__aenter__()
+        await its.execute("UPDATE thing SET n = 2")
+        await its.prepare("UPDATE thing SET n = 3")  # parsed, and neither bound nor ended
+        async with db.transaction() as connection:
+            assert await connection.fetchval(state) == "active", "PostgreSQL does not call this idle"
+            await connection.execute("UPDATE thing SET n = 4")
+        with pytest.raises(LedgerUnavailable):
+            await frozen.__aexit__(None, None, None)
+
+
 async def test_a_connection_acts_under_the_role_it_was_given(empty_database_url: str) -> None:
     admin = await asyncpg.connect(empty_database_url)
     await admin.execute("CREATE ROLE kit_test_role")

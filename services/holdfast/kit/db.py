@@ -24,6 +24,7 @@ from holdfast.kit.listener import Listener
 
 __all__ = ["Access", "Connection", "Database", "Seat", "as_fault", "is_connection_error"]
 
+_LIMITS_TRANSACTIONS: Final = (17,)
 _PLANS_LIVE: Final = 2.0
 _PLANS_USED: Final = 50
 """Uses of a connection before its plans are made anew: one that is hardly used would do little else."""
@@ -61,7 +62,8 @@ class Database(Access):
     ) -> Self:
         """Open a pool; timeouts are seconds. Raises `LedgerUnavailable` if no connection can be made.
 
-        `url` is `postgresql://…` (a unix socket by `?host=/directory`). With `role_name` every connection
+        A transaction lasts as long as `statement_timeout` and `idle_in_transaction_timeout` together at most,
+        where the server can tell (PostgreSQL 17 on). `url` is `postgresql://…` (a unix socket by `?host=/directory`). With `role_name` every connection
         acts under that role, to which the URL's user must belong. `server_settings` hold for every
         connection, beside ours.
         """
@@ -87,14 +89,25 @@ class Database(Access):
             "max_cacheable_statement_size": 64 * 1024,
         }
 
+        limit = f"SET transaction_timeout = {_milliseconds(statement_timeout + idle_in_transaction_timeout)}"
+
+        async def end_transactions(connection: Any) -> None:
+            # asyncpg parses a new statement in one message and binds it in the next. Whoever is frozen between
+            # them is neither idle nor executing to PostgreSQL, so only this limit lets go of the locks it has.
+            if connection.get_server_version() >= _LIMITS_TRANSACTIONS:
+                await connection.execute(limit)
+
         async def connection() -> Any:
-            return await asyncpg.connect(**options)
+            made = await asyncpg.connect(**options)
+            await end_transactions(made)
+            return made
 
         pool = asyncpg.create_pool(
             **options,
             min_size=1,
             max_size=pool_size,
             max_queries=1_000_000,
+            init=end_transactions,
             reset=_leave_clean,
         )
         try:
