@@ -62,10 +62,10 @@ class Database(Access):
     ) -> Self:
         """Open a pool; timeouts are seconds. Raises `LedgerUnavailable` if no connection can be made.
 
-        A transaction lasts as long as `statement_timeout` and `idle_in_transaction_timeout` together at most,
-        where the server can tell (PostgreSQL 17 on). `url` is `postgresql://…` (a unix socket by `?host=/directory`). With `role_name` every connection
-        acts under that role, to which the URL's user must belong. `server_settings` hold for every
-        connection, beside ours.
+        A transaction lasts at most as long as `statement_timeout` and `idle_in_transaction_timeout` together,
+        where the server knows such a limit (PostgreSQL 17 on). `url` is `postgresql://…` (a unix socket by
+        `?host=/directory`). With `role_name` every connection acts under that role, to which the URL's user
+        must belong. `server_settings` hold for every connection, beside ours.
         """
         settings = {
             **server_settings,
@@ -92,8 +92,8 @@ class Database(Access):
         limit = f"SET transaction_timeout = {_milliseconds(statement_timeout + idle_in_transaction_timeout)}"
 
         async def end_transactions(connection: Any) -> None:
-            # asyncpg parses a new statement in one message and binds it in the next. Whoever is frozen between
-            # them is neither idle nor executing to PostgreSQL, so only this limit lets go of the locks it has.
+            # asyncpg parses a new statement in one message and binds it in the next. Who is frozen between
+            # them is neither idle nor executing to PostgreSQL: only this limit lets go of the locks it has.
             if connection.get_server_version() >= _LIMITS_TRANSACTIONS:
                 await connection.execute(limit)
 
