@@ -9,6 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+WARM_UP_RUNS = 2_000
+"""Runs before throughput is measured: by then connections are open, plans are made, code is hot."""
+
 _PROC = Path("/proc")
 _TICK = os.sysconf("SC_CLK_TCK")
 # Places after the command name, which ends at the last ")": proc_pid_stat(5), fields 4 and 14 to 17.

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import uvloop
 
-from bench.measure import Meter
+from bench.measure import WARM_UP_RUNS, Meter
 from bench.ours import batch_applying, batches, console, resting, streaming, worker
 from bench.ours.churn import churn
 from bench.ours.claim_depth import claim_depth_ratio
@@ -26,7 +27,7 @@ from holdfast.v1.invoker_service_pb2_grpc import InvokerServiceStub
 from holdfast.v1.run_pb2 import RUN_STATUS_SUCCEEDED
 
 AGENTS = "bench.ours.agents:app"
-WARM_UP_RUNS = 200
+WARM_UP_CALLS = 200
 WAIT_SECONDS = 60
 
 
@@ -102,11 +103,11 @@ def one_after_another(address: str, intent: str, runs: int) -> list[float]:
     taken = []
     with grpc.insecure_channel(address) as channel:
         stub: Any = cast("Any", InvokerServiceStub)(channel)  # our types know it with asyncio's channels only
-        for _ in range(WARM_UP_RUNS + runs):
+        for _ in range(WARM_UP_CALLS + runs):
             began = time.perf_counter()
             succeeded(stub.Invoke(request(intent, number=1)))
             taken.append(round(1000 * (time.perf_counter() - began), 3))
-    return taken[WARM_UP_RUNS:]
+    return taken[WARM_UP_CALLS:]
 
 
 async def recovery(_question: Question) -> None:
@@ -179,7 +180,7 @@ MEASURES: Mapping[str, Callable[[Question], Coroutine[Any, Any, None]]] = {
 def main() -> None:
     """Answer the question on the command line."""
     question = read_question()
-    asyncio.run(MEASURES[question.measure](question))
+    uvloop.run(MEASURES[question.measure](question))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 from dbos import DBOSClient
 
-from bench.measure import Meter
+from bench.measure import WARM_UP_RUNS, Meter
 from bench.protocol import Question, answer, decline, read_question
 
 WORKERS = 2
@@ -104,7 +104,7 @@ def throughput(question: Question, database_url: str) -> None:
             client = DBOSClient(system_database_url=database_url, system_database_pool_size=ENQUEUERS)
             processes = {f"worker-{number}": worker.pid for number, worker in enumerate(staff)}
             meter = Meter({"postgres": postmaster, **processes})
-            for runs in (WARM_UP, question.runs):
+            for runs in (WARM_UP_RUNS, question.runs):
                 meter.start()
                 if question.variant == "direct":
                     run_directly(staff, question.workload, runs, question.concurrency)

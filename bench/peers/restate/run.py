@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
-from bench.measure import Meter, tree_cpu_ticks
+import uvloop
+
+from bench.measure import WARM_UP_RUNS, Meter, tree_cpu_ticks
 from bench.peers.restate.ingress import Lane, call_many, register
 from bench.protocol import Question, answer, decline, read_question
 
-WARM_UP = 200
+WARM_UP_CALLS = 200
 READY_SECONDS = 60.0
 
 
@@ -107,7 +109,7 @@ def stack(binary: Path, services: int = 1) -> Iterator[Stack]:
         while True:
             try:
                 register(admin, service_port)
-                asyncio.run(call_many(ingress, "w2", 1, 1))
+                uvloop.run(call_many(ingress, "w2", 1, 1))
                 break
             except (URLError, OSError, RuntimeError) as error:
                 if time.monotonic() > deadline:
@@ -127,17 +129,18 @@ def throughput(question: Question, binary: Path) -> None:
     """Answer how many runs a second, and at what CPU time."""
     with stack(binary) as up:
         meter = Meter({"restate-server": up.server.pid, "service": up.services[0].pid})
-        for runs in (WARM_UP, question.runs):
+        for runs in (WARM_UP_RUNS, question.runs):
             meter.start()
-            asyncio.run(call_many(up.ingress_port, question.workload, runs, question.concurrency))
+            uvloop.run(call_many(up.ingress_port, question.workload, runs, question.concurrency))
         answer(**meter.read(question.runs))
 
 
 def latency(question: Question, binary: Path) -> None:
     """Answer how long single runs take, one after another."""
     with stack(binary) as up:
-        latencies = asyncio.run(call_many(up.ingress_port, question.workload, WARM_UP + question.runs, 1))
-        answer(latencies_ms=latencies[WARM_UP:])
+        calls = WARM_UP_CALLS + question.runs
+        latencies = uvloop.run(call_many(up.ingress_port, question.workload, calls, 1))
+        answer(latencies_ms=latencies[WARM_UP_CALLS:])
 
 
 async def call_interrupted(port: int, journal: Path) -> None:
