@@ -128,6 +128,17 @@ class Meter(Budget):
 
     __slots__ = ()
 
+    @property
+    def hardly_spent(self) -> bool:
+        """Whether less than half of every limit is spent."""
+        spent, limits = self._spent, self._limits
+        return (
+            2 * spent.steps < limits.steps
+            and 2 * spent.tools < limits.tools
+            and 2 * spent.tokens < limits.tokens
+            and 2 * self.elapsed < limits.deadline
+        )
+
     def lacking(self, *, tools: int = 0, context: int = 0) -> Dimension | None:
         """Name the limit that a step with these needs would pass, or None; tokens are the allotment's."""
         if self._ends <= self._clock():

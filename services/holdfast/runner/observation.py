@@ -53,6 +53,16 @@ class Observation:
         """Be around everything that is done for the run here."""
         invocation = self._invocation
         about_run(invocation.run_id, invocation.correlation_id)
+        if enabled():
+            self._activation = self._activation_span()
+            self.traceparent = span.traceparent(self._activation) or invocation.traceparent
+        if self.traceparent:
+            logs.bind(trace_id=self.traceparent[3:35])
+        with span.within(self._activation):
+            yield self._activation
+
+    def _activation_span(self) -> Span:
+        invocation = self._invocation
         attributes = self._about | {
             gen_ai.OPERATION: gen_ai.INVOKE_AGENT,
             gen_ai.AGENT_NAME: invocation.intent,
@@ -64,15 +74,9 @@ class Observation:
             attributes[gen_ai.AGENT_VERSION] = self._agent_version
         if invocation.session_id:
             attributes[gen_ai.CONVERSATION_ID] = invocation.session_id
-        begun = span.start(
+        return span.start(
             f"{gen_ai.INVOKE_AGENT} {invocation.intent}", under=invocation.traceparent, attributes=attributes
         )
-        self._activation = begun
-        self.traceparent = span.traceparent(begun) or invocation.traceparent
-        if self.traceparent:
-            logs.bind(trace_id=self.traceparent[3:35])
-        with span.within(begun):
-            yield begun
 
     def failed(self, failure: Failure) -> None:
         """Say that the attempt has failed; not its message, which may quote what the run was given."""
@@ -173,12 +177,12 @@ class Sent:
 
     def __init__(self, under: "Observation", number: int) -> None:
         self._metrics = under._metrics  # noqa: SLF001 - one module
-        self._under = under.traceparent
+        self.traceparent = self._under = under.traceparent
         self._span: Span = INVALID_SPAN
         if enabled():
             attributes = under._about | {"holdfast.commit.number": number}  # noqa: SLF001 - as above
             self._span = span.start("commit", under=self._under, kind=SpanKind.CLIENT, attributes=attributes)
-        self.traceparent = span.traceparent(self._span) or self._under
+            self.traceparent = span.traceparent(self._span) or self._under
         self._began = time.perf_counter()
 
     def answered(self, answer: Answer) -> None:

@@ -112,10 +112,6 @@ class Pipeline:
         self.flush()
         return future
 
-    async def durable(self, draft: Draft) -> None:
-        """Send what has gathered and wait until a draft is durable."""
-        await self.sent(draft)
-
     async def settle(self) -> None:
         """Wait until every record so far is durable, failures the agent has survived included."""
         if self._held:
@@ -124,7 +120,7 @@ class Pipeline:
             recorded = [draft for draft in self._drafts if draft.recorded]
             last = recorded[-1] if recorded else self._flying
             assert last is not None  # or else it were settled
-            await self.durable(last)
+            await self.sent(last)
 
     async def close(self, finish: Callable[[Draft], None], *, survived: bool, bare: bool = False) -> None:
         """Commit everything with the run's last move, which `finish` writes; returns when it is durable.
@@ -148,7 +144,7 @@ class Pipeline:
         finish(draft)
         draft.recorded = True
         self.ending = False
-        await self.durable(draft)
+        await self.sent(draft)
 
     def abandon(self) -> None:
         """Commit nothing more; an answer that still comes changes nothing. Repeatable."""

@@ -4,20 +4,21 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from holdfast.agent.budget import Budget
+from holdfast.agent.budget import Meter
 from holdfast.agent.degradation import shares_of
 
 THRESHOLDS: Final = (0.5, 0.75, 0.9)
+"""None is below that of `Meter.hardly_spent`."""
 PAUSE: Final = 0.25  # seconds
 
 
 class Reports:
     """Says whether a report is due: at a limit's thresholds once, else after model calls, not too often."""
 
-    __slots__ = ("_budget", "_clock", "_last", "_passed")
+    __slots__ = ("_clock", "_last", "_meter", "_passed")
 
-    def __init__(self, budget: Budget, clock: Callable[[], float] = time.monotonic) -> None:
-        self._budget = budget
+    def __init__(self, meter: Meter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._meter = meter
         self._clock = clock
         self._last = float("-inf")
         self._passed = self._reached()
@@ -27,14 +28,12 @@ class Reports:
         reached = self._reached()
         crossed = reached > self._passed
         self._passed = reached
-        now = self._clock()
-        if not crossed and not (after_model and now - self._last >= PAUSE):
+        if not crossed and not (after_model and self._clock() - self._last >= PAUSE):
             return False
-        self._last = now
+        self._last = self._clock()
         return True
 
     def _reached(self) -> int:
-        shares = shares_of(self._budget)
-        if max(shares) < THRESHOLDS[0]:
+        if self._meter.hardly_spent:
             return 0  # as after most steps
-        return sum(share >= threshold for share in shares for threshold in THRESHOLDS)
+        return sum(share >= threshold for share in shares_of(self._meter) for threshold in THRESHOLDS)

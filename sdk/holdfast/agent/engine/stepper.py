@@ -10,7 +10,7 @@ import json
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from holdfast.agent.budget import Meter, Usage
 from holdfast.agent.codec import canonical
@@ -44,6 +44,7 @@ T = TypeVar("T")
 LARGEST_INPUT = 64 * 1024
 """Bytes of input kept with a record; of a larger one only the fingerprint is."""
 SHOWN_INPUT = 200
+_NOTHING: Final = nullcontext()
 
 
 class Stepper:
@@ -149,8 +150,11 @@ class Stepper:
             self._compare(key, call, begun, fingerprint, asked)
         if self._unrecorded is not None:
             await self._halt.awaited(self._unrecorded(key))
-        with self._waits.step():
+        self._waits.step_begins()
+        try:
             return await self._execute(key, call, Asked(fingerprint, asked, begun is not None))
+        finally:
+            self._waits.step_is_over()
 
     async def _execute(self, key: str, call: Call, asked: Asked) -> Any:
         """Execute a step that is not recorded, and return its outcome once it may be believed."""
@@ -158,8 +162,10 @@ class Stepper:
             await self._halt.awaited(self._pipeline.settle())
         if self.pausing:
             self._halt.stop(HandedBack())
-        await self._foresee(call.name)
-        self._press()
+        if self._background.ahead:
+            await self._foresee(call.name)
+        if self._degradation.has_more:
+            self._press()
         kept = asked if len(asked.input) <= LARGEST_INPUT else replace(asked, input=b"")
         if call.policy.optional and self._degradation.skips_optional:
             done = self._left_out(key, call, kept)
@@ -169,7 +175,7 @@ class Stepper:
                 await call.prepare(key)
             if call.undoable and not asked.begun:
                 await self._begin(key, call, kept)
-            with nullcontext() if call.wait is None else self._waits.waiting(key, call, kept):
+            with _NOTHING if call.wait is None else self._waits.waiting(key, call, kept):
                 done = await self._trials.run(key, call, kept)
         self._halt.check_open()  # code that did not let go when it was stopped
         self._reached("after_step")
@@ -181,7 +187,7 @@ class Stepper:
         if call.policy.repeatable:
             self._pipeline.flush_soon()
         else:
-            await self._halt.awaited(self._pipeline.durable(draft))
+            await self._halt.awaited(self._pipeline.sent(draft))
             self._reached("after_ack")
         return done.value
 
@@ -192,7 +198,7 @@ class Stepper:
         terms = self._undos.terms
         draft.undo_on([ENDS.index(end) + 1 for end in terms.on], terms.within)
         self._undos.keys.setdefault(key)
-        await self._halt.awaited(self._pipeline.durable(draft))
+        await self._halt.awaited(self._pipeline.sent(draft))
         self._reached("after_intent")
 
     async def expect(self, seconds: float) -> bool:
@@ -217,8 +223,6 @@ class Stepper:
 
     def _press(self) -> None:
         """Take the rungs of degradation that the budget asks for."""
-        if not self._degradation.has_more:
-            return
         felt = pressure(self._meter)
         for rung in self._degradation.due(felt):
             self._transcript.degraded(felt, str(rung))
@@ -246,8 +250,6 @@ class Stepper:
 
         Wait also for a move under way: before it is durable no step starts, for the old deadline may be over.
         """
-        if not self._background.ahead:
-            return
         likely = None if self._durations is None else self._durations.p95(name)
         if self._background.needed(likely or 0.0):
             await self._move(None)

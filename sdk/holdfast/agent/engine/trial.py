@@ -147,7 +147,7 @@ class Trials:
         mark_interrupted(record, signal.signal_id, signal.key, signal.payload)
         self._meter.charge(tries.usage)
         draft = self._transcript.step_interrupted(tries.frame, record, signal)
-        await self._halt.awaited(self._pipeline.durable(draft))
+        await self._halt.awaited(self._pipeline.sent(draft))
         self._reached("after_ack")
         raise interrupted
 
@@ -158,7 +158,8 @@ class Trials:
         usage = so_far.usage
         tries = 0
         while True:
-            await self._allowed(call)
+            if call.writes:
+                await self._allowed(call)
             so_far.count = tries = tries + 1
             if not self._waits.resumed(key):
                 transcript.step_started(key, call.kind, told_before + tries)
@@ -199,8 +200,6 @@ class Trials:
 
     async def _allowed(self, call: Call) -> None:
         """Set the tokens of a try aside; where there are none left, stop the run."""
-        if not call.writes:
-            return
         call.allowed = await self._halt.awaited(self._allotment.take(call.reads, call.writes))
         if not call.allowed:
             self._halt.stop(BudgetExhausted(Dimension.TOKENS))

@@ -58,15 +58,16 @@ class Waits:
         self._quiet: asyncio.TimerHandle | None = None
         self._hot = HOT
 
-    @contextmanager
-    def step(self) -> Iterator[None]:
+    def step_begins(self) -> None:
         """Keep the run on its runner for a step, from before it begins until its record is durable."""
         self._busy += 1
-        self._listen()
-        try:
-            yield
-        finally:
-            self._busy -= 1
+        if self._pending:
+            self._listen()
+
+    def step_is_over(self) -> None:
+        """Let the run go again, as far as that step goes."""
+        self._busy -= 1
+        if self._pending:
             self._listen()
 
     @contextmanager

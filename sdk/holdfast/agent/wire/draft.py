@@ -87,9 +87,9 @@ class Draft:
         """Whether there is nothing to commit."""
         return not self.recorded and not self._events.events and not self._commit.effects
 
-    def event(self) -> RunEvent:
+    def event(self, **fields: Any) -> RunEvent:
         """Begin the next event."""
-        return self._events.events.add()
+        return self._events.events.add(**fields)
 
     def record(self, record: Record) -> None:
         """Add a step's record."""

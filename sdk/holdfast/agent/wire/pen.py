@@ -28,13 +28,9 @@ class Pen:
 
     def _event(self, draft: Draft, step: str, size: int) -> RunEvent:
         self.sequence += 1
-        event = draft.event()
-        event.run_id = self._run_id
-        event.sequence = self.sequence
-        event.attempt = self._attempt
-        event.epoch = self._epoch
-        if step:
-            event.step = step
+        event = draft.event(
+            run_id=self._run_id, sequence=self.sequence, attempt=self._attempt, epoch=self._epoch, step=step
+        )
         write_time(event.time, time.time_ns())
         draft.size += 96 + size
         return event
