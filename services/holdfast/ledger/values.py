@@ -1,7 +1,8 @@
 """What goes into verbs and comes out of them: plain values, no protobuf, no rows.
 
 What the ledger does not look into (envelopes, results) is `bytes`. Times are aware datetimes of the
-database's clock; durations are seconds.
+database's clock; durations are seconds. None of it changes once made; what is made for each run is not
+frozen all the same, which would take three times as long.
 """
 
 import json
@@ -69,7 +70,7 @@ class Outcome:
     exhausted: Dimension = Dimension.NONE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Invocation:
     """An envelope that passed the door's checks. Limits at 0 take the tenant's defaults."""
 
@@ -107,7 +108,7 @@ class LeaseRef:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Leased:
     """A run that a runner session holds from `lease_time` on; `remaining_s` from then until its deadline."""
 
@@ -138,7 +139,7 @@ class Leased:
     shape: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admitted:
     """The run an invocation stands for; `created` is False if an earlier call made it.
 
@@ -185,7 +186,7 @@ class ServedIntent:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunView:
     """A run as it stands. `result` and `envelope` are None where a list leaves them out."""
 
