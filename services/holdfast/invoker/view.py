@@ -9,8 +9,9 @@ from google.protobuf import json_format, struct_pb2
 from holdfast.kit.rpc.payload import fill_value, value_of
 from holdfast.kit.rpc.run import failure_message, timestamp
 from holdfast.kit.rpc.run import run_message as described
+from holdfast.ledger.domain.budget import NOTHING_SPENT
 from holdfast.ledger.session_state import SessionView
-from holdfast.ledger.values import Admitted, Invocation, RunView, TranscriptRow, Usage
+from holdfast.ledger.values import Admitted, Invocation, RunView, TranscriptRow
 from holdfast.v1 import invoker_service_pb2, run_pb2, session_pb2, transcript_pb2
 
 RUNG_MARK: Final = "!^"
@@ -60,7 +61,7 @@ def admitted_view(invocation: Invocation, admitted: Admitted) -> RunView:
         max_attempts=invocation.max_attempts,
         epoch=1 if admitted.lease else 0,
         limits=admitted.limits,
-        usage=Usage(),
+        usage=NOTHING_SPENT,
         last_sequence=1,
         cancel_requested=False,
         create_time=admitted.create_time,

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from holdfast.kit.errors import Fault
 from holdfast.ledger.domain.batch import named_intent
-from holdfast.ledger.domain.budget import Dimension, Limits, Usage
+from holdfast.ledger.domain.budget import NO_LIMITS, NOTHING_SPENT, Dimension, Limits, Usage
 from holdfast.ledger.domain.lane import lane_of
 from holdfast.ledger.domain.mailbox import InputPolicy
 from holdfast.ledger.domain.status import RunStatus
@@ -88,7 +88,7 @@ class Invocation:
     priority: int = 0
     labels: dict[str, str] = field(default_factory=dict)
     agent_version: str = ""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = NO_LIMITS
     not_before: datetime | None = None
     max_attempts: int = 5
     # The budget under which it may go on in the background; None if it may not move there.
@@ -130,7 +130,7 @@ class Leased:
     cancel_requested: bool
     mail_last: int = 0
     """The sequence of the last signal it was sent."""
-    lent: Usage = field(default_factory=Usage)
+    lent: Usage = NOTHING_SPENT
     """What of its limits is set aside for its children."""
     undoing: Failure | None = None
     """Why its steps are to be undone, if they are."""
@@ -224,7 +224,7 @@ class RunView:
     """The run whose steps it began with, and up to which position."""
     parent_run_id: UUID | None = None
     """The run that started it."""
-    lent: Usage = field(default_factory=Usage)
+    lent: Usage = NOTHING_SPENT
     """What of its limits is set aside for children that have not ended."""
     undoing: Failure | None = None
     """Why its steps are or were undone, if they are or were."""
