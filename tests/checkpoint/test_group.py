@@ -65,12 +65,12 @@ async def test_a_lone_commit_goes_at_once_and_those_after_it_go_together() -> No
 
 async def test_groups_keep_their_limits() -> None:
     desk = Desk()
-    large = [desk.put(size=MAX_BYTES // 2) for _ in range(5)]
-    many = [desk.put(size=1) for _ in range(3000)]
+    large = {desk.put(size=MAX_BYTES // 2).run_id for _ in range(5)}
+    many = {desk.put(size=1).run_id for _ in range(3000)}
     await desk.settle()
     assert max(map(len, desk.groups)) <= MAX_COMMITS
-    assert [len(set(group) & set(large)) for group in desk.groups[:3]] == [2, 2, 1]
-    assert {item for item, _ in desk.answers} == {*large, *many}
+    assert [len({item.run_id for item in group} & large) for group in desk.groups[:3]] == [2, 2, 1]
+    assert {item.run_id for item, _ in desk.answers} == large | many
     assert len(desk.answers) == 3005
 
 

@@ -124,14 +124,13 @@ class Line:
 
     def _tell(self, group: Sequence[_Waiting], results: Sequence[CommitResult], now: int) -> None:
         """Count the answers to a group."""
-        self._metrics.size.observe(len(group))
+        self._metrics.answered([item for item, *_ in group], results)
         for (item, _, _, put_ns), result in zip(group, results, strict=True):
             self._tell_one(item, result, put_ns, now, len(group))
 
     def _tell_one(self, item: CommitItem, result: CommitResult, put_ns: int, now: int, together: int) -> None:
-        """Count an answer, and show in the run's trace how long it took and how many shared it."""
+        """Tell how long an answer took, and in the run's trace how many shared it."""
         timed(self._metrics.seconds, max(0, now - put_ns) / 1e9, item.traceparent)
-        self._metrics.answered(item, result)
         if isinstance(result, Stored) and result.status is RunStatus.DEAD_LETTERED:
             _log.warning("run dead-lettered", **item.about)
         if not item.traceparent or not span.is_sampled(item.traceparent):

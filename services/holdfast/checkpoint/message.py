@@ -14,6 +14,7 @@ from holdfast.kit.errors import InvalidField, Violation
 from holdfast.kit.telemetry.span import is_traceparent
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record
 from holdfast.ledger.domain.commit import Charge
+from holdfast.ledger.id import id_of
 from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
 from holdfast.v1.run_pb2 import Usage
 from holdfast.v1.transcript_pb2 import STEP_KIND_TOOL, StepKind
@@ -37,9 +38,10 @@ def item_of(commit: Commit) -> CommitItem:
     """Read a commit. Raises `InvalidField` with every violation, or `NotYetAvailable` for a park."""
     wrong: Violations = []
     run_id = uuid_of(commit.run_id, "run_id", wrong)
-    if commit.epoch < 1:
+    epoch, number = commit.epoch, commit.number
+    if epoch < 1:
         wrong.append(Violation("epoch", "must be at least 1"))
-    if commit.number < 1:
+    if number < 1:
         wrong.append(Violation("number", "must be at least 1"))
     records: list[Record] = []
     calls: list[Call] = []
@@ -57,10 +59,11 @@ def item_of(commit: Commit) -> CommitItem:
     consumed = _consumed(commit, wrong) if commit.consumed_signal_ids else ()
     if wrong:
         raise InvalidField("The commit is malformed.", violations=wrong)
+    traceparent, correlation_id = commit.traceparent, commit.correlation_id
     return CommitItem(
         run_id=run_id,
-        epoch=commit.epoch,
-        number=commit.number,
+        epoch=epoch,
+        number=number,
         records=records,
         charge=Charge.of(calls),
         happened=happened,
@@ -71,8 +74,8 @@ def item_of(commit: Commit) -> CommitItem:
         consumed=consumed,
         undo=undo,
         restarts=commit.restarts,
-        traceparent=commit.traceparent if is_traceparent(commit.traceparent) else "",
-        correlation_id=commit.correlation_id if len(commit.correlation_id) <= MAX_NAME else "",
+        traceparent=traceparent if is_traceparent(traceparent) else "",
+        correlation_id=correlation_id if len(correlation_id) <= MAX_NAME else "",
     )
 
 
@@ -83,9 +86,9 @@ def charge_of(step: StepRecord) -> Call:
 
 def uuid_of(text: str, field: str, wrong: Violations) -> uuid.UUID:
     """Read a UUID in its 36 characters; anything else is a violation (and comes back as the nil UUID)."""
-    if len(text) == 36:  # noqa: PLR2004 - of all the forms UUID() reads, the one with hyphens
+    if len(text) == 36:  # noqa: PLR2004 - of all the forms that are read, the one with hyphens
         try:
-            return uuid.UUID(text)
+            return id_of(text)
         except ValueError:
             pass
     wrong.append(Violation(field, "must be a UUID"))
@@ -135,7 +138,8 @@ def _call(usage: Usage, step: StepRecord | None, field: str, wrong: Violations) 
 
 
 def _happened(commit: Commit, wrong: Violations) -> Happened | None:
-    events = commit.events.events
+    batch = commit.events
+    events = batch.events
     if not events:
         if commit.emitted:
             wrong.append(Violation("emitted", "must be empty without events"))
@@ -153,7 +157,7 @@ def _happened(commit: Commit, wrong: Violations) -> Happened | None:
             break
         expected += 1
     emitted = _emitted(commit, wrong) if commit.emitted else None
-    return Happened(first, expected - 1, commit.events.SerializeToString(), emitted)
+    return Happened(first, expected - 1, batch.SerializeToString(), emitted)
 
 
 def _emitted(commit: Commit, wrong: Violations) -> str:

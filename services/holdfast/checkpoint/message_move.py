@@ -25,6 +25,7 @@ _NEED_FAILURE: Final = frozenset({RunStatus.FAILED, RunStatus.DRIFTED})
 _UNDO_ON: Final = {1: UndoOn.FAILURE, 2: UndoOn.CANCEL, 3: UndoOn.EXHAUSTED}
 _MAX_DELAY: Final = 31 * 24 * 3600
 _MAX_EXACT: Final = 2**53
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 MAX_PARK_KEYS: Final = 1000
 MAX_KEY_BYTES: Final = 255
 
@@ -59,7 +60,7 @@ def _outcome(end: run_pb2.Outcome, wrong: list[Violation]) -> Outcome | None:
     result = None
     if end.HasField("result"):
         try:
-            result = json.dumps(_plain(end.result), ensure_ascii=False, allow_nan=False).encode()
+            result = _encode(_plain(end.result)).encode()
         except ValueError:
             wrong.append(Violation("end.result", "must hold JSON values"))
     return Outcome(status, result, failure, Dimension(end.exhausted))

@@ -1,6 +1,6 @@
 """The metrics of a Checkpoint service: how long commits wait for durability, and how many share it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -18,20 +18,24 @@ class LineMetrics:
 
     def __init__(self, metrics: "CheckpointMetrics", line: str) -> None:
         self.seconds = metrics.seconds.labels(line)
-        self.size = metrics.sizes.labels(line)
+        self._size = metrics.sizes.labels(line)
         self._stored = metrics.commits.labels(line, "stored")
         self._refused = metrics.commits.labels(line, "refused")
         self._put_off = metrics.commits.labels(line, "put_off")
         self._metrics = metrics
 
-    def answered(self, item: CommitItem, result: CommitResult) -> None:
-        """Count an answer, and what has become of the run."""
-        if isinstance(result, Refused):
-            (self._put_off if result.retryable else self._refused).inc()
-            return
-        self._stored.inc()
-        if item.move is not None:
-            self._metrics.moved(item, result.status)
+    def answered(self, items: Sequence[CommitItem], results: Sequence[CommitResult]) -> None:
+        """Count the answers to a group, and what has become of its runs."""
+        self._size.observe(len(items))
+        stored = 0
+        for item, result in zip(items, results, strict=True):
+            if isinstance(result, Refused):
+                (self._put_off if result.retryable else self._refused).inc()
+                continue
+            stored += 1
+            if item.move is not None:
+                self._metrics.moved(item, result.status)
+        self._stored.inc(stored)
 
 
 class CheckpointMetrics:
@@ -67,9 +71,8 @@ class CheckpointMetrics:
             "Runs that went back to the queue, by why: failed (an attempt), given_back, undoing.",
             ["why"],
         )
-        self.ended = counter(registry, "holdfast_runs_ended_total", "Runs that ended, by status.", ["status"])
-        for status in ENDED:
-            self.ended.labels(status.name)
+        ended = counter(registry, "holdfast_runs_ended_total", "Runs that ended, by status.", ["status"])
+        self.ended = {status: ended.labels(status.name) for status in ENDED}
 
     def waits(self, waiting: Callable[[], int]) -> None:
         """Show how many commits wait to be stored."""
@@ -78,7 +81,7 @@ class CheckpointMetrics:
     def moved(self, item: CommitItem, status: RunStatus) -> None:
         """Count where a run went."""
         if status in ENDED:
-            self.ended.labels(status.name).inc()
+            self.ended[status].inc()
         elif status is RunStatus.PARKED:
             self.parked.inc()
         elif isinstance(item.move, Park):

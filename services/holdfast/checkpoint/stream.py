@@ -38,8 +38,9 @@ class CommitStream:
         self._room.set()
         answer = CommitAnswer(run_id=str(item.run_id), epoch=item.epoch, number=item.number)
         if isinstance(result, Stored):
-            answer.committed.status = int(result.status)  # type: ignore[assignment]
-            answer.committed.cancel_requested = result.cancel_requested
+            committed = answer.committed
+            committed.status = int(result.status)  # type: ignore[assignment]
+            committed.cancel_requested = result.cancel_requested
         else:
             answer.refused.CopyFrom(_refused(result.fault, retryable=result.retryable))
         self._give(answer)

@@ -98,7 +98,7 @@ class Composer:
         return replace(
             envelope,
             intent=request.intent,
-            limits=replace(_CHUNK_LIMITS, deadline_ms=deadline_ms),
+            limits=_CHUNK_LIMITS._replace(deadline_ms=deadline_ms),
             envelope=request.SerializeToString(),
         )
 

@@ -15,6 +15,7 @@ from holdfast.kit.rpc.person import on_behalf_of
 from holdfast.kit.telemetry import span
 from holdfast.kit.telemetry.about import about_run
 from holdfast.ledger.domain.lane import SESSION
+from holdfast.ledger.id import id_of
 from holdfast.ledger.values import Invocation, Limits
 from holdfast.v1 import invoker_service_pb2, run_pb2
 
@@ -30,6 +31,8 @@ BUDGET_MAXIMA = {
     "max_tokens": 1_000_000_000,
     "max_context": 10_000_000,
 }
+_SHAPES = frozenset(run_pb2.Shape.values())
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _INTENT = re.compile(r"[A-Za-z0-9_./-]{1,255}\Z")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 
@@ -88,7 +91,7 @@ class Violations:
         if not _UUID.match(value):
             self.add(field, "must be a UUID, as 123e4567-e89b-42d3-a456-426614174000")
             return None
-        return uuid.UUID(value)
+        return id_of(value)
 
     def settle(self) -> None:
         """Raise InvalidField if anything was wrong."""
@@ -131,13 +134,14 @@ def read_envelope(
     may hold what is wrong around it. An event must carry its own idempotency key. Raises InvalidField naming
     every malformed field, and TenantMismatch if the envelope names another tenant or user.
     """
-    if request.caller.tenant and request.caller.tenant != tenant:
+    claimed = request.caller.user
+    if request.caller.tenant not in ("", tenant):
         raise TenantMismatch("caller.tenant is not the tenant of the credential")
-    user = on_behalf_of(request.caller.user)
-    if user != request.caller.user:
+    user = on_behalf_of(claimed)
+    if user != claimed:
         request.caller.user = user
     wrong = wrong or Violations()
-    run_id = wrong.run_id("run_id", request.run_id) if request.run_id else new_id()
+    run_id = wrong.run_id("run_id", request.run_id) if request.run_id else id_of(new_id().bytes)
     wrong.intent("intent", request.intent)
     if event and not request.idempotency_key:
         wrong.add("idempotency_key", "must be given: the event's own id")
@@ -155,7 +159,7 @@ def read_envelope(
     return Invocation(
         run_id=run_id,
         tenant=tenant,
-        user=request.caller.user,
+        user=user,
         intent=request.intent,
         shape=request.shape or shape,
         idempotency_key=request.idempotency_key or str(run_id),
@@ -221,8 +225,9 @@ def wait_seconds(
     """Check and return how long the caller wants to wait, None if it does not say."""
     if not request.HasField("wait"):
         return None
-    seconds = request.wait.seconds + request.wait.nanos / 1e9
-    if not (0 <= seconds <= MAX_WAIT_SECONDS and 0 <= request.wait.nanos < 1_000_000_000):  # noqa: PLR2004
+    nanos = request.wait.nanos
+    seconds = request.wait.seconds + nanos / 1e9
+    if not (0 <= seconds <= MAX_WAIT_SECONDS and 0 <= nanos < 1_000_000_000):  # noqa: PLR2004
         wrong.add("wait", "must be between 0 s and 1 hour")
     return seconds
 
@@ -255,7 +260,7 @@ def _check_numbers(request: invoker_service_pb2.InvokeRequest, wrong: Violations
         check_budget(request.handoff.budget, wrong, "handoff.budget.")
     if not 0 <= request.priority <= 9:  # noqa: PLR2004 - the contract's range
         wrong.add("priority", "must be between 0 and 9")
-    if request.shape not in run_pb2.Shape.values():
+    if request.shape not in _SHAPES:
         wrong.add("shape", "is not a shape")
     wait_seconds(request, wrong)
 
@@ -285,4 +290,4 @@ def _fingerprint(request: invoker_service_pb2.InvokeRequest, tenant: str, wrong:
             except PayloadError as error:
                 wrong.add(error.field, str(error))
     same = (request.intent, tenant, request.caller.user, payload)
-    return hashlib.sha256(json.dumps(same, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return hashlib.sha256(_encode(same).encode()).digest()

@@ -33,7 +33,8 @@ class Refusals:
 
     def presses(self, tenant: str) -> bool:
         """Say whether a tenant has been refused many times just now."""
-        return self._full[tenant] + self._fast[tenant] + self._before[tenant] >= MANY
+        refused = self._full.get(tenant, 0) + self._fast.get(tenant, 0) + self._before.get(tenant, 0)
+        return refused >= MANY
 
     async def flush(self) -> int:
         """Write down what was counted; return for how many tenants."""

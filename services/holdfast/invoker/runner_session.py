@@ -160,7 +160,9 @@ class RunnerSession:
             for message in outgoing:
                 yield message
             for part in _parts(assignments):
-                yield work_service_pb2.LeaseResponse(leased=work_service_pb2.RunsLeased(assignments=part))
+                pushed = work_service_pb2.LeaseResponse()
+                pushed.leased.assignments.extend(part)
+                yield pushed
             # After the assignments: a runner keeps no signal of a run that it does not know.
             for some in _parts(self.mail.take()):
                 yield work_service_pb2.LeaseResponse(signals=work_service_pb2.SignalsArrived(signals=some))

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from google.protobuf import json_format, struct_pb2
 
-from holdfast.kit.rpc.payload import value_of
+from holdfast.kit.rpc.payload import fill_value, value_of
 from holdfast.kit.rpc.run import failure_message, timestamp
 from holdfast.kit.rpc.run import run_message as described
+from holdfast.ledger.domain.budget import NOTHING_SPENT
 from holdfast.ledger.session_state import SessionView
-from holdfast.ledger.values import Admitted, Invocation, RunView, TranscriptRow, Usage
+from holdfast.ledger.values import Admitted, Invocation, RunView, TranscriptRow
 from holdfast.v1 import invoker_service_pb2, run_pb2, session_pb2, transcript_pb2
 
 RUNG_MARK: Final = "!^"
@@ -25,12 +26,13 @@ def run_message(view: RunView, *, whole: bool = True) -> run_pb2.Run:
     if view.last_failure is not None:
         run.last_failure.CopyFrom(failure_message(view.last_failure))
     if view.outcome is not None:
-        run.outcome.status = run_pb2.RunStatus.ValueType(view.outcome.status)
-        run.outcome.exhausted = run_pb2.BudgetDimension.ValueType(view.outcome.exhausted)
+        outcome = run.outcome
+        outcome.status = run_pb2.RunStatus.ValueType(view.outcome.status)
+        outcome.exhausted = run_pb2.BudgetDimension.ValueType(view.outcome.exhausted)
         if view.outcome.failure is not None:
-            run.outcome.failure.CopyFrom(failure_message(view.outcome.failure))
+            outcome.failure.CopyFrom(failure_message(view.outcome.failure))
         if whole and view.outcome.result is not None:
-            run.outcome.result.CopyFrom(value_message(view.outcome.result))
+            fill_value(outcome.result, json.loads(view.outcome.result))
     if whole and view.envelope:
         envelope = invoker_service_pb2.InvokeRequest.FromString(view.envelope)
         if envelope.HasField("payload"):
@@ -59,7 +61,7 @@ def admitted_view(invocation: Invocation, admitted: Admitted) -> RunView:
         max_attempts=invocation.max_attempts,
         epoch=1 if admitted.lease else 0,
         limits=admitted.limits,
-        usage=Usage(),
+        usage=NOTHING_SPENT,
         last_sequence=1,
         cancel_requested=False,
         create_time=admitted.create_time,

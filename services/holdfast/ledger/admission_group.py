@@ -10,7 +10,7 @@ from uuid import UUID
 from holdfast.kit.errors import IdempotencyKeyReused, QueueFull, RateLimited, RunIdTaken
 from holdfast.ledger.domain.admission import Door, Where
 from holdfast.ledger.domain.batch import named_intent
-from holdfast.ledger.domain.budget import Limits, Usage
+from holdfast.ledger.domain.budget import NOTHING_SPENT, Limits
 from holdfast.ledger.domain.rate import Pace
 from holdfast.ledger.domain.status import RunStatus
 from holdfast.ledger.values import Admitted, Invocation, Leased, Refused, limits_of, pool_of
@@ -235,7 +235,7 @@ def lease_of(invocation: Invocation, server: Server, limits: Limits, now: dateti
         remaining_s=limits.deadline_ms / 1000,
         last_commit=0,
         last_sequence=1,
-        usage=Usage(),
+        usage=NOTHING_SPENT,
         cancel_requested=False,
         shape=invocation.shape,
     )

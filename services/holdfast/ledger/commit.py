@@ -20,7 +20,7 @@ from holdfast.ledger import commit_move, commit_sql
 from holdfast.ledger.commit_column import progress_columns
 from holdfast.ledger.commit_refusal import answered
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused, Stored
-from holdfast.ledger.domain.status import RunStatus
+from holdfast.ledger.domain.status import STATUSES
 
 _log: Final = logger("commit")
 
@@ -80,7 +80,7 @@ async def _store_progress(db: Access, items: Sequence[CommitItem]) -> list[Commi
     async def once() -> list[CommitResult]:
         async with db.connection() as connection:
             rows = await connection.fetch(_PROGRESS, *progress_columns(items))
-            landed = {row[0]: Stored(RunStatus(row[1]), row[2]) for row in rows}
+            landed = {row[0]: Stored(STATUSES[row[1]], row[2]) for row in rows}
             return await answered(connection, items, landed)
 
     return await db.retrying(once)

@@ -20,22 +20,10 @@ def progress_columns(items: Sequence[CommitItem]) -> list[list[Any]]:
     records: list[bytes] = []
     rows: list[tuple[Any, ...]] = []
     for index, item in enumerate(items):
-        charge = item.charge
         happened = item.happened
         rows.append(
-            (
-                index,
-                item.run_id,
-                item.epoch,
-                item.number,
-                len(keys) + 1,
-                len(item.records),
-                charge.steps,
-                charge.tools,
-                charge.tokens,
-                charge.lead_tokens,
-                charge.context,
-            )
+            (index, item.run_id, item.epoch, item.number, len(keys) + 1, len(item.records))
+            + item.charge
             + (
                 _WITHOUT_EVENTS
                 if happened is None

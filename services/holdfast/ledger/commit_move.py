@@ -26,7 +26,7 @@ from holdfast.ledger.commit_column import move_columns
 from holdfast.ledger.commit_fate import decide, fate_of
 from holdfast.ledger.commit_refusal import answered
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Park, Requeue, Stored
-from holdfast.ledger.domain.status import ENDED, LEASED, RunStatus
+from holdfast.ledger.domain.status import ENDED, LEASED, STATUSES, RunStatus
 from holdfast.ledger.notice import ENDED as ENDED_NOTICE
 from holdfast.ledger.release import Place, enqueue, lock_tenants_of, pass_lanes, release_leases
 from holdfast.ledger.values import Outcome
@@ -81,7 +81,7 @@ async def _finish(db: Access, items: Sequence[CommitItem], simple: Sequence[int]
     async with db.connection() as connection:
         rows = await connection.fetch(_FINISH, *move_columns(group, fates), ENDED_NOTICE if alone else None)
     return {
-        simple[row["index"]]: Stored(RunStatus(row["status"]), row["cancel_requested"], told=alone)
+        simple[row["index"]]: Stored(STATUSES[row["status"]], row["cancel_requested"], told=alone)
         for row in rows
     }
 

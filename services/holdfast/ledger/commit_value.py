@@ -1,4 +1,8 @@
-"""What a commit carries into the ledger and what comes back, free of protobuf."""
+"""What a commit carries into the ledger and what comes back, free of protobuf.
+
+None of it changes once made. What is made for each commit is not frozen all the same: to make it would take
+three times as long.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -14,7 +18,7 @@ from holdfast.ledger.values import Failure, Outcome
 NOTHING_CHARGED = Charge()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """A recorded step: its key, and the serialized StepRecord that the ledger does not look into."""
 
@@ -22,7 +26,7 @@ class Record:
     record: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Happened:
     """Consecutive events of a run: the sequences of the first and the last, and the serialized EventBatch.
 
@@ -90,7 +94,7 @@ class SessionWrite:
     loaded_version: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CommitItem:
     """Everything one commit of one run makes durable, at once or not at all; an `Outcome` ends the run."""
 
@@ -142,7 +146,7 @@ class CommitItem:
         return 256 + records + happened + result + state + sum(len(effect.body) for effect in self.effects)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stored:
     """The commit is durable, now or since it was sent before. `status` is where the run stands."""
 

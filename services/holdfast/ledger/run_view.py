@@ -4,7 +4,7 @@ import json
 from typing import Any, Final
 
 from holdfast.ledger.domain.budget import Dimension, Usage
-from holdfast.ledger.domain.status import ENDED, RunStatus
+from holdfast.ledger.domain.status import ENDED, STATUSES, RunStatus
 from holdfast.ledger.values import Failure, Outcome, RunView, limits_of
 
 COLUMNS: Final = """
@@ -26,8 +26,7 @@ Of `run r JOIN run_state s LEFT JOIN run_outcome o`; a reader of one run adds r.
 
 def run_view(row: Any) -> RunView:
     """Make a view of a row of `COLUMNS`."""
-    status = RunStatus(row["status"])
-    columns = row.keys()
+    status = STATUSES[row["status"]]
     return RunView(
         run_id=row["run_id"],
         seq=row["seq"],
@@ -57,7 +56,7 @@ def run_view(row: Any) -> RunView:
         now=row["now"],
         last_failure=Failure.from_json(row["last_failure"]),
         outcome=_outcome(row, status) if status in ENDED else None,
-        envelope=row["envelope"] if "envelope" in columns else None,
+        envelope=row.get("envelope"),
         handed_off=row["handed_off"],
         forked_from=row["forked_from"] and (row["forked_from"], row["forked_position"]),
         parent_run_id=row["parent_run_id"],
@@ -71,7 +70,7 @@ def run_view(row: Any) -> RunView:
 def _outcome(row: Any, status: RunStatus) -> Outcome:
     return Outcome(
         status=status,
-        result=row["result"] if "result" in row.keys() else None,  # noqa: SIM118 - a row iterates over values
+        result=row.get("result"),
         failure=Failure.from_json(row["failure"]),
         exhausted=Dimension(row["exhausted"] or 0),
     )

@@ -170,7 +170,7 @@ def _limits(child: Invocation, parent: Parent, row: Any) -> Limits:
     asked = child.limits
     if parent.on_parent_end is OnParentEnd.CANCEL:
         wanted_ms = asked.deadline_ms or row["default_ms"]
-        asked = replace(asked, deadline_ms=max(1, min(wanted_ms, row["remaining_ms"])))
+        asked = asked._replace(deadline_ms=max(1, min(wanted_ms, row["remaining_ms"])))
     spent = Usage(row["steps"], row["tools"], row["tokens"], row["context"])
     lent = Loan(row["lent_steps"], row["lent_tools"], row["lent_tokens"])
     try:

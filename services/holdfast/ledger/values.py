@@ -1,7 +1,8 @@
 """What goes into verbs and comes out of them: plain values, no protobuf, no rows.
 
 What the ledger does not look into (envelopes, results) is `bytes`. Times are aware datetimes of the
-database's clock; durations are seconds.
+database's clock; durations are seconds. None of it changes once made; what is made for each run is not
+frozen all the same, which would take three times as long.
 """
 
 import json
@@ -13,7 +14,7 @@ from uuid import UUID
 
 from holdfast.kit.errors import Fault
 from holdfast.ledger.domain.batch import named_intent
-from holdfast.ledger.domain.budget import Dimension, Limits, Usage
+from holdfast.ledger.domain.budget import NO_LIMITS, NOTHING_SPENT, Dimension, Limits, Usage
 from holdfast.ledger.domain.lane import lane_of
 from holdfast.ledger.domain.mailbox import InputPolicy
 from holdfast.ledger.domain.status import RunStatus
@@ -69,7 +70,7 @@ class Outcome:
     exhausted: Dimension = Dimension.NONE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Invocation:
     """An envelope that passed the door's checks. Limits at 0 take the tenant's defaults."""
 
@@ -87,7 +88,7 @@ class Invocation:
     priority: int = 0
     labels: dict[str, str] = field(default_factory=dict)
     agent_version: str = ""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = NO_LIMITS
     not_before: datetime | None = None
     max_attempts: int = 5
     # The budget under which it may go on in the background; None if it may not move there.
@@ -107,7 +108,7 @@ class LeaseRef:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Leased:
     """A run that a runner session holds from `lease_time` on; `remaining_s` from then until its deadline."""
 
@@ -129,7 +130,7 @@ class Leased:
     cancel_requested: bool
     mail_last: int = 0
     """The sequence of the last signal it was sent."""
-    lent: Usage = field(default_factory=Usage)
+    lent: Usage = NOTHING_SPENT
     """What of its limits is set aside for its children."""
     undoing: Failure | None = None
     """Why its steps are to be undone, if they are."""
@@ -138,7 +139,7 @@ class Leased:
     shape: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admitted:
     """The run an invocation stands for; `created` is False if an earlier call made it.
 
@@ -185,7 +186,7 @@ class ServedIntent:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunView:
     """A run as it stands. `result` and `envelope` are None where a list leaves them out."""
 
@@ -223,7 +224,7 @@ class RunView:
     """The run whose steps it began with, and up to which position."""
     parent_run_id: UUID | None = None
     """The run that started it."""
-    lent: Usage = field(default_factory=Usage)
+    lent: Usage = NOTHING_SPENT
     """What of its limits is set aside for children that have not ended."""
     undoing: Failure | None = None
     """Why its steps are or were undone, if they are or were."""

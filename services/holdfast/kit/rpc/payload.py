@@ -70,11 +70,12 @@ def _number(number: float, field: str) -> int | float:
 def value_of(plain: Any) -> struct_pb2.Value:
     """Return a JSON value as a Value."""
     value = struct_pb2.Value()
-    _fill(value, plain)
+    fill_value(value, plain)
     return value
 
 
-def _fill(value: struct_pb2.Value, plain: Any) -> None:
+def fill_value(value: struct_pb2.Value, plain: Any) -> None:
+    """Write a JSON value into an empty Value."""
     match plain:
         case str():
             value.string_value = plain
@@ -86,10 +87,10 @@ def _fill(value: struct_pb2.Value, plain: Any) -> None:
             value.struct_value.SetInParent()
             fields = value.struct_value.fields
             for key, item in plain.items():
-                _fill(fields[key], item)
+                fill_value(fields[key], item)
         case list():
             value.list_value.SetInParent()
             for item in plain:
-                _fill(value.list_value.values.add(), item)
+                fill_value(value.list_value.values.add(), item)
         case _:
             value.number_value = plain

@@ -11,44 +11,39 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def run_message(view: Any) -> run_pb2.Run:
-    """Return a run; `view` is the ledger's `RunView`, which the kit does not know."""
-    limits = view.limits
+    """Return a run; `view` is the ledger's `RunView`, which the kit does not know.
+
+    What is nested is written in place: a message given to another is copied.
+    """
     run = run_pb2.Run(
         run_id=str(view.run_id),
         intent=view.intent,
-        caller=run_pb2.Caller(tenant=view.tenant, user=view.user),
-        budget=run_pb2.Budget(
-            deadline_ms=limits.deadline_ms,
-            max_steps=limits.max_steps,
-            max_tools=limits.max_tools,
-            max_tokens=limits.max_tokens,
-            max_context=limits.max_context,
-        ),
         idempotency_key=view.idempotency_key,
         correlation_id=view.correlation_id,
-        shape=run_pb2.Shape.ValueType(view.shape),
+        shape=view.shape,
         ordering_key=view.ordering_key,
         priority=view.priority,
         session_id=view.session_id,
-        labels=view.labels,
         agent_version=view.agent_version,
-        status=run_pb2.RunStatus.ValueType(view.status),
+        status=view.status,
         attempt=view.attempt,
-        usage=run_pb2.Usage(
-            elapsed_ms=_elapsed_ms(view),
-            steps=view.usage.steps,
-            tools=view.usage.tools,
-            tokens=view.usage.tokens,
-            context=view.usage.context,
-        ),
         last_sequence=view.last_sequence,
         handed_off=view.handed_off,
         cancel_requested=view.cancel_requested and view.outcome is None,
-        create_time=timestamp(view.create_time),
-        deadline_time=timestamp(view.deadline_time),
-        start_time=_maybe(view.start_time),
-        end_time=_maybe(view.end_time),
     )
+    caller = run.caller
+    caller.tenant, caller.user = view.tenant, view.user
+    write_limits(run.budget, view.limits)
+    write_usage(run.usage, view.usage)
+    run.usage.elapsed_ms = _elapsed_ms(view)
+    if view.labels:
+        run.labels.update(view.labels)
+    write_time(run.create_time, view.create_time)
+    write_time(run.deadline_time, view.deadline_time)
+    if view.start_time is not None:
+        write_time(run.start_time, view.start_time)
+    if view.end_time is not None:
+        write_time(run.end_time, view.end_time)
     if view.parent_run_id is not None:
         run.parent_run_id = str(view.parent_run_id)
     if (lent := view.lent).steps or lent.tools or lent.tokens:
@@ -70,14 +65,35 @@ def failure_message(failure: Any) -> run_pb2.Failure:
     )
 
 
+def write_limits(budget: run_pb2.Budget, limits: Any) -> None:
+    """Write the ledger's `Limits` into a budget."""
+    budget.deadline_ms = limits.deadline_ms
+    budget.max_steps = limits.max_steps
+    budget.max_tools = limits.max_tools
+    budget.max_tokens = limits.max_tokens
+    budget.max_context = limits.max_context
+
+
+def write_usage(usage: run_pb2.Usage, spent: Any) -> None:
+    """Write the ledger's `Usage` into that of the contract."""
+    usage.steps = spent.steps
+    usage.tools = spent.tools
+    usage.tokens = spent.tokens
+    usage.context = spent.context
+
+
+def write_time(into: Timestamp, moment: datetime) -> None:
+    """Write a time as the contract has it."""
+    since = moment - _EPOCH
+    into.seconds = since.days * 86_400 + since.seconds
+    into.nanos = since.microseconds * 1000
+
+
 def timestamp(moment: datetime) -> Timestamp:
     """Return a time as the contract has it."""
-    since = moment - _EPOCH
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
-
-
-def _maybe(moment: datetime | None) -> Timestamp | None:
-    return None if moment is None else timestamp(moment)
+    made = Timestamp()
+    write_time(made, moment)
+    return made
 
 
 def _elapsed_ms(view: Any) -> int:

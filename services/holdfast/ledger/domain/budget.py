@@ -1,7 +1,7 @@
 """What a run may spend, what it has spent, and whether one more commit is within it."""
 
-from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import Final, NamedTuple
 
 
 class Dimension(IntEnum):
@@ -15,8 +15,7 @@ class Dimension(IntEnum):
     CONTEXT = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The five limits of a budget; 0 where it says nothing."""
 
     deadline_ms: int = 0
@@ -27,11 +26,10 @@ class Limits:
 
     def over(self, defaults: "Limits") -> "Limits":
         """Return these limits, with the defaults where they say nothing."""
-        return Limits(**{f.name: getattr(self, f.name) or getattr(defaults, f.name) for f in fields(self)})
+        return Limits(*(limit or default for limit, default in zip(self, defaults, strict=True)))
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What was spent; `context` is the largest of one model call, never a sum."""
 
     steps: int = 0
@@ -47,6 +45,10 @@ class Usage:
             tokens=self.tokens + charge.tokens,
             context=max(self.context, charge.context),
         )
+
+
+NO_LIMITS: Final = Limits()
+NOTHING_SPENT: Final = Usage()
 
 
 def exceeded(spent: Usage, charge: Usage, limits: Limits) -> Dimension:

@@ -8,7 +8,7 @@ this in the predicate of its UPDATE; `verdict` says afterwards, of a commit that
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from holdfast.ledger.domain.budget import Dimension, Limits, Usage, exceeded
 from holdfast.ledger.domain.status import LEASED, RunStatus
@@ -19,8 +19,7 @@ NOT_WHILE_UNDOING: Final = frozenset(
 ONLY_WHILE_UNDOING: Final = frozenset({RunStatus.COMPENSATED})
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What a commit spends.
 
     `lead_tokens` are the tokens of all its calls but the last one that used any: the limit may be passed by
