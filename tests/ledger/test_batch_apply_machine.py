@@ -111,6 +111,7 @@ class World:
         """Let whatever goes on come to its end."""
         await self.act("fast")
         await self.act("resume")
+        await self.check()
         for _ in range(10 * ITEMS):
             await self.act(("deliver", 10))
             heard = await news(self.db)
