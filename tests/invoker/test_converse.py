@@ -1,6 +1,7 @@
 """A conversation: start or attach, cancel, one run after another, and what happens when the client leaves."""
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from holdfast.kit.rpc.client import channel
 from holdfast.v1 import run_pb2
-from tests.invoker.runner import Runner
+from tests.invoker.runner import Held, Runner
 from tests.invoker.stand import Invoker, fields_of, invoker, of_tenant, pb, reason_of
 from tests.kit.until import until
 
@@ -75,18 +76,21 @@ async def test_a_cancel_right_behind_the_start_cancels_that_run(door: Invoker, w
         await call.write(CANCEL)
         run_id = (await call.read()).started.run.run_id
         # A runner not heard of for a while gets nothing at once: then the run ends while it is queued.
-        stopping = asyncio.create_task(_stopped(worker, run_id))
+        taking = asyncio.create_task(worker.take(run_id))
+        stopping = asyncio.create_task(_stopped(worker, taking))
         assert (await ended(call)).status == run_pb2.RUN_STATUS_CANCELLED
-        stopping.cancel()
-        await asyncio.gather(stopping, return_exceptions=True)
+        taking.cancel()
+        with suppress(asyncio.CancelledError):
+            await stopping
     await call.write(CANCEL)  # it may have been on its way when the run ended
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
 
 
-async def _stopped(worker: Runner, run_id: str) -> None:
+async def _stopped(worker: Runner, taking: asyncio.Task[Held]) -> None:
     """Stop a run once the runner has it and is told to."""
-    held = await worker.take(run_id)
+    held = await taking
+    run_id = held.run_id
     await until(partial(worker.cancels.__contains__, run_id))
     outcome = run_pb2.Outcome(status=run_pb2.RUN_STATUS_CANCELLED)
     held.show_end(outcome)
