@@ -79,6 +79,7 @@ async def test_a_requeue_whose_failure_holds_a_nul_is_stored_all_the_same(
 BAD: list[tuple[str, Callable[[Commit], object]]] = [
     ("run_id", lambda c: setattr(c, "run_id", "")),
     ("run_id", lambda c: setattr(c, "run_id", "not-a-uuid")),
+    ("run_id", lambda c: setattr(c, "run_id", "urn:" + "a" * 32)),
     ("run_id", lambda c: setattr(c, "run_id", "{" + "0" * 34 + "}")),
     ("epoch", lambda c: setattr(c, "epoch", 0)),
     ("number", lambda c: setattr(c, "number", -1)),
