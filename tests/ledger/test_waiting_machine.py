@@ -302,9 +302,7 @@ class WaitingMachine(RuleBasedStateMachine):
             if not living:
                 return
             for run_id in living:
-                self.do(pause.resume(self.db, self.runs[run_id], run_id))
-                for kind in (2, 3):
-                    self.let_fall_due(run_id, kind)
+                self.let_go(run_id)
             for gate in self.gates:
                 self.do(execute(self.db, _LATE, gate))
             self.do(approval_fire.fire(self.db))
@@ -330,6 +328,15 @@ class WaitingMachine(RuleBasedStateMachine):
         (answer,) = self.do(commit_group(self.db, [item]))
         if isinstance(answer, Stored):
             self.leased[run_id] = (lease, number + 1)
+
+    def let_go(self, run_id: uuid.UUID) -> None:
+        """Let nothing keep a run waiting."""
+        self.do(pause.resume(self.db, self.runs[run_id], run_id))
+        for kind in (2, 3):
+            self.let_fall_due(run_id, kind)
+        if self.status(run_id) is RunStatus.PARKED:  # it may wait for a signal, and for no time
+            for key in KEYS:
+                self.do(signal(self.db, self.runs[run_id], run_id, key=key, payload=b"1"))
 
     def let_fall_due(self, run_id: uuid.UUID, kind: int) -> None:
         """Put a timer of a run into the past, but for one that never falls due."""
