@@ -14,7 +14,7 @@ from holdfast.kit.errors import InvalidField, Violation
 from holdfast.kit.telemetry.span import is_traceparent
 from holdfast.ledger.commit_value import CommitItem, Effect, Happened, Record
 from holdfast.ledger.domain.commit import Charge
-from holdfast.ledger.id import id_of
+from holdfast.ledger.id import ledger_id
 from holdfast.v1.checkpoint_pb2 import Commit, EffectIntent, StepRecord
 from holdfast.v1.run_pb2 import Usage
 from holdfast.v1.transcript_pb2 import STEP_KIND_TOOL, StepKind
@@ -88,7 +88,7 @@ def uuid_of(text: str, field: str, wrong: Violations) -> uuid.UUID:
     """Read a UUID in its 36 characters; anything else is a violation (and comes back as the nil UUID)."""
     if len(text) == 36:  # noqa: PLR2004 - of all the forms that are read, the one with hyphens
         try:
-            return id_of(text)
+            return ledger_id(text)
         except ValueError:
             pass
     wrong.append(Violation(field, "must be a UUID"))

@@ -15,7 +15,7 @@ from holdfast.kit.rpc.person import on_behalf_of
 from holdfast.kit.telemetry import span
 from holdfast.kit.telemetry.about import about_run
 from holdfast.ledger.domain.lane import SESSION
-from holdfast.ledger.id import id_of
+from holdfast.ledger.id import ledger_id
 from holdfast.ledger.values import Invocation, Limits
 from holdfast.v1 import invoker_service_pb2, run_pb2
 
@@ -91,7 +91,7 @@ class Violations:
         if not _UUID.match(value):
             self.add(field, "must be a UUID, as 123e4567-e89b-42d3-a456-426614174000")
             return None
-        return id_of(value)
+        return ledger_id(value)
 
     def settle(self) -> None:
         """Raise InvalidField if anything was wrong."""
@@ -141,7 +141,8 @@ def read_envelope(
     if user != claimed:
         request.caller.user = user
     wrong = wrong or Violations()
-    run_id = wrong.run_id("run_id", request.run_id) if request.run_id else id_of(new_id().bytes)
+    # Also a new one in the driver's form: it is written as text several times on its way.
+    run_id = wrong.run_id("run_id", request.run_id) if request.run_id else ledger_id(new_id().bytes)
     wrong.intent("intent", request.intent)
     if event and not request.idempotency_key:
         wrong.add("idempotency_key", "must be given: the event's own id")

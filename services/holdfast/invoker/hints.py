@@ -9,7 +9,7 @@ from holdfast.invoker.follow import Followers
 from holdfast.invoker.waiters import Waiters
 from holdfast.kit.db import Database
 from holdfast.kit.listener import Listener
-from holdfast.ledger.id import id_of
+from holdfast.ledger.id import ledger_id
 from holdfast.ledger.inbox import INBOX
 from holdfast.ledger.notice import ENDED, MAIL, READY, Notices, keys_of
 from holdfast.ledger.platform_move import Moved
@@ -75,4 +75,4 @@ class Hints:
             queued(pools)
 
     def _ended(self, payload: str) -> None:
-        self.left(map(id_of, keys_of(payload)))
+        self.left(map(ledger_id, keys_of(payload)))

@@ -13,16 +13,14 @@ from holdfast.ledger.values import RunView
 
 POLL_SECONDS = 1.0
 
-_End = asyncio.Future[RunView | None]
-
 
 class Waiters:
     """Futures of runs' ends. A hint only starts a read, one for all hinted; the ledger's word decides."""
 
     def __init__(self, db: Database) -> None:
         self._seat = db.seat()
-        self._waiting: dict[UUID, list[_End]] = {}
-        self._interactive: set[_End] = set()
+        self._waiting: dict[UUID, list[asyncio.Future[RunView]]] = {}
+        self._interactive: set[asyncio.Future[RunView]] = set()
         self._hinted: set[UUID] = set()
         self._polled = time.monotonic()
         self._closed = False
@@ -46,18 +44,18 @@ class Waiters:
         """
         if self._closed:
             raise _leaving()
-        loop = asyncio.get_running_loop()
-        future: _End = loop.create_future()
+        future: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(run_id, []).append(future)
         if or_handed_off:
             self._interactive.add(future)
         if look:
             self.hint((run_id,))
-        timer = loop.call_later(within, _give_up, future)
         try:
-            return await future
+            async with asyncio.timeout(within):
+                return await future
+        except TimeoutError:
+            return None
         finally:
-            timer.cancel()
             self._interactive.discard(future)
             futures = self._waiting.get(run_id)
             if futures is not None and future in futures:
@@ -106,11 +104,6 @@ class Waiters:
             for future in futures:
                 if not future.done():
                     future.set_exception(_leaving())
-
-
-def _give_up(future: _End) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _leaving() -> ShuttingDown:

@@ -20,10 +20,22 @@ def progress_columns(items: Sequence[CommitItem]) -> list[list[Any]]:
     records: list[bytes] = []
     rows: list[tuple[Any, ...]] = []
     for index, item in enumerate(items):
+        charge = item.charge
         happened = item.happened
         rows.append(
-            (index, item.run_id, item.epoch, item.number, len(keys) + 1, len(item.records))
-            + item.charge
+            (
+                index,
+                item.run_id,
+                item.epoch,
+                item.number,
+                len(keys) + 1,
+                len(item.records),
+                charge.steps,
+                charge.tools,
+                charge.tokens,
+                charge.lead_tokens,
+                charge.context,
+            )
             + (
                 _WITHOUT_EVENTS
                 if happened is None

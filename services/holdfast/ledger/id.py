@@ -5,7 +5,7 @@ from uuid import UUID
 from asyncpg.pgproto import pgproto
 
 
-def id_of(value: str | bytes) -> UUID:
+def ledger_id(value: str | bytes) -> UUID:
     """Return the id of a text, or of 16 bytes; equal to Python's own of that value. Raises ValueError."""
     made: UUID = pgproto.UUID(value)
     return made

@@ -38,7 +38,7 @@ class RequestLogLayer(Layer):
 
         async def logged(request: Any, context: Context) -> Any:
             started = time.perf_counter()
-            code: str = Status.UNKNOWN
+            code = Status.UNKNOWN.value
             try:
                 response = await inner(request, context)
                 code = _code(context, Status.OK)
@@ -64,7 +64,7 @@ class RequestLogLayer(Layer):
 
 def _code(context: Context, unless: Status) -> str:
     code: Any = context.code()  # None until someone set it
-    return code.name if isinstance(code, grpc.StatusCode) else unless
+    return code.name if isinstance(code, grpc.StatusCode) else unless.value
 
 
 def _cut_short(context: Context) -> str:

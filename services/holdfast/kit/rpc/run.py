@@ -47,7 +47,7 @@ def run_message(view: Any) -> run_pb2.Run:
     if view.parent_run_id is not None:
         run.parent_run_id = str(view.parent_run_id)
     if (lent := view.lent).steps or lent.tools or lent.tokens:
-        run.lent.CopyFrom(run_pb2.Usage(steps=lent.steps, tools=lent.tools, tokens=lent.tokens))
+        write_usage(run.lent, lent)
     if view.forked_from is not None:
         origin, position = view.forked_from
         run.forked_from.CopyFrom(run_pb2.Fork(run_id=str(origin), position=position))
