@@ -118,6 +118,24 @@ def test_each_limit_is_told_where_it_begins_to_matter() -> None:
     assert not reports.due(after_model=False), "each threshold once"
 
 
+@pytest.mark.parametrize("spent", [{"steps": 5}, {"tools": 5}, {"tokens": 50}])
+def test_half_of_one_limit_is_told_though_nothing_is_spent_of_the_others(spent: dict[str, int]) -> None:
+    meter = Meter(Limits(60, 10, 10, 100, 100), Usage(), 60)
+    reports = Reports(meter)
+    assert not reports.due(after_model=False)
+    meter.charge(Usage(**spent))
+    assert reports.due(after_model=False)
+
+
+def test_half_of_the_time_is_told() -> None:
+    now = 0.0
+    reports = Reports(Meter(Limits(60, 10, 10, 100, 100), Usage(), 60, lambda: now))
+    now = 29.9
+    assert not reports.due(after_model=False)
+    now = 30.0
+    assert reports.due(after_model=False)
+
+
 def test_reports_after_model_calls_keep_their_distance() -> None:
     now = 0.0
     reports = Reports(Meter(AMPLE, Usage(), AMPLE.deadline), clock=lambda: now)

@@ -5,13 +5,19 @@ import uuid
 from collections.abc import Sequence
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from holdfast.checkpoint.group import MAX_BYTES, MAX_COMMITS, Line
+from holdfast.checkpoint.metrics import PROGRESS, CheckpointMetrics, LineMetrics
 from holdfast.kit.errors import LedgerUnavailable
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused, Stored
 from holdfast.ledger.domain.status import RunStatus
 
 DONE = Stored(RunStatus.RUNNING, cancel_requested=False)
+
+
+def counted(registry: CollectorRegistry, answer: str) -> float | None:
+    return registry.get_sample_value("holdfast_commits_total", {"line": PROGRESS, "answer": answer})
 
 
 class Desk:
@@ -24,7 +30,8 @@ class Desk:
         self.began = asyncio.Event()
         self.answered = asyncio.Event()
         self.error: Exception | None = None
-        self.line = Line(self._store)
+        self.registry = CollectorRegistry()
+        self.line = Line(self._store, LineMetrics(CheckpointMetrics(self.registry), PROGRESS))
 
     async def _store(self, items: Sequence[CommitItem]) -> list[CommitResult]:
         self.groups.append(list(items))
@@ -60,6 +67,8 @@ async def test_a_lone_commit_goes_at_once_and_those_after_it_go_together() -> No
     desk.line.close()
     await asyncio.wait_for(running, 10)
     assert desk.groups == [[first], rest]
+    await asyncio.sleep(0)  # answers are counted once they are on their way
+    assert counted(desk.registry, "stored") == 21
     assert [item for item, _ in desk.answers] == [first, *rest]
 
 
