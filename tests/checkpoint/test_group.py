@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from holdfast.checkpoint.group import MAX_BYTES, MAX_COMMITS, Line
 from holdfast.checkpoint.metrics import PROGRESS, CheckpointMetrics, LineMetrics
+from holdfast.kit import rest
 from holdfast.kit.errors import LedgerUnavailable
 from holdfast.ledger.commit_value import CommitItem, CommitResult, Refused, Stored
 from holdfast.ledger.domain.status import RunStatus
@@ -110,3 +111,22 @@ async def test_a_group_that_fails_is_refused_for_now_and_the_line_goes_on(error:
     desk.line.close()
     await asyncio.wait_for(running, 10)
     assert desk.answers[-1][1] == DONE
+
+
+async def test_what_arrives_little_by_little_after_a_large_group_goes_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rest, "EACH", 0.02)
+    monkeypatch.setattr(rest, "LONGEST", 0.2)
+    desk = Desk()
+    desk.open.set()
+    large = [desk.put() for _ in range(20)]
+    running = asyncio.create_task(desk.line.run())
+    await asyncio.wait_for(desk.answered.wait(), 10)
+    later = []
+    for _ in range(5):
+        later.append(desk.put())
+        await asyncio.sleep(0.005)
+    desk.line.close()
+    await asyncio.wait_for(running, 10)
+    assert desk.groups == [large, later]

@@ -12,6 +12,7 @@ from grpc_status import rpc_status
 
 from holdfast.invoker import lines as lines_module
 from holdfast.invoker import refusals as refusals_module
+from holdfast.kit import rest as rest_module
 from holdfast.kit.errors import QueueFull, TooManyCalls
 from tests.invoker.stand import Invoker, reason_of
 from tests.kit.until import until
@@ -66,3 +67,21 @@ async def test_the_calls_of_a_tenant_that_is_refused_much_go_in_together(
     answers = await asyncio.gather(*(door.invoke() for _ in range(20)))
     assert len({answer.run.run_id for answer in answers}) == 20
     assert max(sizes) > 5
+
+
+@pytest.mark.usefixtures("worker")
+async def test_calls_that_come_soon_after_a_large_group_go_in_together(
+    door: Invoker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest_module, "EACH", 0.1)
+    monkeypatch.setattr(rest_module, "LONGEST", 0.2)
+    sizes: list[float] = []
+    monkeypatch.setattr(door.parts.door._metrics.group_size, "observe", sizes.append)
+    await asyncio.gather(*(door.invoke() for _ in range(20)))
+    before = len(sizes)
+    later = []
+    for _ in range(5):
+        later.append(asyncio.ensure_future(door.invoke()))
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*later)
+    assert sizes[before:] == [5]

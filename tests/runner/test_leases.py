@@ -47,6 +47,39 @@ async def test_a_leased_run_is_executed_and_its_end_reported_with_its_slot(
         await platform.until(lambda: platform.heartbeats >= 2)
 
 
+async def test_slots_are_free_again_while_the_last_commits_are_under_way(
+    platform: Platform, runner: Runner
+) -> None:
+    app, _ = _app()
+    platform.fate = lambda commit: "retry" if commit.WhichOneof("move") else "commit"
+    runs = [platform.add("double", number=number) for number in range(5)]
+    async with runner(app, slots=8):
+        platform.lease(*runs)
+        await platform.until(lambda: platform.credit == 8 - 5 + 2)  # a quarter of the slots
+        moves = [commit for commit in platform.received if commit.WhichOneof("move")]
+        assert moves
+        platform.cut_lease_stream()
+        await platform.until(lambda: len(platform.sessions) == 2 and platform.credit == 5)
+        assert platform.ended == []
+        platform.fate = lambda _: "commit"
+        await platform.until(lambda: len(platform.ended) == 5 and platform.credit == 8)
+        heartbeats = platform.heartbeats
+        await platform.until(lambda: platform.heartbeats > heartbeats + 2)
+        assert platform.credit == 8
+
+
+async def test_a_run_that_goes_on_keeps_its_slot(platform: Platform, runner: Runner) -> None:
+    app, waiting = _app()
+    run = platform.add("wait")
+    async with runner(app, slots=1):
+        platform.lease(run)
+        await waiting.wait()
+        assert run.keys == ["double"]
+        heartbeats = platform.heartbeats
+        await platform.until(lambda: platform.heartbeats > heartbeats + 2)
+        assert platform.credit == 0
+
+
 async def test_a_run_leased_again_goes_on_from_its_recorded_steps(platform: Platform, runner: Runner) -> None:
     app, waiting = _app()
     run = platform.add("wait")
@@ -123,7 +156,7 @@ async def test_runs_are_stopped_at_once_when_the_session_is_lost(platform: Platf
     async with runner(app) as running:
         platform.lease(run)
         await waiting.wait()
-        running.holding.freed = lambda _: stopped.set()
+        running.holding.freed = stopped.set
         received = len(platform.received)
         await platform.stop()
         await asyncio.wait_for(stopped.wait(), 5)

@@ -211,8 +211,9 @@ class RunnerCredit(_message.Message):
     ENDED_RUN_IDS_FIELD_NUMBER: _builtins.int
     slots: _builtins.int
     """How many more, at most 10,000 in all. Credit is the stream's own and begins at 0. Taking a run
-    spends one; the runner gives it back when the run has left it, however it did. Of runs it has kept
-    from an earlier stream it gives no credit until then.
+    spends one; the runner gives it back when the run has left it, however it did, or once nothing of
+    the run is executed any more and its last commit is under way. Of runs it has kept from an earlier
+    stream it gives no credit until then.
     """
     @_builtins.property
     def ended_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

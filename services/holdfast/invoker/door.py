@@ -17,6 +17,7 @@ from holdfast.invoker.refusals import Refusals
 from holdfast.invoker.seating import reserve
 from holdfast.kit.db import Access, Database
 from holdfast.kit.errors import Fault, Internal, ShuttingDown, TooManyCalls
+from holdfast.kit.rest import Rest
 from holdfast.kit.rpc.shedding import taken
 from holdfast.kit.telemetry.logs import logger
 from holdfast.kit.telemetry.metrics import timed
@@ -52,6 +53,7 @@ class Door:
         self._lines = Lines()
         self._gathering: asyncio.TimerHandle | None = None
         self._arrived = asyncio.Event()
+        self._rest = Rest()
         self._closed = False
 
     async def admit(self, invocation: Invocation) -> Admitted:
@@ -133,7 +135,10 @@ class Door:
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
-                await self._admit_waiting(self._lines.take())
+                await self._rest.end()
+                group = self._lines.take()
+                await self._admit_waiting(group)
+                self._rest.begin(len(group))
         finally:
             self._closed = True
             ending.cancel()

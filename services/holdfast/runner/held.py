@@ -28,7 +28,11 @@ class Held:
         observation: Observation,
         capability: str = "",
         sealing: Sealing | None = None,
+        *,
+        leaves: Callable[["Held"], None] = lambda _: None,
     ) -> None:
+        """`leaves` is called when the commit is sent that says where the run goes from here."""
+        self._leaves = leaves
         self._sealing = sealing
         self.observation = observation
         self.capability = LeaseCapability(capability)
@@ -67,9 +71,12 @@ class Held:
             answered(answer)
             sent.answered(answer)
 
+        leaves = commit.WhichOneof("move") is not None
         if self._sealing is not None:  # not where it is written: what is sealed is larger
             commit = self._sealing.sealed(commit)
         self._commits.commit(commit, noted, self.observation.fields)
+        if leaves:
+            self._leaves(self)
 
     def happened(self, event: RunEvent) -> None:
         """Keep an event for those who follow the run."""

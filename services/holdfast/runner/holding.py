@@ -44,8 +44,11 @@ _log: Final = logger("runner")
 class Holding:
     """All runs held now, and what Invokers must be told of those that left.
 
-    `freed` is called with the run's id if its end was acknowledged, else with None; `handed_back` with a
-    lease that nobody here goes on with.
+    A run has a slot until it leaves, or sends the last commit of this lease: nothing of it is executed while
+    that becomes durable. A quarter as many runs as there are slots may be on their way out beside the others.
+
+    `freed` is called for each slot that is free again, `ended` with the id of a run whose end was
+    acknowledged, `handed_back` with a lease that nobody here goes on with.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class Holding:
         self._metrics.holds(self, lambda: self.free)
         self._gates_opened_by = gates
         self._children = children
-        self.freed: Callable[[str | None], None] = lambda _: None
+        self.freed: Callable[[], None] = lambda: None
+        self.ended: Callable[[str], None] = lambda _: None
         self.handed_back: Callable[[LeaseRef], None] = lambda _: None
         self.draining = False
         self._agents = agents
@@ -72,6 +76,8 @@ class Holding:
         self._sealing = sealing
         self._held: dict[str, Held] = {}
         self._all: set[Held] = set()
+        self._leaving: set[Held] = set()
+        self._most_leaving = max(1, slots // 4)
         self._speakers = Speakers()
         self._gone: OrderedDict[str, tuple[int, Left]] = OrderedDict()
         self._gates: dict[str, asyncio.Semaphore] = {}
@@ -84,7 +90,8 @@ class Holding:
     @property
     def free(self) -> int:
         """Slots without a run."""
-        return 0 if self.draining else max(0, self.slots - len(self._all))
+        taken = len(self._all) - len(self._leaving)
+        return 0 if self.draining else max(0, self.slots - taken)
 
     def find(self, run_id: str) -> Held | None:
         """Return a run that is held."""
@@ -129,7 +136,9 @@ class Holding:
         invocation = read_assignment(assignment)
         observation = Observation(invocation, served.agent.version, self._metrics)
         sealing = None if served.chunks else self._sealing  # a chunk seals what its items return
-        held = Held(invocation, self._commits, observation, assignment.capability, sealing)
+        held = Held(
+            invocation, self._commits, observation, assignment.capability, sealing, leaves=self._leaves
+        )
         self._held[run_id] = held
         self._all.add(held)
         held.task = asyncio.create_task(self._execute(held, served))
@@ -291,6 +300,12 @@ class Holding:
                     self._commits.next_address()
             await asyncio.sleep(LOAD_PAUSE)
 
+    def _leaves(self, held: Held) -> None:
+        """Free a run's slot early, unless too many are on their way out."""
+        if held not in self._leaving and len(self._leaving) < self._most_leaving:
+            self._leaving.add(held)
+            self.freed()
+
     async def _let_go(self, held: Held, left: Left) -> None:
         run_id, epoch = held.invocation.run_id, held.invocation.epoch
         self._commits.forget(run_id, epoch)
@@ -305,7 +320,12 @@ class Holding:
         held.memory.leave(ended=ended)
         if left is Left.REFUSED:
             self._return(held.invocation, "it cannot be committed")
-        self.freed(run_id if ended else None)
+        if ended:
+            self.ended(run_id)
+        if held in self._leaving:
+            self._leaving.remove(held)
+        else:
+            self.freed()
         if self.draining:
             async with self._changed:
                 self._changed.notify_all()

@@ -74,6 +74,7 @@ class LeaseStream:
         self._expiry: asyncio.TimerHandle | None = None
         self._opened = False
         holding.freed = self._freed
+        holding.ended = self._ended_here
         holding.handed_back = self._handed_back
 
     async def run(self) -> None:
@@ -210,11 +211,13 @@ class LeaseStream:
         finally:
             timer.cancel()
 
-    def _freed(self, ended: str | None) -> None:
+    def _freed(self) -> None:
         if not self._holding.draining:
             self._credit += 1
-        if ended is not None:
-            self._ended.append(ended)
+            self._wake.set()
+
+    def _ended_here(self, run_id: str) -> None:
+        self._ended.append(run_id)
         self._wake.set()
 
     def _handed_back(self, lease: LeaseRef) -> None:
