@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import asyncpg
 import grpc
 import uvloop
 
@@ -17,6 +18,8 @@ from bench.measure import WARM_UP_RUNS, Meter
 from bench.ours import batch_applying, batches, console, resting, streaming, worker
 from bench.ours.churn import churn
 from bench.ours.claim_depth import claim_depth_ratio
+from bench.ours.load import connect, load
+from bench.ours.load import succeeded as runs_succeeded
 from bench.ours.overload import overload
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
@@ -39,28 +42,10 @@ def request(intent: str, **payload: str | float) -> InvokeRequest:
     return message
 
 
-async def invoke(stub: InvokerServiceStub, intent: str) -> None:
-    """Make one run and check its result."""
-    succeeded(await stub.Invoke(request(intent, number=1)))
-
-
 def succeeded(response: InvokeResponse) -> None:
     """Check a run's result."""
     if response.run.status != RUN_STATUS_SUCCEEDED:
         raise RuntimeError(f"a run ended {response.run.status}: {response.run.outcome.failure.message}")
-
-
-async def many(stub: InvokerServiceStub, intent: str, runs: int, concurrency: int) -> None:
-    """Make runs, so many in flight."""
-    left = iter(range(runs))
-
-    async def caller() -> None:
-        for _ in left:
-            await invoke(stub, intent)
-
-    async with asyncio.TaskGroup() as callers:
-        for _ in range(concurrency):
-            callers.create_task(caller())
 
 
 def processes(suite: Suite) -> dict[str, int]:
@@ -83,11 +68,19 @@ async def standing(runners: int = 1) -> AsyncIterator[tuple[Suite, InvokerServic
 
 async def throughput(question: Question) -> None:
     """Answer with runs a second and CPU a run."""
-    async with standing(runners=int(question.variant or "1")) as (suite, stub):
-        await many(stub, question.workload, WARM_UP_RUNS, question.concurrency)
+    async with standing(runners=int(question.variant or "1")) as (suite, _):
+        calls = connect(suite.invoker_addresses[0], question.workload)
+        await load(calls, WARM_UP_RUNS, question.concurrency)
         meter = Meter(processes(suite))
-        await many(stub, question.workload, question.runs, question.concurrency)
-        answer(**meter.read(question.runs))
+        await load(calls, question.runs, question.concurrency)
+        answered = meter.read(question.runs)
+        connection = await asyncpg.connect(suite.database_url, server_settings={"search_path": "holdfast"})
+        try:
+            if await runs_succeeded(connection) != WARM_UP_RUNS + question.runs:
+                raise RuntimeError("not every run has succeeded")
+        finally:
+            await connection.close()
+        answer(**answered)
 
 
 async def latency(question: Question) -> None:

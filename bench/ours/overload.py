@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bench.http2 import Calls
-from bench.ours.worker import PATIENCE, standing
+from bench.ours.load import PATIENCE, connect, succeeded
+from bench.ours.worker import standing
 from bench.protocol import Question, answer
 from holdfast.client import Client
-from holdfast.v1.invoker_service_pb2 import InvokeRequest
 
 AT_ONCE: Final = 256
 ROOM: Final = 500
@@ -19,7 +19,6 @@ PAUSE: Final = 3.0
 """Until nobody is refused for what was refused before."""
 TICK: Final = 0.005
 TIMES: Final = 3
-_DONE: Final = "SELECT count(*) FROM run_state WHERE status = 5"
 
 
 async def overload(_question: Question) -> None:
@@ -34,7 +33,7 @@ async def overload(_question: Question) -> None:
         async with Client(at, timeout=PATIENCE) as client:
             await client.tenants.set("default", max_queued=ROOM)
             await (await client.invoke("w2", {"number": 1})).result(patience=PATIENCE)
-            calls = _connect(at)
+            calls = connect(at, "w2")
             before = await _done(connection, calls, lambda _elapsed: AT_ONCE - calls.open)
             calls.told.clear()
             goodput = await _done(connection, calls, _offered(TIMES * before))
@@ -48,14 +47,6 @@ async def overload(_question: Question) -> None:
             goodput_per_s=round(goodput, 1),
             told=told,
         )
-
-
-def _connect(at: str) -> Calls:
-    """Open a connection for calls that start a run and wait for it."""
-    request = InvokeRequest(intent="w2")
-    request.payload.update({"number": 1})
-    request.wait.FromSeconds(round(PATIENCE))
-    return Calls(at, "/holdfast.v1.InvokerService/Invoke", request.SerializeToString())
 
 
 def _offered(per_second: float) -> Callable[[float], int]:
@@ -77,11 +68,11 @@ async def _done(connection: Any, calls: Calls, due: Callable[[float], int]) -> f
     settled: tuple[float, int] | None = None
     while (elapsed := time.perf_counter() - began) < SETTLING + SECONDS:
         if settled is None and elapsed >= SETTLING:
-            settled = (time.perf_counter(), await connection.fetchval(_DONE))
+            settled = (time.perf_counter(), await succeeded(connection))
         calls.turn(due(time.perf_counter() - began))
         await asyncio.sleep(TICK)
     assert settled is not None
-    done = await connection.fetchval(_DONE) - settled[1]
+    done = await succeeded(connection) - settled[1]
     rate = done / (time.perf_counter() - settled[0])
     async with asyncio.timeout(PATIENCE):
         while calls.open:
