@@ -239,6 +239,11 @@ CASES = (
     Case("events_per_s", "1/s", events("events_per_s")),
     Case("events_ended_per_s", "1/s", events("ended_per_s")),
     Case("overload_goodput_share", "ratio", alone("goodput_share", "--overload")),
+    Case(
+        "overload_thinking_goodput_share",
+        "ratio",
+        alone("goodput_share", "--overload", "--variant", "w2_thinking"),
+    ),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
     Case("console_runs_page_ms", "ms", waiting(0.50, "--console-runs", "--runs", "50")),
 )

@@ -57,6 +57,18 @@ async def one(run: Run, payload: dict[str, Any]) -> int:
     return await run.step(add, int(payload["number"]))
 
 
+async def think(number: int) -> int:
+    """Wait as long as a quick model takes."""
+    await asyncio.sleep(0.5)
+    return number + 1
+
+
+@app.agent("w2_thinking")
+async def one_thinking(run: Run, payload: dict[str, Any]) -> int:
+    """One step that waits as for a model: how much is done at once is for the runner's slots to say."""
+    return await run.step(think, int(payload["number"]))
+
+
 @app.agent("w2_light", light=True)
 async def one_light(run: Run, payload: dict[str, Any]) -> int:
     """One step, as a light item of a batch."""

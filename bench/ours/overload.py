@@ -11,7 +11,8 @@ from bench.ours.worker import standing
 from bench.protocol import Question, answer
 from holdfast.client import Client
 
-AT_ONCE: Final = 256
+AT_ONCE: Final = {"w2": 256, "w2_thinking": 512}
+"""Calls open at the peak: more would bring nothing, and of the first even less, for it would queue."""
 ROOM: Final = 500
 SECONDS: Final = 10.0
 SETTLING: Final = 2.0
@@ -21,25 +22,27 @@ TICK: Final = 0.005
 TIMES: Final = 3
 
 
-async def overload(_question: Question) -> None:
+async def overload(question: Question) -> None:
     """Answer with the runs a second done at three times the peak, as a share of the peak.
 
     Each call waits for its run. At the peak so many are open that more would bring nothing; then three times
     as many are begun as were done, whether or not those before have ended. The peak is measured again
-    afterwards and the mean of both is taken, for the machine's speed may have changed meanwhile.
+    afterwards and the mean of both is taken, for the machine's speed may have changed meanwhile. The
+    variant names the intent: of `w2` the processors are the capacity, of `w2_thinking` the runner's slots.
     """
+    intent = question.variant or "w2"
     async with standing() as (suite, _, connection):
         at = suite.invoker_addresses[0]
         async with Client(at, timeout=PATIENCE) as client:
             await client.tenants.set("default", max_queued=ROOM)
-            await (await client.invoke("w2", {"number": 1})).result(patience=PATIENCE)
-            calls = connect(at, "w2")
-            before = await _done(connection, calls, lambda _elapsed: AT_ONCE - calls.open)
+            await (await client.invoke(intent, {"number": 1})).result(patience=PATIENCE)
+            calls = connect(at, intent)
+            before = await _done(connection, calls, lambda _elapsed: AT_ONCE[intent] - calls.open)
             calls.told.clear()
             goodput = await _done(connection, calls, _offered(TIMES * before))
             told = dict(calls.told)
             await asyncio.sleep(PAUSE)
-            after = await _done(connection, calls, lambda _elapsed: AT_ONCE - calls.open)
+            after = await _done(connection, calls, lambda _elapsed: AT_ONCE[intent] - calls.open)
         peak = (before + after) / 2
         answer(
             goodput_share=round(goodput / peak, 3),
