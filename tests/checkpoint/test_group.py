@@ -130,3 +130,13 @@ async def test_what_arrives_little_by_little_after_a_large_group_goes_together(
     desk.line.close()
     await asyncio.wait_for(running, 10)
     assert desk.groups == [large, later]
+
+
+async def test_what_a_full_group_has_left_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rest, "EACH", 60.0)
+    monkeypatch.setattr(rest, "LONGEST", 60.0)
+    desk = Desk()
+    for _ in range(2 * MAX_COMMITS + 1):
+        desk.put()
+    await desk.settle()
+    assert [len(group) for group in desk.groups] == [MAX_COMMITS, MAX_COMMITS, 1]

@@ -75,8 +75,10 @@ class Line:
             if self._waiting:
                 await self._rest.end()
                 group = self._take()
+                more = bool(self._waiting)
                 await self._round(group)
-                self._rest.begin(len(group))
+                if not more:
+                    self._rest.begin(len(group))
             elif self._closed:
                 return
             else:

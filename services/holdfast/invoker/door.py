@@ -137,8 +137,10 @@ class Door:
                     continue
                 await self._rest.end()
                 group = self._lines.take()
+                more = bool(self._lines)
                 await self._admit_waiting(group)
-                self._rest.begin(len(group))
+                if not more:
+                    self._rest.begin(len(group))
         finally:
             self._closed = True
             ending.cancel()

@@ -2,7 +2,8 @@
 
 A group costs a transaction and more, whatever is in it. Where much arrives, a moment's rest makes fewer and
 larger groups of it, which saves more time than it takes. Where little arrives groups are small and hardly
-rest; one alone never does, so a lone call waits for nobody.
+rest; one alone never does, so a lone call waits for nobody. Whoever sees that a group was full and has
+left some for the next begins none.
 """
 
 import asyncio
