@@ -74,15 +74,19 @@ async def test_an_attempt_that_failed_is_in_the_log_and_its_span_says_so(watched
     about = {"run_id": handle.run_id, "correlation_id": "order-8", "trace_id": activation.trace}
     assert activation.failed
     assert activation.attributes["error.type"] == "ConnectionError"
+    # Who waits hears of the end before the runner has its commit acknowledged, and writes the last line.
+    await until(lambda: len(watched.lines("runner", event="attempt failed")) >= handle.run.attempt)
     attempts = watched.lines("runner", event="attempt failed")
     assert [line["attempt"] for line in attempts] == list(range(1, handle.run.attempt + 1))
     told = {"reason": "ConnectionError", "step": "call_the_bank", "intent": "telemetry.shaky"}
     assert all((about | told).items() <= line.items() for line in attempts)
+    await until(lambda: bool(watched.lines("checkpoint", event="run dead-lettered")))
     (ended,) = watched.lines("checkpoint", event="run dead-lettered")
     assert about.items() <= ended.items()
 
     failed = await watched.client.invoke("telemetry.fail", {"topic": "boats"}, wait=PATIENCE_S)
     assert failed.run.status.name == "FAILED"
+    await until(lambda: bool(watched.lines("runner", event="attempt failed", run_id=failed.run_id)))
     (line,) = watched.lines("runner", event="attempt failed", run_id=failed.run_id)
     assert line["attempt"] == 1
     done = await watched.client.invoke("telemetry.work", {"topic": "boats"}, wait=PATIENCE_S)

@@ -1,7 +1,8 @@
 """What arrives while a group of commits is being stored is the next group; a lone commit goes at once.
 
-One line for the whole process, not one per stream: what matters is how many commits share a COMMIT. Plain
-progress and moves have a line each, so that the quick ones never wait for the thorough ones.
+A large group is followed by a rest (`kit.rest`), so that under load groups are large. One line for the whole
+process, not one per stream: what matters is how many commits share a COMMIT. Plain progress and moves have a
+line each, so that the quick ones never wait for the thorough ones.
 """
 
 import asyncio
@@ -45,7 +46,8 @@ _Waiting = tuple[CommitItem, int, Sender, int]
 class Line:
     """Commits of one kind, stored group by group.
 
-    waiting ──put──▶ storing a group ──(more have arrived)──▶ storing the next ──(closed, empty)──▶ ended
+    waiting ──put──▶ storing a group ──(more have arrived)──▶ resting ──▶ storing the next
+       └──(closed, empty)──▶ ended                 └──(it has left some)──▶ storing the next
     """
 
     def __init__(self, store: Store, metrics: LineMetrics | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 EACH: Final = 0.0002
 """Seconds of rest for each in a group but the first."""
 LONGEST: Final = 0.006
+"""Seconds."""
 
 
 class Rest:
