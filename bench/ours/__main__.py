@@ -6,11 +6,10 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
 
-import asyncpg
 import grpc
 import uvloop
 
@@ -18,8 +17,7 @@ from bench.measure import WARM_UP_RUNS, Meter
 from bench.ours import batch_applying, batches, console, resting, streaming, worker
 from bench.ours.churn import churn
 from bench.ours.claim_depth import claim_depth_ratio
-from bench.ours.load import connect, load
-from bench.ours.load import succeeded as runs_succeeded
+from bench.ours.load import connect, load, succeeded
 from bench.ours.overload import overload
 from bench.protocol import Question, answer, read_question
 from holdfast.dev import Suite
@@ -42,8 +40,8 @@ def request(intent: str, **payload: str | float) -> InvokeRequest:
     return message
 
 
-def succeeded(response: InvokeResponse) -> None:
-    """Check a run's result."""
+def check(response: InvokeResponse) -> None:
+    """Raise if the run has not succeeded."""
     if response.run.status != RUN_STATUS_SUCCEEDED:
         raise RuntimeError(f"a run ended {response.run.status}: {response.run.outcome.failure.message}")
 
@@ -68,19 +66,15 @@ async def standing(runners: int = 1) -> AsyncIterator[tuple[Suite, InvokerServic
 
 async def throughput(question: Question) -> None:
     """Answer with runs a second and CPU a run."""
-    async with standing(runners=int(question.variant or "1")) as (suite, _):
-        calls = connect(suite.invoker_addresses[0], question.workload)
-        await load(calls, WARM_UP_RUNS, question.concurrency)
-        meter = Meter(processes(suite))
-        await load(calls, question.runs, question.concurrency)
-        answered = meter.read(question.runs)
-        connection = await asyncpg.connect(suite.database_url, server_settings={"search_path": "holdfast"})
-        try:
-            if await runs_succeeded(connection) != WARM_UP_RUNS + question.runs:
-                raise RuntimeError("not every run has succeeded")
-        finally:
-            await connection.close()
-        answer(**answered)
+    async with worker.standing(runners=int(question.variant or "1")) as (suite, _, connection):
+        with closing(connect(suite.invoker_addresses[0], question.workload)) as calls:
+            await load(calls, WARM_UP_RUNS, question.concurrency)
+            meter = Meter(processes(suite))
+            await load(calls, question.runs, question.concurrency)
+            measured = meter.read(question.runs)
+        if await succeeded(connection) != WARM_UP_RUNS + question.runs:
+            raise RuntimeError("not every run has succeeded")
+        answer(**measured)
 
 
 async def latency(question: Question) -> None:
@@ -98,7 +92,7 @@ def one_after_another(address: str, intent: str, runs: int) -> list[float]:
         stub: Any = cast("Any", InvokerServiceStub)(channel)  # our types know it with asyncio's channels only
         for _ in range(WARM_UP_CALLS + runs):
             began = time.perf_counter()
-            succeeded(stub.Invoke(request(intent, number=1)))
+            check(stub.Invoke(request(intent, number=1)))
             taken.append(round(1000 * (time.perf_counter() - began), 3))
     return taken[WARM_UP_CALLS:]
 

@@ -4,10 +4,9 @@ import asyncio
 from typing import Any, Final
 
 from bench.http2 import Calls
+from bench.ours.worker import PATIENCE
 from holdfast.v1.invoker_service_pb2 import InvokeRequest
 
-PATIENCE: Final = 300
-"""Seconds for which each call waits for its run."""
 TICK: Final = 0.002
 """Seconds after which it is looked at again what was answered."""
 _SUCCEEDED: Final = "SELECT count(*) FROM run_state WHERE status = 5"
@@ -17,7 +16,7 @@ def connect(at: str, intent: str) -> Calls:
     """Open a connection for calls that start a run and wait for it."""
     request = InvokeRequest(intent=intent)
     request.payload.update({"number": 1})
-    request.wait.FromSeconds(PATIENCE)
+    request.wait.FromSeconds(round(PATIENCE))
     return Calls(at, "/holdfast.v1.InvokerService/Invoke", request.SerializeToString())
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bench.http2 import Calls
-from bench.ours.load import PATIENCE, connect, succeeded
-from bench.ours.worker import standing
+from bench.ours.load import connect, succeeded
+from bench.ours.worker import PATIENCE, standing
 from bench.protocol import Question, answer
 from holdfast.client import Client
 

@@ -14,8 +14,9 @@ from holdfast.invoker import lines as lines_module
 from holdfast.invoker import refusals as refusals_module
 from holdfast.kit import rest as rest_module
 from holdfast.kit.errors import QueueFull, TooManyCalls
-from tests.invoker.stand import Invoker, reason_of
+from tests.invoker.stand import Invoker, pb, reason_of
 from tests.kit.until import until
+from tests.support.ledger import invocation
 
 
 def refused(error: Any, *, quota: str) -> None:
@@ -85,3 +86,19 @@ async def test_calls_that_come_soon_after_a_large_group_go_in_together(
         await asyncio.sleep(0.01)
     await asyncio.gather(*later)
     assert sizes[before:] == [5]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_what_a_full_group_has_left_at_the_door_does_not_wait(
+    door: Invoker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await door.invoke()  # its intent is known from here on
+    monkeypatch.setattr(rest_module, "EACH", 60.0)
+    monkeypatch.setattr(rest_module, "LONGEST", 60.0)
+    monkeypatch.setattr(lines_module, "MAX_GROUP", 5)
+    sizes: list[float] = []
+    monkeypatch.setattr(door.parts.door._metrics.group_size, "observe", sizes.append)
+    envelope = pb.InvokeRequest(intent="count").SerializeToString()
+    runs = [invocation(intent="count", envelope=envelope) for _ in range(11)]
+    await asyncio.wait_for(door.parts.door.admit_all(runs), 10)
+    await until(lambda: sizes == [5, 5, 1])

@@ -7,41 +7,51 @@ import pytest
 from holdfast.kit.rest import EACH, LONGEST, Rest
 
 
+class Clock:
+    """The time of a loop, which passes when something sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
 @pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Note how long is slept, and do not sleep."""
-    noted: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        noted.append(seconds)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    return noted
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(asyncio, "sleep", clock.sleep)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock.now)
+    return clock
 
 
-async def test_nobody_rests_before_the_first_group_or_after_a_lone_one(slept: list[float]) -> None:
+async def test_nobody_rests_before_the_first_group_or_after_a_lone_one(clock: Clock) -> None:
     rest = Rest()
     await rest.end()
     rest.begin(1)
     await rest.end()
-    assert slept == []
+    assert clock.slept == []
 
 
-@pytest.mark.parametrize("together", [2, 10, 1000])
-async def test_the_rest_grows_with_the_group_and_ends(slept: list[float], together: int) -> None:
+@pytest.mark.parametrize(("together", "seconds"), [(2, EACH), (10, 9 * EACH), (1000, LONGEST)])
+async def test_the_rest_is_as_long_as_the_group_is_large_and_ends(
+    clock: Clock, together: int, seconds: float
+) -> None:
     rest = Rest()
     rest.begin(together)
     await rest.end()
-    (seconds,) = slept
-    whole = min(LONGEST, EACH * (together - 1))
-    assert 0 < seconds <= whole + 1e-9
+    await rest.end()
+    assert clock.slept == [pytest.approx(seconds)]
 
 
-async def test_what_has_passed_since_counts() -> None:
+async def test_what_has_passed_since_the_group_counts(clock: Clock) -> None:
     rest = Rest()
     rest.begin(1000)
-    loop = asyncio.get_running_loop()
-    await asyncio.sleep(2 * LONGEST)
-    before = loop.time()
+    clock.now += LONGEST / 3
     await rest.end()
-    assert loop.time() == pytest.approx(before, abs=LONGEST / 2)
+    rest.begin(1000)
+    clock.now += 2 * LONGEST
+    await rest.end()
+    assert clock.slept == [pytest.approx(LONGEST * 2 / 3)]

@@ -1,6 +1,7 @@
 import asyncio
 
 from holdfast.agent import App, Run, step
+from holdfast.v1.checkpoint_pb2 import Commit
 from holdfast.v1.run_pb2 import RunStatus
 from tests.runner.conftest import Runner
 from tests.runner.platform import Platform
@@ -63,6 +64,27 @@ async def test_slots_are_free_again_while_the_last_commits_are_under_way(
         assert platform.ended == []
         platform.fate = lambda _: "commit"
         await platform.until(lambda: len(platform.ended) == 5 and platform.credit == 8)
+        heartbeats = platform.heartbeats
+        await platform.until(lambda: platform.heartbeats > heartbeats + 2)
+        assert platform.credit == 8
+
+
+async def test_an_end_that_is_sent_again_frees_one_slot(platform: Platform, runner: Runner) -> None:
+    app, _ = _app()
+    run = platform.add("double", number=1)
+    moves: list[int] = []
+
+    def refuse_the_first(commit: Commit) -> str:
+        if commit.WhichOneof("move") is None:
+            return "commit"
+        moves.append(commit.number)
+        return "INVALID_FIELD" if len(moves) == 1 else "commit"
+
+    platform.fate = refuse_the_first
+    async with runner(app, slots=8):
+        platform.lease(run)
+        await platform.until(lambda: run.moved.is_set() and platform.credit >= 8)
+        assert len(moves) == 2
         heartbeats = platform.heartbeats
         await platform.until(lambda: platform.heartbeats > heartbeats + 2)
         assert platform.credit == 8
