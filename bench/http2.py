@@ -95,9 +95,9 @@ class Calls:
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == _HEADERS and flags & _END_STREAM:
-            self._end(_outcome(payload))
+            self._end(stream, _outcome(payload))
         elif kind == _RESET:
-            self._end(f"reset {int.from_bytes(payload)}")
+            self._end(stream, f"reset {int.from_bytes(payload)}")
         elif kind == _WINDOW and stream == 0:
             self._room += int.from_bytes(payload)
         elif kind in (_SETTINGS, _PING) and not flags & _ACK:
@@ -105,7 +105,7 @@ class Calls:
         elif kind == _GOAWAY:
             raise ConnectionError(f"The server sends us away: {payload[8:].decode(errors='replace')}")
 
-    def _end(self, outcome: str) -> None:
+    def _end(self, _stream: int, outcome: str) -> None:
         self.told[outcome] += 1
         self.open -= 1
 

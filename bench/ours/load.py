@@ -12,12 +12,12 @@ TICK: Final = 0.002
 _SUCCEEDED: Final = "SELECT count(*) FROM run_state WHERE status = 5"
 
 
-def connect(at: str, intent: str) -> Calls:
+def connect(at: str, intent: str, kind: type[Calls] = Calls) -> Calls:
     """Open a connection for calls that start a run and wait for it."""
     request = InvokeRequest(intent=intent)
     request.payload.update({"number": 1})
     request.wait.FromSeconds(round(PATIENCE))
-    return Calls(at, "/holdfast.v1.InvokerService/Invoke", request.SerializeToString())
+    return kind(at, "/holdfast.v1.InvokerService/Invoke", request.SerializeToString())
 
 
 async def succeeded(connection: Any) -> int:

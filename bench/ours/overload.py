@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bench.http2 import Calls
+from bench.ours.heeding import HeedingCalls
 from bench.ours.load import connect, succeeded
 from bench.ours.worker import PATIENCE, standing
 from bench.protocol import Question, answer
@@ -13,6 +14,7 @@ from holdfast.client import Client
 
 AT_ONCE: Final = {"w2": 256, "w2_thinking": 512}
 """Calls open at the peak: more would bring nothing, and of the first even less, for it would queue."""
+HEEDING: Final = "heeding"
 ROOM: Final = 500
 SECONDS: Final = 10.0
 SETTLING: Final = 2.0
@@ -29,14 +31,16 @@ async def overload(question: Question) -> None:
     as many are begun as were done, whether or not those before have ended. The peak is measured again
     afterwards and the mean of both is taken, for the machine's speed may have changed meanwhile. The
     variant names the intent: of `w2` the processors are the capacity, of `w2_thinking` the runner's slots.
+    Who calls hears nothing of what it is told, but with the variant `heeding` it does as `holdfast.client`.
     """
-    intent = question.variant or "w2"
+    heeding = question.variant == HEEDING
+    intent = "w2" if heeding else question.variant or "w2"
     async with standing() as (suite, _, connection):
         at = suite.invoker_addresses[0]
         async with Client(at, timeout=PATIENCE) as client:
             await client.tenants.set("default", max_queued=ROOM)
             await (await client.invoke(intent, {"number": 1})).result(patience=PATIENCE)
-            calls = connect(at, intent)
+            calls = connect(at, intent, HeedingCalls if heeding else Calls)
             before = await _done(connection, calls, lambda _elapsed: AT_ONCE[intent] - calls.open)
             calls.told.clear()
             goodput = await _done(connection, calls, _offered(TIMES * before))

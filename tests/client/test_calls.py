@@ -17,7 +17,6 @@ from holdfast.client import (
     RunUnsuccessful,
     errors,
 )
-from holdfast.client.retry import RetryBudget
 from holdfast.kit import errors as faults
 from holdfast.v1 import invoker_service_pb2 as pb
 from holdfast.v1 import run_pb2, session_pb2
@@ -367,47 +366,3 @@ def test_a_crowd_that_is_told_one_time_comes_spread_over_as_long_again(
     assert all(2 <= pause <= 4 for pause in pauses)
     assert min(pauses) < 2.5
     assert max(pauses) > 3.5
-
-
-def test_the_calls_of_a_client_have_one_budget_to_come_again() -> None:
-    now = 0.0
-    budget = RetryBudget(lambda: now)
-    full, fast = errors.QueueFull("full", code=""), errors.RateLimited("fast", code="")
-    owed = []
-    for _ in range(200):
-        owed.append(budget.owed(full))
-        budget.spend(full)
-        budget.spend(fast)
-    assert owed[:100] == [0.0] * 100
-    assert owed[100:] == pytest.approx([n / 50 for n in range(1, 101)])
-    assert budget.owed(fast) == 0.0
-    now = 1.0
-    assert budget.owed(full) == pytest.approx(51 / 50)
-    for _ in range(5):
-        budget.earn()
-    assert budget.owed(full) == pytest.approx(50 / 50)
-    now = 1000.0
-    assert budget.owed(full) == 0.0
-    budget.spend(full)
-    assert budget.owed(full) == 0.0
-
-
-async def test_whoever_finds_the_budget_spent_comes_later_and_is_served(
-    server: ContractServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RetryBudget, "RESERVE", 1.0)
-    monkeypatch.setattr(RetryBudget, "PER_SECOND", 4.0)
-    monkeypatch.setattr(RetryBudget, "SHARE", 0.0)
-    seen: set[str] = set()
-
-    def answer(request: Any, _: Any) -> Any:
-        if request.idempotency_key not in seen:
-            seen.add(request.idempotency_key)
-            raise faults.TooManyCalls("full", retry_after=0.0, quota="calls")
-        return invoked()
-
-    server.invoker.script["Invoke"] = answer
-    began = asyncio.get_running_loop().time()
-    async with Client(server.address, retries=Retries(attempts=5, first_pause=0.01)) as other:
-        await asyncio.gather(*(other.invoke("greet", idempotency_key=str(n)) for n in range(4)))
-    assert 0.7 < asyncio.get_running_loop().time() - began < 5

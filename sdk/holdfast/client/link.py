@@ -1,10 +1,12 @@
 """What every call has in common: the channel, the tenant, the time it is given, and how often it is tried."""
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from holdfast.client.retry import Retries, RetryBudget, calling
+from holdfast.client.pace import Pace
+from holdfast.client.retry import ONCE, Retries, calling
 from holdfast.client.trace import trace_metadata
 
 R = TypeVar("R")
@@ -21,7 +23,8 @@ class Link:
     reconnects: Retries
     timeout: float
     token: str = field(default="", repr=False)
-    budget: RetryBudget = field(default_factory=RetryBudget, repr=False, compare=False)
+    paces: dict[type, Pace] = field(default_factory=lambda: defaultdict(Pace), repr=False, compare=False)
+    """By the type of the request, of which each method has its own."""
 
     @property
     def metadata(self) -> Metadata:
@@ -48,4 +51,5 @@ class Link:
         async def attempt() -> R:
             return await method(request, timeout=self.timeout + wait, metadata=(*self.metadata, *more))
 
-        return await calling(attempt, self.retries if repeatable else None, self.budget)
+        retries = self.retries if repeatable else ONCE
+        return await calling(attempt, retries, self.paces[type(request)])

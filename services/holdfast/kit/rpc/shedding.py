@@ -35,9 +35,8 @@ MEMORY: Final = 0.3
 """Seconds after which a call counts e times less."""
 MORE: Final = 1.1
 """K: as many times what is taken is asked about."""
-MUCH_MORE: Final = 2.0
-"""K once nothing was refused for `QUIET` seconds: there may be more room again."""
-QUIET: Final = 0.5
+FASTER: Final = 4.0
+"""And so many times more for each second in which none of them was refused: there may be more room again."""
 ALWAYS: Final = 6.0
 """Calls within the memory that are asked about whatever became of others."""
 BEFORE: Final = 300.0
@@ -62,7 +61,7 @@ class Share:
         """
         self._fade(now)
         taken = max(0.0, self._asked - self._refused - self.undecided)
-        more = MORE if now - self._refused_last < QUIET else MUCH_MORE
+        more = MORE + FASTER * (now - self._refused_last)
         asked = chance * (self._offered + 1.0) >= self._offered - more * taken - ALWAYS
         self._offered += 1.0
         self._asked += asked

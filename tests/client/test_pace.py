@@ -1,0 +1,176 @@
+"""A client whose calls are refused for the crowd sends as many as are taken, and the rest waits in it."""
+
+import asyncio
+import heapq
+import time
+from typing import Any
+
+import pytest
+
+from holdfast.client import Client, Retries, errors
+from holdfast.client import pace as pacing
+from holdfast.client.pace import Pace
+from holdfast.kit import errors as faults
+from holdfast.v1 import invoker_service_pb2 as pb
+from tests.client.contract_server import RUN_ID, ContractServer, invoked, run
+from tests.kit.until import until
+
+FULL = errors.QueueFull("The queue is full.", retry_after=1.0, quota="max_queued")
+LATER = 0.05
+"""Seconds after which a call is answered."""
+
+
+class Server:
+    """Takes so many calls a second and lets some wait; by a clock of its own."""
+
+    def __init__(self, room: float, places: int = 100) -> None:
+        self.room = room
+        self.places = places
+        self.now = 1000.0
+        self.pace = Pace(lambda: self.now)
+        self.asked: list[float] = []
+        self.taken: list[float] = []
+        self._waiting = 0.0
+        self._refusals: list[tuple[float, float]] = []
+
+    async def offer(self, per_second: float, seconds: float) -> None:
+        """Let calls come evenly from callers who try once."""
+        for _ in range(round(per_second * seconds)):
+            self.now += 1 / per_second
+            self._waiting = max(0.0, self._waiting - self.room / per_second)
+            self.answer()
+            try:
+                asked = await self.pace.turn(0.0)
+            except errors.QueueFull:
+                continue
+            self.asked.append(asked)
+            if self._waiting < self.places:
+                self._waiting += 1
+                self.taken.append(asked)
+            else:
+                heapq.heappush(self._refusals, (self.now + LATER, asked))
+
+    def answer(self) -> None:
+        """Let refusals that are due arrive."""
+        while self._refusals and self._refusals[0][0] <= self.now:
+            self.pace.failed(heapq.heappop(self._refusals)[1], FULL)
+
+    def within(self, calls: list[float], seconds: float) -> float:
+        """Return how many calls a second there were of late."""
+        return sum(self.now - seconds < at for at in calls) / seconds
+
+
+@pytest.mark.parametrize(("offered", "room"), [(7500, 2500), (3000, 1000), (2000, 100), (1000, 900)])
+async def test_as_many_calls_go_out_as_are_taken_and_few_more(offered: float, room: float) -> None:
+    server = Server(room)
+    await server.offer(offered, 15)
+    assert server.within(server.taken, 10) >= 0.97 * room
+    assert server.within(server.asked, 10) <= 1.3 * room + pacing.ALWAYS
+
+
+async def test_with_room_for_none_few_calls_go_out() -> None:
+    server = Server(0.0, places=0)
+    await server.offer(1000, 20)
+    assert server.within(server.asked, 10) == pytest.approx(pacing.ALWAYS, rel=0.1)
+
+
+async def test_new_room_is_found_within_seconds() -> None:
+    server = Server(100)
+    await server.offer(3000, 10)
+    assert server.within(server.asked, 1) < 200
+    server.room = 2500
+    await server.offer(3000, 6)
+    assert server.within(server.taken, 1) >= 0.9 * 2500
+
+
+async def test_who_calls_seldom_and_who_was_not_refused_lately_is_not_held_back() -> None:
+    server = Server(1, places=0)
+    await server.offer(pacing.ALWAYS, 10)
+    assert len(server.asked) == 10 * pacing.ALWAYS
+    server.now += LATER
+    server.answer()
+    server.now += pacing.FORGET + 1
+    server.asked.clear()
+    server.places = 10_000
+    await server.offer(1e6, 0.001)
+    assert len(server.asked) == 1000
+
+
+async def test_failures_that_are_nobodys_crowd_slow_nothing_down() -> None:
+    pace = Pace()
+    for _ in range(1000):
+        pace.failed(await pace.turn(0.0), errors.Unavailable("away"))
+
+
+async def crowded(pace: Pace) -> None:
+    """Have a call refused, and send those that go in any case."""
+    pace.failed(await pace.turn(0.0), FULL)
+    while pace.goes():
+        pass
+
+
+async def test_the_patient_wait_in_line_and_whoever_leaves_it_keeps_nobody_up() -> None:
+    pace, went = Pace(), []
+
+    async def call(name: int) -> None:
+        await pace.turn(10.0)
+        went.append(name)
+
+    await crowded(pace)
+    calls = [asyncio.create_task(call(name)) for name in range(8)]
+    await asyncio.sleep(0)
+    for call_ in calls[:3]:
+        call_.cancel()
+    began = time.monotonic()
+    await asyncio.wait_for(asyncio.wait(calls), 10)
+    assert went == [3, 4, 5, 6, 7]
+    assert time.monotonic() - began >= 4 / (2 * pacing.ALWAYS)
+
+
+async def test_a_call_that_is_held_back_for_too_long_fails_as_the_refused_one_did() -> None:
+    pace = Pace()
+    await crowded(pace)
+    waiting = [asyncio.create_task(pace.turn(10.0)) for _ in range(5)]
+    await asyncio.sleep(0)
+    with pytest.raises(errors.QueueFull, match="queue is full") as raised:
+        await pace.turn(0.01)
+    assert (raised.value.retry_after, raised.value.quota) == (1.0, "max_queued")
+    assert raised.value is not FULL
+    assert "held this call back" in raised.value.__notes__[0]
+    assert not hasattr(FULL, "__notes__")
+    for each in waiting:
+        each.cancel()
+
+
+async def test_a_refused_method_is_paced_by_itself_new_calls_too(server: ContractServer) -> None:
+    def refuse(_request: Any, _context: Any) -> Any:
+        raise faults.QueueFull("full", retry_after=0.0, quota="max_queued")
+
+    server.invoker.script["Invoke"] = refuse
+    server.invoker.script["GetRun"] = lambda *_: pb.GetRunResponse(run=run())
+    async with Client(server.address, retries=Retries(attempts=1)) as client:
+        held_back = 0
+        for _ in range(100):
+            with pytest.raises(errors.QueueFull) as raised:
+                await client.invoke("greet")
+            held_back += hasattr(raised.value, "__notes__")
+        assert held_back > 50
+        for _ in range(100):
+            await client.get_run(RUN_ID)
+
+
+async def test_whoever_waits_for_its_turn_is_served(server: ContractServer) -> None:
+    seen: set[str] = set()
+
+    def answer(request: Any, _: Any) -> Any:
+        if request.idempotency_key not in seen:
+            seen.add(request.idempotency_key)
+            raise faults.TooManyCalls("full", retry_after=0.0, quota="calls")
+        return invoked()
+
+    server.invoker.script["Invoke"] = answer
+    async with Client(server.address, retries=Retries(attempts=5, first_pause=0.01)) as client:
+        async with asyncio.timeout(20):
+            calls = [client.invoke("greet", idempotency_key=str(n)) for n in range(60)]
+            await asyncio.gather(*calls)
+    await until(lambda: len(seen) == 60)
