@@ -1,12 +1,15 @@
 """Calls whose caller heeds what it is told as `holdfast.client` does, at the cost of `bench.http2`."""
 
 import time
+from typing import Final
 
 from bench.http2 import Calls
-from holdfast.client.errors import QueueFull
+from holdfast.client.errors import QueueFull, Unavailable
 from holdfast.client.pace import Pace
 
-_REFUSED = "8 come again"
+_REFUSED: Final = "8 come again"
+_FULL: Final = QueueFull("The queue is full.")
+_AWAY: Final = Unavailable("The call was reset.")
 
 
 class HeedingCalls(Calls):
@@ -29,5 +32,5 @@ class HeedingCalls(Calls):
     def _end(self, stream: int, outcome: str) -> None:
         super()._end(stream, outcome)
         asked = self._asked_at.pop(stream)
-        if outcome == _REFUSED:
-            self._pace.failed(asked, QueueFull("The queue is full."))
+        if outcome != "0":
+            self._pace.failed(asked, _FULL if outcome == _REFUSED else _AWAY)

@@ -17,8 +17,10 @@ from holdfast.client.errors import HoldfastError, QueueFull, TooManyCalls
 CROWDED: Final = (QueueFull, TooManyCalls)
 """What refuses a call for what others ask; where each is told a time of its own there is nothing to pace."""
 
-MEMORY: Final = 2.0
-"""Seconds after which a call counts e times less."""
+MEMORY: Final = 1.0
+"""Seconds after which a call counts e times less, if refusals come soon."""
+DELAYS: Final = 4.0
+"""Times as long as refusals take to come: what is sent meanwhile must not outweigh them."""
 MORE: Final = 1.1
 """As many times what was taken goes out."""
 FASTER: Final = 1.0
@@ -41,7 +43,7 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._taken = 0.0  # lately, if no more are refused of those that are out
+        self._taken = 0.0  # a second, lately, if no more are refused of those that are out
         self._as_of = self._next = clock()
         self._refused_last = -math.inf
         self._delay = 0.0
@@ -75,7 +77,8 @@ class Pace:
     def failed(self, asked: float, error: HoldfastError) -> None:
         """Note that a call which went out at `asked` was not taken; slow down if that is for the crowd."""
         self._fade()
-        self._taken = max(0.0, self._taken - math.exp((asked - self._as_of) / MEMORY))
+        memory = self._memory()
+        self._taken = max(0.0, self._taken - math.exp((asked - self._as_of) / memory) / memory)
         if isinstance(error, CROWDED):
             self._refusal, self._refused_last = error, self._as_of
             self._delay = self._as_of - asked
@@ -90,12 +93,15 @@ class Pace:
             if since > now:
                 return False
             self._next = since + 1.0 / rate
-        self._taken += 1.0
+        self._taken += 1.0 / self._memory()
         return True
 
     def _rate(self) -> float:
         more = min(MORE + FASTER * self._unrefused(), MOST)
-        return more * self._taken / MEMORY + ALWAYS
+        return more * self._taken + ALWAYS
+
+    def _memory(self) -> float:
+        return max(MEMORY, DELAYS * self._delay)
 
     def _unrefused(self) -> float:
         """Return the seconds for which none was refused, of those whose refusal would have come by now."""
@@ -103,7 +109,7 @@ class Pace:
 
     def _fade(self) -> None:
         now = self._clock()
-        self._taken *= math.exp((self._as_of - now) / MEMORY)
+        self._taken *= math.exp((self._as_of - now) / self._memory())
         self._as_of = now
 
     def _wait(self) -> None:
