@@ -244,6 +244,11 @@ CASES = (
         "ratio",
         alone("goodput_share", "--overload", "--variant", "w2_thinking"),
     ),
+    Case(
+        "overload_heeding_goodput_share",
+        "ratio",
+        alone("goodput_share", "--overload", "--variant", "heeding"),
+    ),
     Case("decision_to_continue_p50_ms", "ms", waiting(0.50, "--decision", "--runs", "50")),
     Case("console_runs_page_ms", "ms", waiting(0.50, "--console-runs", "--runs", "50")),
 )

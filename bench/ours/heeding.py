@@ -1,11 +1,10 @@
 """Calls whose caller heeds what it is told as `holdfast.client` does, at the cost of `bench.http2`."""
 
-import time
 from typing import Final
 
 from bench.http2 import Calls
 from holdfast.client.errors import QueueFull, Unavailable
-from holdfast.client.pace import Pace
+from holdfast.client.pace import Out, Pace
 
 _REFUSED: Final = "8 come again"
 _FULL: Final = QueueFull("The queue is full.")
@@ -18,19 +17,26 @@ class HeedingCalls(Calls):
     def __init__(self, authority: str, path: str, message: bytes) -> None:
         super().__init__(authority, path, message)
         self._pace = Pace()
-        self._asked_at: dict[int, float] = {}
+        self._out: dict[int, Out] = {}
+        self._next = self._stream + 2
 
     def turn(self, begin: int) -> None:
         """Begin those of so many calls whose turn it is, and read what has been answered."""
-        going = sum(self._pace.goes() for _ in range(begin))
-        self.told["held back"] += begin - going
-        before = self._stream
-        super().turn(going)
-        now = time.monotonic()
-        self._asked_at |= dict.fromkeys(range(before + 2, self._stream + 2, 2), now)
+        held_back = 0
+        for _ in range(begin):
+            out = self._pace.goes()
+            if out is None:
+                held_back += 1
+                continue
+            self._out[self._next] = out
+            self._next += 2
+        self.told["held back"] += held_back
+        super().turn(begin - held_back)
 
     def _end(self, stream: int, outcome: str) -> None:
         super()._end(stream, outcome)
-        asked = self._asked_at.pop(stream)
-        if outcome != "0":
-            self._pace.failed(asked, _FULL if outcome == _REFUSED else _AWAY)
+        out = self._out.pop(stream)
+        if outcome == "0":
+            self._pace.taken(out)
+        else:
+            self._pace.failed(out, _FULL if outcome == _REFUSED else _AWAY)

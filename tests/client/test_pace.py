@@ -1,15 +1,15 @@
 """A client whose calls are refused for the crowd sends as many as are taken, and the rest waits in it."""
 
 import asyncio
-import heapq
 import time
+from collections import deque
 from typing import Any
 
 import pytest
 
 from holdfast.client import Client, Retries, errors
 from holdfast.client import pace as pacing
-from holdfast.client.pace import Pace
+from holdfast.client.pace import Out, Pace
 from holdfast.kit import errors as faults
 from holdfast.v1 import invoker_service_pb2 as pb
 from tests.client.contract_server import RUN_ID, ContractServer, invoked, run
@@ -21,9 +21,14 @@ LATER = 0.05
 
 
 class Server:
-    """Takes so many calls a second and lets some wait; by a clock of its own."""
+    """Takes so many calls a second and lets some wait; by a clock of its own.
 
-    def __init__(self, room: float, places: int = 100) -> None:
+    Answers come `later`; if it is `mute`, only to those that are refused: the others wait for their runs.
+    """
+
+    def __init__(self, room: float, places: int = 100, *, later: float = LATER, mute: bool = False) -> None:
+        self.later = later
+        self.mute = mute
         self.room = room
         self.places = places
         self.now = 1000.0
@@ -31,68 +36,76 @@ class Server:
         self.asked: list[float] = []
         self.taken: list[float] = []
         self._waiting = 0.0
-        self._refusals: list[tuple[float, float]] = []
+        self._answers: deque[tuple[float, Out, bool]] = deque()
 
-    async def offer(self, per_second: float, seconds: float) -> None:
+    def offer(self, per_second: float, seconds: float) -> None:
         """Let calls come evenly from callers who try once."""
         for _ in range(round(per_second * seconds)):
             self.now += 1 / per_second
             self._waiting = max(0.0, self._waiting - self.room / per_second)
             self.answer()
-            try:
-                asked = await self.pace.turn(0.0)
-            except errors.QueueFull:
+            out = self.pace.goes()
+            if out is None:
                 continue
-            self.asked.append(asked)
-            if self._waiting < self.places:
+            self.asked.append(self.now)
+            takes = self._waiting < self.places
+            if takes:
                 self._waiting += 1
-                self.taken.append(asked)
-            else:
-                heapq.heappush(self._refusals, (self.now + LATER, asked))
+                self.taken.append(self.now)
+            if not takes or not self.mute:
+                self._answers.append((self.now + self.later, out, takes))
 
     def answer(self) -> None:
-        """Let refusals that are due arrive."""
-        while self._refusals and self._refusals[0][0] <= self.now:
-            self.pace.failed(heapq.heappop(self._refusals)[1], FULL)
+        """Let answers that are due arrive."""
+        while self._answers and self._answers[0][0] <= self.now:
+            _, out, took = self._answers.popleft()
+            if took:
+                self.pace.taken(out)
+            else:
+                self.pace.failed(out, FULL)
 
     def within(self, calls: list[float], seconds: float) -> float:
         """Return how many calls a second there were of late."""
         return sum(self.now - seconds < at for at in calls) / seconds
 
 
+@pytest.mark.parametrize("mute", [False, True])
+@pytest.mark.parametrize("later", [LATER, 1.0])
 @pytest.mark.parametrize(("offered", "room"), [(7500, 2500), (3000, 1000), (2000, 100), (1000, 900)])
-async def test_as_many_calls_go_out_as_are_taken_and_few_more(offered: float, room: float) -> None:
-    server = Server(room)
-    await server.offer(offered, 15)
+def test_as_many_calls_go_out_as_are_taken_and_few_more(
+    offered: float, room: float, later: float, *, mute: bool
+) -> None:
+    server = Server(room, round(room * (LATER + later)), later=later, mute=mute)
+    server.offer(offered, 30)
     assert server.within(server.taken, 10) >= 0.97 * room
     assert server.within(server.asked, 10) <= 1.3 * room + pacing.ALWAYS
 
 
-async def test_with_room_for_none_few_calls_go_out() -> None:
+def test_with_room_for_none_few_calls_go_out() -> None:
     server = Server(0.0, places=0)
-    await server.offer(1000, 20)
+    server.offer(1000, 20)
     assert server.within(server.asked, 10) == pytest.approx(pacing.ALWAYS, rel=0.1)
 
 
-async def test_new_room_is_found_within_seconds() -> None:
+def test_new_room_is_found_within_seconds() -> None:
     server = Server(100)
-    await server.offer(3000, 10)
+    server.offer(3000, 10)
     assert server.within(server.asked, 1) < 200
     server.room = 2500
-    await server.offer(3000, 6)
+    server.offer(3000, 6)
     assert server.within(server.taken, 1) >= 0.9 * 2500
 
 
-async def test_who_calls_seldom_and_who_was_not_refused_lately_is_not_held_back() -> None:
+def test_who_calls_seldom_and_who_was_not_refused_lately_is_not_held_back() -> None:
     server = Server(1, places=0)
-    await server.offer(pacing.ALWAYS, 10)
+    server.offer(pacing.ALWAYS, 10)
     assert len(server.asked) == 10 * pacing.ALWAYS
     server.now += LATER
     server.answer()
     server.now += pacing.FORGET + 1
     server.asked.clear()
     server.places = 10_000
-    await server.offer(1e6, 0.001)
+    server.offer(1e6, 0.001)
     assert len(server.asked) == 1000
 
 

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import grpc
 
 from holdfast.client.errors import HoldfastError, RateLimited, Unavailable
-from holdfast.client.pace import CROWDED, Pace
+from holdfast.client.pace import CROWDED, Out, Pace
 from holdfast.client.wire_status import error_of
 
 T = TypeVar("T")
@@ -60,13 +60,13 @@ class Repetition:
         self._attempt = 0
         self._waited = 0.0
 
-    async def turn(self, pace: Pace) -> float:
-        """Wait until an attempt may go, and return when that is; whoever tries but once does not wait."""
+    async def turn(self, pace: Pace) -> Out:
+        """Wait until an attempt may go, and count it as out; whoever tries but once does not wait."""
         patience = self._retries.patience - self._waited if self._retries.attempts > 1 else 0.0
         began = time.monotonic()
-        asked = await pace.turn(patience)
+        out = await pace.turn(patience)
         self._waited += time.monotonic() - began
-        return asked
+        return out
 
     async def pause(self, error: HoldfastError) -> None:
         """Wait before the next attempt, or raise `error` if there is no point in one."""
@@ -85,11 +85,16 @@ async def calling(call: Callable[[], Awaitable[T]], retries: Retries, pace: Pace
     """Await `call()` at that pace; again after failures that pass. Raises `HoldfastError`s only."""
     repetition = Repetition(retries)
     while True:
-        asked = await repetition.turn(pace)
+        out = await repetition.turn(pace)
         try:
-            return await call()
+            answer = await call()
         except grpc.aio.AioRpcError as failure:
             error = error_of(failure)
             if isinstance(error, _PASSING):
-                pace.failed(asked, error)
+                pace.failed(out, error)
+            else:
+                pace.taken(out)
             await repetition.pause(error)
+        else:
+            pace.taken(out)
+            return answer
