@@ -102,11 +102,35 @@ def test_who_calls_seldom_and_who_was_not_refused_lately_is_not_held_back() -> N
     assert len(server.asked) == 10 * pacing.ALWAYS
     server.now += LATER
     server.answer()
-    server.now += pacing.FORGET + 1
+    server.now += 5.0
     server.asked.clear()
     server.places = 10_000
     server.offer(1e6, 0.001)
     assert len(server.asked) == 1000
+
+
+def test_what_counted_as_taken_for_being_open_long_does_not_once_it_is_refused() -> None:
+    server = Server(0.0, places=0, later=1e9)
+    server.offer(1000, 1.5)
+    server.now += 1.0
+    for _, out, _ in server._answers:
+        server.pace.failed(out, FULL)
+    server.asked.clear()
+    server.offer(1000, 1.0)
+    assert len(server.asked) <= pacing.ALWAYS + pacing.FEW + 1
+
+
+async def test_new_calls_let_those_go_first_that_wait() -> None:
+    server = Server(0.0)
+    server.pace.failed(await server.pace.turn(0.0), FULL)
+    while server.pace.goes():
+        pass
+    waiting = asyncio.create_task(server.pace.turn(10.0))
+    await asyncio.sleep(0)
+    server.now += 1.0
+    assert server.pace.goes() is None
+    await asyncio.wait_for(waiting, 10)
+    assert server.pace.goes() is not None
 
 
 async def test_failures_that_are_nobodys_crowd_slow_nothing_down() -> None:

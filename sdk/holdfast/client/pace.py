@@ -39,13 +39,14 @@ BURST: Final = 4 * TICK
 
 
 class Out:
-    """A call that went out `at` a time of the pace's clock: does it count as taken, has it ended."""
+    """A call that went out `at` a time of the pace's clock, since when it counts as taken; if it ended."""
 
-    __slots__ = ("at", "counted", "ended")
+    __slots__ = ("at", "ended", "taken")
 
     def __init__(self, at: float) -> None:
         self.at = at
-        self.counted = self.ended = False
+        self.taken: float | None = None
+        self.ended = False
 
 
 class Pace:
@@ -99,8 +100,8 @@ class Pace:
         """Note that a call was not taken; slow down if that is for the crowd."""
         self._fade()
         out.ended = True
-        if out.counted:
-            self._taken = max(0.0, self._taken - math.exp((out.at - self._as_of) / MEMORY) / MEMORY)
+        if out.taken is not None:
+            self._taken = max(0.0, self._taken - math.exp((out.taken - self._as_of) / MEMORY) / MEMORY)
         if isinstance(error, CROWDED):
             self._refusal, self._refused_last = error, self._as_of
             self._delay = self._as_of - out.at
@@ -135,8 +136,8 @@ class Pace:
                 self._count(out)
 
     def _count(self, out: Out) -> None:
-        if not out.counted:
-            out.counted = True
+        if out.taken is None:
+            out.taken = self._as_of
             self._taken += 1.0 / MEMORY
 
     def _wait(self) -> None:
