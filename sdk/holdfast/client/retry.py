@@ -26,8 +26,8 @@ class Retries:
     """How often and how long a repeatable call is tried; durations in seconds.
 
     Pauses are exponential with full jitter from `first_pause`, capped; a server that says when to come again
-    is not called before; if it has too much to do, calls come spread over as long again. `patience` bounds
-    the pauses together.
+    is not called before; if it has too much to do, calls come spread over as long again, and new ones wait
+    with them. `patience` bounds the pauses and such waits together; with a single attempt nothing waits.
     """
 
     attempts: int = 8
