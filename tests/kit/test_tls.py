@@ -14,6 +14,7 @@ from holdfast.kit.auth.tls import Tls
 from holdfast.kit.rpc.channels import Channels
 from holdfast.kit.rpc.client import channel
 from holdfast.kit.rpc.server import Server
+from holdfast.kit.settings import SettingsError
 from tests.kit.echo import Echo, EchoStub, serving
 from tests.support.certificate import Authority
 
@@ -84,6 +85,22 @@ async def test_certificates_are_replaced_while_both_run(
     assert await said(over[0]) == "hello"
     assert await said(first) == "hello"  # a connection that stands goes on
     await over.close()
+
+
+async def test_a_key_that_is_empty_while_it_is_written_ends_nobody(
+    server: Server, authority: Authority
+) -> None:
+    cert, key = authority.issue("runner")
+    over = Channels([server.address], Tls(cert, key, authority.ca))
+    first = over[0]
+    key.write_bytes(b"")
+    assert over[0] is first
+    assert await said(first) == "hello"
+    await over.close()
+    with pytest.raises(SettingsError, match=r"runner.* cannot be read: it is empty"):
+        Channels([server.address], Tls(cert, key, authority.ca))
+    with pytest.raises(ValueError, match=r"runner.* is empty"):
+        ClientTls(authority.ca, cert, key).credentials()
 
 
 async def test_health_is_told_in_plaintext_beside_tls(authority: Authority) -> None:

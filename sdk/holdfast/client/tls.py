@@ -35,6 +35,9 @@ def _read(path: Path | str | None) -> bytes | None:
     if path is None:
         return None
     try:
-        return Path(path).read_bytes()
+        read = Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    if not read:
+        raise ValueError(f"{path} is empty.")  # gRPC ends a process that shows an empty key
+    return read
