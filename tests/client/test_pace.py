@@ -1,7 +1,9 @@
 """A client whose calls are refused for the crowd sends as many as are taken, and the rest waits in it."""
 
 import asyncio
+import gc
 import time
+import weakref
 from collections import deque
 from typing import Any
 
@@ -177,6 +179,25 @@ async def test_a_call_that_is_held_back_for_too_long_fails_as_the_refused_one_di
     assert not hasattr(FULL, "__notes__")
     for each in waiting:
         each.cancel()
+
+
+async def test_the_last_refusal_does_not_hold_on_to_the_call_that_it_ended() -> None:
+    class Payload:
+        pass
+
+    pace = Pace()
+
+    async def call() -> "weakref.ref[Payload]":
+        payload = Payload()
+        try:
+            raise errors.QueueFull("full")  # noqa: TRY301 - what counts is whose frame it holds
+        except errors.QueueFull as error:
+            pace.failed(await pace.turn(0.0), error)
+        return weakref.ref(payload)
+
+    payload = await call()
+    gc.collect()
+    assert payload() is None
 
 
 async def test_a_refused_method_is_paced_by_itself_new_calls_too(server: ContractServer) -> None:

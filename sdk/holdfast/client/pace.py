@@ -39,7 +39,7 @@ BURST: Final = 4 * TICK
 
 
 class Out:
-    """A call that went out `at` a time of the pace's clock, since when it counts as taken; if it ended."""
+    """A call: `at` what time it went out, since when it counts as `taken`, and whether it has `ended`."""
 
     __slots__ = ("at", "ended", "taken")
 
@@ -103,7 +103,7 @@ class Pace:
         if out.taken is not None:
             self._taken = max(0.0, self._taken - math.exp((out.taken - self._as_of) / MEMORY) / MEMORY)
         if isinstance(error, CROWDED):
-            self._refusal, self._refused_last = error, self._as_of
+            self._refusal, self._refused_last = _same(error), self._as_of
             self._delay = self._as_of - out.at
 
     def _goes(self) -> Out | None:
@@ -161,15 +161,19 @@ class Pace:
 
     def _held_back(self) -> HoldfastError:
         """Return the last refusal, for a call that has not been made."""
-        told = self._refusal
-        assert told is not None, "nobody waits before somebody was refused"
-        error = type(told)(
-            told.message,
-            code=told.code,
-            reason=told.reason,
-            facts=told.facts,
-            retry_after=told.retry_after,
-            quota=told.quota,
-        )
+        assert self._refusal is not None, "nobody waits before somebody was refused"
+        error = _same(self._refusal)
         error.add_note("The client has held this call back, for others were refused just now.")
         return error
+
+
+def _same(error: HoldfastError) -> HoldfastError:
+    """Return such an error of its own: one that was raised holds on to the call that it ended."""
+    return type(error)(
+        error.message,
+        code=error.code,
+        reason=error.reason,
+        facts=error.facts,
+        retry_after=error.retry_after,
+        quota=error.quota,
+    )
